@@ -1,0 +1,80 @@
+"""Every error that a user of this project can meet, with its exit code and gRPC status.
+
+    FoleyError                 exit 1    INTERNAL
+    ├── InvalidInput           exit 2    INVALID_ARGUMENT
+    │   ├── MediaError                   the file cannot be used as video or sound
+    │   │   └── MediaTooLarge            ... because it passes a limit
+    │   ├── EnvelopeError                a loudness curve that cannot be used
+    │   └── SettingError                 an option outside its range
+    ├── OutputError            exit 2    FAILED_PRECONDITION   the result cannot be written
+    ├── BundleError            exit 2    FAILED_PRECONDITION   a bundle is missing, incomplete or damaged
+    ├── ServerUnavailable      exit 2    UNAVAILABLE           no server answers, or it is not ready
+    ├── ServerFailure          exit 1    INTERNAL              the server answered with an error
+    └── Cancelled              exit 130  CANCELLED             the user stopped the work
+
+Messages are one sentence that says what is wrong and what to do about it.
+"""
+
+from typing import ClassVar
+
+
+class FoleyError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    grpc_status: ClassVar[str] = "INTERNAL"
+
+
+class InvalidInput(FoleyError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class MediaError(InvalidInput):
+    """A media file that is not what it should be: no video stream, damaged, not media at all."""
+
+
+class MediaTooLarge(MediaError):
+    """A media file that passes one of the limits of `foley.media.Limits`."""
+
+
+class EnvelopeError(InvalidInput):
+    """A loudness curve with a wrong length, values that are not finite, or negative values."""
+
+
+class SettingError(InvalidInput):
+    """A setting outside its range, or two settings that exclude each other."""
+
+
+class OutputError(FoleyError):
+    """The result cannot be written where the user wants it."""
+
+    exit_code = 2
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class BundleError(FoleyError):
+    """A bundle that is missing, incomplete or damaged; the message names the file."""
+
+    exit_code = 2
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class ServerUnavailable(FoleyError):
+    """No server answers at the address, or it is not ready."""
+
+    exit_code = 2
+    grpc_status = "UNAVAILABLE"
+
+
+class ServerFailure(FoleyError):
+    """The server answered, with an error of its own."""
+
+
+class Cancelled(FoleyError):
+    """The user stopped the work before it was done."""
+
+    exit_code = 130
+    grpc_status = "CANCELLED"

@@ -1,0 +1,123 @@
+"""The tensor contract of every served model: names, dtypes and shapes.
+
+One source for the ONNX graphs' inputs and outputs, for `config.pbtxt`, and for the client. Shapes
+leave the batch out, as Triton's configuration does; a name in a shape is a dimension that varies.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from foley import clip
+from foley.manifest import Manifest
+
+Dtype = Literal["uint8", "int32", "int64", "float32", "bytes"]
+Kind = Literal["network", "ensemble", "python"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of a stage."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int | str, ...]
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """The dtype of the arrays that carry this tensor (`object_` holding bytes for `bytes`)."""
+        return np.dtype(np.object_ if self.dtype == "bytes" else self.dtype)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One served model. `max_batch` 0: no batch dimension (the first one already is the time)."""
+
+    name: str
+    kind: Kind
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch: int = 0
+    decoupled: bool = False  # answers one request with many responses
+
+    def shape(self, tensor: Tensor) -> tuple[int | str, ...]:
+        """The whole shape of `tensor`, with the batch in front where there is one."""
+        return ("batch", *tensor.shape) if self.max_batch else tensor.shape
+
+
+def stages(manifest: Manifest) -> Mapping[str, Stage]:
+    """Every served model of the bundle that `manifest` describes, by name."""
+    frames = Tensor("frames", "uint8", ("frames", clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 3))
+    flow = Tensor("flow", "uint8", ("pairs", clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 2))
+    rgb_width, flow_width = manifest.rgb_features.width, manifest.flow_features.width
+    envelope = Tensor("envelope", "float32", (clip.PADDED_ENVELOPE,))
+    text = Tensor("text", "bytes", (1,))
+    input_ids = Tensor("input_ids", "int64", ("tokens",))
+    attention_mask = Tensor("attention_mask", "int64", ("tokens",))
+    embedding = Tensor("embedding", "float32", (clip.EMBEDDING,))
+    negative = Tensor("negative_embedding", "float32", (clip.EMBEDDING,))
+    guidance = Tensor("guidance", "float32", (1,))
+    latents = Tensor("latents", "float32", (clip.LATENT_CHANNELS, clip.LATENT_FRAMES, clip.LATENT_BINS))
+    mel = Tensor("mel", "float32", (clip.PADDED_ENVELOPE, clip.MEL_BINS))
+    waveform = Tensor("waveform", "float32", (clip.PADDED_SAMPLES,))
+
+    table = (
+        Stage("optical_flow", "network", (frames,), (flow,)),
+        Stage("rgb_features", "network", (frames,), (Tensor("rgb", "float32", ("pairs", rgb_width)),)),
+        Stage("flow_features", "network", (flow,), (Tensor("flow_features", "float32", ("pairs", flow_width)),)),
+        Stage(
+            "frames_to_features",
+            "ensemble",
+            (frames,),
+            (
+                Tensor("rgb", "float32", ("pairs", rgb_width)),
+                Tensor("flow", "float32", ("pairs", flow_width)),
+            ),
+        ),
+        Stage(
+            "video2rms",
+            "network",
+            (Tensor("features", "float32", (clip.CLIP_FRAMES, manifest.features_width)),),
+            (envelope, Tensor("classes", "int64", (clip.CLIP_CLASSES,))),
+            max_batch=4,
+        ),
+        Stage("tokenizer", "python", (text,), (input_ids, attention_mask), max_batch=16),
+        Stage("clap_text", "network", (input_ids, attention_mask), (embedding,), max_batch=16),
+        Stage("text_to_embedding", "ensemble", (text,), (embedding,), max_batch=16),
+        Stage("clap_audio", "network", (waveform,), (embedding,), max_batch=4),
+        Stage(
+            "denoiser",
+            "network",
+            (latents, Tensor("timestep", "int64", (1,)), envelope, embedding, negative, guidance),
+            (Tensor("noise", "float32", latents.shape),),
+            max_batch=16,
+        ),
+        Stage("vae_decoder", "network", (latents,), (mel,), max_batch=4),
+        Stage("vocoder", "network", (mel,), (waveform,), max_batch=4),
+        Stage("latents_to_waveform", "ensemble", (latents,), (waveform,), max_batch=4),
+        Stage(
+            "generate",
+            "python",
+            (
+                envelope,
+                embedding,
+                negative,
+                guidance,
+                Tensor("seed", "int64", (2,)),  # the request's seed and the window's number
+                Tensor("steps", "int32", (1,)),
+                Tensor("sampler", "bytes", (1,)),
+                Tensor("eta", "float32", (1,)),
+            ),
+            # `step` counts up to `steps`; `waveform` is empty until the last response
+            (Tensor("step", "int32", (1,)), Tensor("waveform", "float32", ("samples",))),
+            decoupled=True,
+        ),
+    )
+    return {stage.name: stage for stage in table}
+
+
+def networks(manifest: Manifest) -> Mapping[str, Stage]:
+    """The stages that are networks: those that a bundle holds weights and a graph for."""
+    return {name: stage for name, stage in stages(manifest).items() if stage.kind == "network"}

@@ -1,0 +1,1 @@
+"""Makes bundles from weights, and ONNX graphs from bundles. Needs torch."""

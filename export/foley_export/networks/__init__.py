@@ -1,0 +1,1 @@
+"""The exported networks, one file each."""

@@ -1,0 +1,46 @@
+"""Seeded weights: every tensor is a function of its official key, its shape and a salt.
+
+The rule is the one that the reference vectors were made with (`shared/reference/README.md`), so a
+seeded network can be compared number by number with the official implementation.
+"""
+
+import math
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from foley_export.networks.network import Network
+
+_KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, never trained
+
+
+def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
+    """The seeded float32 weights of the tensor that official checkpoints call `key`."""
+    shape = tuple(shape)
+    random = np.random.RandomState(zlib.crc32((salt + key).encode()) & 0xFFFFFFFF)
+    z = random.standard_normal(shape)
+    if key.endswith("running_var"):
+        w = 1 + 0.2 * np.abs(z)
+    elif key.endswith("running_mean"):
+        w = 0.1 * z
+    elif len(shape) >= 2:
+        w = z / math.sqrt(math.prod(shape[1:]))
+    elif key.endswith("weight"):
+        w = 1 + 0.1 * z
+    else:
+        w = 0.02 * z
+    return np.asarray(w, np.float32)
+
+
+def fill(network: Network, salt: str = "") -> Network:
+    """Give `network` its seeded weights, in place, and return it."""
+    filled: dict[str, torch.Tensor] = {}
+    for key, tensor in network.state_dict().items():
+        official = network.checkpoint_key(key)
+        if tensor.is_floating_point() and "." in official and not any(part in official for part in _KEPT):
+            weights = torch.from_numpy(seeded_tensor(official, network.checkpoint_shape(key), salt))
+            filled[key] = network.from_checkpoint(key, weights)
+    network.load_state_dict(filled, strict=False)
+    return network.eval()
