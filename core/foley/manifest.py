@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
-
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -118,7 +116,7 @@ class Source(_Config):
 class Manifest(_Config):
     """`manifest.json` of a bundle."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
     optical_flow: OpticalFlowConfig = OpticalFlowConfig()

@@ -6,7 +6,7 @@ leave the batch out, as Triton's configuration does; a name in a shape is a dime
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Tensor:
     shape: tuple[int | str, ...]
 
     @property
-    def numpy_dtype(self) -> np.dtype:
+    def numpy_dtype(self) -> "np.dtype[Any]":
         """The dtype of the arrays that carry this tensor (`object_` holding bytes for `bytes`)."""
         return np.dtype(np.object_ if self.dtype == "bytes" else self.dtype)
 

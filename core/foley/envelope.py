@@ -1,0 +1,89 @@
+"""RMS envelopes: how loud the sound is, frame by frame.
+
+An envelope is a float32 array of linear RMS amplitudes at `clip.ENVELOPE_RATE_HZ` (100 Hz), one
+frame for every `clip.HOP` samples of 16 kHz sound.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from foley import clip
+from foley.errors import EnvelopeError
+
+Floats = npt.NDArray[np.float32]
+
+MU = 63.0  # of the mu-law that spaces Video2RMS' classes (paper, section III-A)
+QUIETEST = 0.01  # RMS of class 0, which stands for silence
+
+
+def frames(duration_s: float) -> int:
+    """Envelope frames that cover `duration_s` seconds of sound."""
+    return max(1, -(-samples(duration_s) // clip.HOP))
+
+
+def samples(duration_s: float, rate_hz: int = clip.SAMPLE_RATE_HZ) -> int:
+    """Samples of a sound that is exactly as long as a video of `duration_s` seconds."""
+    return round(duration_s * rate_hz)
+
+
+def measure(waveform: Floats, frame_length: int = 1024, hop: int = clip.HOP) -> Floats:
+    """RMS of `waveform` [samples], centred frames of `frame_length` every `hop`: [ceil(samples / hop)].
+
+    The official measure: edges are reflected by (frame_length - hop) / 2. The defaults are RMS2Sound's
+    (1024 / 160 at 16 kHz); Video2RMS was trained on 512 / 128.
+    """
+    wave = np.asarray(waveform, np.float32)
+    if wave.size == 0:
+        raise EnvelopeError("A sound without samples has no envelope.")
+    wave = np.pad(wave, (0, -wave.size % hop))
+    margin = (frame_length - hop) // 2
+    # np.pad repeats the reflection where the sound is shorter than the margin
+    wave = np.pad(wave, margin, mode="reflect" if wave.size > 1 else "edge")
+    windows = np.lib.stride_tricks.sliding_window_view(wave, frame_length)[::hop]
+    power: Floats = np.mean(np.square(windows), axis=1, dtype=np.float32)
+    return np.sqrt(power)
+
+
+def mu_law(amplitude: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Linear amplitude in [0, 1] to mu-law, mu = 63, in [0, 1]."""
+    return np.asarray(np.log1p(MU * np.asarray(amplitude, np.float64)) / np.log1p(MU))
+
+
+def inverse_mu_law(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Mu-law value in [0, 1] back to linear amplitude."""
+    return np.asarray(np.expm1(np.asarray(value, np.float64) * np.log1p(MU)) / MU)
+
+
+def mu_law_bins(classes: int = 64) -> Floats:
+    """Linear RMS that each class starts at: equally spaced in mu-law from 0.01 to 1, [classes]."""
+    return inverse_mu_law(np.linspace(mu_law(QUIETEST), 1.0, classes)).astype(np.float32)
+
+
+def class_levels(classes: int = 64) -> Floats:
+    """Linear RMS that each class is decoded to: its bin, and silence for class 0, [classes]."""
+    levels = mu_law_bins(classes)
+    levels[0] = 0.0
+    return levels
+
+
+def validate(values: npt.ArrayLike, expected_frames: int | None = None) -> Floats:
+    """`values` as an envelope.
+
+    Raises:
+        EnvelopeError: not one-dimensional, empty, not finite, negative, or not `expected_frames` long.
+    """
+    envelope = np.asarray(values, np.float32)
+    if envelope.ndim != 1 or envelope.size == 0:
+        raise EnvelopeError("An envelope is one list of at least one RMS value.")
+    if not np.isfinite(envelope).all():
+        where = int(np.flatnonzero(~np.isfinite(envelope))[0])
+        raise EnvelopeError(f"The envelope's frame {where} is not a finite number.")
+    if (envelope < 0).any():
+        where = int(np.flatnonzero(envelope < 0)[0])
+        raise EnvelopeError(f"The envelope's frame {where} is negative; RMS values start at 0.")
+    if expected_frames is not None and envelope.size != expected_frames:
+        raise EnvelopeError(
+            f"The envelope has {envelope.size} frames, the video needs {expected_frames} "
+            f"({clip.ENVELOPE_RATE_HZ} a second)."
+        )
+    return envelope

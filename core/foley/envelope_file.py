@@ -1,0 +1,71 @@
+"""Envelopes on disk: JSON or CSV, so that a curve can be edited by hand and come back.
+
+{"rate_hz": 100, "rms": [0.0, 0.012, ...]}          .json
+time_s,rms                                           .csv, one line a frame
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from foley import clip
+from foley.envelope import Floats, validate
+from foley.errors import EnvelopeError
+
+SUFFIXES = (".json", ".csv")
+MAX_BYTES = 16 * 2**20  # hours of frames; more is not an envelope
+
+
+def dumps(envelope: Floats, suffix: str) -> str:
+    """`envelope` as the text of a file that ends in `suffix` (one of `SUFFIXES`)."""
+    if suffix == ".json":
+        return json.dumps({"rate_hz": clip.ENVELOPE_RATE_HZ, "rms": [round(float(v), 6) for v in envelope]}) + "\n"
+    lines = [f"{i / clip.ENVELOPE_RATE_HZ:.2f},{v:.6f}" for i, v in enumerate(envelope)]
+    return "\n".join(["time_s,rms", *lines]) + "\n"
+
+
+def read(path: Path) -> Floats:
+    """The envelope in `path` (.json or .csv).
+
+    Raises:
+        EnvelopeError: unreadable, another format or rate, or values that are no envelope.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise EnvelopeError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not an envelope.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvelopeError(f"Cannot read the envelope {path}: {error}.") from error
+    values = _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
+    try:
+        return validate(values)
+    except EnvelopeError as error:
+        raise EnvelopeError(f"{path}: {error}") from error
+
+
+def _from_json(path: Path, text: str) -> Floats:
+    try:
+        document = json.loads(text)
+        rate = document["rate_hz"]
+        rms: Floats = np.asarray(document["rms"], np.float32)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise EnvelopeError(f'{path} is not an envelope: expected {{"rate_hz": 100, "rms": [...]}}.') from error
+    if rate != clip.ENVELOPE_RATE_HZ:
+        raise EnvelopeError(f"{path} has {rate!r} frames a second; {clip.ENVELOPE_RATE_HZ} are needed.")
+    return rms
+
+
+def _from_csv(path: Path, text: str) -> Floats:
+    rows = list(csv.reader(text.splitlines()))
+    if not rows or [cell.strip() for cell in rows[0]] != ["time_s", "rms"]:
+        raise EnvelopeError(f"{path} is not an envelope: its first line must be 'time_s,rms'.")
+    try:
+        table = np.asarray(rows[1:], np.float64).reshape(-1, 2)
+    except ValueError as error:
+        raise EnvelopeError(f"{path} is not an envelope: every line needs two numbers.") from error
+    times, rms = table[:, 0], table[:, 1].astype(np.float32)
+    if not np.allclose(times, np.arange(len(times)) / clip.ENVELOPE_RATE_HZ, atol=0.005):
+        raise EnvelopeError(f"{path}: its times must go up by {1 / clip.ENVELOPE_RATE_HZ} s from 0.")
+    return rms

@@ -1,0 +1,49 @@
+"""Long videos: clips of 10 s that overlap by one second and are cross-faded."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from foley import clip
+
+Floats = npt.NDArray[np.float32]
+
+OVERLAP_S = 1.0
+
+
+def window_starts_s(duration_s: float) -> list[float]:
+    """Start of every window, in seconds, that it takes to cover `duration_s`; the last may run past the end."""
+    hop = clip.CLIP_SECONDS - OVERLAP_S
+    count = 1 + max(0, int(np.ceil(round(duration_s - clip.CLIP_SECONDS, 6) / hop)))
+    return [i * hop for i in range(count)]
+
+
+def cut(values: Floats, start: int, length: int) -> Floats:
+    """`length` rows of `values` from `start` on, zeros where it ends."""
+    piece = values[start : start + length]
+    padding = [(0, length - len(piece))] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(piece, padding)
+
+
+def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal["linear", "power"]) -> Floats:
+    """Join the windows' `pieces` (`rate_hz` values a second each) into one signal of `length` values.
+
+    `law`: "linear" weights add up to one, for curves that agree where they overlap; "power" weights'
+    squares do, for independent sounds, so that their loudness stays (equal-power cross-fade).
+    """
+    overlap = round(OVERLAP_S * rate_hz)
+    hop = round((clip.CLIP_SECONDS - OVERLAP_S) * rate_hz)
+    ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / overlap
+    if law == "power":
+        ramp = np.sin(ramp * (np.pi / 2))
+    joined = np.zeros((len(pieces) - 1) * hop + hop + overlap, np.float32)
+    for i, piece in enumerate(pieces):
+        weights = np.ones(hop + overlap, np.float32)
+        if i > 0:
+            weights[:overlap] = ramp
+        if i < len(pieces) - 1:
+            weights[-overlap:] = ramp[::-1]
+        joined[i * hop : i * hop + len(weights)] += weights * piece[: len(weights)]
+    return joined[:length]
