@@ -1,0 +1,77 @@
+"""Video2RMS: from the features of a video to the loudness curve of the sound it should have."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foley import clip
+from foley.envelope import class_levels
+from foley.manifest import Manifest, Video2RMSConfig
+from foley_export.networks.network import Network
+
+
+class Video2RMS(Network):
+    """Features [B, 300, F] -> envelope [B, 1024] (linear RMS) and its mu-law classes int64 [B, 1250].
+
+    Lee et al., "Video-Foley" (TASLP 2025), section III. As in the official implementation the class
+    of least loudness means silence, and the 0.24 s that fill the padded clip are silent.
+    """
+
+    stage_name = "video2rms"
+    levels: Tensor
+    nearest: Tensor
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        self.encoder = Encoder(manifest.video2rms, manifest.features_width)
+        nearest = np.arange(clip.CLIP_ENVELOPE) * clip.CLIP_CLASSES // clip.CLIP_ENVELOPE
+        self.register_buffer("levels", torch.from_numpy(class_levels(manifest.video2rms.classes)), persistent=False)
+        self.register_buffer("nearest", torch.from_numpy(nearest), persistent=False)
+
+    @staticmethod
+    def checkpoint_key(key: str) -> str:
+        return key
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Non-negative scores of the loudness classes [B, 1250, classes]."""
+        return functional.relu(self.encoder(features))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        # the logits are non-negative, so where none is positive the first class, silence, wins
+        classes = self.logits(features).argmax(-1)
+        loudness = self.levels[classes.index_select(1, self.nearest)]
+        return functional.pad(loudness, (0, clip.PADDED_ENVELOPE - clip.CLIP_ENVELOPE)), classes
+
+
+class Encoder(nn.Module):
+    """Features [B, 300, F] -> class scores [B, 1250, classes], with the official attribute names."""
+
+    def __init__(self, config: Video2RMSConfig, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(Convolution(width, config.kernel), nn.BatchNorm1d(width)) for _ in range(config.convolutions)
+        )
+        self.BiLSTM = nn.LSTM(width, config.lstm_width, config.lstm_layers, batch_first=True, bidirectional=True)
+        self.BiLSTM_projs = nn.ModuleList(
+            [nn.Linear(clip.CLIP_FRAMES, clip.CLIP_CLASSES), nn.Linear(2 * config.lstm_width, config.classes)]
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = features.transpose(1, 2)
+        for block in self.convolutions:
+            x = functional.relu(block(x))
+        x, _ = self.BiLSTM(x.transpose(1, 2))
+        along_time, along_features = self.BiLSTM_projs
+        return along_features(along_time(x.transpose(1, 2)).transpose(1, 2))
+
+
+class Convolution(nn.Module):
+    """A length-keeping Conv1d under the name `conv`, as the official checkpoint nests it."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
