@@ -1,0 +1,86 @@
+"""Torch networks to ONNX graphs whose weights stay in the safetensors file beside them.
+
+An ONNX initializer's external data is a file, an offset and a length. Pointing it into the
+safetensors file stores the weights once, and a bundle with graphs needs no torch to run.
+"""
+
+import json
+import struct
+import warnings
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from foley_export.networks.network import Network
+
+OPSET = 20
+
+
+def export(network: Network, weights: Path, destination: Path) -> None:
+    """Write the graph of `network` to `destination`, pointing into `weights` in the same folder.
+
+    Inputs, outputs and the dimensions that vary are those of the network's stage.
+    """
+    stage = network.stage
+    dynamic = [
+        {axis: torch.export.Dim.AUTO for axis, size in enumerate(stage.shape(tensor)) if isinstance(size, str)}
+        for tensor in stage.inputs
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
+        program = torch.onnx.export(
+            network.eval(),
+            network.sample_inputs(),
+            dynamo=True,
+            dynamic_shapes=tuple(dynamic),
+            input_names=[tensor.name for tensor in stage.inputs],
+            output_names=[tensor.name for tensor in stage.outputs],
+            opset_version=OPSET,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    _name_dimensions(model, network)
+    _point_into(model, weights, destination.parent)
+    ir.save(model, destination)
+
+
+def _name_dimensions(model: ir.Model, network: Network) -> None:
+    """Give the graph's inputs and outputs the shapes of the contract, with its names for what varies."""
+    stage = network.stage
+    pairs = [*zip(model.graph.inputs, stage.inputs, strict=True), *zip(model.graph.outputs, stage.outputs, strict=True)]
+    for value, tensor in pairs:
+        value.shape = ir.Shape(stage.shape(tensor))
+
+
+def _point_into(model: ir.Model, weights: Path, folder: Path) -> None:
+    """Make every initializer that is a tensor of `weights` external data there; the rest stays inline."""
+    tensors = read_header(weights)
+    for name, value in model.graph.initializers.items():
+        if name not in tensors or value.const_value is None:
+            continue
+        offset, length = tensors[name]
+        value.const_value = ir.ExternalTensor(
+            weights.relative_to(folder),
+            offset,
+            length,
+            value.const_value.dtype,
+            shape=value.const_value.shape,
+            name=name,
+            base_dir=folder,
+        )
+
+
+def read_header(weights: Path) -> dict[str, tuple[int, int]]:
+    """Offset and length in bytes of every tensor in a safetensors file, from the start of the file."""
+    with weights.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    start = 8 + size
+    return {
+        name: (start + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }

@@ -1,0 +1,85 @@
+"""`foley-server`: serve a bundle."""
+
+import os
+import signal
+import sys
+import threading
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from foley import bundle as bundles
+from foley.errors import FoleyError
+from foley_server import triton
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+app = typer.Typer(
+    help="Serve Video-Foley with NVIDIA Triton.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Target(str, Enum):
+    """Where the networks run."""
+
+    cpu = "cpu"
+
+
+@app.callback()
+def _root() -> None:
+    """Serve Video-Foley with NVIDIA Triton."""
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to serve.", envvar="FOLEY_BUNDLE")] = _CHECKOUT
+    / "bundles"
+    / "tiny",
+    models: Annotated[Path, typer.Option(help="The model repository.", envvar="FOLEY_MODEL_REPOSITORY")] = _CHECKOUT
+    / "model_repository",
+    target: Annotated[Target, typer.Option(help="Where the networks run.")] = Target.cpu,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(help="Port of the KServe v2 gRPC endpoint; 0 picks a free one.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics; 0 picks a free one.")] = 8002,
+    until_stdin_closes: Annotated[bool, typer.Option(help="Stop when standard input closes.")] = False,
+) -> None:
+    """Check the bundle, start Triton, and serve until Ctrl-C.
+
+    Prints one line when every model is ready: `ready grpc=ADDRESS:PORT metrics=ADDRESS:PORT`.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    opened = bundles.read(bundle)
+    bundles.verify(opened)
+    if until_stdin_closes:
+        threading.Thread(target=_interrupt_at_end_of_stdin, daemon=True).start()
+    try:
+        with triton.serve(models, opened, address, grpc_port, metrics_port) as server:
+            typer.echo(f"ready grpc={server.endpoints.grpc} metrics={server.endpoints.metrics}")
+            sys.stdout.flush()
+            code = server.wait()
+            raise FoleyError(f"Triton ended by itself with exit code {code}; its log ends: {server.log_end()}")
+    except KeyboardInterrupt:
+        return  # the way to stop a server
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _interrupt_at_end_of_stdin() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and their exit code."""
+    try:
+        app()
+    except FoleyError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,75 @@
+"""Lays the committed model repository out for one bundle and one target.
+
+The committed `config.pbtxt` files are the paper's sizes on the `cpu` target. What depends on the
+bundle (tensor dimensions, where its files are) is written here, from `foley.stages`.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from foley.bundle import Bundle
+from foley.errors import BundleError
+from foley.stages import Dtype, Stage, Tensor, stages
+
+VERSION = "1"
+
+DATA_TYPES: dict[Dtype, int] = {
+    "uint8": model_config_pb2.TYPE_UINT8,
+    "int32": model_config_pb2.TYPE_INT32,
+    "int64": model_config_pb2.TYPE_INT64,
+    "float32": model_config_pb2.TYPE_FP32,
+    "bytes": model_config_pb2.TYPE_STRING,
+}
+
+
+def read_config(folder: Path) -> model_config_pb2.ModelConfig:
+    """The `config.pbtxt` in a model's `folder`."""
+    return text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def apply_contract(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
+    """Make the inputs and outputs of `config` those of `stage`."""
+    del config.input[:], config.output[:]
+    for tensor in stage.inputs:
+        config.input.add(name=tensor.name, data_type=DATA_TYPES[tensor.dtype], dims=dims(tensor))
+    for tensor in stage.outputs:
+        config.output.add(name=tensor.name, data_type=DATA_TYPES[tensor.dtype], dims=dims(tensor))
+    config.max_batch_size = stage.max_batch
+
+
+def dims(tensor: Tensor) -> Iterable[int]:
+    """Triton's form of a shape: -1 where it varies."""
+    return [-1 if isinstance(size, str) else size for size in tensor.shape]
+
+
+def lay_out(repository: Path, bundle: Bundle, destination: Path) -> Path:
+    """Write the model repository that serves `bundle` on the `cpu` target into `destination`.
+
+    Raises:
+        BundleError: the bundle has no graphs yet.
+    """
+    if missing := bundle.missing_graphs():
+        raise BundleError(
+            f"The bundle {bundle.root} has no graph for {', '.join(missing)}: run `foley-export onnx {bundle.root}` first."
+        )
+    parameters = {
+        "bundle": str(bundle.root.resolve()),
+        "digest": bundle.digest,
+        "manifest": bundle.manifest.model_dump_json(),
+    }
+    for name, stage in stages(bundle.manifest).items():
+        config = read_config(repository / name)
+        apply_contract(config, stage)
+        if config.backend == "python":
+            for key, value in parameters.items():
+                config.parameters[key].string_value = value
+        folder = destination / name
+        (folder / VERSION).mkdir(parents=True)
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+        if (repository / name / VERSION / "model.py").is_file():
+            shutil.copy(repository / name / VERSION / "model.py", folder / VERSION / "model.py")
+    return destination

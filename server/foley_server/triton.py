@@ -1,0 +1,166 @@
+"""One embedded Triton: started for a bundle, watched until it is ready, stopped without a trace."""
+
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from foley.bundle import Bundle
+from foley.errors import ServerUnavailable
+from foley_server import installation, repository
+
+START_TIMEOUT_S = 600.0  # the paper's bundle loads 2.4 GB
+STOP_TIMEOUT_S = 30.0
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a running server listens."""
+
+    grpc: str
+    metrics: str
+
+
+@dataclass
+class Triton:
+    """A running server process."""
+
+    process: subprocess.Popen[bytes]
+    endpoints: Endpoints
+    log: Path
+
+    def wait(self) -> int:
+        """Block until the server ends; its exit code."""
+        return self.process.wait()
+
+    def log_end(self) -> str:
+        """The last lines that the server logged."""
+        return self.log.read_text(errors="replace")[-2000:]
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind((address, 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def serve(
+    models: Path,
+    bundle: Bundle,
+    address: str = "127.0.0.1",
+    grpc_port: int = 0,
+    metrics_port: int = 0,
+) -> Iterator[Triton]:
+    """Serve `bundle` with the repository `models` while the context lasts; port 0 picks a free one.
+
+    Raises:
+        BundleError: the bundle has no graphs.
+        ServerUnavailable: no Triton here, or it ended or hung before it was ready.
+    """
+    found = installation.find()
+    endpoints = Endpoints(
+        f"{address}:{grpc_port or free_port(address)}", f"{address}:{metrics_port or free_port(address)}"
+    )
+    # each server its own shared-memory names: two with the default prefix destroy each other's
+    prefix = f"foley_{os.getpid()}_{secrets.token_hex(4)}_"
+    with tempfile.TemporaryDirectory(prefix="foley-triton-") as folder:
+        run = Path(folder)
+        command = _command(
+            found,
+            repository.lay_out(models, bundle, run / "models"),
+            installation.link_backends(found, run / "backends"),
+            endpoints,
+            prefix,
+        )
+        log = run / "triton.log"
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(found.libraries), "PYTHONUNBUFFERED": "1"}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=_end_with_parent, cwd=run
+            )
+        try:
+            triton = Triton(process, endpoints, log)
+            _await_ready(triton)
+            yield triton
+        finally:
+            _stop(process)
+            for leftover in _SHARED_MEMORY.glob(f"{prefix}*"):
+                leftover.unlink(missing_ok=True)
+
+
+def _command(
+    found: installation.Installation, models: Path, backends: Path, endpoints: Endpoints, prefix: str
+) -> list[str]:
+    grpc_address, grpc_port = endpoints.grpc.rsplit(":", 1)
+    metrics_address, metrics_port = endpoints.metrics.rsplit(":", 1)
+    return [
+        str(found.binary),
+        f"--model-repository={models}",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        f"--backend-config=python,stub-timeout-seconds={int(START_TIMEOUT_S)}",
+        f"--cache-directory={found.caches}",
+        "--disable-auto-complete-config",
+        "--model-control-mode=none",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={int(STOP_TIMEOUT_S / 2)}",
+        "--allow-http=false",
+        f"--grpc-address={grpc_address}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-address={metrics_address}",
+        f"--metrics-port={metrics_port}",
+        "--allow-gpu-metrics=false",
+    ]
+
+
+def _end_with_parent() -> None:
+    """In the child: be killed when this process dies, however it dies (prctl PR_SET_PDEATHSIG)."""
+    os.setpgrp()  # a Ctrl-C in the terminal is for us; we stop the server in order
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _await_ready(triton: Triton) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with grpcclient.InferenceServerClient(triton.endpoints.grpc) as client:
+        while time.monotonic() < deadline:
+            if triton.process.poll() is not None:
+                raise ServerUnavailable(f"Triton ended while it started: {_last_error(triton.log)}")
+            try:
+                if client.is_server_ready(client_timeout=5.0):
+                    return
+            except InferenceServerException:
+                pass  # not listening yet
+            time.sleep(0.05)
+    raise ServerUnavailable(f"Triton was not ready after {START_TIMEOUT_S:.0f} s: {_last_error(triton.log)}")
+
+
+def _last_error(log: Path) -> str:
+    """The first line that Triton logged as an error, else its last line."""
+    lines = log.read_text(errors="replace").strip().splitlines() or ["it logged nothing"]
+    errors = [line for line in lines if line.startswith("E") and "] " in line]
+    return errors[0].split("] ", 1)[1].strip('"') if errors else lines[-1]
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
