@@ -1,0 +1,94 @@
+"""Optical flow of a video: RAFT, written for a sequence of frames.
+
+Teed & Deng, "RAFT" (ECCV 2020), with the state-dict names of torchvision's `raft_large`. The same
+numbers with less work: every frame is encoded once though two pairs share it, what the context adds
+to the recurrent units is computed once, and only the last update is brought to full size.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foley.manifest import Manifest
+from foley_export.networks.network import Network
+from foley_export.networks.raft_correlation import CorrelationPyramid
+from foley_export.networks.raft_encoder import REDUCTION, Encoder
+from foley_export.networks.raft_update import UpdateBlock
+
+_LARGEST_FLOW = 20.0  # pixels either way that the bytes can say
+_NEIGHBOURS = 9  # a pixel of the full size is a mean of its cell and the eight around it
+
+
+class OpticalFlow(Network):
+    """Frames uint8 [n+1, 256, 344, 3] (RGB) -> flow uint8 [n, 256, 344, 2] from each frame to the next.
+
+    (x, y) of -20..20 pixels as 0..255; what is larger is cut off, fractions are truncated.
+    """
+
+    stage_name = "optical_flow"
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        config = manifest.optical_flow
+        self.hidden_width = config.hidden_width
+        self.updates = config.updates
+        self.feature_encoder = Encoder(config.encoder_widths, nn.InstanceNorm2d)
+        self.context_encoder = Encoder(config.encoder_widths, nn.BatchNorm2d)
+        self.correlation = CorrelationPyramid(config.correlation_levels, config.correlation_radius)
+        self.update_block = UpdateBlock(config, self.correlation.width)
+        self.mask_predictor = MaskPredictor(config.hidden_width, config.head_width)
+
+    @staticmethod
+    def checkpoint_key(key: str) -> str:
+        return key
+
+    def flow(self, frames: Tensor) -> Tensor:
+        """Flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
+        images = frames.permute(0, 3, 1, 2) / 127.5 - 1
+        features = self.feature_encoder(images)
+        pyramid = self.correlation.build(features[:-1], features[1:])
+
+        hidden, context = self.context_encoder(images[:-1]).tensor_split([self.hidden_width], 1)
+        hidden, prepared = hidden.tanh(), self.update_block.prepare(context.relu())
+        origin = _pixel_grid(features)
+        flow = torch.zeros_like(hidden[:, :2])
+        for _ in range(self.updates):
+            correlation = self.correlation.look_up(pyramid, origin + flow)
+            hidden, change = self.update_block(hidden, prepared, correlation, flow)
+            flow = flow + change
+        return _upsample(flow, self.mask_predictor(hidden))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        flow = self.flow(frames).clamp(-_LARGEST_FLOW, _LARGEST_FLOW)
+        levels = (flow + _LARGEST_FLOW) * (255 / (2 * _LARGEST_FLOW))
+        return levels.to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class MaskPredictor(nn.Module):
+    """Hidden state [n, hidden, h, w] -> scores [n, 9, 64, h, w] of the neighbours, for each of a cell's pixels."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.convrelu = nn.Sequential(nn.Conv2d(hidden, width, 3, padding=1), nn.ReLU())
+        self.conv = nn.Conv2d(width, _NEIGHBOURS * REDUCTION**2, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        scores = 0.25 * self.conv(self.convrelu(hidden))  # scaled as in training
+        return scores.unflatten(1, (_NEIGHBOURS, REDUCTION**2))
+
+
+def _pixel_grid(features: Tensor) -> Tensor:
+    """(x, y) of every place of `features` [n, C, h, w]: [1, 2, h, w]."""
+    rows = torch.arange(features.shape[2], dtype=features.dtype, device=features.device)
+    columns = torch.arange(features.shape[3], dtype=features.dtype, device=features.device)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))[None]
+
+
+def _upsample(flow: Tensor, scores: Tensor) -> Tensor:
+    """RAFT's convex upsampling: flow [n, 2, h, w] and `scores` [n, 9, 64, h, w] -> [n, 2, 8 * h, 8 * w]."""
+    height, width = flow.shape[2:]
+    padded = functional.pad(REDUCTION * flow, (1, 1, 1, 1))
+    neighbours = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    weights = scores.softmax(1)
+    pixels = (torch.stack(neighbours, 2).unsqueeze(3) * weights.unsqueeze(1)).sum(2)
+    return functional.pixel_shuffle(pixels.flatten(1, 2), REDUCTION)
