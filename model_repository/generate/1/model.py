@@ -41,13 +41,13 @@ class TritonPythonModel:
                 "denoiser", "noise", latents=latents[None], timestep=np.array([[timestep]], np.int64), **conditions
             )[0]
 
-        latents = None
         for step, latents in enumerate(sample(denoise, sampling, window), start=1):
             if request.is_cancelled():
                 return
-            if step < sampling.steps:
-                sender.send(event(step))
-        sender.send(event(sampling.steps, infer("latents_to_waveform", "waveform", latents=latents[None])[0]))
+            sound = (
+                infer("latents_to_waveform", "waveform", latents=latents[None])[0] if step == sampling.steps else None
+            )
+            sender.send(event(step, sound))
 
 
 def event(step, waveform=None):

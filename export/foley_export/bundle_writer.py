@@ -1,0 +1,47 @@
+"""Writing bundles: a new one appears whole or not at all; a manifest names the hash of every file."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foley.bundle import MANIFEST, file_sha256
+from foley.errors import OutputError
+from foley.manifest import Manifest
+
+
+@contextmanager
+def new_bundle(destination: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `destination` when the context ends well.
+
+    Raises:
+        OutputError: `destination` exists or cannot be made.
+    """
+    if destination.exists():
+        raise OutputError(f"{destination} exists already: remove it or choose another folder.")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    except OSError as error:
+        raise OutputError(f"Cannot write {destination}: {error.strerror}.") from error
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.rename(destination)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest.json` with the sha256 of every file that lies in the bundle; return what it says."""
+    files = {
+        path.relative_to(root).as_posix(): file_sha256(path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    complete = manifest.model_copy(update={"files": files})
+    temporary = root / f".{MANIFEST}"
+    temporary.write_text(complete.model_dump_json(indent=2) + "\n")
+    temporary.replace(root / MANIFEST)
+    return complete

@@ -1,0 +1,58 @@
+"""`foley-export`: make bundles, and ONNX graphs from bundles."""
+
+import sys
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from foley.errors import FoleyError
+from foley_export import make
+from foley_export.networks import NETWORKS
+from foley_export.presets import PRESETS
+
+Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
+
+app = typer.Typer(
+    help="Make Video-Foley bundles: weights first (`init`), then ONNX graphs (`onnx`).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def init(
+    bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
+    preset: Annotated[Preset, typer.Option(help="paper: the official sizes. tiny: for tests.")],  # type: ignore[valid-type]
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+) -> None:
+    """Make a bundle with random weights. It makes noise, not yet sound: for trying, testing and timing."""
+    _show("weights", make.init(PRESETS[preset.value], seed, bundle))  # type: ignore[attr-defined]
+
+
+@app.command()
+def onnx(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
+    """Export every network of a bundle to ONNX, beside its weights; the weights are not copied."""
+    _show("graph", make.make_graphs(bundle))
+
+
+def _show(what: str, stages: Iterable[str]) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=len(NETWORKS))
+        for done, stage in enumerate(stages):
+            progress.update(task, completed=done, description=f"{what}: {stage}")
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and their exit code."""
+    try:
+        app()
+    except FoleyError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

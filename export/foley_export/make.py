@@ -1,0 +1,79 @@
+"""Making a bundle: seeded weights first, then the graphs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from foley import bundle as bundles
+from foley.bundle import TOKENIZER, graph_file, weights_file
+from foley.errors import BundleError
+from foley.manifest import Manifest, Source
+from foley_export.bundle_writer import new_bundle, write_manifest
+from foley_export.networks import NETWORKS
+from foley_export.networks.network import Network
+from foley_export.onnx_export import export
+from foley_export.tokenizer import byte_tokenizer
+from foley_export.weights import fill
+
+
+def init(preset: Manifest, seed: int, destination: Path) -> Iterator[str]:
+    """Make a bundle of random weights; yields the name of every stage as it is begun.
+
+    Raises:
+        OutputError: the folder exists or cannot be written.
+    """
+    with new_bundle(destination) as folder:
+        for stage, network_class in NETWORKS.items():
+            yield stage
+            network = fill(network_class(preset), salt=f"{seed}:")
+            save_weights(network, folder / weights_file(stage))
+        (folder / TOKENIZER).parent.mkdir()
+        byte_tokenizer(preset.clap_text).save(str(folder / TOKENIZER))
+        write_manifest(folder, preset.model_copy(update={"sources": (Source(name=f"seed {seed}"),)}))
+
+
+def save_weights(network: Network, path: Path) -> None:
+    """Write the state of `network` as safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, path)
+
+
+def load_network(bundle: bundles.Bundle, stage: str) -> Network:
+    """The torch module of a stage, with the bundle's weights.
+
+    Raises:
+        BundleError: the weights are missing, damaged, or those of another network.
+    """
+    path = bundle.path(weights_file(stage))
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"Cannot read {path}: {error}.") from error
+    network = NETWORKS[stage](bundle.manifest)
+    expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    if {key: tensor.shape for key, tensor in weights.items()} != expected:
+        raise BundleError(f"{path} does not hold the weights of {stage} that the bundle's manifest describes.")
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def make_graphs(root: Path) -> Iterator[str]:
+    """Export every network of the bundle at `root`; yields the name of every stage as it is begun.
+
+    Raises:
+        BundleError: see `foley.bundle.read`, `foley.bundle.verify` and `load_network`.
+    """
+    bundle = bundles.read(root)
+    bundles.verify(bundle)
+    for stage in NETWORKS:
+        yield stage
+        destination = bundle.path(graph_file(stage))
+        temporary = destination.with_suffix(".tmp")
+        try:
+            export(load_network(bundle, stage), bundle.path(weights_file(stage)), temporary)
+            temporary.replace(destination)
+        finally:
+            temporary.unlink(missing_ok=True)
+    write_manifest(root, bundle.manifest)

@@ -1,0 +1,44 @@
+"""Presets: manifests that differ only in numbers."""
+
+from foley.manifest import (
+    ClapAudioConfig,
+    ClapTextConfig,
+    DenoiserConfig,
+    FeaturesConfig,
+    Manifest,
+    OpticalFlowConfig,
+    SamplingDefaults,
+    VaeConfig,
+    Video2RMSConfig,
+    VocoderConfig,
+)
+
+PAPER = Manifest(name="paper")
+"""The official sizes everywhere."""
+
+TINY = Manifest(
+    name="tiny",
+    optical_flow=OpticalFlowConfig(
+        encoder_widths=(8, 8, 12, 16, 32),
+        hidden_width=16,
+        correlation_levels=2,
+        correlation_radius=2,
+        motion_correlation_widths=(16, 12),
+        motion_flow_widths=(8, 8),
+        motion_width=16,
+        head_width=16,
+        updates=2,
+    ),
+    rgb_features=FeaturesConfig(width_divisor=32),
+    flow_features=FeaturesConfig(width_divisor=32),
+    video2rms=Video2RMSConfig(lstm_width=32),
+    clap_text=ClapTextConfig(vocabulary=512, max_tokens=128, width=32, layers=2, heads=2, feed_forward_width=64),
+    clap_audio=ClapAudioConfig(width=16, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8)),
+    denoiser=DenoiserConfig(width=16, multipliers=(1, 2, 3), residual_blocks=1, attention_levels=(2,), head_width=16),
+    vae_decoder=VaeConfig(width=16, residual_blocks=1),
+    vocoder=VocoderConfig(width=64, resblock_kernels=(3, 7)),
+    sampling=SamplingDefaults(steps=10),
+)
+"""Seconds instead of minutes; for tests and for trying things out."""
+
+PRESETS: dict[str, Manifest] = {preset.name: preset for preset in (PAPER, TINY)}
