@@ -1,0 +1,279 @@
+"""Writing results: a sound as WAV, or beside the picture of its video.
+
+A result appears whole or not at all: it is written under a temporary name in its folder and renamed. The picture is
+copied packet by packet, not encoded again, wherever the new file can hold it.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from heapq import merge
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import av
+import numpy as np
+import soundfile
+from av.container import InputContainer, OutputContainer
+from av.stream import Disposition
+from numpy.typing import NDArray
+
+from foley.audio import Samples, audio_stream, fit, layout_of, read_sound, resample
+from foley.container import DEFAULT_LIMITS, Limits, has_presentation_times, open_media, read_packets
+from foley.errors import OutputError, SettingError
+from foley.media import VideoInfo, probe, shown_frames, to_rgb, video_stream
+
+SourceAudio = Literal["replace", "mix", "keep"]
+
+_SECONDARY = Disposition(0)  # of a track that players do not choose by themselves
+_CLOCK_HZ = 90_000  # of encoded frames; divides by the usual frame rates
+
+
+@dataclass(frozen=True)
+class _Container:
+    """What one kind of file holds, and with what it is filled."""
+
+    format: str
+    picture_encoder: str
+    sound_encoder: str
+    pictures: frozenset[str] | None
+    """Codecs that are copied, those that players expect there; None: all that FFmpeg can put into it."""
+    sounds: frozenset[str] | None
+
+
+_MP4 = _Container(
+    "mp4",
+    "libx264",
+    "aac",
+    frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"}),
+    frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}),
+)
+_MOV = _Container(
+    "mov",
+    "libx264",
+    "aac",
+    frozenset({"h264", "hevc", "mpeg4", "mjpeg", "prores", "dnxhd", "qtrle"}),
+    frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_f32le"}),
+)
+_WEBM = _Container("webm", "libvpx-vp9", "libopus", frozenset({"vp8", "vp9", "av1"}), frozenset({"opus", "vorbis"}))
+_MKV = _Container("matroska", "libx264", "flac", None, None)
+_CONTAINERS = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MOV, ".mkv": _MKV, ".webm": _WEBM}
+
+_ENCODER_OPTIONS = {
+    "libx264": {"crf": "18"},
+    "libvpx-vp9": {"crf": "30", "b": "0", "cpu-used": "4", "row-mt": "1"},
+}
+
+
+@dataclass(frozen=True)
+class Muxed:
+    """What `write_video` did with the picture."""
+
+    video_codec: str
+    """FFmpeg's name of the codec in the result."""
+    video_copied: bool
+    """False when the destination could not hold the source's video stream and it was encoded again."""
+
+
+def check_destination(path: Path, source: Path | None = None) -> None:
+    """Raise OutputError when a result cannot be written to `path`; call it before long work starts.
+
+    The name must end in .wav or in that of a video container, its folder must exist and be writable, and it must not
+    be the file `source`.
+    """
+    if path.suffix.lower() not in (".wav", *_CONTAINERS):
+        names = ", ".join((".wav", *_CONTAINERS))
+        raise OutputError(f"{path} has an ending of no known kind; give a name that ends in one of {names}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist; create it or choose another")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {path.parent} is not writable; choose another or change its permissions")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise OutputError(f"{path} is the source itself, which is never overwritten; choose another name")
+
+
+def write_wav(path: Path, waveform: Samples, rate: int) -> None:
+    """Write FP32 [n] in [-1, 1] (clipped beyond) as 16-bit PCM. Raises OutputError when it cannot be written."""
+    if path.suffix.lower() != ".wav":
+        raise OutputError(f"{path} does not end in .wav; give a name that does")
+    _check_waveform(waveform)
+    wav = BytesIO()  # libsndfile does not say why a write to a disk fails
+    soundfile.write(wav, np.clip(waveform, -1, 1), rate, subtype="PCM_16", format="WAV")
+    with _replacing(path) as temporary:
+        temporary.write_bytes(wav.getvalue())
+
+
+def write_video(
+    source: Path,
+    waveform: Samples,
+    rate: int,
+    destination: Path,
+    source_audio: SourceAudio = "replace",
+    limits: Limits = DEFAULT_LIMITS,
+) -> Muxed:
+    """Write the picture of `source` with `waveform`, FP32 [n] in [-1, 1] at `rate` Hz, starting at its first frame.
+
+    The source's own sound track is dropped ("replace"), added to the new sound in one track that is as long as the
+    new sound ("mix": at the source's rate, made quieter as a whole where the sum would clip), or put beside it as a
+    second track ("keep"). Without one, all three are the same. The sound is AAC in .mp4, .m4v and .mov, FLAC in .mkv,
+    Opus in .webm. A picture that the destination cannot hold (GIF, or H.264 in WebM) and that of AVI and MPEG-PS
+    files, which lack presentation times, is encoded again, upright: as H.264, in WebM as VP9.
+
+    Raises MediaError when the source cannot be read, OutputError when the destination cannot be written and
+    SettingError for an unknown `source_audio`; nothing is left behind then.
+    """
+    if source_audio not in get_args(SourceAudio):
+        raise SettingError(f"source audio is {source_audio!r}; it must be one of {', '.join(get_args(SourceAudio))}")
+    if destination.suffix.lower() not in _CONTAINERS:
+        raise OutputError(f"{destination} is no video; give a name that ends in one of {', '.join(_CONTAINERS)}")
+    _check_waveform(waveform)
+    info = probe(source, limits)
+    samples = waveform[None]
+    if source_audio == "mix" and info.has_audio:
+        samples, rate = _mixed(samples, rate, source, info, limits)
+
+    kind = _CONTAINERS[destination.suffix.lower()]
+    with _replacing(destination, source) as temporary, ExitStack() as stack:
+        container = stack.enter_context(open_media(source, limits))
+        # `file:` keeps a colon in a name from being read as a protocol. The index goes first, so that browsers
+        # can play before they have all of the file.
+        options = {"movflags": "+faststart"} if kind in (_MP4, _MOV) else {}
+        output = stack.enter_context(av.open(f"file:{temporary}", "w", format=kind.format, options=options))
+        # The result starts at zero, which a broadcast recording does not; all tracks move together.
+        shift_s = max(0.0, (container.start_time or 0) / av.time_base)
+
+        stream = video_stream(container, source, limits)
+        copied = has_presentation_times(container) and _holds(output, kind.pictures, info.codec)
+        if copied:
+            target = output.add_stream_from_template(stream)
+            tracks = [_copied(container, stream, target, shift_s, source, limits)]
+        else:
+            target = _picture_encoder(output, kind.picture_encoder, info)
+            tracks = [_encoded_picture(target, source, info, shift_s, limits)]
+        tracks.append(
+            _encoded_sound(output, kind.sound_encoder, samples, rate, info.start_s - shift_s, Disposition.default)
+        )
+        if source_audio == "keep" and info.has_audio:
+            tracks.append(_own_sound(stack, output, kind, source, shift_s, limits))
+        for packet in merge(*tracks, key=_decoding_seconds):  # in step, or the muxer would hold a whole track back
+            output.mux(packet)
+    return Muxed(target.codec_context.codec.canonical_name, copied)
+
+
+def _check_waveform(waveform: Samples) -> None:
+    if waveform.ndim != 1 or waveform.size == 0:
+        raise OutputError(f"a sound of shape {waveform.shape} cannot be written; one channel with samples is needed")
+    if not np.isfinite(waveform).all():
+        raise OutputError("the sound holds values that are not numbers and was not written; generate it again")
+
+
+@contextmanager
+def _replacing(destination: Path, source: Path | None = None) -> Iterator[Path]:
+    """Give a name to write to, in the folder of `destination`; what is there takes its place if all goes well."""
+    check_destination(destination, source)
+    temporary = destination.resolve().with_name(f".foley-{secrets.token_hex(8)}.partial")
+    try:
+        yield temporary
+        temporary.replace(destination)
+    except (OSError, av.FFmpegError) as error:
+        reason = error.strerror
+        raise OutputError(f"{destination} cannot be written ({reason}); check free space and permissions") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _holds(output: OutputContainer, codecs: frozenset[str] | None, codec: str) -> bool:
+    return codec in (output.supported_codecs if codecs is None else codecs)
+
+
+def _mixed(samples: Samples, rate: int, source: Path, info: VideoInfo, limits: Limits) -> tuple[Samples, int]:
+    """The source's sound plus the new one, both from the first frame on; [channels of the source, n], and the rate."""
+    own = read_sound(source, limits)
+    new = resample(samples, rate, own.rate)
+    late = round((own.start_s - info.start_s) * own.rate)
+    aligned = np.pad(own.samples, ((0, 0), (max(0, late), 0)))[:, max(0, -late) :]
+    mix = fit(aligned, new.shape[1]) + new
+    return mix / max(1.0, float(np.abs(mix).max())), own.rate
+
+
+def _copied(
+    container: InputContainer, stream: Any, target: Any, shift_s: float, path: Path, limits: Limits
+) -> Iterator[Any]:
+    """The packets of one stream as they are, `shift_s` earlier."""
+    shift = round(shift_s / stream.time_base)
+    for packet in read_packets(container, path, limits):
+        if packet.stream is stream and packet.size > 0:
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+            packet.stream = target
+            yield packet
+
+
+def _picture_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any:
+    stream: Any = output.add_stream(
+        name, rate=Fraction(info.fps).limit_denominator(1001), options=_ENCODER_OPTIONS[name]
+    )
+    # 4:2:0 knows even sizes only.
+    stream.width, stream.height, stream.pix_fmt = info.width // 2 * 2, info.height // 2 * 2, "yuv420p"
+    stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
+    return stream
+
+
+def _encoded_picture(stream: Any, source: Path, info: VideoInfo, shift_s: float, limits: Limits) -> Iterator[Any]:
+    """Decode the source's picture and encode it again, upright, every frame at its time."""
+    for frame, from_s, until_s in shown_frames(source, info, limits):
+        if from_s == until_s:
+            continue  # never on show, and an encoder refuses two frames at one time
+        image = to_rgb(frame, info.rotation)[: stream.height, : stream.width]
+        encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        encoded.time_base = Fraction(1, _CLOCK_HZ)
+        encoded.pts = round((from_s + info.start_s - shift_s) * _CLOCK_HZ)
+        encoded.duration = round((until_s - from_s) * _CLOCK_HZ)
+        yield from stream.encode(encoded)
+    yield from stream.encode(None)
+
+
+def _own_sound(
+    stack: ExitStack, output: OutputContainer, kind: _Container, source: Path, shift_s: float, limits: Limits
+) -> Iterator[Any]:
+    """The packets of the source's own sound track, copied where the container holds its codec."""
+    container = stack.enter_context(open_media(source, limits))
+    stream = audio_stream(container, source)
+    if not _holds(output, kind.sounds, stream.codec_context.codec.canonical_name):
+        own = read_sound(source, limits)
+        return _encoded_sound(output, kind.sound_encoder, own.samples, own.rate, own.start_s - shift_s, _SECONDARY)
+    target: Any = output.add_stream_from_template(stream)
+    target.disposition = _SECONDARY
+    return _copied(container, stream, target, shift_s, source, limits)
+
+
+def _encoded_sound(
+    output: OutputContainer, encoder: str, samples: Samples, rate: int, start_s: float, disposition: Disposition
+) -> Iterator[Any]:
+    """Add a track for FP32 [channels, n] that starts at `start_s`; its packets are encoded as they are taken."""
+    allowed = av.codec.Codec(encoder, "w").audio_rates
+    if allowed and rate not in allowed:
+        new_rate = min((r for r in allowed if r > rate), default=max(allowed))
+        samples, rate = resample(samples, rate, new_rate), new_rate
+    stream: Any = output.add_stream(encoder, rate=rate, layout=layout_of(samples))
+    stream.disposition = disposition
+    return _sound_packets(stream, np.clip(samples, -1, 1), rate, round(start_s * rate))
+
+
+def _sound_packets(stream: Any, samples: Samples, rate: int, start: int) -> Iterator[Any]:
+    for offset in range(0, samples.shape[1], rate):
+        block: NDArray[np.float32] = np.ascontiguousarray(samples[:, offset : offset + rate])
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout_of(samples))
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), start + offset
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _decoding_seconds(packet: Any) -> float:
+    return float((packet.pts if packet.dts is None else packet.dts) * packet.time_base)
