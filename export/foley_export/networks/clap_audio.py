@@ -1,0 +1,80 @@
+"""CLAP's audio encoder: HTSAT on a log-mel spectrogram, and a projection into the shared space.
+
+Wu et al., "Large-Scale Contrastive Language-Audio Pretraining" (ICASSP 2023); Chen et al., "HTS-AT"
+(ICASSP 2022); transformers' modules under the keys of the LAION checkpoint that AudioLDM carries.
+"""
+
+import re
+
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.clap import configuration_clap, modeling_clap
+
+from foley import clip
+from foley.manifest import Manifest
+from foley_export.networks import clap_frontend
+from foley_export.networks.clap_text import CHECKPOINT_PREFIX, projection_key
+from foley_export.networks.network import Network
+
+_FUSED = ("query", "key", "value")  # one layer, `qkv`, in the checkpoint
+_OFFICIAL_NAMES = {
+    r"\.batch_norm\.": ".bn0.",
+    r"\.layernorm_before\.": ".norm1.",
+    r"\.layernorm_after\.": ".norm2.",
+    r"\.attention\.self\.(query|key|value)\.": ".attn.qkv.",
+    r"\.attention\.self\.": ".attn.",
+    r"\.attention\.output\.dense\.": ".attn.proj.",
+    r"\.intermediate\.dense\.": ".mlp.fc1.",
+    r"\.output\.dense\.": ".mlp.fc2.",
+}
+
+
+class ClapAudio(Network):
+    """Waveform float [B, 163840] at 16 kHz -> embedding [B, 512] of unit length. Only its first 10 s are heard."""
+
+    stage_name = "clap_audio"
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        config = manifest.clap_audio
+        settings = configuration_clap.ClapAudioConfig(
+            patch_embeds_hidden_size=config.width,
+            hidden_size=config.width * 2 ** (len(config.depths) - 1),
+            depths=config.depths,
+            num_attention_heads=config.heads,
+            num_mel_bins=clap_frontend.MEL_BINS,
+            projection_dim=clip.EMBEDDING,
+        )
+        self.upsample = clap_frontend.SincUpsample(clap_frontend.SAMPLE_RATE_HZ // clip.SAMPLE_RATE_HZ)
+        self.log_mel = clap_frontend.LogMel()
+        self.audio_branch = modeling_clap.ClapAudioModel(settings).audio_encoder
+        self.audio_projection = modeling_clap.ClapProjectionLayer(settings)
+
+    @staticmethod
+    def checkpoint_key(key: str) -> str:
+        for ours, official in _OFFICIAL_NAMES.items():
+            key = re.sub(ours, official, key)
+        return CHECKPOINT_PREFIX + projection_key(key)
+
+    def checkpoint_shape(self, key: str) -> tuple[int, ...]:
+        shape = super().checkpoint_shape(key)
+        return shape if _fused_part(key) is None else (len(_FUSED) * shape[0], *shape[1:])
+
+    def from_checkpoint(self, key: str, tensor: Tensor) -> Tensor:
+        """Query, key and value are thirds of the official layer."""
+        part = _fused_part(key)
+        return super().from_checkpoint(key, tensor if part is None else tensor.chunk(len(_FUSED))[part])
+
+    def spectrogram(self, waveform: Tensor) -> Tensor:
+        """The log-mel [B, 1001, 64] of a 16 kHz waveform's first 10 s."""
+        return self.log_mel(self.upsample(waveform)[:, : clap_frontend.SAMPLES])
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        pooled = self.audio_branch(self.spectrogram(waveform)[:, None]).pooler_output
+        return functional.normalize(self.audio_projection(pooled), dim=-1)
+
+
+def _fused_part(key: str) -> int | None:
+    """Which third of the official `qkv` layer `key` is, if any."""
+    found = re.search(r"\.attention\.self\.(query|key|value)\.", key)
+    return _FUSED.index(found[1]) if found else None

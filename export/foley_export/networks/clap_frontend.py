@@ -1,0 +1,69 @@
+"""What CLAP hears: a 16 kHz waveform, brought to 48 kHz, as a log-mel spectrogram.
+
+Both steps are convolutions with constant kernels, which every runtime has.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.audio_utils import mel_filter_bank
+
+SAMPLE_RATE_HZ = 48_000
+SAMPLES = 10 * SAMPLE_RATE_HZ  # what CLAP takes in
+MEL_BINS = 64
+
+
+class SincUpsample(nn.Module):
+    """Waveform [B, S] -> [B, factor * S]: windowed-sinc interpolation, one filter for each phase.
+
+    `torchaudio.functional.resample` in its default form: Hann window, low-pass filter width 6,
+    roll-off 0.99.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, factor: int, zero_crossings: int = 6, rolloff: float = 0.99) -> None:
+        super().__init__()
+        self.reach = math.ceil(zero_crossings / rolloff)
+        phases = np.arange(factor)[:, None] / factor
+        time = rolloff * (np.arange(-self.reach, self.reach + 1) - phases)
+        window = np.cos(np.clip(time / zero_crossings, -1, 1) * np.pi / 2) ** 2
+        kernel = torch.from_numpy(rolloff * np.sinc(time) * window).float()
+        self.register_buffer("kernel", kernel[:, None], persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        phases = functional.conv1d(waveform[:, None], self.kernel, padding=self.reach)
+        return phases.transpose(1, 2).flatten(1)
+
+
+class LogMel(nn.Module):
+    """Waveform [B, S] at 48 kHz -> decibels of the power in 64 mel bands, [B, 1 + S / 480, 64].
+
+    torchlibrosa's, as in LAION's CLAP: periodic Hann window, edges reflected, Slaney's mel scale and
+    area normalisation from 50 Hz to 14 kHz, floor at -100 dB.
+    """
+
+    n_fft = 1024
+    hop = 480
+    fourier: Tensor  # cosines, then sines: [2 * 513, 1, 1024]
+    filters: Tensor  # [513, 64]
+
+    def __init__(self) -> None:
+        super().__init__()
+        bins = self.n_fft // 2 + 1
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.n_fft) / self.n_fft)
+        angle = 2 * np.pi / self.n_fft * (np.outer(np.arange(bins), np.arange(self.n_fft)) % self.n_fft)
+        fourier = np.concatenate([np.cos(angle), np.sin(angle)]) * window
+        filters = mel_filter_bank(bins, MEL_BINS, 50.0, 14_000.0, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney")
+        self.register_buffer("fourier", torch.from_numpy(fourier).float()[:, None], persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        margin = self.n_fft // 2
+        padded = functional.pad(waveform[:, None], (margin, margin), mode="reflect")
+        real, imaginary = functional.conv1d(padded, self.fourier, stride=self.hop).chunk(2, 1)
+        mel = (real.square() + imaginary.square()).transpose(1, 2) @ self.filters
+        return 10 * mel.clamp(min=1e-10).log10()
