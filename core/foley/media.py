@@ -33,9 +33,6 @@ __all__ = ["DEFAULT_LIMITS", "Frames", "Limits", "VideoInfo", "probe", "read_fra
 
 Image: TypeAlias = NDArray[np.uint8]
 
-# A time stamp can lie this far beside the true time: Matroska and FLV round to milliseconds.
-_TIMESTAMP_ERROR_S = 0.0005
-
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -45,6 +42,8 @@ class VideoInfo:
     """Seconds from the start of the first frame to the end of the last, whatever the sound's length."""
     start_s: float
     """Time stamp of the first frame, in seconds on the file's own clock."""
+    clock_s: float
+    """One tick of the file's clock, in seconds: time stamps are rounded to it."""
     width: int
     """Pixels, as shown: after rotation."""
     height: int
@@ -92,10 +91,13 @@ class Frames:
 
         Frame k is the source frame on show at k / 30 s. Raises MediaError when the video turns out to be damaged.
         """
+        # A clock of milliseconds (Matroska, FLV) stamps a frame up to half a tick late. A coarser clock is exact: it
+        # ticks once a frame. The microsecond is for sums of floats.
+        late_s = 1e-6 + (self.info.clock_s / 2 if self.info.clock_s <= 1e-3 else 0.0)
         count = 0
         for frame, _, until_s in shown_frames(self._path, self.info, self._limits):
             image = None
-            while count < len(self) and count / FRAME_RATE_HZ + _TIMESTAMP_ERROR_S < until_s:
+            while count < len(self) and count / FRAME_RATE_HZ + late_s < until_s:
                 if image is None:  # only what is shown is worth converting: half of a 60 fps video is not
                     image = resize(to_rgb(frame, self.info.rotation))
                 yield image
@@ -150,6 +152,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
         info = VideoInfo(
             duration_s=duration_s,
             start_s=start_s,
+            clock_s=float(stream.time_base),
             width=height if rotation % 180 else width,
             height=width if rotation % 180 else height,
             source_frames=count,
@@ -191,11 +194,10 @@ def video_stream(container: InputContainer, path: Path, limits: Limits) -> Any:
     context = stream.codec_context
     if context is None:
         raise MediaError(f"{path.name} uses a video codec that cannot be decoded here; convert it to H.264")
-    if context.width * context.height > limits.pixels:
-        raise MediaTooLarge(
-            f"{path.name} has frames of {context.width} x {context.height}, the limit is {limits.pixels} pixels; "
-            "scale it down"
-        )
+    pixels = context.width * context.height
+    if not 0 < pixels <= limits.pixels:  # 0: the decoder has met the same limit while the file was opened
+        size = f"{context.width} x {context.height}" if pixels else "unknown or enormous size"
+        raise MediaTooLarge(f"{path.name} has frames of {size}, the limit is {limits.pixels} pixels; scale it down")
     # The header may lie. The decoder itself obeys only options of its own context; those of the container are lost.
     context.options = {"max_pixels": str(limits.pixels)}
     return stream
@@ -253,7 +255,7 @@ def _packet_duration(packet: Any, stream: Any) -> float:
     """Seconds that a packet's frame is shown; some containers leave it to the frame rate."""
     if packet.duration:
         return float(packet.duration * packet.time_base)
-    return float(1 / stream.average_rate) if stream.average_rate else 1 / FRAME_RATE_HZ
+    return float(1 / stream.guessed_rate) if stream.guessed_rate else 1 / FRAME_RATE_HZ
 
 
 def _exact_duration(measured_s: float, frames: int, stream: Any) -> float:
@@ -261,7 +263,7 @@ def _exact_duration(measured_s: float, frames: int, stream: Any) -> float:
 
     90 frames at 60 fps are 1.5 s; on Matroska's clock of milliseconds they measure 1.499 s.
     """
-    if not stream.average_rate:
+    if not stream.guessed_rate:
         return measured_s
-    constant_s = float(frames / stream.average_rate)
+    constant_s = float(frames / stream.guessed_rate)
     return constant_s if abs(constant_s - measured_s) <= 1.5 * stream.time_base else measured_s

@@ -146,7 +146,7 @@ def write_video(
         options = {"movflags": "+faststart"} if kind in (_MP4, _MOV) else {}
         output = stack.enter_context(av.open(f"file:{temporary}", "w", format=kind.format, options=options))
         # The result starts at zero, which a broadcast recording does not; all tracks move together.
-        shift_s = max(0.0, (container.start_time or 0) / av.time_base)
+        shift_s = max(0.0, min((container.start_time or 0) / av.time_base, info.start_s))
 
         stream = video_stream(container, source, limits)
         copied = has_presentation_times(container) and _holds(output, kind.pictures, info.codec)

@@ -1,0 +1,384 @@
+"""Writing results: the picture is copied, the sound is exact and in step, and a failure leaves nothing behind."""
+
+import hashlib
+import importlib.util
+import os
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from foley.audio import read_audio
+from foley.errors import FoleyError, MediaError, OutputError, SettingError
+from foley.media import probe, read_frames
+from foley.mux import Muxed, check_destination, write_video, write_wav
+
+ROOT = Path(__file__).parents[2]
+MEDIA = ROOT.parent / "shared" / "media"
+needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"the collection of media files is not at {MEDIA}")
+
+RATE = 16_000
+AAC_FRAME = 1024
+
+
+def chirp(samples: int) -> np.ndarray:
+    """A sound whose every moment differs, so that a shift in time shows."""
+    seconds = np.arange(samples) / RATE
+    return (0.5 * np.sin(2 * np.pi * (200 + 300 * seconds) * seconds)).astype(np.float32)
+
+
+def lag(heard: np.ndarray, meant: np.ndarray, reach: int = 2000) -> int:
+    """Samples by which `heard` is late, found by correlation."""
+    piece = meant[reach : len(meant) - reach]
+    scores = np.correlate(heard[: len(meant)], piece, mode="valid")
+    return int(np.argmax(scores)) - reach
+
+
+def packets(path: Path) -> list[tuple[Fraction, bytes]]:
+    with av.open(str(path)) as container:
+        return [(p.pts * p.time_base, bytes(p)) for p in container.demux(video=0) if p.size]
+
+
+def tracks(path: Path) -> list[tuple[np.ndarray, float]]:
+    """Every sound track as (waveform [n] at RATE, time of its first sample)."""
+    with av.open(str(path)) as container:
+        count = len(container.streams.audio)
+    found = []
+    for index in range(count):
+        with av.open(str(path)) as container:
+            resampler = av.AudioResampler("fltp", "mono", RATE)
+            frames = list(container.decode(audio=index))
+            blocks = [block.to_ndarray() for frame in [*frames, None] for block in resampler.resample(frame) if block]
+            found.append((np.concatenate(blocks, axis=1)[0], float(frames[0].time)))
+    return found
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for results that must hold no temporary file at the end."""
+    yield tmp_path
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+# --- the picture
+
+
+COPIED = [
+    ("fps24_with_audio.mp4", ".mp4"),
+    ("fps24_with_audio.mp4", ".mkv"),
+    ("fps2997.mp4", ".mov"),
+    ("fps60.mkv", ".mkv"),
+    ("fps60.mkv", ".mp4"),
+    ("vfr.mp4", ".mp4"),
+    ("h264_10bit.mp4", ".m4v"),
+    ("vp9.webm", ".webm"),
+    ("vp9.webm", ".mp4"),
+    ("mjpeg.mov", ".mov"),
+    ("odd_size_161x121_yuv444.mkv", ".mkv"),
+]
+ENCODED = [
+    ("animated.gif", ".mp4", "h264"),
+    ("animated.gif", ".mov", "h264"),
+    ("animated.gif", ".mkv", "h264"),
+    ("animated.gif", ".webm", "vp9"),
+    ("odd_size_161x121_yuv444.mkv", ".mp4", "h264"),
+    ("vfr.mp4", ".webm", "vp9"),
+]
+
+
+@needs_media
+@pytest.mark.parametrize(("name", "ending"), COPIED)
+def test_picture_is_copied_and_sound_is_exact(folder: Path, name: str, ending: str) -> None:
+    source, result = MEDIA / name, folder / f"result{ending}"
+    info, before = probe(source), digest(source)
+    sound = chirp(info.samples(RATE))
+    assert write_video(source, sound, RATE, result) == Muxed(info.codec, True)
+    copied, original = packets(result), packets(source)
+    assert [data for _, data in copied] == [data for _, data in original]
+    rounding = Fraction(1, 1000) if ending in (".mkv", ".webm") else 0
+    assert max(abs(a - b) for (a, _), (b, _) in zip(copied, original, strict=True)) <= rounding
+    ((heard, start_s),) = tracks(result)
+    assert 0 <= len(heard) - len(sound) < (AAC_FRAME if ending in (".mp4", ".m4v", ".mov") else 1)
+    assert start_s == 0
+    assert lag(heard, sound) == 0
+    assert digest(source) == before
+
+
+@needs_media
+@pytest.mark.parametrize("name", ["fps24_with_audio.mp4", "vfr.mp4"])
+def test_mp4_declares_the_exact_length_of_the_sound(folder: Path, name: str) -> None:
+    count = probe(MEDIA / name).samples(RATE)
+    write_video(MEDIA / name, chirp(count), RATE, folder / "result.mp4")
+    with av.open(str(folder / "result.mp4")) as container:
+        stream = container.streams.audio[0]
+        assert float(stream.duration * stream.time_base) * RATE == pytest.approx(count, abs=RATE / 1000)
+
+
+@needs_media
+@pytest.mark.parametrize(("name", "ending", "codec"), ENCODED)
+def test_picture_that_cannot_be_held_is_encoded_again(folder: Path, name: str, ending: str, codec: str) -> None:
+    source, result = MEDIA / name, folder / f"result{ending}"
+    info = probe(source)
+    assert write_video(source, chirp(info.samples(RATE)), RATE, result) == Muxed(codec, False)
+    after = probe(result)
+    assert after.source_frames == info.source_frames
+    assert after.duration_s == pytest.approx(info.duration_s, abs=0.02)
+    assert (after.width, after.height) == (info.width // 2 * 2, info.height // 2 * 2)
+    for old, new in zip(read_frames(source), read_frames(result), strict=False):
+        assert np.abs(old.astype(int) - new).mean() < 10  # the animation's hard colours lose some of their chroma
+
+
+def turned(tmp_path: Path) -> Path:
+    """A file that a phone held upright would write: its track header asks for a quarter turn clockwise."""
+    mp4 = (MEDIA / "fps24_with_audio.mp4").read_bytes()
+    position = mp4.index(b"tkhd") + 4 + 40
+    matrix = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(mp4[:position] + matrix + mp4[position + 36 :])
+    return path
+
+
+@needs_media
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
+def test_rotation_survives(folder: Path, ending: str) -> None:
+    source, result = turned(folder), folder / f"result{ending}"
+    copied = write_video(source, chirp(32_000), RATE, result).video_copied
+    info = probe(result)
+    assert (info.width, info.height) == (120, 160)
+    assert info.rotation == (270 if copied else 0)
+    before, after = next(iter(read_frames(source))), next(iter(read_frames(result)))
+    assert np.abs(before.astype(int) - after).mean() < 6
+
+
+# --- the source's own sound
+
+
+@needs_media
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
+def test_keep_puts_the_new_sound_first_and_the_old_one_in_step(folder: Path, ending: str) -> None:
+    source, result = folder / "source.mp4", folder / f"result{ending}"
+    sound, own = chirp(32_000), np.ascontiguousarray(chirp(32_000)[::-1])
+    write_video(MEDIA / "fps24_with_audio.mp4", own, RATE, source)
+    write_video(source, sound, RATE, result, "keep")
+    picture_s = probe(result).start_s
+    (new, new_s), (old, old_s) = tracks(result)
+    assert lag(new, sound) + round((new_s - picture_s) * RATE) == pytest.approx(0, abs=RATE / 1000)
+    assert lag(old, own) + round((old_s - picture_s) * RATE) == pytest.approx(0, abs=RATE / 1000)
+    with av.open(str(result)) as container:
+        default = [bool(s.disposition & av.stream.Disposition.default) for s in container.streams.audio]
+    assert default == [True, False]
+
+
+@needs_media
+@pytest.mark.parametrize("mode", ["mix", "keep"])
+def test_source_without_sound_takes_the_new_one_alone(folder: Path, mode: str) -> None:
+    sound = chirp(probe(MEDIA / "fps2997.mp4").samples(RATE))
+    write_video(MEDIA / "fps2997.mp4", sound, RATE, folder / "result.mkv", mode)  # type: ignore[arg-type]
+    ((heard, _),) = tracks(folder / "result.mkv")
+    assert np.allclose(heard, sound, atol=1e-4)
+
+
+def with_sound(path: Path, sound: np.ndarray, rate: int, late_s: Fraction = Fraction(0)) -> Path:
+    """A video of 2 s with `sound`, FP32 [channels, n], which starts `late_s` after the picture."""
+    with av.open(str(path), "w") as output:
+        picture = output.add_stream("ffv1", rate=30)
+        picture.width, picture.height, picture.pix_fmt = 32, 24, "gray"
+        track = output.add_stream("flac", rate=rate, layout="mono" if len(sound) == 1 else "stereo")
+        for i in range(60):
+            image = av.VideoFrame.from_ndarray(np.full((24, 32), 4 * i, np.uint8), format="gray")
+            image.pts, image.time_base = i, Fraction(1, 30)
+            output.mux(picture.encode(image))
+        frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout=track.layout.name)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), round(late_s * rate)
+        output.mux([*track.encode(frame), *track.encode(None), *picture.encode(None)])
+    return path
+
+
+@pytest.mark.parametrize("late_s", [Fraction(0), Fraction(1, 4)])
+def test_mix_adds_at_the_rate_of_the_source(folder: Path, late_s: Fraction) -> None:
+    rate = 44_100
+    seconds = np.arange(rate) / rate
+    own = (0.3 * np.sin(2 * np.pi * 3000 * seconds)).astype(np.float32)
+    source = with_sound(folder / "source.mkv", np.stack([own, 0 * own]), rate, late_s)
+    new = chirp(32_000)
+    write_video(source, new, RATE, folder / "result.mkv", "mix")
+    waveform, heard_rate = read_stereo(folder / "result.mkv")
+    assert heard_rate == rate
+    assert waveform.shape == (2, 2 * rate), "as long as the new sound, not as the old"
+    start = round(late_s * rate)
+    own_heard = waveform[0] - waveform[1]  # the new sound is on both sides alike
+    assert np.allclose(own_heard[start : start + rate], own, atol=1e-3)
+    assert np.abs(own_heard[start + rate :]).max() < 1e-3
+    resampled = np.interp(np.arange(2 * rate) / rate, np.arange(32_000) / RATE, new)
+    assert np.allclose(waveform[1, 500:-500], resampled[500:-500], atol=0.03)
+
+
+def read_stereo(path: Path) -> tuple[np.ndarray, int]:
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler("fltp", "stereo")
+        return np.concatenate(
+            [b.to_ndarray() for f in container.decode(stream) for b in resampler.resample(f)], 1
+        ), stream.rate
+
+
+def test_mix_that_would_clip_is_made_quieter_as_a_whole(folder: Path) -> None:
+    tone = np.sin(np.arange(32_000) * 0.2).astype(np.float32)
+    source = with_sound(folder / "source.mkv", 0.9 * tone[None], RATE)
+    write_video(source, 0.9 * tone, RATE, folder / "result.mkv", "mix")
+    ((heard, _),) = tracks(folder / "result.mkv")
+    assert np.allclose(heard, tone, atol=2e-3)
+
+
+def test_recording_that_does_not_start_at_zero(folder: Path) -> None:
+    """A broadcast's clock runs on; the result starts at zero, with sound and picture together."""
+    source = folder / "source.ts"
+    with av.open(str(source), "w") as output:
+        picture = output.add_stream("libx264", rate=30)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        for i in range(60):
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * i, np.uint8), format="rgb24")
+            image.pts, image.time_base = i + 3000, Fraction(1, 30)
+            output.mux(picture.encode(image))
+        output.mux(picture.encode(None))
+    assert probe(source).start_s > 99
+    sound = chirp(32_000)
+    assert write_video(source, sound, RATE, folder / "result.mp4").video_copied
+    ((heard, start_s),) = tracks(folder / "result.mp4")
+    assert (probe(folder / "result.mp4").start_s, start_s, lag(heard, sound)) == (0, 0, 0)
+
+
+# --- WAV
+
+
+def test_wav_is_16_bit_and_clipped(folder: Path) -> None:
+    sound = np.array([0, 0.5, -1, 1, 1.5, -7], np.float32)
+    write_wav(folder / "sound.wav", sound, RATE)
+    data, rate = soundfile.read(folder / "sound.wav", dtype="int16")
+    assert (rate, soundfile.info(folder / "sound.wav").subtype) == (RATE, "PCM_16")
+    assert np.allclose(data / 32767, np.clip(sound, -1, 1), atol=1e-4)
+    write_wav(folder / "sound.wav", chirp(RATE), RATE)  # replaces
+    assert np.allclose(read_audio(folder / "sound.wav"), chirp(RATE), atol=1e-4)
+
+
+# --- failures
+
+
+@pytest.mark.parametrize("name", ["result.xyz", "result", "missing/result.mp4", "folder.mp4", "result.gif"])
+def test_destination_that_cannot_be(folder: Path, name: str) -> None:
+    (folder / "folder.mp4").mkdir()
+    before = sorted(folder.rglob("*"))
+    source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
+    with pytest.raises(OutputError):
+        check_destination(folder / name)
+    with pytest.raises(OutputError):
+        write_video(source, chirp(32_000), RATE, folder / name)
+    with pytest.raises(OutputError):
+        write_wav(folder / name, chirp(10), RATE)
+    source.unlink()
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(folder: Path) -> None:
+    folder.chmod(0o500)
+    with pytest.raises(OutputError, match="not writable"):
+        check_destination(folder / "result.mp4")
+    folder.chmod(0o700)
+
+
+def test_source_is_never_overwritten(folder: Path) -> None:
+    source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
+    (folder / "link.mkv").symlink_to(source)
+    (folder / "hard.mkv").hardlink_to(source)
+    before = digest(source)
+    for name in ("source.mkv", "link.mkv", "hard.mkv"):
+        with pytest.raises(OutputError, match="is the source itself"):
+            check_destination(folder / name, source)
+        with pytest.raises(OutputError, match="is the source itself"):
+            write_video(source, chirp(32_000), RATE, folder / name)
+    assert digest(source) == before
+
+
+@needs_media
+def test_damaged_source_leaves_the_old_result(folder: Path) -> None:
+    """bit_flips.mkv is found out only while its picture is encoded: half of the result is written by then."""
+    result = folder / "result.webm"
+    result.write_bytes(b"the result of yesterday")
+    with pytest.raises(MediaError):
+        write_video(MEDIA / "bit_flips.mkv", chirp(24_000), RATE, result)
+    assert result.read_bytes() == b"the result of yesterday"
+    assert list(folder.iterdir()) == [result]
+
+
+def test_full_disk_is_an_output_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_wav(folder / "sound.wav", chirp(10), RATE)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [np.full(10, np.nan), np.zeros(0), np.zeros((2, 10))], ids=["nan", "empty", "stereo"])
+def test_sound_that_cannot_be_written(folder: Path, bad: np.ndarray) -> None:
+    with pytest.raises(OutputError):
+        write_wav(folder / "sound.wav", bad.astype(np.float32), RATE)
+    assert list(folder.iterdir()) == []
+
+
+def test_unknown_mode_is_a_setting_error(folder: Path) -> None:
+    with pytest.raises(SettingError, match="replace, mix, keep"):
+        write_video(folder / "a.mp4", chirp(10), RATE, folder / "b.mp4", "loud")  # type: ignore[arg-type]
+    assert issubclass(SettingError, FoleyError)
+
+
+def test_names_that_ffmpeg_could_misread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
+    monkeypatch.chdir(folder)
+    for name in ("http:result.mkv", "%03d [x] 音.mkv", "x" * 240 + ".mkv"):
+        write_video(source, chirp(32_000), RATE, Path(name))
+        assert probe(folder / name).frames == 60
+
+
+# --- the example clip
+
+
+@pytest.fixture
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render_drumstick", ROOT / "examples" / "render_drumstick.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_example_clip_is_what_its_script_renders(example: ModuleType) -> None:
+    clip = ROOT / "examples" / "drumstick.mp4"
+    frames = read_frames(clip)
+    assert clip.stat().st_size < 500_000
+    assert (frames.info.duration_s, frames.info.fps, frames.info.has_audio) == (8.0, 30.0, False)
+    contacts = example.hits(0, 8.0)
+    assert contacts == example.hits(0, 8.0) != example.hits(1, 8.0)
+    assert any(contact.length_s for contact in contacts)
+    for contact in contacts:
+        x, y = example.tip_at(contact.time_s, contacts)
+        assert (x, y) == pytest.approx((contact.thing.x, contact.thing.top), abs=1e-6)
+    # The picture changes most while the stick swings, and comes to rest nowhere but at the end of the clip.
+    images = np.stack([image[::4, ::4].astype(np.int16) for image in frames])
+    motion = np.abs(np.diff(images, axis=0)).mean(axis=(1, 2, 3))
+    assert motion.min() > 0
+    assert motion.max() > 3 * np.median(motion[-5:])
