@@ -118,8 +118,8 @@ def read_packets(container: InputContainer, path: Path, limits: Limits) -> Itera
                 start_s = min(start_s, time_s)
                 end_s = max(end_s, time_s + float((packet.duration or 0) * packet.time_base))
             yield packet
-    except av.FFmpegError as error:
-        raise damaged(path, "its structure is broken") from error
+    except (av.FFmpegError, OSError) as error:
+        raise damaged(path, "its structure is broken, or the disk is") from error
     # Raw ADTS and MP3 have no header to promise a length; FFmpeg only guesses it there.
     promised_s = 0.0 if container.format.name in ("aac", "mp3") else (container.duration or 0) / av.time_base
     if ends_early(end_s - start_s, promised_s):

@@ -102,6 +102,7 @@ def write_wav(path: Path, waveform: Samples, rate: int) -> None:
     """Write FP32 [n] in [-1, 1] (clipped beyond) as 16-bit PCM. Raises OutputError when it cannot be written."""
     if path.suffix.lower() != ".wav":
         raise OutputError(f"{path} does not end in .wav; give a name that does")
+    check_destination(path)
     _check_waveform(waveform)
     wav = BytesIO()  # libsndfile does not say why a write to a disk fails
     soundfile.write(wav, np.clip(waveform, -1, 1), rate, subtype="PCM_16", format="WAV")
@@ -132,6 +133,7 @@ def write_video(
         raise SettingError(f"source audio is {source_audio!r}; it must be one of {', '.join(get_args(SourceAudio))}")
     if destination.suffix.lower() not in _CONTAINERS:
         raise OutputError(f"{destination} is no video; give a name that ends in one of {', '.join(_CONTAINERS)}")
+    check_destination(destination, source)
     _check_waveform(waveform)
     info = probe(source, limits)
     samples = waveform[None]
@@ -139,7 +141,7 @@ def write_video(
         samples, rate = _mixed(samples, rate, source, info, limits)
 
     kind = _CONTAINERS[destination.suffix.lower()]
-    with _replacing(destination, source) as temporary, ExitStack() as stack:
+    with _replacing(destination) as temporary, ExitStack() as stack:
         container = stack.enter_context(open_media(source, limits))
         # `file:` keeps a colon in a name from being read as a protocol. The index goes first, so that browsers
         # can play before they have all of the file.
@@ -174,10 +176,9 @@ def _check_waveform(waveform: Samples) -> None:
 
 
 @contextmanager
-def _replacing(destination: Path, source: Path | None = None) -> Iterator[Path]:
+def _replacing(destination: Path) -> Iterator[Path]:
     """Give a name to write to, in the folder of `destination`; what is there takes its place if all goes well."""
-    check_destination(destination, source)
-    temporary = destination.resolve().with_name(f".foley-{secrets.token_hex(8)}.partial")
+    temporary = destination.parent.resolve() / f".foley-{secrets.token_hex(8)}.partial"
     try:
         yield temporary
         temporary.replace(destination)
