@@ -52,7 +52,8 @@ class ClapText(Network):
         hidden = self.text_branch.embeddings(input_ids)
         mask = (1 - attention_mask)[:, None, None, :].to(hidden.dtype) * _MASKED
         hidden = self.text_branch.encoder(hidden, attention_mask=mask).last_hidden_state
-        return functional.normalize(self.text_projection(self.text_branch.pooler(hidden)), dim=-1)
+        pooled = self.text_branch.get_submodule("pooler")(hidden)
+        return functional.normalize(self.text_projection(pooled), dim=-1)
 
 
 def projection_key(key: str) -> str:
