@@ -1,0 +1,48 @@
+"""The vocoder: a mel spectrogram to a waveform."""
+
+import math
+
+from torch import Tensor
+from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+from foley import clip
+from foley.manifest import Manifest
+from foley_export.networks.network import Network
+
+
+class Vocoder(Network):
+    """HiFi-GAN (Kong et al., NeurIPS 2020) at 16 kHz; transformers' module, which computes the same."""
+
+    stage_name = "vocoder"
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        config = manifest.vocoder
+        self.hop = math.prod(config.upsample_rates)
+        self.hifigan = SpeechT5HifiGan(
+            SpeechT5HifiGanConfig(
+                model_in_dim=clip.MEL_BINS,
+                sampling_rate=clip.SAMPLE_RATE_HZ,
+                upsample_initial_channel=config.width,
+                upsample_rates=config.upsample_rates,
+                upsample_kernel_sizes=config.upsample_kernels,
+                resblock_kernel_sizes=config.resblock_kernels,
+                resblock_dilation_sizes=[config.resblock_dilations] * len(config.resblock_kernels),
+                leaky_relu_slope=0.1,
+                normalize_before=False,
+            )
+        )
+        del self.hifigan.mean, self.hifigan.scale  # only read with normalize_before, and in no official file
+
+    @staticmethod
+    def checkpoint_key(key: str) -> str:
+        official = key.removeprefix("hifigan.").replace("upsampler.", "ups.")
+        return f"first_stage_model.vocoder.{official}"
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """The waveform [batch, 160 * frames], -1 to 1, of a natural-log mel spectrogram [batch, frames, 64]."""
+        return self.untrimmed(mel)[:, : mel.shape[1] * self.hop]
+
+    def untrimmed(self, mel: Tensor) -> Tensor:
+        """The waveform as the official network answers it: 32 samples more at its end."""
+        return self.hifigan(mel)
