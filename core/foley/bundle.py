@@ -55,19 +55,19 @@ def read(root: Path) -> Bundle:
     path = root / MANIFEST
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is not a bundle's manifest: it is larger than 1 MiB.")
+            raise BundleError(f"{path} is not a bundle's manifest: it is larger than 1 MiB")
         text = path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"No bundle at {root}: {path} cannot be read ({error.strerror}). "
-            "`foley-export init` makes one with random weights."
+            f"no bundle at {root}: {path} cannot be read ({error.strerror}). "
+            "`foley-export init` makes one with random weights"
         ) from error
     try:
         return Bundle(root, Manifest.model_validate_json(text))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleError(f"{path} is not valid: {where}: {first['msg']}.") from error
+        raise BundleError(f"{path} is not valid: {where}: {first['msg']}") from error
 
 
 def verify(bundle: Bundle) -> None:
@@ -80,11 +80,11 @@ def verify(bundle: Bundle) -> None:
     for name, expected in bundle.manifest.files.items():
         path = (root / name).resolve()
         if not path.is_relative_to(root):
-            raise BundleError(f"{bundle.root / MANIFEST} lists {name}, which lies outside the bundle.")
+            raise BundleError(f"{bundle.root / MANIFEST} lists {name}, which lies outside the bundle")
         if not path.is_file():
-            raise BundleError(f"The bundle lacks {path}; make or copy it again.")
+            raise BundleError(f"the bundle lacks {path}; make or copy it again")
         if file_sha256(path) != expected:
-            raise BundleError(f"{path} is damaged: its content is not what the manifest says; make or copy it again.")
+            raise BundleError(f"{path} is damaged: its content is not what the manifest says; make or copy it again")
 
 
 def file_sha256(path: Path) -> str:

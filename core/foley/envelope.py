@@ -34,7 +34,7 @@ def measure(waveform: Floats, frame_length: int = 1024, hop: int = clip.HOP) -> 
     """
     wave = np.asarray(waveform, np.float32)
     if wave.size == 0:
-        raise EnvelopeError("A sound without samples has no envelope.")
+        raise EnvelopeError("a sound without samples has no envelope")
     wave = np.pad(wave, (0, -wave.size % hop))
     margin = (frame_length - hop) // 2
     # np.pad repeats the reflection where the sound is shorter than the margin
@@ -74,16 +74,16 @@ def validate(values: npt.ArrayLike, expected_frames: int | None = None) -> Float
     """
     envelope = np.asarray(values, np.float32)
     if envelope.ndim != 1 or envelope.size == 0:
-        raise EnvelopeError("An envelope is one list of at least one RMS value.")
+        raise EnvelopeError("an envelope is one list of at least one RMS value")
     if not np.isfinite(envelope).all():
         where = int(np.flatnonzero(~np.isfinite(envelope))[0])
-        raise EnvelopeError(f"The envelope's frame {where} is not a finite number.")
+        raise EnvelopeError(f"the envelope's frame {where} is not a finite number")
     if (envelope < 0).any():
         where = int(np.flatnonzero(envelope < 0)[0])
-        raise EnvelopeError(f"The envelope's frame {where} is negative; RMS values start at 0.")
+        raise EnvelopeError(f"the envelope's frame {where} is negative; RMS values start at 0")
     if expected_frames is not None and envelope.size != expected_frames:
         raise EnvelopeError(
-            f"The envelope has {envelope.size} frames, the video needs {expected_frames} "
-            f"({clip.ENVELOPE_RATE_HZ} a second)."
+            f"the envelope has {envelope.size} frames, the video needs {expected_frames} "
+            f"({clip.ENVELOPE_RATE_HZ} a second)"
         )
     return envelope

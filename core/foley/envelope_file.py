@@ -34,10 +34,10 @@ def read(path: Path) -> Floats:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise EnvelopeError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not an envelope.")
+            raise EnvelopeError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not an envelope")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise EnvelopeError(f"Cannot read the envelope {path}: {error}.") from error
+        raise EnvelopeError(f"cannot read the envelope {path}: {error}") from error
     values = _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
     try:
         return validate(values)
@@ -53,19 +53,19 @@ def _from_json(path: Path, text: str) -> Floats:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise EnvelopeError(f'{path} is not an envelope: expected {{"rate_hz": 100, "rms": [...]}}.') from error
     if rate != clip.ENVELOPE_RATE_HZ:
-        raise EnvelopeError(f"{path} has {rate!r} frames a second; {clip.ENVELOPE_RATE_HZ} are needed.")
+        raise EnvelopeError(f"{path} has {rate!r} frames a second; {clip.ENVELOPE_RATE_HZ} are needed")
     return rms
 
 
 def _from_csv(path: Path, text: str) -> Floats:
     rows = list(csv.reader(text.splitlines()))
     if not rows or [cell.strip() for cell in rows[0]] != ["time_s", "rms"]:
-        raise EnvelopeError(f"{path} is not an envelope: its first line must be 'time_s,rms'.")
+        raise EnvelopeError(f"{path} is not an envelope: its first line must be 'time_s,rms'")
     try:
         table = np.asarray(rows[1:], np.float64).reshape(-1, 2)
     except ValueError as error:
-        raise EnvelopeError(f"{path} is not an envelope: every line needs two numbers.") from error
+        raise EnvelopeError(f"{path} is not an envelope: every line needs two numbers") from error
     times, rms = table[:, 0], table[:, 1].astype(np.float32)
     if not np.allclose(times, np.arange(len(times)) / clip.ENVELOPE_RATE_HZ, atol=0.005):
-        raise EnvelopeError(f"{path}: its times must go up by {1 / clip.ENVELOPE_RATE_HZ} s from 0.")
+        raise EnvelopeError(f"{path}: its times must go up by {1 / clip.ENVELOPE_RATE_HZ} s from 0")
     return rms

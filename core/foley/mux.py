@@ -4,10 +4,8 @@ A result appears whole or not at all: it is written under a temporary name in it
 copied packet by packet, not encoded again, wherever the new file can hold it.
 """
 
-import os
-import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import merge
@@ -26,6 +24,7 @@ from foley.audio import Samples, audio_stream, fit, layout_of, read_sound, resam
 from foley.container import DEFAULT_LIMITS, Limits, has_presentation_times, open_media, read_packets
 from foley.errors import OutputError, SettingError
 from foley.media import VideoInfo, probe, shown_frames, to_rgb, video_stream
+from foley.output import check_destination, replacing
 
 SourceAudio = Literal["replace", "mix", "keep"]
 
@@ -63,6 +62,9 @@ _WEBM = _Container("webm", "libvpx-vp9", "libopus", frozenset({"vp8", "vp9", "av
 _MKV = _Container("matroska", "libx264", "flac", None, None)
 _CONTAINERS = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MOV, ".mkv": _MKV, ".webm": _WEBM}
 
+VIDEO_ENDINGS = tuple(_CONTAINERS)
+SOUND_ENDINGS = (".wav",)
+
 _ENCODER_OPTIONS = {
     "libx264": {"crf": "18"},
     "libvpx-vp9": {"crf": "30", "b": "0", "cpu-used": "4", "row-mt": "1"},
@@ -79,34 +81,19 @@ class Muxed:
     """False when the destination could not hold the source's video stream and it was encoded again."""
 
 
-def check_destination(path: Path, source: Path | None = None) -> None:
-    """Raise OutputError when a result cannot be written to `path`; call it before long work starts.
+def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> None:
+    """Write FP32 [n] in [-1, 1] (clipped beyond) as 16-bit PCM, with a comment about how it was made.
 
-    The name must end in .wav or in that of a video container, its folder must exist and be writable, and it must not
-    be the file `source`.
+    Raises OutputError when it cannot be written.
     """
-    if path.suffix.lower() not in (".wav", *_CONTAINERS):
-        names = ", ".join((".wav", *_CONTAINERS))
-        raise OutputError(f"{path} has an ending of no known kind; give a name that ends in one of {names}")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist; create it or choose another")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {path.parent} is not writable; choose another or change its permissions")
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise OutputError(f"{path} is the source itself, which is never overwritten; choose another name")
-
-
-def write_wav(path: Path, waveform: Samples, rate: int) -> None:
-    """Write FP32 [n] in [-1, 1] (clipped beyond) as 16-bit PCM. Raises OutputError when it cannot be written."""
-    if path.suffix.lower() != ".wav":
-        raise OutputError(f"{path} does not end in .wav; give a name that does")
-    check_destination(path)
+    check_destination(path, SOUND_ENDINGS)
     _check_waveform(waveform)
     wav = BytesIO()  # libsndfile does not say why a write to a disk fails
-    soundfile.write(wav, np.clip(waveform, -1, 1), rate, subtype="PCM_16", format="WAV")
-    with _replacing(path) as temporary:
+    with soundfile.SoundFile(wav, "w", rate, channels=1, subtype="PCM_16", format="WAV") as file:
+        if comment:
+            file.comment = comment
+        file.write(np.clip(waveform, -1, 1))
+    with replacing(path) as temporary:
         temporary.write_bytes(wav.getvalue())
 
 
@@ -116,6 +103,7 @@ def write_video(
     rate: int,
     destination: Path,
     source_audio: SourceAudio = "replace",
+    comment: str = "",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Muxed:
     """Write the picture of `source` with `waveform`, FP32 [n] in [-1, 1] at `rate` Hz, starting at its first frame.
@@ -126,14 +114,14 @@ def write_video(
     Opus in .webm. A picture that the destination cannot hold (GIF, or H.264 in WebM) and that of AVI and MPEG-PS
     files, which lack presentation times, is encoded again, upright: as H.264, in WebM as VP9.
 
+    `comment` goes into the file's metadata, to say how the sound was made.
+
     Raises MediaError when the source cannot be read, OutputError when the destination cannot be written and
     SettingError for an unknown `source_audio`; nothing is left behind then.
     """
     if source_audio not in get_args(SourceAudio):
         raise SettingError(f"source audio is {source_audio!r}; it must be one of {', '.join(get_args(SourceAudio))}")
-    if destination.suffix.lower() not in _CONTAINERS:
-        raise OutputError(f"{destination} is no video; give a name that ends in one of {', '.join(_CONTAINERS)}")
-    check_destination(destination, source)
+    check_destination(destination, VIDEO_ENDINGS, source)
     _check_waveform(waveform)
     info = probe(source, limits)
     samples = waveform[None]
@@ -141,12 +129,13 @@ def write_video(
         samples, rate = _mixed(samples, rate, source, info, limits)
 
     kind = _CONTAINERS[destination.suffix.lower()]
-    with _replacing(destination) as temporary, ExitStack() as stack:
+    with replacing(destination) as temporary, ExitStack() as stack:
         container = stack.enter_context(open_media(source, limits))
         # `file:` keeps a colon in a name from being read as a protocol. The index goes first, so that browsers
         # can play before they have all of the file.
         options = {"movflags": "+faststart"} if kind in (_MP4, _MOV) else {}
         output = stack.enter_context(av.open(f"file:{temporary}", "w", format=kind.format, options=options))
+        output.metadata["comment"] = comment
         # The result starts at zero, which a broadcast recording does not; all tracks move together.
         shift_s = max(0.0, min((container.start_time or 0) / av.time_base, info.start_s))
 
@@ -173,20 +162,6 @@ def _check_waveform(waveform: Samples) -> None:
         raise OutputError(f"a sound of shape {waveform.shape} cannot be written; one channel with samples is needed")
     if not np.isfinite(waveform).all():
         raise OutputError("the sound holds values that are not numbers and was not written; generate it again")
-
-
-@contextmanager
-def _replacing(destination: Path) -> Iterator[Path]:
-    """Give a name to write to, in the folder of `destination`; what is there takes its place if all goes well."""
-    temporary = destination.parent.resolve() / f".foley-{secrets.token_hex(8)}.partial"
-    try:
-        yield temporary
-        temporary.replace(destination)
-    except (OSError, av.FFmpegError) as error:
-        reason = error.strerror
-        raise OutputError(f"{destination} cannot be written ({reason}); check free space and permissions") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _holds(output: OutputContainer, codecs: frozenset[str] | None, codec: str) -> bool:

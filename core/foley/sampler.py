@@ -27,7 +27,8 @@ LATENTS_SHAPE = (clip.LATENT_CHANNELS, clip.LATENT_FRAMES, clip.LATENT_BINS)
 
 def betas() -> npt.NDArray[np.float64]:
     """AudioLDM's noise schedule: linear between the square roots of 0.0015 and 0.0195, [1000]."""
-    return np.square(np.linspace(0.0015**0.5, 0.0195**0.5, TRAIN_STEPS))
+    roots: npt.NDArray[np.float64] = np.linspace(0.0015**0.5, 0.0195**0.5, TRAIN_STEPS)
+    return roots * roots
 
 
 def alphas_cumprod() -> npt.NDArray[np.float64]:
@@ -55,17 +56,17 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise SettingError(f"Unknown sampler {self.sampler!r}: choose {' or '.join(SAMPLERS)}.")
+            raise SettingError(f"unknown sampler {self.sampler!r}: choose {' or '.join(SAMPLERS)}")
         if not 1 <= self.steps <= TRAIN_STEPS:
-            raise SettingError(f"steps is {self.steps}: choose 1 to {TRAIN_STEPS}.")
+            raise SettingError(f"steps is {self.steps}: choose 1 to {TRAIN_STEPS}")
         if not 1.0 <= self.guidance <= 100.0:
-            raise SettingError(f"guidance is {self.guidance}: choose 1 (none) to 100.")
+            raise SettingError(f"guidance is {self.guidance}: choose 1 (none) to 100")
         if not 0.0 <= self.eta <= 1.0:
-            raise SettingError(f"eta is {self.eta}: choose 0 to 1.")
+            raise SettingError(f"eta is {self.eta}: choose 0 to 1")
         if self.eta and self.sampler != "ddim":
-            raise SettingError("eta belongs to the ddim sampler; leave it out with dpm++.")
+            raise SettingError("eta belongs to the ddim sampler; leave it out with dpm++")
         if not 0 <= self.seed < 2**63:
-            raise SettingError(f"seed is {self.seed}: choose 0 to 2**63 - 1.")
+            raise SettingError(f"seed is {self.seed}: choose 0 to 2**63 - 1")
 
 
 def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Floats]:

@@ -19,12 +19,12 @@ def new_bundle(destination: Path) -> Iterator[Path]:
         OutputError: `destination` exists or cannot be made.
     """
     if destination.exists():
-        raise OutputError(f"{destination} exists already: remove it or choose another folder.")
+        raise OutputError(f"{destination} exists already: remove it or choose another folder")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     except OSError as error:
-        raise OutputError(f"Cannot write {destination}: {error.strerror}.") from error
+        raise OutputError(f"cannot write {destination}: {error.strerror}") from error
     try:
         folder.chmod(0o755)
         yield folder

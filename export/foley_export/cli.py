@@ -1,6 +1,6 @@
 """`foley-export`: make bundles, and ONNX graphs from bundles."""
 
-import sys
+import logging
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from foley.errors import FoleyError
+from foley import command
 from foley_export import make
 from foley_export.networks import NETWORKS
 from foley_export.presets import PRESETS
@@ -38,6 +38,7 @@ def init(
 @app.command()
 def onnx(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
     """Export every network of a bundle to ONNX, beside its weights; the weights are not copied."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
     _show("graph", make.make_graphs(bundle))
 
 
@@ -50,9 +51,5 @@ def _show(what: str, stages: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """Entry point: errors become one sentence and their exit code."""
-    try:
-        app()
-    except FoleyError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    """Entry point."""
+    command.run(app)

@@ -38,6 +38,7 @@ def save_weights(network: Network, path: Path) -> None:
     """Write the state of `network` as safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, path)
+    path.chmod(0o644)  # safetensors makes files that only their owner reads
 
 
 def load_network(bundle: bundles.Bundle, stage: str) -> Network:
@@ -50,11 +51,11 @@ def load_network(bundle: bundles.Bundle, stage: str) -> Network:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"Cannot read {path}: {error}.") from error
+        raise BundleError(f"cannot read {path}: {error}") from error
     network = NETWORKS[stage](bundle.manifest)
     expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
     if {key: tensor.shape for key, tensor in weights.items()} != expected:
-        raise BundleError(f"{path} does not hold the weights of {stage} that the bundle's manifest describes.")
+        raise BundleError(f"{path} does not hold the weights of {stage} that the bundle's manifest describes")
     network.load_state_dict(weights)
     return network.eval()
 

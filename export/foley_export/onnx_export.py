@@ -9,12 +9,16 @@ import struct
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+import onnxscript.optimizer
 import torch
+from safetensors.numpy import load_file
 
 from foley_export.networks.network import Network
 
 OPSET = 20
+FOLDED_SIZE = 512  # values of the largest tensor that is computed while exporting
 
 
 def export(network: Network, weights: Path, destination: Path) -> None:
@@ -37,14 +41,32 @@ def export(network: Network, weights: Path, destination: Path) -> None:
             input_names=[tensor.name for tensor in stage.inputs],
             output_names=[tensor.name for tensor in stage.outputs],
             opset_version=OPSET,
-            optimize=True,
+            optimize=False,
             verbose=False,
         )
     assert program is not None
     model = program.model
+    _simplify(model)
     _name_dimensions(model, network)
     _point_into(model, weights, destination.parent)
     ir.save(model, destination)
+
+
+def _simplify(model: ir.Model) -> None:
+    """Fold shapes and other small things, and drop what is left over.
+
+    Only that: rewrites that change weights (batch norm into convolutions, transposed matrices) would make copies of
+    what the safetensors file holds; ONNX Runtime and TensorRT do them while loading.
+    """
+    ir.passes.common.InlinePass()(model)
+    onnxscript.optimizer.fold_constants_ir(model, should_fold=_is_small)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    ir.passes.common.ClearMetadataAndDocStringPass()(model)  # the exporter's stack traces, larger than the graph
+
+
+def _is_small(node: ir.Node) -> bool | None:
+    constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+    return None if all(constant.size <= FOLDED_SIZE for constant in constants) else False
 
 
 def _name_dimensions(model: ir.Model, network: Network) -> None:
@@ -58,9 +80,12 @@ def _name_dimensions(model: ir.Model, network: Network) -> None:
 def _point_into(model: ir.Model, weights: Path, folder: Path) -> None:
     """Make every initializer that is a tensor of `weights` external data there; the rest stays inline."""
     tensors = read_header(weights)
+    stored = load_file(weights)
     for name, value in model.graph.initializers.items():
         if name not in tensors or value.const_value is None:
             continue
+        if not np.array_equal(value.const_value.numpy(), stored[name]):
+            raise RuntimeError(f"the exporter changed the weights {name} under their name")
         offset, length = tensors[name]
         value.const_value = ir.ExternalTensor(
             weights.relative_to(folder),

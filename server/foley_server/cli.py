@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from foley import bundle as bundles
+from foley import command
 from foley.errors import FoleyError
 from foley_server import triton
 
@@ -77,9 +78,5 @@ def _interrupt_at_end_of_stdin() -> None:
 
 
 def main() -> None:
-    """Entry point: errors become one sentence and their exit code."""
-    try:
-        app()
-    except FoleyError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    """Entry point."""
+    command.run(app)

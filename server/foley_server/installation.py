@@ -31,7 +31,7 @@ def find() -> Installation:
     """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
-        raise ServerUnavailable("No Triton server here: install it with `pip install nvidia-pytriton==0.7.0` (Linux).")
+        raise ServerUnavailable("no Triton server here: install it with `pip install nvidia-pytriton==0.7.0` (Linux)")
     package = Path(spec.submodule_search_locations[0])
     triton = package / "tritonserver"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -44,9 +44,7 @@ def find() -> Installation:
     )
     for part in (found.binary, found.stub):
         if not part.is_file():
-            raise ServerUnavailable(
-                f"The Triton wheel has no {part.name} for Python {python}: use Python 3.10 to 3.13."
-            )
+            raise ServerUnavailable(f"the Triton wheel has no {part.name} for Python {python}: use Python 3.10 to 3.13")
     return found
 
 

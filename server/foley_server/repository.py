@@ -54,8 +54,8 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path) -> Path:
     """
     if missing := bundle.missing_graphs():
         raise BundleError(
-            f"The bundle {bundle.root} has no graph for {', '.join(missing)}: "
-            f"run `foley-export onnx {bundle.root}` first."
+            f"the bundle {bundle.root} has no graph for {', '.join(missing)}: "
+            f"run `foley-export onnx {bundle.root}` first"
         )
     parameters = {
         "bundle": str(bundle.root.resolve()),

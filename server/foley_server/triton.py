@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -87,7 +88,12 @@ def serve(
             prefix,
         )
         log = run / "triton.log"
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(found.libraries), "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(found.libraries),
+            # the stub embeds Python, ignores PYTHONPATH, and takes its environment from the first python3 it finds
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        }
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=_end_with_parent, cwd=run
@@ -139,21 +145,21 @@ def _await_ready(triton: Triton) -> None:
     with grpcclient.InferenceServerClient(triton.endpoints.grpc) as client:
         while time.monotonic() < deadline:
             if triton.process.poll() is not None:
-                raise ServerUnavailable(f"Triton ended while it started: {_last_error(triton.log)}")
+                raise ServerUnavailable(f"Triton ended while it started: {_first_error(triton.log)}")
             try:
                 if client.is_server_ready(client_timeout=5.0):
                     return
             except InferenceServerException:
                 pass  # not listening yet
             time.sleep(0.05)
-    raise ServerUnavailable(f"Triton was not ready after {START_TIMEOUT_S:.0f} s: {_last_error(triton.log)}")
+    raise ServerUnavailable(f"Triton was not ready after {START_TIMEOUT_S:.0f} s: {_first_error(triton.log)}")
 
 
-def _last_error(log: Path) -> str:
-    """The first line that Triton logged as an error, else its last line."""
+def _first_error(log: Path) -> str:
+    """The first line that Triton logged as an error about a model, else its last line."""
     lines = log.read_text(errors="replace").strip().splitlines() or ["it logged nothing"]
-    errors = [line for line in lines if line.startswith("E") and "] " in line]
-    return errors[0].split("] ", 1)[1].strip('"') if errors else lines[-1]
+    errors = [line for line in lines if line.startswith("E") and "model" in line]
+    return errors[0].split("] ", 1)[-1].strip('"') if errors else lines[-1]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

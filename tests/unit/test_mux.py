@@ -17,7 +17,8 @@ import soundfile
 from foley.audio import read_audio
 from foley.errors import FoleyError, MediaError, OutputError, SettingError
 from foley.media import probe, read_frames
-from foley.mux import Muxed, check_destination, write_video, write_wav
+from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, Muxed, write_video, write_wav
+from foley.output import check_destination
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT.parent / "shared" / "media"
@@ -263,7 +264,7 @@ def test_recording_that_does_not_start_at_zero(folder: Path) -> None:
 
 def test_wav_is_16_bit_and_clipped(folder: Path) -> None:
     sound = np.array([0, 0.5, -1, 1, 1.5, -7], np.float32)
-    write_wav(folder / "sound.wav", sound, RATE)
+    write_wav(folder / "sound.wav", sound, RATE, "seed 7")
     data, rate = soundfile.read(folder / "sound.wav", dtype="int16")
     assert (rate, soundfile.info(folder / "sound.wav").subtype) == (RATE, "PCM_16")
     assert np.allclose(data / 32767, np.clip(sound, -1, 1), atol=1e-4)
@@ -280,7 +281,7 @@ def test_destination_that_cannot_be(folder: Path, name: str) -> None:
     before = sorted(folder.rglob("*"))
     source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
     with pytest.raises(OutputError):
-        check_destination(folder / name)
+        check_destination(folder / name, (*VIDEO_ENDINGS, *SOUND_ENDINGS))
     with pytest.raises(OutputError):
         write_video(source, chirp(32_000), RATE, folder / name)
     with pytest.raises(OutputError):
@@ -293,7 +294,7 @@ def test_destination_that_cannot_be(folder: Path, name: str) -> None:
 def test_folder_without_permission(folder: Path) -> None:
     folder.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
-        check_destination(folder / "result.mp4")
+        check_destination(folder / "result.mp4", VIDEO_ENDINGS)
     folder.chmod(0o700)
 
 
@@ -304,7 +305,7 @@ def test_source_is_never_overwritten(folder: Path) -> None:
     before = digest(source)
     for name in ("source.mkv", "link.mkv", "hard.mkv"):
         with pytest.raises(OutputError, match="is the source itself"):
-            check_destination(folder / name, source)
+            check_destination(folder / name, VIDEO_ENDINGS, source)
         with pytest.raises(OutputError, match="is the source itself"):
             write_video(source, chirp(32_000), RATE, folder / name)
     assert digest(source) == before

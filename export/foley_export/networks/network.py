@@ -37,7 +37,9 @@ class Network(torch.nn.Module, ABC):
         """The official checkpoint's `tensor` in the shape that this module's state-dict `key` has."""
         return tensor.reshape(self.state_dict()[key].shape)
 
-    def sample_inputs(self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    def sample_inputs(
+        self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0
+    ) -> tuple[torch.Tensor, ...]:
         """Random inputs of the right shapes: `batch` rows, varying dimensions as in `lengths` (default 3).
 
         Floats are standard normal, bytes uniform, integers one (a valid token, mask and timestep).

@@ -6,8 +6,6 @@ import triton_python_backend_utils as pb_utils
 from foley.errors import FoleyError, ServerFailure, SettingError
 from foley.sampler import Sampling, sample
 
-_CODES = {"INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG, "INTERNAL": pb_utils.TritonError.INTERNAL}
-
 
 class TritonPythonModel:
     """Answers one request with a `step` event a step; the last response also carries the waveform."""
@@ -18,7 +16,8 @@ class TritonPythonModel:
             try:
                 self._generate(request, sender)
             except FoleyError as error:
-                code = _CODES[error.grpc_status]
+                invalid = error.grpc_status == "INVALID_ARGUMENT"
+                code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
                 sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code)))
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 

@@ -1,0 +1,172 @@
+"""`foley`: video in, sound out."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foley import command, envelope
+from foley.errors import Cancelled
+from foley.loudness import Loudness
+from foley.media import probe
+from foley.mux import SourceAudio
+from foley.sampler import SamplerName, Sampling
+from foley_client import outputs
+from foley_client.console import ProgressWatch, print_timings
+from foley_client.curves import read_envelope
+from foley_client.embedded import embedded_triton
+from foley_client.foley import Foley, Prompt, override
+from foley_client.outputs import Result
+from foley_client.rms2sound import Loop
+from foley_client.triton import Triton
+from foley_client.watch import Watch
+
+app = typer.Typer(
+    help="Make synchronised sound for silent video with Video-Foley.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Video = Annotated[Path, typer.Argument(help="The video, in any format; it is only read.", show_default=False)]
+Server = Annotated[
+    str | None,
+    typer.Option(help="Server to use, HOST:PORT. Without it one is started for this call.", envvar="FOLEY_SERVER"),
+]
+BundleFolder = Annotated[
+    Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="tiny")
+]
+
+
+@app.command()
+def generate(
+    video: Video,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File to write; may be given several times. .mp4 .mov .mkv .webm: the video with its sound; "
+            ".wav: the sound; .png: requested and produced envelope; .json .csv: the envelope.",
+            show_default="VIDEO-foley.mp4",
+        ),
+    ] = None,
+    text: Annotated[str, typer.Option(help="What it sounds like, in words.")] = "",
+    audio: Annotated[Path | None, typer.Option(help="What it sounds like, as a recording.")] = None,
+    negative_text: Annotated[str, typer.Option(help="What it must not sound like.")] = "",
+    envelope_file: Annotated[
+        Path | None,
+        typer.Option("--envelope", help="Loudness curve instead of the predicted one: .json, .csv, or a recording."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the bundle's")] = None,
+    sampler: Annotated[
+        SamplerName | None,
+        typer.Option(help="ddim: the official one. dpm++: as good in fewer steps.", show_default="the bundle's"),
+    ] = None,
+    eta: Annotated[
+        float, typer.Option(help="Fresh noise in every ddim step, 0 to 1; the official setting is 1.")
+    ] = 0.0,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="How strictly to follow the prompt; 1 is half the work.", show_default="the bundle's"),
+    ] = None,
+    variations: Annotated[int, typer.Option(help="Sounds to make, with seeds counting up.")] = 1,
+    loudness: Annotated[
+        Loudness,
+        typer.Option(
+            help="level: as loud as the envelope over all. follow: exactly on the envelope. peak: the official "
+            "normalisation."
+        ),
+    ] = "level",
+    source_audio: Annotated[
+        SourceAudio,
+        typer.Option(help="The video's own sound: replace it, mix it with the new one, or keep it as a second track."),
+    ] = "replace",
+    loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs.")] = "client",
+    server: Server = None,
+    bundle: BundleFolder = None,
+) -> None:
+    """Make sound for a video.
+
+    foley generate hits.mp4 --text "a stick hits metal" -o hits-with-sound.mp4 -o hits.wav
+    """
+    paths = output or [Path(f"{video.stem}-foley.mp4")]
+    numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(max(1, variations))]
+    outputs.check(
+        [path for group in numbered for path in group],
+        outputs.TAKE_ENDINGS,
+        video,
+    )
+    prompt = Prompt(text, audio, negative_text)
+    chosen = {"seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance}
+    override(Sampling(sampler="ddim" if eta else "dpm++"), chosen)  # says what is wrong before a server starts
+    info = probe(video)
+    samples, frames = envelope.samples(info.duration_s), envelope.frames(info.duration_s)
+    curve = read_envelope(envelope_file, info.duration_s, frames) if envelope_file else None
+    with _session(server, bundle) as (foley, watch):
+        if curve is None:
+            curve = foley.predict_envelope(video, watch)
+        takes = foley.generate(
+            curve,
+            samples,
+            prompt,
+            override(foley.defaults, chosen),
+            variations=variations,
+            loop=loop,
+            level=loudness,
+            watch=watch,
+        )
+        with watch.stage("writing", len(takes)) as stage:
+            for take, group in zip(takes, numbered, strict=True):
+                for path in group:
+                    outputs.write(path, Result(video, curve, take, source_audio))
+                stage.advance()
+    print_timings(watch)
+    for group in numbered:
+        for path in group:
+            typer.echo(path)
+
+
+@app.command("envelope")
+def predict_envelope(
+    video: Video,
+    output: Annotated[
+        list[Path],
+        typer.Option("-o", "--output", help="File to write: .json, .csv (both can be edited and used) or .png."),
+    ],
+    server: Server = None,
+    bundle: BundleFolder = None,
+) -> None:
+    """Predict only the loudness curve of a video; give it back, edited or not, with `generate --envelope`.
+
+    foley envelope hits.mp4 -o hits.csv -o hits.png
+    """
+    outputs.check(output, outputs.ENVELOPE_ENDINGS, video)
+    probe(video)
+    with _session(server, bundle) as (foley, watch):
+        curve = foley.predict_envelope(video, watch)
+        for path in output:
+            outputs.write(path, Result(video, curve))
+            typer.echo(path)
+
+
+@contextmanager
+def _session(server: str | None, bundle: Path | None) -> Iterator[tuple[Foley, Watch]]:
+    """A connected server, given or started, under a progress display; Ctrl-C ends it in order."""
+    try:
+        with ExitStack() as stack:
+            watch = stack.enter_context(ProgressWatch())
+            with watch.stage("starting the server" if server is None else "connecting"):
+                triton = stack.enter_context(embedded_triton(bundle) if server is None else Triton(server))
+            yield Foley(triton), watch
+    except KeyboardInterrupt:
+        raise Cancelled("stopped; nothing was written") from None
+
+
+def main() -> None:
+    """Entry point."""
+    command.run(app)

@@ -1,0 +1,69 @@
+"""What the command line writes: the ending of a name says what the file holds."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foley import clip, envelope_file
+from foley.envelope import Floats
+from foley.errors import SettingError
+from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, SourceAudio, write_video, write_wav
+from foley.output import check_destination, replacing
+from foley_client.foley import Take
+from foley_client.picture import draw
+
+PICTURE_ENDINGS = (".png",)
+ENVELOPE_ENDINGS = (*envelope_file.SUFFIXES, *PICTURE_ENDINGS)
+TAKE_ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS, *ENVELOPE_ENDINGS)
+
+
+def check(paths: Sequence[Path], endings: Sequence[str], source: Path) -> None:
+    """Raise before any work is done when one of `paths` cannot be written.
+
+    Raises:
+        OutputError: a folder that is missing or closed, an ending that is not one of `endings`, the source itself.
+        SettingError: the same name twice.
+    """
+    if len(set(paths)) < len(paths):
+        raise SettingError("the same output is named twice")
+    for path in paths:
+        check_destination(path, endings, source)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What there is to write: the envelope, and where sound was made, one take."""
+
+    source: Path
+    envelope: Floats
+    take: Take | None = None
+    source_audio: SourceAudio = "replace"
+
+
+def write(path: Path, result: Result) -> None:
+    """Write `result` in the form that the ending of `path` asks for; whole, or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    suffix, take = path.suffix.lower(), result.take
+    if suffix in envelope_file.SUFFIXES:
+        _write(path, lambda file: file.write_text(envelope_file.dumps(result.envelope, suffix)))
+    elif suffix in PICTURE_ENDINGS:
+        _write(path, lambda file: draw(file, result.envelope, take.waveform if take else None))
+    elif take and suffix in SOUND_ENDINGS:
+        write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(take.recipe))
+    elif take:
+        recipe = json.dumps(take.recipe)
+        write_video(result.source, take.waveform, clip.SAMPLE_RATE_HZ, path, result.source_audio, recipe)
+
+
+def _write(path: Path, fill: Callable[[Path], object]) -> None:
+    with replacing(path) as temporary:
+        fill(temporary)
+
+
+def numbered(path: Path, variation: int, variations: int) -> Path:
+    """The name of one of several variations: `hits.wav` becomes `hits-1.wav`, `hits-2.wav`, ..."""
+    return path if variations == 1 else path.with_stem(f"{path.stem}-{variation + 1}")

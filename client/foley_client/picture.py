@@ -1,0 +1,38 @@
+"""Pictures of envelopes: the requested curve, and where there is a sound, its own curve and spectrogram."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from foley import clip
+from foley.envelope import Floats, measure
+
+_REQUESTED, _PRODUCED = "#ff9f1c", "#2ec4b6"
+
+
+def draw(destination: Path, requested: Floats, waveform: Floats | None = None) -> None:
+    """Write a PNG: `requested` [frames at 100 Hz] over time, over the spectrogram of `waveform` and its envelope."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    if waveform is None:
+        _curves(figure.subplots(), {"envelope": (requested, _REQUESTED)})
+    else:
+        spectrogram, curves = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+        floor = np.float32(1e-5)  # a silent sound has no spectrum to take the logarithm of
+        spectrogram.specgram(
+            waveform + floor * np.sin(np.arange(len(waveform))), 1024, clip.SAMPLE_RATE_HZ, noverlap=864
+        )
+        spectrogram.set_ylabel("frequency (Hz)")
+        _curves(curves, {"requested": (requested, _REQUESTED), "produced": (measure(waveform), _PRODUCED)})
+    figure.savefig(destination, dpi=120, format="png")
+
+
+def _curves(axes: object, curves: dict[str, tuple[Floats, str]]) -> None:
+    for label, (values, colour) in curves.items():
+        seconds = np.arange(len(values)) / clip.ENVELOPE_RATE_HZ
+        axes.plot(seconds, values, label=label, color=colour, linewidth=1.5)  # type: ignore[attr-defined]
+    axes.set_xlabel("time (s)")  # type: ignore[attr-defined]
+    axes.set_ylabel("RMS")  # type: ignore[attr-defined]
+    axes.set_ylim(bottom=0)  # type: ignore[attr-defined]
+    axes.margins(x=0)  # type: ignore[attr-defined]
+    axes.legend(loc="upper right")  # type: ignore[attr-defined]

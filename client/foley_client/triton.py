@@ -1,0 +1,144 @@
+"""A Triton server that serves a Video-Foley bundle, as typed calls of its stages."""
+
+import json
+import queue
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from foley.errors import FoleyError, InvalidInput, ServerFailure, ServerUnavailable
+from foley.manifest import Manifest
+from foley.stages import Stage, stages
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+CONNECT_TIMEOUT_S = 10.0
+# No call waits for ever. Far above what any call takes: a deadline that passes on 24.10 can crash the server.
+CALL_TIMEOUT_S = 3600.0
+
+
+class Triton:
+    """One server. Use it as a context manager, or call `close`; calls may come from several threads.
+
+    Args:
+        url: `host:port` of the KServe v2 gRPC endpoint, with or without `grpc://`.
+
+    Raises:
+        ServerUnavailable: nothing answers there, it is not ready, or it serves something else.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.removeprefix("grpc://")
+        self._client = grpcclient.InferenceServerClient(self.url)
+        try:
+            grpc.channel_ready_future(self._client._channel).result(CONNECT_TIMEOUT_S)
+            if not self._client.is_server_ready(client_timeout=CONNECT_TIMEOUT_S):
+                raise ServerUnavailable(f"the server at {self.url} is still loading; try again in a while")
+            parameters = self._parameters("generate")
+        except grpc.FutureTimeoutError as error:
+            self.close()
+            raise ServerUnavailable(f"no server answers at {self.url}; start one with `foley-server run`") from error
+        except InferenceServerException as error:
+            self.close()
+            raise _translated(error) from error
+        if "manifest" not in parameters:
+            self.close()
+            raise ServerUnavailable(f"the server at {self.url} does not serve a Video-Foley bundle")
+        self.manifest = Manifest.model_validate_json(parameters["manifest"])
+        self.bundle_digest = parameters["digest"]
+        self.stages: Mapping[str, Stage] = stages(self.manifest)
+
+    def _parameters(self, model: str) -> dict[str, str]:
+        config = self._client.get_model_config(model, client_timeout=CONNECT_TIMEOUT_S).config
+        return {key: value.string_value for key, value in config.parameters.items()}
+
+    def __enter__(self) -> "Triton":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def infer(self, stage: str, **inputs: npt.ArrayLike) -> Arrays:
+        """Call a stage with arrays of the shapes in `foley.stages` (batch in front where it has one).
+
+        Raises:
+            InvalidInput: the server refused the tensors.
+            ServerUnavailable, ServerFailure: it could not be reached, or failed.
+        """
+        contract = self.stages[stage]
+        try:
+            # all outputs: an ensemble of 24.10 that is asked for some of them can fail
+            result = self._client.infer(
+                stage,
+                _tensors(contract, inputs),
+                outputs=[grpcclient.InferRequestedOutput(tensor.name) for tensor in contract.outputs],
+                client_timeout=CALL_TIMEOUT_S,
+            )
+        except InferenceServerException as error:
+            raise _translated(error) from error
+        return _arrays(contract, result)
+
+    def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
+        """Call a decoupled stage; yields its responses. Closing the iterator cancels the work on the server."""
+        contract = self.stages[stage]
+        responses: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
+        with grpcclient.InferenceServerClient(self.url) as client:  # a client holds one stream at a time
+            client.start_stream(lambda result, error: responses.put((result, error)))
+            ended = False
+            try:
+                client.async_stream_infer(stage, _tensors(contract, inputs), enable_empty_final_response=True)
+                while True:
+                    result, error = responses.get(timeout=CALL_TIMEOUT_S)
+                    if error is not None:
+                        raise _translated(error)
+                    response = result.get_response()
+                    if response.outputs:
+                        yield _arrays(contract, result)
+                    if response.parameters["triton_final_response"].bool_param:
+                        ended = True
+                        return
+            finally:
+                client.stop_stream(cancel_requests=not ended)
+
+    def statistics(self, stage: str) -> dict[str, Any]:
+        """Triton's own statistics of a served model: `inference_count`, `execution_count`, `batch_stats`, ..."""
+        try:
+            document = self._client.get_inference_statistics(stage, as_json=True, client_timeout=CONNECT_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise _translated(error) from error
+        found: dict[str, Any] = json.loads(json.dumps(document))["model_stats"][0]
+        return found
+
+
+def _tensors(contract: Stage, inputs: Mapping[str, npt.ArrayLike]) -> list[grpcclient.InferInput]:
+    tensors = []
+    for tensor in contract.inputs:
+        array = np.asarray(inputs[tensor.name], tensor.numpy_dtype)
+        wire = grpcclient.InferInput(tensor.name, list(array.shape), np_to_triton_dtype(tensor.numpy_dtype))
+        wire.set_data_from_numpy(array)
+        tensors.append(wire)
+    return tensors
+
+
+def _arrays(contract: Stage, result: Any) -> Arrays:
+    return {tensor.name: result.as_numpy(tensor.name) for tensor in contract.outputs}
+
+
+def _translated(error: InferenceServerException) -> FoleyError:
+    """The error of this project that stands for what the server said."""
+    status, message = str(error.status()), str(error.message())
+    if status.endswith("UNAVAILABLE"):
+        return ServerUnavailable(f"the server went away ({message}); is it still running?")
+    if status.endswith("INVALID_ARGUMENT"):
+        return InvalidInput(message)
+    return ServerFailure(f"the server failed: {message}")

@@ -1,0 +1,85 @@
+"""The first stage: video frames -> features -> envelope."""
+
+from collections.abc import Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from foley import clip
+from foley.envelope import Floats, frames
+from foley.windows import crossfade, cut, window_starts_s
+from foley_client.triton import Triton
+from foley_client.watch import Watch
+
+CHUNK_PAIRS = 16  # frame pairs a call: 4.5 MB of frames, and a step in which the work can be stopped
+
+Image = npt.NDArray[np.uint8]
+
+
+class FrameStream(Sized, Iterable[Image], Protocol):
+    """Frames at 30 fps, uint8 [256, 344, 3] each, whose number is known (`foley.media.Frames`)."""
+
+
+def predict_envelope(triton: Triton, video: FrameStream, duration_s: float, watch: Watch) -> Floats:
+    """The envelope [frames(duration_s)] that Video2RMS predicts for a video of any length."""
+    rows = extract_features(triton, video, watch)
+    still, motion = rows[-1], rows[:-1]
+    pieces = []
+    starts = window_starts_s(duration_s)
+    with watch.stage("Video2RMS", len(starts)) as stage:
+        for start_s in starts:
+            start = round(start_s * clip.FRAME_RATE_HZ)
+            window = clip_features(motion[start : start + clip.CLIP_FRAMES - 1], still)
+            pieces.append(triton.infer("video2rms", features=window[None])["envelope"][0, : clip.CLIP_ENVELOPE])
+            stage.advance()
+    return crossfade(pieces, clip.ENVELOPE_RATE_HZ, frames(duration_s), "linear")
+
+
+def clip_features(rows: Floats, still: Floats) -> Floats:
+    """Up to 299 `rows` as the 300 that Video2RMS reads.
+
+    A video that ends early stands still: `still` is repeated. The last row is zeros, as in the official
+    features, which lack the first frame's.
+    """
+    missing = clip.CLIP_FRAMES - 1 - len(rows)
+    return cut(np.concatenate([rows, np.repeat(still[None], missing, axis=0)]), 0, clip.CLIP_FRAMES)
+
+
+def extract_features(triton: Triton, video: FrameStream, watch: Watch) -> Floats:
+    """Features of every pair of neighbouring frames, RGB then flow, and of the last frame held still: [n, width].
+
+    One chunk is on the server while the next is decoded; no more than two are in memory.
+    """
+    rows: list[Floats] = []
+
+    def collect(call: "Future[Floats]") -> None:
+        rows.append(call.result())
+        stage.advance(len(rows[-1]))
+
+    def call(chunk: npt.NDArray[np.uint8]) -> Floats:
+        outputs = triton.infer("frames_to_features", frames=chunk)
+        return np.concatenate([outputs["rgb"], outputs["flow"]], axis=1)
+
+    with watch.stage("optical flow and features", len(video)) as stage, ThreadPoolExecutor(1) as server:
+        pending: Future[Floats] | None = None
+        for chunk in _chunks(video):
+            submitted = server.submit(call, chunk)
+            if pending is not None:
+                collect(pending)
+            pending = submitted
+        if pending is not None:
+            collect(pending)
+    return np.concatenate(rows)
+
+
+def _chunks(video: Iterable[Image]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Chunks of up to CHUNK_PAIRS + 1 frames, the first one the last of the chunk before; the last frame twice."""
+    chunk: list[Image] = []
+    for frame in video:
+        if len(chunk) > CHUNK_PAIRS:
+            yield np.stack(chunk)
+            chunk = chunk[-1:]
+        chunk.append(frame)
+    yield np.stack([*chunk, chunk[-1]])
