@@ -78,10 +78,14 @@ def verify(bundle: Bundle) -> None:
     """
     root = bundle.root.resolve()
     for name, expected in bundle.manifest.files.items():
-        path = (root / name).resolve()
+        try:
+            path = (root / name).resolve()
+            present = path.is_file()
+        except (OSError, ValueError) as error:  # too long, or with a NUL in it
+            raise BundleError(f"{bundle.root / MANIFEST} lists {name[:100]!r}, which no file can be called") from error
         if not path.is_relative_to(root):
             raise BundleError(f"{bundle.root / MANIFEST} lists {name}, which lies outside the bundle")
-        if not path.is_file():
+        if not present:
             raise BundleError(f"the bundle lacks {path}; make or copy it again")
         if file_sha256(path) != expected:
             raise BundleError(f"{path} is damaged: its content is not what the manifest says; make or copy it again")

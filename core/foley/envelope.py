@@ -72,7 +72,11 @@ def validate(values: npt.ArrayLike, expected_frames: int | None = None) -> Float
     Raises:
         EnvelopeError: not one-dimensional, empty, not finite, negative, or not `expected_frames` long.
     """
-    envelope = np.asarray(values, np.float32)
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+            envelope = np.asarray(values, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EnvelopeError("an envelope is one list of RMS values, all of them numbers") from error
     if envelope.ndim != 1 or envelope.size == 0:
         raise EnvelopeError("an envelope is one list of at least one RMS value")
     if not np.isfinite(envelope).all():

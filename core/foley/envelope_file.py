@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from foley import clip
 from foley.envelope import Floats, validate
@@ -35,7 +36,7 @@ def read(path: Path) -> Floats:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise EnvelopeError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not an envelope")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise EnvelopeError(f"cannot read the envelope {path}: {error}") from error
     values = _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
@@ -45,27 +46,30 @@ def read(path: Path) -> Floats:
         raise EnvelopeError(f"{path}: {error}") from error
 
 
-def _from_json(path: Path, text: str) -> Floats:
+def _from_json(path: Path, text: str) -> npt.ArrayLike:
     try:
         document = json.loads(text)
-        rate = document["rate_hz"]
-        rms: Floats = np.asarray(document["rms"], np.float32)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise EnvelopeError(f'{path} is not an envelope: expected {{"rate_hz": 100, "rms": [...]}}.') from error
+        rate = float(document["rate_hz"])
+        rms: npt.ArrayLike = document["rms"]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise EnvelopeError(f'{path} is not an envelope: expected {{"rate_hz": 100, "rms": [...]}}') from error
     if rate != clip.ENVELOPE_RATE_HZ:
-        raise EnvelopeError(f"{path} has {rate!r} frames a second; {clip.ENVELOPE_RATE_HZ} are needed")
+        raise EnvelopeError(f"{path} has {rate:g} frames a second; {clip.ENVELOPE_RATE_HZ} are needed")
     return rms
 
 
-def _from_csv(path: Path, text: str) -> Floats:
-    rows = list(csv.reader(text.splitlines()))
+def _from_csv(path: Path, text: str) -> npt.ArrayLike:
+    try:
+        rows = list(csv.reader(text.splitlines(), strict=True))
+    except csv.Error as error:
+        raise EnvelopeError(f"{path} is not an envelope: {error}") from error
     if not rows or [cell.strip() for cell in rows[0]] != ["time_s", "rms"]:
         raise EnvelopeError(f"{path} is not an envelope: its first line must be 'time_s,rms'")
     try:
-        table = np.asarray(rows[1:], np.float64).reshape(-1, 2)
+        pairs = [(float(time), float(value)) for time, value in rows[1:]]
     except ValueError as error:
         raise EnvelopeError(f"{path} is not an envelope: every line needs two numbers") from error
-    times, rms = table[:, 0], table[:, 1].astype(np.float32)
+    times = [time for time, _ in pairs]
     if not np.allclose(times, np.arange(len(times)) / clip.ENVELOPE_RATE_HZ, atol=0.005):
         raise EnvelopeError(f"{path}: its times must go up by {1 / clip.ENVELOPE_RATE_HZ} s from 0")
-    return rms
+    return [value for _, value in pairs]

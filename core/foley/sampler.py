@@ -141,7 +141,8 @@ def dpm_solver(denoise: Denoise, latents: Floats, steps: int) -> Iterator[Floats
         clean = (latents - sigmas[i] * noise) / alphas[i]
         h = log_snr[i + 1] - log_snr[i]
         direction = clean
-        if previous is not None and i < len(timesteps) - 1:
+        # 1000 steps hold one timestep twice: between the two, and after them, there is no slope
+        if previous is not None and i < len(timesteps) - 1 and timesteps[i - 1] > timestep > timesteps[i + 1]:
             ratio = (log_snr[i] - log_snr[i - 1]) / h
             direction = clean + (clean - previous) / (2 * ratio)
         latents = (sigmas[i + 1] / sigmas[i]) * latents - alphas[i + 1] * np.expm1(-h) * direction

@@ -1,0 +1,130 @@
+"""Bundles are checked before use: every fault is a BundleError that names the file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from foley import bundle
+from foley.errors import BundleError
+from foley.manifest import Manifest
+from foley.stages import networks
+
+CONTENT = {"networks/denoiser.onnx": b"graph", "networks/denoiser.safetensors": b"weights", bundle.TOKENIZER: b"{}"}
+
+
+def write(root: Path, **changes: object) -> Path:
+    """A whole bundle, with `changes` in its manifest."""
+    for path, content in CONTENT.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    files = {path: bundle.file_sha256(root / path) for path in CONTENT}
+    document = json.loads(Manifest(name="small", files=files).model_dump_json()) | changes
+    (root / bundle.MANIFEST).write_text(json.dumps(document))
+    return root
+
+
+def test_a_whole_bundle_is_read_and_passes(tmp_path):
+    opened = bundle.read(write(tmp_path))
+    bundle.verify(opened)
+    assert opened.manifest.name == "small"
+    assert opened.path("networks/denoiser.onnx").read_bytes() == b"graph"
+    assert set(opened.missing_graphs()) == set(networks(opened.manifest)) - {"denoiser"}
+
+
+def change_nothing_but(content: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / bundle.MANIFEST).write_bytes(content)
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "missing": lambda root: (root / bundle.MANIFEST).unlink(),
+    "a folder": lambda root: ((root / bundle.MANIFEST).unlink(), (root / bundle.MANIFEST).mkdir()),
+    "empty": change_nothing_but(b""),
+    "no JSON": change_nothing_but(b"name: small"),
+    "binary": change_nothing_but(bytes(range(256))),
+    "a list": change_nothing_but(b"[]"),
+    "nested without end": change_nothing_but(b'{"name":' + b"[" * 100_000),
+    "huge": lambda root: (root / bundle.MANIFEST).open("r+b").truncate(2**40),
+    "an unknown key": lambda root: write(root, novelty=1),
+    "an unknown key inside": lambda root: write(root, vocoder={"wdith": 64}),
+    "another schema": lambda root: write(root, schema_version=2),
+    "no name": change_nothing_but(b'{"schema_version": 1}'),
+    "a name that is a path": lambda root: write(root, name="../x"),
+    "a size of zero": lambda root: write(root, denoiser={"width": 0}),
+    "a size of another type": lambda root: write(root, denoiser={"width": "wide"}),
+    "a file without hash": lambda root: write(root, files={"a": None}),
+}
+
+
+@pytest.mark.parametrize("spoil", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_manifest_that_cannot_be_used_is_named(tmp_path, spoil):
+    write(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(BundleError) as caught:
+        bundle.read(tmp_path)
+    assert str(tmp_path / bundle.MANIFEST) in str(caught.value)
+
+
+def test_the_key_that_is_wrong_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"vocoder\.wdith"):
+        bundle.read(write(tmp_path, vocoder={"wdith": 64}))
+
+
+def test_a_missing_folder_is_named_and_so_is_the_remedy(tmp_path):
+    with pytest.raises(BundleError, match="foley-export init") as caught:
+        bundle.read(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b"weighty"),
+        lambda path: path.write_bytes(b"weight"),
+        lambda path: path.write_bytes(b""),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["missing", "changed", "cut", "empty", "a folder"],
+)
+def test_a_file_that_is_not_what_the_manifest_says_is_named(tmp_path, spoil):
+    opened = bundle.read(write(tmp_path))
+    spoil(tmp_path / "networks/denoiser.safetensors")
+    with pytest.raises(BundleError) as caught:
+        bundle.verify(opened)
+    assert str(tmp_path.resolve() / "networks/denoiser.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../secret", "networks/../../secret", "ABSOLUTE", "link"])
+def test_a_path_outside_of_the_bundle_is_refused_even_where_its_hash_is_right(tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    root = tmp_path / "bundle"
+    write(root)
+    (root / "link").symlink_to(secret)
+    name = str(secret) if name == "ABSOLUTE" else name
+    opened = bundle.read(write(root, files={name: bundle.file_sha256(secret)}))
+    with pytest.raises(BundleError, match="outside") as caught:
+        bundle.verify(opened)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", ".", "a\0b", "x" * 5_000], ids=["empty", "itself", "NUL", "endless"])
+def test_a_name_that_no_file_has_is_refused(tmp_path, name):
+    opened = bundle.read(write(tmp_path, files={name: "0" * 64}))
+    with pytest.raises(BundleError):
+        bundle.verify(opened)
+
+
+def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
+    first = bundle.read(write(tmp_path / "a"))
+    assert bundle.read(write(tmp_path / "b")).digest == first.digest
+    changed = {**first.manifest.files, "networks/denoiser.onnx": "0" * 64}
+    digests = {
+        first.digest,
+        bundle.read(write(tmp_path / "c", files=changed)).digest,
+        bundle.read(write(tmp_path / "d", sampling={"steps": 26})).digest,
+        bundle.read(write(tmp_path / "e", vae_decoder={"scale_factor": 0.5})).digest,
+    }
+    assert len(digests) == 4

@@ -1,0 +1,129 @@
+"""The model repository: its configurations are the contract, its ensembles fit together, and it follows the bundle."""
+
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc import model_config_pb2
+
+from foley.bundle import MANIFEST, TOKENIZER, Bundle, graph_file, read, weights_file
+from foley.errors import BundleError
+from foley.manifest import Manifest
+from foley.stages import Stage, networks, stages
+from foley_export.presets import PAPER, TINY
+from foley_server.repository import lay_out, read_config
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+STAGES = stages(PAPER)
+ENSEMBLES = [name for name, stage in STAGES.items() if stage.kind == "ensemble"]
+TRITON_DTYPES = {
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float32": "TYPE_FP32",
+    "bytes": "TYPE_STRING",
+}
+
+
+def assert_says(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
+    """`config` is the contract of `stage`."""
+    assert config.name == stage.name
+    assert config.max_batch_size == stage.max_batch
+    assert config.model_transaction_policy.decoupled == stage.decoupled
+    assert (config.platform == "ensemble") == (stage.kind == "ensemble")
+    for configured, tensors in ((config.input, stage.inputs), (config.output, stage.outputs)):
+        said = [(t.name, model_config_pb2.DataType.Name(t.data_type), list(t.dims)) for t in configured]
+        assert said == [
+            (t.name, TRITON_DTYPES[t.dtype], [-1 if isinstance(size, str) else size for size in t.shape])
+            for t in tensors
+        ]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_committed_configuration_is_the_papers_contract(name):
+    config = read_config(REPOSITORY / name)
+    assert_says(config, STAGES[name])
+    assert not config.parameters  # where the bundle lies is written when it is laid out
+    assert bool(config.HasField("dynamic_batching")) <= (config.max_batch_size > 0)
+    model = REPOSITORY / name / "1" / "model.py"
+    assert model.parent.is_dir()
+    assert model.is_file() == (config.backend == "python") == (STAGES[name].kind != "ensemble")
+
+
+def test_the_denoiser_batches_steps_of_different_requests():
+    assert read_config(REPOSITORY / "denoiser").HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize("preset", [PAPER, TINY], ids=lambda preset: preset.name)
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_an_ensemble_is_wired_completely_with_tensors_that_fit(name, preset):
+    table = stages(preset)
+    ensemble = table[name]
+    # tensor inside the ensemble -> dtype and shape, with the names of what varies
+    known = {tensor.name: (tensor.dtype, tensor.shape) for tensor in ensemble.inputs}
+    used = set()
+    for step in read_config(REPOSITORY / name).ensemble_scheduling.step:
+        stage = table[step.model_name]
+        assert stage.max_batch >= ensemble.max_batch
+        assert bool(stage.max_batch) == bool(ensemble.max_batch)
+        assert not stage.decoupled
+        assert set(step.input_map) == {tensor.name for tensor in stage.inputs}
+        for tensor in stage.inputs:
+            value = step.input_map[tensor.name]
+            assert known[value] == (tensor.dtype, tensor.shape), f"{name}: {value} -> {stage.name}.{tensor.name}"
+            used.add(value)
+        # all of them: on 24.10 an ensemble that drops outputs of a step can fail
+        assert set(step.output_map) == {tensor.name for tensor in stage.outputs}
+        for tensor in stage.outputs:
+            value = step.output_map[tensor.name]
+            assert value not in known, f"{name}: {value} is made twice"
+            known[value] = (tensor.dtype, tensor.shape)
+    for tensor in ensemble.outputs:
+        assert known[tensor.name] == (tensor.dtype, tensor.shape)
+    assert set(known) - used == {tensor.name for tensor in ensemble.outputs}  # nothing is made for nobody
+
+
+def fake_bundle(root: Path, preset: Manifest, without: tuple[str, ...] = ()) -> Bundle:
+    """A bundle whose manifest lists every file; the files themselves are not needed to lay the repository out."""
+    names = [file(stage) for stage in networks(preset) for file in (graph_file, weights_file)]
+    listed = {name: "0" * 64 for name in (*names, TOKENIZER) if name not in map(graph_file, without)}
+    root.mkdir()
+    (root / MANIFEST).write_text(preset.model_copy(update={"files": listed}).model_dump_json())
+    return read(root)
+
+
+@pytest.mark.parametrize("preset", [PAPER, TINY], ids=lambda preset: preset.name)
+def test_the_repository_laid_out_is_that_of_the_bundle(tmp_path, preset):
+    bundle = fake_bundle(tmp_path / "bundle", preset)
+    folder = lay_out(REPOSITORY, bundle, tmp_path / "models")
+    assert {path.name for path in folder.iterdir()} == set(STAGES)
+    for name, stage in stages(preset).items():
+        config, committed = read_config(folder / name), read_config(REPOSITORY / name)
+        assert_says(config, stage)
+        if stage.kind == "ensemble":
+            assert not config.parameters
+            assert [path.name for path in (folder / name / "1").iterdir()] == []
+        else:
+            parameters = {key: value.string_value for key, value in config.parameters.items()}
+            assert parameters["bundle"] == str((tmp_path / "bundle").resolve())
+            assert parameters["digest"] == bundle.digest
+            assert Manifest.model_validate_json(parameters["manifest"]) == bundle.manifest
+            assert (folder / name / "1/model.py").read_bytes() == (REPOSITORY / name / "1/model.py").read_bytes()
+        # what does not depend on the bundle is as committed: wiring, batching, instances
+        for field in ("parameters", "input", "output"):
+            config.ClearField(field)
+            committed.ClearField(field)
+        assert config == committed
+
+
+def test_the_tiny_repository_has_tiny_dimensions(tmp_path):
+    folder = lay_out(REPOSITORY, fake_bundle(tmp_path / "bundle", TINY), tmp_path / "models")
+    assert list(read_config(folder / "rgb_features").output[0].dims) == [-1, 32]
+    assert list(read_config(folder / "frames_to_features").output[1].dims) == [-1, 32]
+    assert list(read_config(folder / "video2rms").input[0].dims) == [300, 64]
+
+
+def test_a_bundle_without_graphs_is_refused_by_their_names(tmp_path):
+    bundle = fake_bundle(tmp_path / "bundle", TINY, without=("vocoder", "clap_text"))
+    with pytest.raises(BundleError, match=r"clap_text.*vocoder.*foley-export onnx"):
+        lay_out(REPOSITORY, bundle, tmp_path / "models")
+    assert not (tmp_path / "models").exists()

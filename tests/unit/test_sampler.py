@@ -1,0 +1,183 @@
+"""The diffusion loop: the same numbers as diffusers' schedulers, lazy, and repeatable by its seed."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foley import sampler
+from foley.errors import SettingError
+from foley.sampler import Sampling
+
+TOLERANCE = 1e-5  # relative L2 error
+SHAPE = (3, 8, 4)
+SCHEDULE = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
+
+
+def denoise(latents: np.ndarray, timestep: int) -> np.ndarray:
+    """A small denoiser: nonlinear, mixes neighbours, depends on the timestep."""
+    neighbours = np.roll(latents, 1, axis=1)
+    noise = np.tanh(latents + 0.3 * neighbours) * (0.4 + timestep / 1000) + 0.1 * np.sin(timestep / 50)
+    return noise.astype(np.float32)
+
+
+class Recorder:
+    """`denoise` that remembers the timesteps it was asked for."""
+
+    def __init__(self) -> None:
+        self.timesteps: list[int] = []
+
+    def __call__(self, latents: np.ndarray, timestep: int) -> np.ndarray:
+        self.timesteps.append(timestep)
+        return denoise(latents, timestep)
+
+
+def start() -> np.ndarray:
+    return np.random.default_rng(5).standard_normal(SHAPE, np.float32)
+
+
+def scheduler_steps(scheduler, steps: int, **step_options) -> Iterator[tuple[int, np.ndarray]]:
+    """Timestep and latents of every step of a diffusers scheduler around `denoise`."""
+    scheduler.set_timesteps(steps)
+    latents = torch.from_numpy(start())
+    options = {name: (lambda value: value if callable(value) else lambda: value)(v) for name, v in step_options.items()}
+    for timestep in scheduler.timesteps:
+        noise = torch.from_numpy(denoise(latents.numpy(), int(timestep)))
+        latents = scheduler.step(
+            noise, timestep, latents, **{name: make() for name, make in options.items()}
+        ).prev_sample
+        yield int(timestep), latents.numpy()
+
+
+def assert_equal_steps(ours: Iterator[np.ndarray], asked: Recorder, theirs: Iterator[tuple[int, np.ndarray]]) -> None:
+    """The same timesteps in the same order, and after every one of them the same latents."""
+    timesteps = []
+    for actual, (timestep, expected) in zip(ours, theirs, strict=True):
+        timesteps.append(timestep)
+        assert actual.dtype == np.float32
+        assert np.linalg.norm(actual - expected) < TOLERANCE * np.linalg.norm(expected), timestep
+    assert asked.timesteps == timesteps
+
+
+# 7 does not divide 1000: see test_ddim_stays_on_the_line_between_sound_and_noise
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 8, 25, 200])
+def test_ddim_is_that_of_diffusers(steps, eta):
+    reference = DDIMScheduler(
+        **SCHEDULE, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False, clip_sample=False
+    )
+    noises = np.random.default_rng(9)
+    theirs = scheduler_steps(
+        reference,
+        steps,
+        eta=eta,
+        variance_noise=lambda: torch.from_numpy(noises.standard_normal(SHAPE, np.float32)),
+    )
+    asked = Recorder()
+    ours = sampler.ddim(asked, start(), steps, eta, np.random.default_rng(9))
+    assert_equal_steps(ours, asked, theirs)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 14, 15, 25, 100])
+def test_dpm_solver_is_that_of_diffusers(steps):
+    reference = DPMSolverMultistepScheduler(
+        **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+    )
+    asked = Recorder()
+    assert_equal_steps(sampler.dpm_solver(asked, start(), steps), asked, scheduler_steps(reference, steps))
+
+
+@given(steps=st.integers(1, sampler.TRAIN_STEPS))
+@settings(deadline=None, max_examples=25)
+def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
+    """Given the true noise, every step lands on the forward process, for any number of steps."""
+    sound, noise = np.random.default_rng(1).standard_normal((2, 16))
+    cumprod = sampler.alphas_cumprod()
+    timesteps = sampler.ddim_timesteps(steps)
+    assert len(timesteps) == steps
+    assert (np.abs(timesteps - (1 + np.arange(steps) * 1000 / steps)) <= 1).all()
+
+    def forward(timestep: int) -> np.ndarray:
+        return (np.sqrt(cumprod[timestep]) * sound + np.sqrt(1 - cumprod[timestep]) * noise).astype(np.float32)
+
+    reached = list(
+        sampler.ddim(lambda *_: noise.astype(np.float32), forward(timesteps[-1]), steps, 0.0, np.random.default_rng())
+    )
+    for latents, timestep in zip(reached, [*timesteps[-2::-1], 0], strict=True):
+        np.testing.assert_allclose(latents, forward(timestep), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", sampler.SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 999, 1000])
+def test_any_number_of_steps_ends_in_finite_latents(name, steps):
+    step = sampler.ddim if name == "ddim" else sampler.dpm_solver
+    extra = (1.0, np.random.default_rng(0)) if name == "ddim" else ()
+    *_, last = step(denoise, start(), steps, *extra)
+    assert np.isfinite(last).all()
+
+
+@pytest.mark.parametrize("name", sampler.SAMPLERS)
+def test_a_consumer_that_stops_has_stopped_the_calls(name):
+    asked = Recorder()
+    loop = sampler.sample(asked, Sampling(sampler=name, steps=10))
+    assert asked.timesteps == []
+    for done in (1, 2, 3):
+        next(loop)
+        assert len(asked.timesteps) == done
+    loop.close()
+    assert len(asked.timesteps) == 3
+
+
+@pytest.mark.parametrize("sampling", [Sampling("dpm++", 2), Sampling("ddim", 2), Sampling("ddim", 2, eta=1.0)])
+def test_the_noise_is_a_function_of_seed_and_window(sampling):
+    def result(seed: int, window: int) -> np.ndarray:
+        chosen = Sampling(sampling.sampler, sampling.steps, eta=sampling.eta, seed=seed)
+        *_, latents = sampler.sample(denoise, chosen, window)
+        assert latents.shape == sampler.LATENTS_SHAPE
+        return latents
+
+    pairs = [(0, 0), (0, 1), (1, 0), (2**63 - 1, 0)]
+    results = [result(*pair) for pair in pairs]
+    for pair, first in zip(pairs, results, strict=True):
+        np.testing.assert_array_equal(result(*pair), first)
+    for one, other in itertools.combinations(results, 2):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("sampler", "euler"),
+        ("sampler", ""),
+        ("steps", 0),
+        ("steps", -1),
+        ("steps", 1001),
+        ("guidance", 0.99),
+        ("guidance", 100.5),
+        ("guidance", float("nan")),
+        ("guidance", float("inf")),
+        ("eta", -0.1),
+        ("eta", 1.1),
+        ("eta", float("nan")),
+        ("seed", -1),
+        ("seed", 2**63),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused_by_name(setting, value):
+    with pytest.raises(SettingError, match=setting):
+        Sampling(**{"sampler": "ddim", setting: value})
+
+
+def test_eta_is_refused_where_it_would_be_ignored():
+    with pytest.raises(SettingError, match="eta"):
+        Sampling(sampler="dpm++", eta=1.0)
+
+
+def test_the_limits_themselves_are_settings():
+    Sampling(sampler="ddim", steps=1, guidance=1.0, eta=0.0, seed=0)
+    Sampling(sampler="ddim", steps=1000, guidance=100.0, eta=1.0, seed=2**63 - 1)

@@ -1,0 +1,187 @@
+"""The house: imports point down only, the client stays light, and what is written down twice agrees."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import grpc
+import pytest
+from packaging.requirements import Requirement
+
+import foley
+from foley import errors
+from foley.manifest import Manifest
+from foley.stages import stages
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PACKAGES = {"foley", "foley_client", "foley_server", "foley_export", "foley_bench"}
+# folder -> those of PACKAGES that it may import
+ALLOWED = {
+    "core/foley": {"foley"},
+    "client/foley_client": {"foley", "foley_client"},
+    "server/foley_server": {"foley", "foley_server"},
+    "export/foley_export": {"foley", "foley_export"},
+    "benchmarks/foley_bench": PACKAGES,
+    "model_repository": {"foley", "foley_server"},
+}
+COMPONENTS = sorted(path.parent.name for path in ROOT.glob("*/pyproject.toml"))
+HEAVY = ("torch", "onnx", "onnxruntime", "pytriton", "foley_server", "foley_export")
+
+
+def imports(file: Path) -> set[str]:
+    """Top-level packages that a Python file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_bytes(), file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_imports_point_down_only(folder):
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files or folder == "benchmarks/foley_bench"
+    wrong = {
+        str(file.relative_to(ROOT)): extra for file in files if (extra := imports(file) & PACKAGES - ALLOWED[folder])
+    }
+    assert not wrong
+
+
+def test_no_folder_of_the_house_is_an_import_package():
+    folders = ("client", "server", "export", "tests", "core", "benchmarks", "model_repository")
+    assert not [folder for folder in folders if (ROOT / folder / "__init__.py").exists()]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_component_has_the_one_version(component):
+    project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
+    assert project["version"] == foley.__version__
+    siblings = [Requirement(line) for line in project["dependencies"] if line.startswith("foley-")]
+    assert all(str(requirement.specifier) == f"=={foley.__version__}" for requirement in siblings)
+
+
+def test_the_components_are_all_there():
+    assert {"core", "client", "server", "export"} <= set(COMPONENTS)
+
+
+def test_the_client_works_where_nothing_heavy_is_installed():
+    program = f"""
+import sys
+HEAVY = {HEAVY!r}
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HEAVY:
+            raise ImportError(name + " is not installed here")
+sys.meta_path.insert(0, Blocked())
+import foley_client, foley_client.cli
+print(sorted(name for name in sys.modules if name.split(".")[0] in HEAVY))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
+
+
+def requirements(distribution: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> set[str]:
+    """Names of all distributions that installing `distribution` brings here, itself included."""
+    if (distribution, extras) in seen:
+        return set()
+    seen.add((distribution, extras))
+    names = {distribution}
+    try:
+        lines = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:  # wanted on another platform only, or not installed with an extra
+        return names
+    for requirement in map(Requirement, lines):
+        wanted = (
+            (requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}) if requirement.marker else [True]
+        )
+        if any(wanted):
+            name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+            names |= requirements(name, frozenset(requirement.extras), seen)
+    return names
+
+
+def test_installing_the_client_brings_core_and_nothing_heavy():
+    names = requirements("foley-client", frozenset(), set())
+    assert {"foley-core", "tritonclient", "grpcio", "numpy"} <= names
+    heavy = re.compile(r"torch.*|onnx.*|nvidia-.*|tensorrt.*|triton|transformers|diffusers|foley-(server|export|bench)")
+    assert not [name for name in names if heavy.fullmatch(name)]
+
+
+def test_every_stage_is_served_and_nothing_else():
+    folders = {path.name for path in (ROOT / "model_repository").iterdir() if path.is_dir()}
+    assert folders == set(stages(Manifest(name="paper")))
+
+
+def error_classes() -> list[type[errors.FoleyError]]:
+    return [
+        value
+        for value in vars(errors).values()
+        if inspect.isclass(value) and issubclass(value, errors.FoleyError) and value.__module__ == errors.__name__
+    ]
+
+
+@pytest.mark.parametrize("error", error_classes())
+def test_every_error_has_an_exit_code_and_a_grpc_status(error):
+    assert 1 <= error.exit_code <= 255
+    assert error.grpc_status in grpc.StatusCode.__members__
+    assert error.grpc_status != "OK"
+    assert error.__doc__
+
+
+def test_the_tree_drawn_in_errors_is_the_tree():
+    drawn: dict[str, tuple[str | None, int, str]] = {}
+    ancestors: list[tuple[int, str]] = []  # column and name, from the root down
+    assert errors.__doc__
+    for line in errors.__doc__.splitlines():
+        match = re.match(r"\s+[│├└─ ]*(?P<name>[A-Z]\w+)(?:\s+exit (?P<code>\d+)\s+(?P<status>[A-Z_]+))?", line)
+        if not match:
+            continue
+        column = match.start("name")
+        while ancestors and ancestors[-1][0] >= column:
+            ancestors.pop()
+        parent = ancestors[-1][1] if ancestors else None
+        if match["code"]:
+            code, status = int(match["code"]), match["status"]
+        else:
+            assert parent, line
+            _, code, status = drawn[parent]
+        drawn[match["name"]] = (parent, code, status)
+        ancestors.append((column, match["name"]))
+    real = {
+        error.__name__: (
+            error.__base__.__name__ if error is not errors.FoleyError else None,
+            error.exit_code,
+            error.grpc_status,
+        )
+        for error in error_classes()
+    }
+    assert drawn == real
+
+
+def test_every_error_is_defined_in_the_tree():
+    """No component has an error of its own that the tree does not show."""
+    tree = {error.__name__ for error in error_classes()}
+    strays = {
+        (str(file.relative_to(ROOT)), node.name)
+        for folder in ALLOWED
+        for file in (ROOT / folder).rglob("*.py")
+        if file != ROOT / "core/foley/errors.py"
+        for node in ast.walk(ast.parse(file.read_bytes(), file))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if isinstance(base, ast.Name) and base.id in tree | {"Exception", "RuntimeError", "ValueError"}
+    }
+    assert not strays

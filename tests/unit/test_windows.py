@@ -1,0 +1,81 @@
+"""Windows of long videos: they cover everything, and no seam is heard where they meet."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foley import clip
+from foley.envelope import frames, samples
+from foley.windows import OVERLAP_S, crossfade, cut, window_starts_s
+
+durations = st.floats(0.1, 100.0) | st.integers(1_600, 1_600_000).map(lambda n: n / clip.SAMPLE_RATE_HZ)
+SECOND = clip.SAMPLE_RATE_HZ
+
+
+@given(duration_s=durations)
+@settings(deadline=None)
+def test_windows_cover_every_duration_and_none_is_needless(duration_s):
+    starts = window_starts_s(duration_s)
+    assert starts[0] == 0
+    assert np.allclose(np.diff(starts), clip.CLIP_SECONDS - OVERLAP_S)
+    assert starts[-1] + clip.CLIP_SECONDS >= duration_s - 1e-6
+    if len(starts) > 1:
+        assert starts[-2] + clip.CLIP_SECONDS < duration_s
+
+
+@pytest.mark.parametrize(("duration_s", "count"), [(0.1, 1), (10.0, 1), (10.01, 2), (19.0, 2), (19.01, 3), (100.0, 11)])
+def test_number_of_windows(duration_s, count):
+    assert len(window_starts_s(duration_s)) == count
+
+
+@given(duration_s=durations, level=st.floats(0, 1, width=32))
+@settings(deadline=None, max_examples=50)
+def test_a_linear_crossfade_of_a_constant_is_that_constant(duration_s, level):
+    pieces = [np.full(clip.CLIP_ENVELOPE, level, np.float32)] * len(window_starts_s(duration_s))
+    joined = crossfade(pieces, clip.ENVELOPE_RATE_HZ, frames(duration_s), "linear")
+    assert joined.dtype == np.float32
+    assert joined.shape == (frames(duration_s),)
+    np.testing.assert_allclose(joined, level, rtol=1e-6)
+
+
+def test_a_linear_crossfade_of_cut_windows_is_the_curve_they_were_cut_from():
+    curve = np.random.default_rng(0).uniform(size=frames(23.4)).astype(np.float32)
+    starts = window_starts_s(23.4)
+    pieces = [cut(curve, round(start * clip.ENVELOPE_RATE_HZ), clip.PADDED_ENVELOPE) for start in starts]
+    joined = crossfade(pieces, clip.ENVELOPE_RATE_HZ, len(curve), "linear")
+    np.testing.assert_allclose(joined, curve, rtol=1e-6)
+
+
+def test_a_power_crossfade_keeps_the_loudness_of_independent_noise():
+    length = samples(28.0)
+    pieces = np.random.default_rng(0).standard_normal((3, clip.PADDED_SAMPLES), np.float32)
+    joined = crossfade(list(pieces), SECOND, length, "power")
+    assert joined.shape == (length,)
+    quarters = np.sqrt(np.mean(np.square(joined.reshape(-1, SECOND // 4)), axis=1))  # RMS of every quarter of a second
+    np.testing.assert_allclose(quarters, 1, rtol=0.05)
+    overlaps = np.sqrt([np.mean(np.square(joined[start * SECOND : (start + 1) * SECOND])) for start in (9, 18)])
+    np.testing.assert_allclose(overlaps, 1, rtol=0.02)
+
+
+@given(duration_s=durations)
+@settings(deadline=None, max_examples=10)
+def test_the_joined_sound_is_exactly_as_long_as_the_video(duration_s):
+    pieces = [np.ones(clip.PADDED_SAMPLES, np.float32)] * len(window_starts_s(duration_s))
+    joined = crossfade(pieces, SECOND, samples(duration_s), "power")
+    assert len(joined) == samples(duration_s)
+    assert (joined >= 1 - 1e-6).all()  # no gap: at a seam the weights' squares add up to one, the weights to more
+    outside = joined[: 9 * SECOND]
+    np.testing.assert_array_equal(outside, 1)
+
+
+@given(
+    rows=st.integers(0, 20), start=st.integers(0, 25), length=st.integers(0, 25), columns=st.sampled_from([(), (3,)])
+)
+def test_cut_takes_what_is_there_and_zeros_after_it(rows, start, length, columns):
+    values = np.random.default_rng(0).uniform(1, 2, (rows, *columns)).astype(np.float32)
+    piece = cut(values, start, length)
+    assert piece.shape == (length, *columns)
+    there = max(0, min(length, rows - start))
+    np.testing.assert_array_equal(piece[:there], values[start : start + there])
+    assert not piece[there:].any()
