@@ -93,7 +93,9 @@ class Triton:
         contract = self.stages[stage]
         responses: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
         with grpcclient.InferenceServerClient(self.url) as client:  # a client holds one stream at a time
-            client.start_stream(lambda result, error: responses.put((result, error)))
+            # without this header, 24.10 sends the errors of a stream without their status
+            headers = {"triton_grpc_error": "true"}
+            client.start_stream(lambda result, error: responses.put((result, error)), headers=headers)
             ended = False
             try:
                 client.async_stream_infer(stage, _tensors(contract, inputs), enable_empty_final_response=True)

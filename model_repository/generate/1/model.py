@@ -15,11 +15,13 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 self._generate(request, sender)
+                answer = []
             except FoleyError as error:
                 invalid = error.grpc_status == "INVALID_ARGUMENT"
                 code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
-                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code)))
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                answer = [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))]
+            # an error closes the stream: 24.10 crashes when anything is sent after it, so it goes with the final flag
+            sender.send(*answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _generate(self, request, sender):
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}

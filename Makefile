@@ -1,0 +1,52 @@
+# Everything a newcomer needs; `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COMPONENTS := core client server export benchmarks
+# With no GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA libraries.
+TORCH := torch==2.13.0
+BUNDLE := bundles/tiny
+VIDEO := examples/drumstick.mp4
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## .venv with every component: foley, foley-server, foley-export, foley-bench
+
+bundle: $(BUNDLE)/manifest.json ## The default bundle: tiny, with seeded random weights, exported to ONNX
+
+demo: install bundle ## Make sound for the sample video, in out/
+	mkdir -p out
+	$(BIN)/foley generate $(VIDEO) --text "a stick hits metal" --loudness follow \
+	    -o out/drumstick.mp4 -o out/drumstick.wav -o out/drumstick.png
+
+test: $(VENV)/.tested bundle ## The test suite: a real Triton, real ONNX Runtime, real video files
+	$(BIN)/pytest
+
+test-long: $(VENV)/.tested bundle ## Tests at the official size too (minutes, 16 GiB)
+	$(BIN)/pytest -m ""
+
+lint: $(VENV)/.tested ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --strict core/foley client/foley_client
+
+$(VENV)/.installed: $(COMPONENTS:%=%/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "needs Python 3.10 to 3.13; choose one with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(COMPONENTS:%=-e %)
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+$(BUNDLE)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/foley -name '*.py')
+	rm -rf $(BUNDLE)
+	$(BIN)/foley-export init --preset tiny $(BUNDLE)
+	$(BIN)/foley-export onnx $(BUNDLE)
+
+.PHONY: help install bundle demo test test-long lint
+.DELETE_ON_ERROR:

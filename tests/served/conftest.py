@@ -1,0 +1,51 @@
+"""A real Triton that serves the default bundle, for all the tests of this folder."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from foley_client import Foley, Triton, embedded_triton
+
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+
+
+@pytest.fixture(scope="session")
+def triton(tiny_bundle: Path) -> Iterator[Triton]:
+    with embedded_triton(tiny_bundle) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def foley_sdk(triton: Triton) -> Foley:
+    return Foley(triton)
+
+
+@pytest.fixture(scope="session")
+def media(repository: Path) -> Path:
+    folder = Path(os.environ.get("FOLEY_MEDIA", repository.parent / "shared" / "media"))
+    if not folder.is_dir():
+        pytest.skip(f"no media files at {folder}; set FOLEY_MEDIA to their folder")
+    return folder
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def foley(triton: Triton, tmp_path: Path) -> Command:
+    """The installed `foley` command in an empty folder, against the running server."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "foley", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "FOLEY_SERVER": triton.url, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

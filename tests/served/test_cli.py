@@ -1,0 +1,177 @@
+"""The `foley` command on real files: what users give it, and what they get."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from foley import envelope_file
+from foley.envelope import frames, measure, samples
+from foley.media import probe
+
+GOOD = [
+    "fps24_with_audio.mp4",
+    "fps2997.mp4",
+    "fps60.mkv",
+    "vfr.mp4",
+    "odd_size_161x121_yuv444.mkv",
+    "h264_10bit.mp4",
+    "vp9.webm",
+    "mjpeg.mov",
+    "animated.gif",
+    "short_5_frames.mp4",
+]
+BAD = {
+    "audio_only.m4a": "no video",
+    "empty.mp4": "empty",
+    "text_named.mp4": "not a video",
+    "truncated.mp4": "damaged",
+    "bit_flips.mkv": "damaged",
+    "single_frame.mp4": "no motion",
+    "decode_bomb_4096x4096.mp4": "pixels",
+    "ffconcat_reads_a_local_file.mp4": "not a video",
+    "hls_reads_a_local_file.mp4": "not a video",
+    "missing.mp4": "missing.mp4",
+    ".": "folder",
+}
+
+
+@pytest.fixture(autouse=True)
+def _media_is_only_read(media: Path) -> Iterator[None]:
+    def digests() -> dict[str, str]:
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in media.iterdir()}
+
+    before = digests()
+    yield
+    assert digests() == before
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_video_in_sound_out_exactly_as_long(foley, media: Path, tmp_path: Path, name: str) -> None:
+    done = foley("generate", media / name, "-o", "sound.wav", "-o", "video.mp4", "--steps", 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["sound.wav", "video.mp4"]
+    sound, rate = soundfile.read(tmp_path / "sound.wav")
+    assert rate == 16_000
+    assert len(sound) == samples(probe(media / name).duration_s)
+    assert np.abs(sound).max() > 0
+    with av.open(str(tmp_path / "video.mp4")) as result:
+        assert len(result.streams.video) == len(result.streams.audio) == 1
+        recipe = json.loads(result.metadata["comment"])
+    assert recipe["seed"] == 0
+    assert recipe["steps"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sound.wav", "video.mp4"]
+
+
+@pytest.mark.parametrize(("name", "reason"), BAD.items(), ids=BAD)
+def test_bad_video_is_one_sentence_and_nothing_left_behind(
+    foley, media: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    done = foley("generate", media / name, "-o", "result.mp4", "-o", "result.wav", "--steps", 1)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    assert reason in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_same_recipe_same_sound_and_seed_zero_is_a_seed(foley, media: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        arguments = ("--text", "a stick hits metal", "--negative-text", "music", "--steps", 2, "--seed", seed)
+        foley("generate", media / "fps2997.mp4", *arguments, "-o", f"{name}.wav").check_returncode()
+    a, b, c = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert not np.allclose(a, c, atol=1e-2)
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv"])
+def test_envelope_goes_out_is_edited_and_comes_back(foley, media: Path, tmp_path: Path, ending: str) -> None:
+    video, curve = media / "fps24_with_audio.mp4", f"curve{ending}"
+    foley("envelope", video, "-o", curve, "-o", "curve.png").check_returncode()
+    predicted = envelope_file.read(tmp_path / curve)
+    assert len(predicted) == frames(probe(video).duration_s)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    edited = np.zeros_like(predicted)
+    edited[60:120] = 0.2
+    (tmp_path / curve).write_text(envelope_file.dumps(edited, ending))
+    options = ("--envelope", curve, "--loudness", "follow", "--steps", 1)
+    foley("generate", video, *options, "-o", "sound.wav", "-o", "sound.png").check_returncode()
+    produced = measure(soundfile.read(tmp_path / "sound.wav", dtype="float32")[0])
+    assert np.corrcoef(produced, edited)[0, 1] > 0.9
+
+    (tmp_path / curve).write_text(envelope_file.dumps(edited[:-1], ending))
+    done = foley("generate", video, *options, "-o", "late.wav")
+    assert done.returncode == 2
+    assert f"{len(edited)}" in done.stderr
+    assert not (tmp_path / "late.wav").exists()
+
+
+def test_recording_gives_its_loudness_and_another_its_timbre(foley, media: Path, tmp_path: Path) -> None:
+    """A mouth noise shorter than the video: silence follows it."""
+    noise = np.random.default_rng(0).standard_normal(16_000) * np.linspace(0.3, 0, 16_000)
+    soundfile.write(tmp_path / "voice.wav", noise, 16_000)
+    video = media / "fps24_with_audio.mp4"
+    options = ("--envelope", "voice.wav", "--audio", media / "audio_only.m4a", "--loudness", "follow", "--steps", 1)
+    foley("generate", video, *options, "-o", "sound.wav").check_returncode()
+    sound = soundfile.read(tmp_path / "sound.wav", dtype="float32")[0]
+    assert len(sound) == samples(probe(video).duration_s)
+    assert np.corrcoef(measure(sound)[:100], measure(noise.astype(np.float32))[:100])[0, 1] > 0.9
+    assert np.abs(sound[17_000:]).max() < 0.01
+
+
+def test_source_audio_is_replaced_mixed_or_kept(foley, media: Path, tmp_path: Path) -> None:
+    video = media / "fps24_with_audio.mp4"
+    for mode, tracks in (("replace", 1), ("mix", 1), ("keep", 2)):
+        options = ("--source-audio", mode, "--steps", 1, "--envelope", video)
+        foley("generate", video, *options, "-o", f"{mode}.mp4").check_returncode()
+        with av.open(str(tmp_path / f"{mode}.mp4")) as result:
+            assert len(result.streams.audio) == tracks
+
+
+def test_variations_are_numbered(foley, media: Path, tmp_path: Path) -> None:
+    done = foley("generate", media / "fps2997.mp4", "--variations", 2, "--steps", 1, "-o", "hit.wav")
+    assert done.stdout.split() == ["hit-1.wav", "hit-2.wav"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hit-1.wav", "hit-2.wav"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--steps", "0"], "steps is 0"),
+        (["--sampler", "euler"], "ddim"),
+        (["--text", "wood", "--audio", "wood.wav"], "not both"),
+        (["--guidance", "0.5"], "guidance"),
+        (["--guidance", "nan"], "guidance"),
+        (["--seed", "-1"], "seed"),
+        (["--variations", "0"], "variations"),
+        (["--envelope", "missing.csv"], "missing.csv"),
+        (["--envelope", "missing.wav"], "missing.wav"),
+        (["--audio", "missing.wav"], "missing.wav"),
+        (["--text", "a" * 3000], "characters"),
+        (["-o", "missing/result.mp4"], "missing"),
+        (["-o", "result.xyz"], "xyz"),
+        (["-o", "a.wav", "-o", "a.wav"], "twice"),
+        (["--server", "127.0.0.1:9"], "127.0.0.1:9"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else None,
+)
+def test_bad_option_is_one_sentence_and_exit_code_2(
+    foley, media: Path, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    done = foley("generate", media / "fps2997.mp4", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches(foley) -> None:
+    for command in ("generate", "envelope"):
+        text = foley(command, "--help").stdout
+        assert f"foley {command} hits.mp4" in text

@@ -1,0 +1,56 @@
+"""Every model of the contract is served, READY, and as `foley.stages` says."""
+
+import numpy as np
+import pytest
+
+from foley import clip
+from foley.errors import InvalidInput, ServerUnavailable
+from foley_client import Triton
+from foley_server.repository import DATA_TYPES, dims
+
+
+def test_every_model_is_ready_and_has_its_contract(triton: Triton) -> None:
+    for name, stage in triton.stages.items():
+        assert triton._client.is_model_ready(name), name
+        config = triton._client.get_model_config(name).config
+        assert config.max_batch_size == stage.max_batch
+        assert config.model_transaction_policy.decoupled == stage.decoupled
+        for served, tensors in ((config.input, stage.inputs), (config.output, stage.outputs)):
+            assert [(one.name, one.data_type, list(one.dims)) for one in served] == [
+                (tensor.name, DATA_TYPES[tensor.dtype], list(dims(tensor))) for tensor in tensors
+            ]
+    served = {model.name for model in triton._client.get_model_repository_index().models}
+    assert served == set(triton.stages)
+
+
+def test_frames_to_features_does_not_depend_on_the_chunks(triton: Triton) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 3), np.uint8)
+    whole = triton.infer("frames_to_features", frames=frames)
+    first = triton.infer("frames_to_features", frames=frames[:4])
+    second = triton.infer("frames_to_features", frames=frames[3:])
+    for name in ("rgb", "flow"):
+        assert whole[name].shape == (5, triton.manifest.rgb_features.width)
+        np.testing.assert_allclose(np.concatenate([first[name], second[name]]), whole[name], atol=1e-4)
+
+
+def test_text_embeddings_are_unit_vectors_and_padding_changes_nothing(triton: Triton) -> None:
+    """The empty text and characters outside of ASCII are prompts like any other."""
+    texts = ["", "a stick hits metal", "Schlägt 木 🥁" * 20]
+    together = triton.infer("text_to_embedding", text=[[text.encode()] for text in texts])["embedding"]
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
+    for text, embedding in zip(texts, together, strict=True):
+        alone = triton.infer("text_to_embedding", text=[[text.encode()]])["embedding"][0]
+        np.testing.assert_allclose(alone, embedding, atol=1e-5)
+
+
+def test_what_does_not_fit_the_contract_is_refused_and_the_server_lives(triton: Triton) -> None:
+    with pytest.raises(InvalidInput, match="latents"):
+        triton.infer("vae_decoder", latents=np.zeros((1, 8, 256, 15)))
+    with pytest.raises(InvalidInput, match="UTF-8"):
+        triton.infer("text_to_embedding", text=np.array([[b"\xff\xfe"]], np.object_))
+    assert triton._client.is_server_ready()
+
+
+def test_a_server_that_is_not_there_is_said_to_be() -> None:
+    with pytest.raises(ServerUnavailable, match="no server answers"):
+        Triton("127.0.0.1:9")

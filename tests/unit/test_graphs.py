@@ -1,0 +1,91 @@
+"""The default bundle's graphs: the same numbers as their torch modules, weights stored once, any batch and length."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from foley import bundle as bundles
+from foley.bundle import graph_file, weights_file
+from foley.stages import networks
+from foley_export.make import load_network
+from foley_export.networks import NETWORKS
+from foley_export.presets import TINY
+
+TOLERANCE = 5e-4  # relative L2 error
+INLINE_BYTES = 64_000  # of constants in a graph; what is larger must come from the safetensors file
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> bundles.Bundle:
+    return bundles.read(tiny_bundle)
+
+
+def check(bundle: bundles.Bundle, stage: str, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Assert that graph and module agree on `inputs`; integers may differ by one step of float rounding."""
+    network = load_network(bundle, stage)
+    session = onnxruntime.InferenceSession(bundle.path(graph_file(stage)), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        outputs = network(*inputs)
+    expected = [tensor.numpy() for tensor in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    named = {tensor.name: array.numpy() for tensor, array in zip(network.stage.inputs, inputs, strict=True)}
+    for tensor, ours, theirs in zip(network.stage.outputs, session.run(None, named), expected, strict=True):
+        assert ours.shape == theirs.shape, tensor.name
+        assert ours.dtype == tensor.numpy_dtype, tensor.name
+        if tensor.dtype == "uint8":
+            differing = np.abs(ours.astype(int) - theirs.astype(int))
+            assert differing.max() <= 1, tensor.name
+            assert differing.mean() < 1e-3, tensor.name
+        elif tensor.dtype == "int64":
+            np.testing.assert_array_equal(ours, theirs, tensor.name)
+        else:
+            error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+            assert error <= TOLERANCE, (tensor.name, error)
+
+
+@pytest.mark.parametrize("stage", [name for name in NETWORKS if name != "denoiser"])
+def test_graph_computes_what_its_module_does(bundle: bundles.Bundle, stage: str) -> None:
+    network = load_network(bundle, stage)
+    for size in (1, 4):  # not those it was traced with
+        lengths = {"frames": size + 1, "pairs": size, "tokens": 5 * size}
+        check(bundle, stage, network.sample_inputs(size, lengths, seed=size))
+
+
+@pytest.mark.parametrize("guidance", [[1.0], [3.5], [1.0, 1.0], [2.0, 1.0, 3.5]])
+def test_denoiser_takes_guidance_and_timestep_row_by_row(bundle: bundles.Bundle, guidance: list[float]) -> None:
+    """Guidance 1 costs one branch: those rows have no second one, whatever the rest of the batch does."""
+    latents, _, envelope, embedding, negative, _ = load_network(bundle, "denoiser").sample_inputs(len(guidance))
+    timestep = torch.randint(0, 1000, (len(guidance), 1), generator=torch.Generator().manual_seed(0))
+    check(bundle, "denoiser", (latents, timestep, envelope, embedding, negative, torch.tensor(guidance)[:, None]))
+
+
+def test_graphs_have_the_contract_of_their_stage(bundle: bundles.Bundle) -> None:
+    for name, stage in networks(bundle.manifest).items():
+        graph = onnx.load(bundle.path(graph_file(name)), load_external_data=False).graph
+        for values, tensors in ((graph.input, stage.inputs), (graph.output, stage.outputs)):
+            assert [value.name for value in values] == [tensor.name for tensor in tensors]
+            for value, tensor in zip(values, tensors, strict=True):
+                form = value.type.tensor_type
+                shape = tuple(size.dim_param or size.dim_value for size in form.shape.dim)
+                assert shape == stage.shape(tensor)
+                assert onnx.helper.tensor_dtype_to_np_dtype(form.elem_type) == tensor.numpy_dtype
+
+
+def test_weights_are_stored_once(bundle: bundles.Bundle) -> None:
+    """Every graph's large initializers lie in the safetensors file beside it; CLAP's mel tables are computed."""
+    for name in NETWORKS:
+        model = onnx.load(bundle.path(graph_file(name)), load_external_data=False)
+        for tensor in model.graph.initializer:
+            if tensor.external_data:
+                location = {entry.key: entry.value for entry in tensor.external_data}["location"]
+                assert location == Path(weights_file(name)).name
+            elif not tensor.name.startswith("log_mel"):
+                assert len(tensor.raw_data) <= INLINE_BYTES, (name, tensor.name)
+
+
+def test_presets_differ_only_in_numbers() -> None:
+    """Every preset builds every network from the same classes."""
+    assert set(NETWORKS) == set(networks(TINY))
