@@ -12,22 +12,28 @@ from foley.errors import BundleError
 from foley.manifest import Manifest, Source
 from foley_export.bundle_writer import new_bundle, write_manifest
 from foley_export.networks import NETWORKS
+from foley_export.networks.bn_inception import RgbFeatures
 from foley_export.networks.network import Network
+from foley_export.networks.video2rms import Video2RMS
 from foley_export.onnx_export import export
 from foley_export.tokenizer import byte_tokenizer
 from foley_export.weights import fill
+from foley_export.wiring import wire
 
 
 def init(preset: Manifest, seed: int, destination: Path) -> Iterator[str]:
-    """Make a bundle of random weights; yields the name of every stage as it is begun.
+    """Make a bundle of random weights, but for Video2RMS (see `wiring`); yields the name of every stage as it is begun.
 
     Raises:
         OutputError: the folder exists or cannot be written.
     """
+    salt = f"{seed}:"
     with new_bundle(destination) as folder:
         for stage, network_class in NETWORKS.items():
             yield stage
-            network = fill(network_class(preset), salt=f"{seed}:")
+            network = fill(network_class(preset), salt)
+            if isinstance(network, Video2RMS):
+                wire(network, fill(RgbFeatures(preset), salt))
             save_weights(network, folder / weights_file(stage))
         (folder / TOKENIZER).parent.mkdir()
         byte_tokenizer(preset.clap_text).save(str(folder / TOKENIZER))

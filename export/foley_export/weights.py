@@ -7,6 +7,7 @@ seeded network can be compared number by number with the official implementation
 import math
 import zlib
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ import torch
 from foley_export.networks.network import Network
 
 _KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, never trained
+
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
@@ -34,7 +38,7 @@ def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
     return np.asarray(w, np.float32)
 
 
-def fill(network: Network, salt: str = "") -> Network:
+def fill(network: AnyNetwork, salt: str = "") -> AnyNetwork:
     """Give `network` its seeded weights, in place, and return it."""
     filled: dict[str, torch.Tensor] = {}
     for key, tensor in network.state_dict().items():

@@ -37,7 +37,7 @@ BAD = {
     "ffconcat_reads_a_local_file.mp4": "not a video",
     "hls_reads_a_local_file.mp4": "not a video",
     "missing.mp4": "missing.mp4",
-    ".": "folder",
+    ".": "not a file",
 }
 
 
