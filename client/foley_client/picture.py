@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foley import clip
@@ -17,22 +18,20 @@ def draw(destination: Path, requested: Floats, waveform: Floats | None = None) -
     if waveform is None:
         _curves(figure.subplots(), {"envelope": (requested, _REQUESTED)})
     else:
-        spectrogram, curves = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+        curves, spectrogram = figure.subplots(2, sharex=True, height_ratios=(2, 3))
         floor = np.float32(1e-5)  # a silent sound has no spectrum to take the logarithm of
         spectrogram.specgram(
             waveform + floor * np.sin(np.arange(len(waveform))), 1024, clip.SAMPLE_RATE_HZ, noverlap=864
         )
-        spectrogram.set_ylabel("frequency (Hz)")
+        spectrogram.set(xlabel="time (s)", ylabel="frequency (Hz)")
         _curves(curves, {"requested": (requested, _REQUESTED), "produced": (measure(waveform), _PRODUCED)})
     figure.savefig(destination, dpi=120, format="png")
 
 
-def _curves(axes: object, curves: dict[str, tuple[Floats, str]]) -> None:
+def _curves(axes: Axes, curves: dict[str, tuple[Floats, str]]) -> None:
     for label, (values, colour) in curves.items():
         seconds = np.arange(len(values)) / clip.ENVELOPE_RATE_HZ
-        axes.plot(seconds, values, label=label, color=colour, linewidth=1.5)  # type: ignore[attr-defined]
-    axes.set_xlabel("time (s)")  # type: ignore[attr-defined]
-    axes.set_ylabel("RMS")  # type: ignore[attr-defined]
-    axes.set_ylim(bottom=0)  # type: ignore[attr-defined]
-    axes.margins(x=0)  # type: ignore[attr-defined]
-    axes.legend(loc="upper right")  # type: ignore[attr-defined]
+        axes.plot(seconds, values, label=label, color=colour, linewidth=1.5)
+    axes.set(xlabel="time (s)", ylabel="RMS", ylim=(0, None))
+    axes.margins(x=0)
+    axes.legend(loc="upper right")

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Iterable
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,8 +13,6 @@ from foley import command
 from foley_export import make
 from foley_export.networks import NETWORKS
 from foley_export.presets import PRESETS
-
-Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
 
 app = typer.Typer(
     help="Make Video-Foley bundles: weights first (`init`), then ONNX graphs (`onnx`).",
@@ -28,11 +25,11 @@ app = typer.Typer(
 @app.command()
 def init(
     bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
-    preset: Annotated[Preset, typer.Option(help="paper: the official sizes. tiny: for tests.")],  # type: ignore[valid-type]
+    preset: Annotated[Literal["paper", "tiny"], typer.Option(help="paper: the official sizes. tiny: for tests.")],
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Make a bundle with random weights. It makes noise, not yet sound: for trying, testing and timing."""
-    _show("weights", make.init(PRESETS[preset.value], seed, bundle))  # type: ignore[attr-defined]
+    _show("weights", make.init(PRESETS[preset], seed, bundle))
 
 
 @app.command()

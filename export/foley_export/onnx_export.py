@@ -92,7 +92,7 @@ def _point_into(model: ir.Model, weights: Path, folder: Path) -> None:
             offset,
             length,
             value.const_value.dtype,
-            shape=value.const_value.shape,
+            shape=ir.Shape(stored[name].shape),
             name=name,
             base_dir=folder,
         )

@@ -7,6 +7,8 @@ picture's features change fast, then stop. Nothing is fitted to any sound; a tra
              -> LSTM with fixed gates, which passes it on -> decay, 30 to 125 Hz -> nearest loudness class
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from foley_export.networks.video2rms import Video2RMS
 IMPACT, MOTION = 0.5, 0.02  # what a sudden stop and what steady motion add to the loudness
 DECAY_S = 0.12  # of the loudness after an impact
 FAST = 16  # pixels between two frames: the speed that counts as one
+LOUDEST = 0.6  # of the classes, as a share: an RMS of 0.18, noise with peaks near full scale
 GATE = 12.0  # bias that holds an LSTM gate open, or with a minus shut
 
 
@@ -26,7 +29,7 @@ def wire(network: Video2RMS, rgb_features: RgbFeatures) -> None:
     """Give `network` its wired weights, in place, for features that come from `rgb_features`."""
     for parameter in network.parameters():
         parameter.zero_()
-    encoder = network.encoder
+    encoder: Any = network.encoder
     differences, speed, impact = encoder.convolutions
     for _, normalisation in encoder.convolutions:
         normalisation.running_mean.zero_()
@@ -57,8 +60,9 @@ def wire(network: Video2RMS, rgb_features: RgbFeatures) -> None:
     along_time.weight.copy_(decay())
     # nearest of the levels v: the largest of  x v - v**2 / 2;  the constant keeps it positive under the ReLU
     levels = torch.linspace(0, 1, len(along_features.bias))
-    along_features.weight[:, 0] = levels
-    along_features.bias.copy_(1 - levels**2 / 2)
+    levels = levels[levels <= LOUDEST]
+    along_features.weight[: len(levels), 0] = levels
+    along_features.bias[: len(levels)] = 1 - levels**2 / 2
 
 
 def decay() -> Tensor:

@@ -21,7 +21,8 @@ class UpdateBlock(nn.Module):
 
     def prepare(self, context: Tensor) -> list["PreparedGRU"]:
         """The context [n, context, h, w] as `forward` takes it."""
-        return [gru.prepare(context) for gru in self.recurrent_block.children()]
+        grus: Iterable[Any] = self.recurrent_block.children()
+        return [gru.prepare(context) for gru in grus]
 
     def forward(
         self, hidden: Tensor, prepared: list["PreparedGRU"], correlation: Tensor, flow: Tensor
