@@ -1,6 +1,7 @@
 """RAFT's update: from what the flow sees to a better flow."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
