@@ -1,9 +1,12 @@
 """What every kind of test uses: the checkout and its default bundle."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for sessions in the tests' own process; must be set before the import
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,6 +1,8 @@
 """Starting, stopping and cancelling: nothing goes on, nothing is left behind, whoever ends how."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -18,52 +20,65 @@ from foley_client import Triton, embedded_triton
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
 
-def processes() -> set[int]:
-    """Server processes of this machine, the stubs of the models included."""
-    names = ("foley-server", "tritonserver", "triton_python_backend_stub")
-    return {
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if any(name in part for part in (process.info["cmdline"] or [])[:2] for name in names)
-    }
+class Traces:
+    """What servers started under one environment leave: processes, run folders, shared memory."""
 
+    def __init__(self, folder: Path) -> None:
+        self.mark = secrets.token_hex(8)
+        self.folder = folder
+        folder.mkdir()
+        self.pids: set[int] = set()  # ever seen; regions of shared memory are named after them
+        self.environment = {**os.environ, "TMPDIR": str(folder), "FOLEY_TEST_MARK": self.mark}
+        self.environment.pop("FOLEY_SERVER", None)
 
-def traces() -> tuple[set[int], set[str], set[str]]:
-    """Processes, shared-memory regions and run folders of servers."""
-    shared = {path.name for path in Path("/dev/shm").glob("foley_*")}
-    return processes(), shared, {path.name for path in Path("/tmp").glob("foley-triton-*")}
+    def processes(self) -> set[str]:
+        """Command lines of the processes that run now."""
+        found = set()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("FOLEY_TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    self.pids.add(process.pid)
+                    found.add(" ".join(process.cmdline()))
+        return found
+
+    def left(self) -> list[str]:
+        """All that is there now."""
+        shared = [path.name for path in Path("/dev/shm").glob("foley_*") if int(path.name.split("_")[1]) in self.pids]
+        return [*self.processes(), *shared, *(path.name for path in self.folder.iterdir())]
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
-    before = traces()
-    yield
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
+    traces = Traces(tmp_path_factory.mktemp("traces") / "run")
+    yield traces
+    assert traces.pids, "the test started no server under this environment"
     deadline = time.monotonic() + 40
-    while (after := traces()) != before and time.monotonic() < deadline:
+    while traces.left() and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert after == before
+    assert traces.left() == []
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_two_servers_live_side_by_side_and_leave_nothing(triton: Triton, tiny_bundle: Path) -> None:
+def test_two_servers_live_side_by_side_and_leave_nothing(
+    triton: Triton, tiny_bundle: Path, traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in traces.environment.items():
+        monkeypatch.setenv(name, value)
     latents = np.random.default_rng(0).standard_normal((1, 8, 256, 16))
     expected = triton.infer("latents_to_waveform", latents=latents)["waveform"]
     with embedded_triton(tiny_bundle) as second:
         assert second.url != triton.url
+        assert any("tritonserver" in command for command in traces.processes())
         np.testing.assert_array_equal(second.infer("latents_to_waveform", latents=latents)["waveform"], expected)
     np.testing.assert_array_equal(triton.infer("latents_to_waveform", latents=latents)["waveform"], expected)
 
 
-@pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_server_of_a_call_ends_with_it(
-    repository: Path, tiny_bundle: Path, tmp_path: Path, end: signal.Signals
+    repository: Path, tiny_bundle: Path, tmp_path: Path, traces: Traces, end: signal.Signals
 ) -> None:
     command = [BIN / "foley", "generate", repository / "examples" / "drumstick.mp4", "--bundle", tiny_bundle]
-    environment = {key: value for key, value in os.environ.items() if key != "FOLEY_SERVER"}
-    before = processes()
-    call = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    while not any("stub" in " ".join(psutil.Process(pid).cmdline()) for pid in processes() - before):
+    call = subprocess.Popen(command, cwd=tmp_path, env=traces.environment, stderr=subprocess.PIPE, text=True)
+    while not any("stub" in command for command in traces.processes()):
         assert call.poll() is None
         time.sleep(0.1)
     call.send_signal(end)
