@@ -51,10 +51,18 @@ class Triton:
         return self.log.read_text(errors="replace")[-2000:]
 
 
-def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that nothing listens on now."""
+def claim_port(address: str, port: int) -> int:
+    """`port`, or where that is 0 one that nothing listens on now.
+
+    Raises:
+        ServerUnavailable: something listens on it already, or the address is not one of this machine's.
+    """
     with socket.socket() as listener:
-        listener.bind((address, 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that is only winding down is free
+        try:
+            listener.bind((address, port))
+        except (OSError, OverflowError) as error:
+            raise ServerUnavailable(f"cannot listen on {address}:{port} ({error}); choose another port") from error
         return int(listener.getsockname()[1])
 
 
@@ -74,7 +82,7 @@ def serve(
     """
     found = installation.find()
     endpoints = Endpoints(
-        f"{address}:{grpc_port or free_port(address)}", f"{address}:{metrics_port or free_port(address)}"
+        f"{address}:{claim_port(address, grpc_port)}", f"{address}:{claim_port(address, metrics_port)}"
     )
     # each server its own shared-memory names: two with the default prefix destroy each other's
     prefix = f"foley_{os.getpid()}_{secrets.token_hex(4)}_"

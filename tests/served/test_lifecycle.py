@@ -119,15 +119,26 @@ def test_ctrl_c_stops_the_denoising_within_a_step(triton: Triton, repository: Pa
     assert list(tmp_path.iterdir()) == [curve]
 
 
+def refusal(*options: object) -> str:
+    """What `foley-server run` says when it does not start."""
+    command = [BIN / "foley-server", "run", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def test_port_in_use_is_said_so(triton: Triton, tiny_bundle: Path) -> None:
+    port = triton.url.rsplit(":", 1)[1]
+    assert port in refusal("--bundle", tiny_bundle, "--grpc-port", port, "--metrics-port", "0")
+
+
 def test_unusable_bundle_is_named(repository: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """Missing, damaged or without graphs: `foley-server run` says which file, and ends with exit code 2."""
 
     def serve(bundle: Path) -> str:
-        command = [BIN / "foley-server", "run", "--bundle", bundle, "--grpc-port", "0", "--metrics-port", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ")
-        return done.stderr
+        return refusal("--bundle", bundle, "--grpc-port", "0", "--metrics-port", "0")
 
     assert "nowhere/manifest.json" in serve(tmp_path / "nowhere")
     bundle = tmp_path / "bundle"
