@@ -53,7 +53,8 @@ def run(
 
     Prints one line when every model is ready: `ready grpc=ADDRESS:PORT metrics=ADDRESS:PORT`.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(number, _interrupt)
     opened = bundles.read(bundle)
     bundles.verify(opened)
     if until_stdin_closes:
