@@ -99,7 +99,7 @@ def generate(
     outputs.check(
         [path for group in numbered for path in group],
         outputs.TAKE_ENDINGS,
-        video,
+        [path for path in (video, audio, envelope_file) if path],
     )
     prompt = Prompt(text, audio, negative_text)
     chosen = {"seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance}
@@ -145,7 +145,7 @@ def predict_envelope(
 
     foley envelope hits.mp4 -o hits.csv -o hits.png
     """
-    outputs.check(output, outputs.ENVELOPE_ENDINGS, video)
+    outputs.check(output, outputs.ENVELOPE_ENDINGS, [video])
     probe(video)
     with _session(server, bundle) as (foley, watch):
         curve = foley.predict_envelope(video, watch)

@@ -18,17 +18,18 @@ ENVELOPE_ENDINGS = (*envelope_file.SUFFIXES, *PICTURE_ENDINGS)
 TAKE_ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS, *ENVELOPE_ENDINGS)
 
 
-def check(paths: Sequence[Path], endings: Sequence[str], source: Path) -> None:
+def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]) -> None:
     """Raise before any work is done when one of `paths` cannot be written.
 
     Raises:
-        OutputError: a folder that is missing or closed, an ending that is not one of `endings`, the source itself.
+        OutputError: a folder that is missing or closed, an ending that is not one of `endings`, one of `sources`.
         SettingError: the same name twice.
     """
-    if len(set(paths)) < len(paths):
+    if len({path.resolve() for path in paths}) < len(paths):
         raise SettingError("the same output is named twice")
     for path in paths:
-        check_destination(path, endings, source)
+        for source in sources:
+            check_destination(path, endings, source)
 
 
 @dataclass(frozen=True)
