@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from foley.bundle import graph_file
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
+
+ONNX_ERRORS = (InvalidArgument, RuntimeException, Fail)
 
 
 class TritonPythonModel:
@@ -40,15 +43,26 @@ class TritonPythonModel:
             for request in requests
         ]
         if not self.stage.max_batch:
-            return [self._respond(self._run(one)) for one in inputs]
+            return [self._answer(one) for one in inputs]
         responses: list[Any] = []
         for _, group in groupby(inputs, key=lambda one: [array.shape[1:] for array in one.values()]):
             members = list(group)
             sizes = [len(next(iter(one.values()))) for one in members]
-            outputs = self._run({name: np.concatenate([one[name] for one in members]) for name in members[0]})
+            try:
+                outputs = self._run({name: np.concatenate([one[name] for one in members]) for name in members[0]})
+            except ONNX_ERRORS:  # one request's values are to blame: it must not fail those it shares the batch with
+                responses.extend(self._answer(one) for one in members)
+                continue
             for start, size in zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True):
                 responses.append(self._respond([output[start : start + size] for output in outputs]))
         return responses
+
+    def _answer(self, inputs: dict[str, np.ndarray]) -> Any:
+        """One request by itself: its outputs, or what is wrong with its inputs."""
+        try:
+            return self._respond(self._run(inputs))
+        except ONNX_ERRORS as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
 
     def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         return self.session.run([t.name for t in self.stage.outputs], inputs)
