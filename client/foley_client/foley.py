@@ -57,7 +57,7 @@ class Foley:
     with Triton("localhost:8001") as triton:
         foley = Foley(triton)
         envelope = foley.predict_envelope(Path("hits.mp4"))
-        take, = foley.generate(envelope, duration_s=8.0, prompt=Prompt("a stick hits metal"))
+        (take,) = foley.generate(envelope, samples=8 * 16_000, prompt=Prompt("a stick hits metal"))
     """
 
     def __init__(self, triton: Triton) -> None:
