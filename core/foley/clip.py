@@ -19,7 +19,6 @@ HOP = 160  # samples between two mel frames and two envelope frames
 ENVELOPE_RATE_HZ = SAMPLE_RATE_HZ // HOP  # 100
 CLIP_ENVELOPE = 1_000  # envelope frames that hold the clip: ENVELOPE_RATE_HZ * CLIP_SECONDS
 PADDED_ENVELOPE = 1_024  # ... and with the zeros that fill 10.24 s
-CLIP_SAMPLES = CLIP_ENVELOPE * HOP  # 160,000
 PADDED_SAMPLES = PADDED_ENVELOPE * HOP  # 163,840
 
 MEL_BINS = 64

@@ -34,11 +34,15 @@ def read(path: Path) -> Floats:
         EnvelopeError: unreadable, another format or rate, or values that are no envelope.
     """
     try:
+        if not path.is_file():
+            raise EnvelopeError(f"there is no envelope file {path}; `foley envelope` makes one")
         if path.stat().st_size > MAX_BYTES:
             raise EnvelopeError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not an envelope")
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnvelopeError(f"cannot read the envelope {path}: {error}") from error
+    except OSError as error:
+        raise EnvelopeError(f"cannot read the envelope {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EnvelopeError(f"{path} is not an envelope: it is not text") from error
     values = _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
     try:
         return validate(values)
@@ -50,17 +54,20 @@ def _from_json(path: Path, text: str) -> npt.ArrayLike:
     try:
         document = json.loads(text)
         rate = float(document["rate_hz"])
-        rms: npt.ArrayLike = document["rms"]
+        rms = document["rms"]
+        if not all(type(value) in (int, float) for value in rms):
+            raise TypeError
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise EnvelopeError(f'{path} is not an envelope: expected {{"rate_hz": 100, "rms": [...]}}') from error
     if rate != clip.ENVELOPE_RATE_HZ:
         raise EnvelopeError(f"{path} has {rate:g} frames a second; {clip.ENVELOPE_RATE_HZ} are needed")
-    return rms
+    values: npt.ArrayLike = rms
+    return values
 
 
 def _from_csv(path: Path, text: str) -> npt.ArrayLike:
     try:
-        rows = list(csv.reader(text.splitlines(), strict=True))
+        rows = [row for row in csv.reader(text.splitlines(), strict=True) if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise EnvelopeError(f"{path} is not an envelope: {error}") from error
     if not rows or [cell.strip() for cell in rows[0]] != ["time_s", "rms"]:

@@ -1,7 +1,7 @@
 """Writing results: a sound as WAV, or beside the picture of its video.
 
-A result appears whole or not at all: it is written under a temporary name in its folder and renamed. The picture is
-copied packet by packet, not encoded again, wherever the new file can hold it.
+The picture is copied packet by packet, not encoded again, wherever the new file can hold it. Write to a name that
+`foley.output.replacing` gives, and the result appears whole or not at all.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from foley.audio import Samples, audio_stream, fit, layout_of, read_sound, resam
 from foley.container import DEFAULT_LIMITS, Limits, has_presentation_times, open_media, read_packets
 from foley.errors import OutputError, SettingError
 from foley.media import VideoInfo, probe, shown_frames, to_rgb, video_stream
-from foley.output import check_destination, replacing
+from foley.output import check_destination
 
 SourceAudio = Literal["replace", "mix", "keep"]
 
@@ -84,7 +84,7 @@ class Muxed:
 def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> None:
     """Write FP32 [n] in [-1, 1] (clipped beyond) as 16-bit PCM, with a comment about how it was made.
 
-    Raises OutputError when it cannot be written.
+    Raises OutputError for a name or a sound that cannot be written.
     """
     check_destination(path, SOUND_ENDINGS)
     _check_waveform(waveform)
@@ -93,8 +93,7 @@ def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> No
         if comment:
             file.comment = comment
         file.write(np.clip(waveform, -1, 1))
-    with replacing(path) as temporary:
-        temporary.write_bytes(wav.getvalue())
+    path.write_bytes(wav.getvalue())
 
 
 def write_video(
@@ -116,8 +115,8 @@ def write_video(
 
     `comment` goes into the file's metadata, to say how the sound was made.
 
-    Raises MediaError when the source cannot be read, OutputError when the destination cannot be written and
-    SettingError for an unknown `source_audio`; nothing is left behind then.
+    Raises MediaError when the source cannot be read, OutputError for a name or a sound that cannot be written and
+    SettingError for an unknown `source_audio`.
     """
     if source_audio not in get_args(SourceAudio):
         raise SettingError(f"source audio is {source_audio!r}; it must be one of {', '.join(get_args(SourceAudio))}")
@@ -129,12 +128,12 @@ def write_video(
         samples, rate = _mixed(samples, rate, source, info, limits)
 
     kind = _CONTAINERS[destination.suffix.lower()]
-    with replacing(destination) as temporary, ExitStack() as stack:
+    with ExitStack() as stack:
         container = stack.enter_context(open_media(source, limits))
         # `file:` keeps a colon in a name from being read as a protocol. The index goes first, so that browsers
         # can play before they have all of the file.
         options = {"movflags": "+faststart"} if kind in (_MP4, _MOV) else {}
-        output = stack.enter_context(av.open(f"file:{temporary}", "w", format=kind.format, options=options))
+        output = stack.enter_context(av.open(f"file:{destination}", "w", format=kind.format, options=options))
         output.metadata["comment"] = comment
         # The result starts at zero, which a broadcast recording does not; all tracks move together.
         shift_s = max(0.0, min((container.start_time or 0) / av.time_base, info.start_s))
@@ -195,8 +194,9 @@ def _picture_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any
     stream: Any = output.add_stream(
         name, rate=Fraction(info.fps).limit_denominator(1001), options=_ENCODER_OPTIONS[name]
     )
-    # 4:2:0 knows even sizes only.
-    stream.width, stream.height, stream.pix_fmt = info.width // 2 * 2, info.height // 2 * 2, "yuv420p"
+    # 4:2:0 knows even sizes only: one row or column is cut off, and doubled where it is the only one.
+    stream.width, stream.height = max(2, info.width // 2 * 2), max(2, info.height // 2 * 2)
+    stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
     return stream
 
@@ -207,7 +207,8 @@ def _encoded_picture(stream: Any, source: Path, info: VideoInfo, shift_s: float,
         if from_s == until_s:
             continue  # never on show, and an encoder refuses two frames at one time
         image = to_rgb(frame, info.rotation)[: stream.height, : stream.width]
-        encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        doubled = [(0, stream.height - image.shape[0]), (0, stream.width - image.shape[1]), (0, 0)]
+        encoded = av.VideoFrame.from_ndarray(np.pad(image, doubled, mode="edge"), format="rgb24")
         encoded.time_base = Fraction(1, _CLOCK_HZ)
         encoded.pts = round((from_s + info.start_s - shift_s) * _CLOCK_HZ)
         encoded.duration = round((until_s - from_s) * _CLOCK_HZ)

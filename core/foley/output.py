@@ -20,20 +20,29 @@ def check_destination(path: Path, endings: Collection[str], source: Path | None 
         raise OutputError(
             f"{path} has an ending of no known kind; give a name that ends in one of {', '.join(endings)}"
         )
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist; create it or choose another")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {path.parent} is not writable; choose another or change its permissions")
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise OutputError(f"{path} is the source itself, which is never overwritten; choose another name")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give the name of a file")
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {path.parent} does not exist; create it or choose another")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise OutputError(f"the folder {path.parent} is not writable; choose another or change its permissions")
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(f"{path} is the source itself, which is never overwritten; choose another name")
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise OutputError(f"{path} cannot be written ({error.strerror}); choose another name") from error
 
 
 @contextmanager
 def replacing(destination: Path) -> Iterator[Path]:
-    """Give a name to write to, in the folder of `destination`; what is there takes its place if all goes well."""
-    temporary = destination.parent.resolve() / f".foley-{secrets.token_hex(8)}.partial"
+    """Give a name to write to, in the folder of `destination`; what is there takes its place if all goes well.
+
+    The name ends as `destination` does. Several files at once, all or none: enter several of these on one ExitStack.
+
+    Raises:
+        OutputError: the file cannot be written or put in its place.
+    """
+    temporary = destination.parent.resolve() / f".foley-{secrets.token_hex(8)}.partial{destination.suffix}"
     try:
         yield temporary
         temporary.replace(destination)

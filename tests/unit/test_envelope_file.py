@@ -1,6 +1,7 @@
 """Envelope files: what is written comes back, and no file, however hostile, raises anything but EnvelopeError."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def test_what_is_written_comes_back(curve, suffix):
         ('{"rate_hz": 100, "rms": [0, 0.5, 1]}', ".json"),
         ('{"rms": [0, 0.5, 1.0], "rate_hz": 100.0, "note": "drawn by hand"}', ".JSON"),
         ("time_s,rms\n0,0\n0.01,0.5\n0.02,1\n", ".csv"),
+        ("time_s,rms\n0,0\n\n0.01,0.5\n0.02,1\n,\n\n", ".csv"),  # rows that were emptied
         ("\ufefftime_s, rms\r\n0.00, 0\r\n0.01, 0.5\r\n0.02, 1", ".CSV"),  # as spreadsheets save it
     ],
 )
@@ -70,6 +72,8 @@ HOSTILE = {
     "text": json_file("loud"),
     "texts": json_file(["loud"]),
     "nulls": json_file([None]),
+    "truths": json_file([True]),
+    "numbers as text": json_file(["0.1"]),
     "an empty list": json_file([]),
     "NaN": json_file([0.1, float("nan")]),
     "infinity": json_file([float("inf")]),
@@ -141,7 +145,8 @@ def test_a_huge_file_is_refused_unread(tmp_path):
         envelope_file.read(path)
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "missing.json", tmp_path):
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")  # reading it would wait for ever
+    for path in (tmp_path / "missing.json", tmp_path / "pipe.csv", tmp_path):
         with pytest.raises(EnvelopeError, match=path.name):
             envelope_file.read(path)

@@ -36,10 +36,29 @@ def test_level_gives_the_sound_the_envelopes_rms_and_leaves_its_dynamics(produce
     np.testing.assert_allclose(result, gain * wave, atol=1e-6)
 
 
+@given(rate_hz=st.integers(1, 6), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_level_holds_where_single_peaks_would_pass_full_scale(rate_hz, seed):
+    """Hits far above the rest are limited; the level, and what lies between the hits, stay."""
+    wave = noise(0.02, seed)
+    wave[:: clip.SAMPLE_RATE_HZ // rate_hz] = 1.0
+    envelope = np.full(FRAMES, 0.2, np.float32)
+    result = loudness.apply(wave, envelope, "level")
+    assert np.abs(result).max() <= 1 + 1e-6
+    assert power_mean(measure(result)) == pytest.approx(0.2, rel=0.01)
+
+
 def test_level_yields_to_full_scale():
     result = loudness.apply(noise(0.1), np.full(FRAMES, 0.9, np.float32), "level")
-    assert np.abs(result).max() == pytest.approx(1)
+    assert 0.9 < np.abs(result).max() <= 1 + 1e-6
     assert power_mean(measure(result)) < 0.9
+
+
+def test_follow_stays_on_the_curve_beside_a_peak():
+    envelope = np.full(FRAMES, 0.15, np.float32)
+    envelope[FRAMES // 2] = 1.0
+    produced = measure(loudness.apply(noise(0.1), envelope, "follow"))
+    assert produced[: FRAMES // 2 - 8] == pytest.approx(0.15, rel=0.1)
 
 
 def test_follow_puts_the_sound_on_the_curve():

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ from foley.audio import read_audio
 from foley.errors import FoleyError, MediaError, OutputError, SettingError
 from foley.media import probe, read_frames
 from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, Muxed, write_video, write_wav
-from foley.output import check_destination
+from foley.output import check_destination, replacing
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT.parent / "shared" / "media"
@@ -290,6 +291,26 @@ def test_destination_that_cannot_be(folder: Path, name: str) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_name_that_no_file_can_have(folder: Path) -> None:
+    with pytest.raises(OutputError, match="name too long"):
+        check_destination(folder / ("x" * 300 + ".mp4"), VIDEO_ENDINGS)
+
+
+def test_several_files_are_written_all_or_none(folder: Path) -> None:
+    (folder / "b.wav").write_bytes(b"the result of yesterday")
+
+    def write(*sounds: np.ndarray) -> None:
+        with ExitStack() as stack:
+            for name, sound in zip(("a.wav", "b.wav"), sounds, strict=True):
+                write_wav(stack.enter_context(replacing(folder / name)), sound, RATE)
+
+    with pytest.raises(OutputError):
+        write(chirp(10), np.full(10, np.nan, np.float32))
+    assert [path.read_bytes() for path in folder.iterdir()] == [b"the result of yesterday"]
+    write(chirp(10), chirp(10))
+    assert (folder / "a.wav").read_bytes() == (folder / "b.wav").read_bytes()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_without_permission(folder: Path) -> None:
     folder.chmod(0o500)
@@ -311,13 +332,27 @@ def test_source_is_never_overwritten(folder: Path) -> None:
     assert digest(source) == before
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 8), (8, 1), (1, 1), (3, 5)])
+def test_picture_of_an_odd_size_that_is_encoded_again(folder: Path, width: int, height: int) -> None:
+    source = folder / "source.gif"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("gif", rate=10, width=width, height=height, pix_fmt="rgb8")
+        for value in range(5):
+            image = np.full((height, width, 3), 50 * value, np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="rgb8")))
+        output.mux(stream.encode(None))
+    write_video(source, chirp(8_000), RATE, folder / "result.mp4")
+    info = probe(folder / "result.mp4")
+    assert (info.width, info.height) == (max(2, width // 2 * 2), max(2, height // 2 * 2))
+
+
 @needs_media
 def test_damaged_source_leaves_the_old_result(folder: Path) -> None:
     """bit_flips.mkv is found out only while its picture is encoded: half of the result is written by then."""
     result = folder / "result.webm"
     result.write_bytes(b"the result of yesterday")
-    with pytest.raises(MediaError):
-        write_video(MEDIA / "bit_flips.mkv", chirp(24_000), RATE, result)
+    with pytest.raises(MediaError), replacing(result) as temporary:
+        write_video(MEDIA / "bit_flips.mkv", chirp(24_000), RATE, temporary)
     assert result.read_bytes() == b"the result of yesterday"
     assert list(folder.iterdir()) == [result]
 
@@ -328,8 +363,8 @@ def test_full_disk_is_an_output_error(folder: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match="No space left"):
-        write_wav(folder / "sound.wav", chirp(10), RATE)
+    with pytest.raises(OutputError, match=r"sound\.wav.*No space left"), replacing(folder / "sound.wav") as temporary:
+        write_wav(temporary, chirp(10), RATE)
     assert list(folder.iterdir()) == []
 
 
