@@ -9,7 +9,6 @@ from rich.console import Console
 
 from foley import bundle as bundles
 from foley import command
-from foley.errors import Cancelled
 from foley.output import check_destination, replacing
 from foley_bench import stages as stages_bench
 from foley_client.console import ProgressWatch
@@ -41,11 +40,8 @@ def stages(
     """
     if json_file is not None:
         check_destination(json_file, {".json"})
-    try:
-        with ProgressWatch() as watch:
-            report = stages_bench.measure(bundles.read(bundle), repeats, watch)
-    except KeyboardInterrupt:
-        raise Cancelled("stopped; nothing was written") from None
+    with ProgressWatch() as watch:
+        report = stages_bench.measure(bundles.read(bundle), repeats, watch)
     Console().print(stages_bench.table(report))
     if json_file is not None:
         with replacing(json_file) as temporary:

@@ -2,23 +2,28 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from foley import command, envelope
-from foley.errors import Cancelled
+from foley.audio import read_audio
+from foley.bundle import file_sha256
+from foley.errors import SettingError
 from foley.loudness import Loudness
 from foley.media import probe
 from foley.mux import SourceAudio
+from foley.output import replacing
 from foley.sampler import SamplerName, Sampling
 from foley_client import outputs
 from foley_client.console import ProgressWatch, print_timings
 from foley_client.curves import read_envelope
 from foley_client.embedded import embedded_triton
-from foley_client.foley import Foley, Prompt, override
+from foley_client.foley import Foley, override, vary
 from foley_client.outputs import Result
+from foley_client.prompt import Prompt
 from foley_client.rms2sound import Loop
 from foley_client.triton import Triton
 from foley_client.watch import Watch
@@ -94,20 +99,28 @@ def generate(
 
     foley generate hits.mp4 --text "a stick hits metal" -o hits-with-sound.mp4 -o hits.wav
     """
+    # all that can be wrong is said before a server starts
+    chosen = {"seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance}
+    vary(override(Sampling(sampler="ddim" if eta else "dpm++"), chosen), variations)
+    prompt = Prompt(text, audio, negative_text)
     paths = output or [Path(f"{video.stem}-foley.mp4")]
-    numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(max(1, variations))]
+    numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(variations)]
     outputs.check(
         [path for group in numbered for path in group],
         outputs.TAKE_ENDINGS,
         [path for path in (video, audio, envelope_file) if path],
     )
-    prompt = Prompt(text, audio, negative_text)
-    chosen = {"seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance}
-    override(Sampling(sampler="ddim" if eta else "dpm++"), chosen)  # says what is wrong before a server starts
+    if audio:
+        read_audio(audio)
     info = probe(video)
     samples, frames = envelope.samples(info.duration_s), envelope.frames(info.duration_s)
     curve = read_envelope(envelope_file, info.duration_s, frames) if envelope_file else None
-    with _session(server, bundle) as (foley, watch):
+    origin = {
+        "video": video.name,
+        "video_sha256": file_sha256(video),
+        "envelope": envelope_file.name if envelope_file else "predicted",
+    }
+    with ExitStack() as files, _session(server, bundle) as (foley, watch):
         if curve is None:
             curve = foley.predict_envelope(video, watch)
         takes = foley.generate(
@@ -122,8 +135,9 @@ def generate(
         )
         with watch.stage("writing", len(takes)) as stage:
             for take, group in zip(takes, numbered, strict=True):
+                result = Result(video, curve, replace(take, recipe={**origin, **take.recipe}), source_audio)
                 for path in group:
-                    outputs.write(path, Result(video, curve, take, source_audio))
+                    outputs.write(files.enter_context(replacing(path)), result)
                 stage.advance()
     print_timings(watch)
     for group in numbered:
@@ -147,24 +161,24 @@ def predict_envelope(
     """
     outputs.check(output, outputs.ENVELOPE_ENDINGS, [video])
     probe(video)
-    with _session(server, bundle) as (foley, watch):
+    with ExitStack() as files, _session(server, bundle) as (foley, watch):
         curve = foley.predict_envelope(video, watch)
         for path in output:
-            outputs.write(path, Result(video, curve))
-            typer.echo(path)
+            outputs.write(files.enter_context(replacing(path)), Result(video, curve))
+    for path in output:
+        typer.echo(path)
 
 
 @contextmanager
 def _session(server: str | None, bundle: Path | None) -> Iterator[tuple[Foley, Watch]]:
-    """A connected server, given or started, under a progress display; Ctrl-C ends it in order."""
-    try:
-        with ExitStack() as stack:
-            watch = stack.enter_context(ProgressWatch())
-            with watch.stage("starting the server" if server is None else "connecting"):
-                triton = stack.enter_context(embedded_triton(bundle) if server is None else Triton(server))
-            yield Foley(triton), watch
-    except KeyboardInterrupt:
-        raise Cancelled("stopped; nothing was written") from None
+    """A connected server, given or started, under a progress display."""
+    if server is not None and bundle is not None:
+        raise SettingError("--bundle is for a server that is started for the call; leave out --bundle or --server")
+    with ExitStack() as stack:
+        watch = stack.enter_context(ProgressWatch())
+        with watch.stage("starting the server" if server is None else "connecting"):
+            triton = stack.enter_context(embedded_triton(bundle) if server is None else Triton(server))
+        yield Foley(triton), watch
 
 
 def main() -> None:

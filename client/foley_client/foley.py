@@ -1,18 +1,20 @@
 """The SDK: a connected server as the two stages of Video-Foley."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from foley import __version__, clip, loudness
 from foley.audio import read_audio
+from foley.bundle import file_sha256
 from foley.envelope import Floats, frames, validate
 from foley.errors import SettingError
 from foley.loudness import Loudness
 from foley.media import read_frames
 from foley.sampler import Sampling
-from foley_client.prompt import embed_audio, embed_texts
+from foley_client.prompt import Prompt, embed_audio, embed_texts
 from foley_client.rms2sound import Condition, Loop, synthesize
 from foley_client.triton import Triton
 from foley_client.video2rms import predict_envelope
@@ -23,23 +25,11 @@ MAX_VARIATIONS = 16
 
 @dataclass(frozen=True)
 class Take:
-    """One sound, and everything that it takes to make it again."""
+    """One sound, everything that it takes to make it again, and how long each stage took."""
 
     waveform: Floats  # [samples at 16 kHz], within [-1, 1]
     recipe: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the sound is made of: a text (empty: anything), or an audio file instead; and what it should not be."""
-
-    text: str = ""
-    audio: Path | None = None
-    negative_text: str = ""
-
-    def __post_init__(self) -> None:
-        if self.text and self.audio:
-            raise SettingError("give a text or an audio prompt, not both")
+    timings_s: dict[str, float] = field(default_factory=dict)  # of the whole call: variations share them
 
 
 def override(sampling: Sampling, chosen: Mapping[str, Any]) -> Sampling:
@@ -49,6 +39,17 @@ def override(sampling: Sampling, chosen: Mapping[str, Any]) -> Sampling:
         SettingError: one of them is outside its range.
     """
     return replace(sampling, **{key: value for key, value in chosen.items() if value is not None})
+
+
+def vary(sampling: Sampling, variations: int) -> list[Sampling]:
+    """`sampling` once for every variation, with seeds counting up.
+
+    Raises:
+        SettingError: fewer than one or more than `MAX_VARIATIONS`, or a seed past the last one.
+    """
+    if not 1 <= variations <= MAX_VARIATIONS:
+        raise SettingError(f"variations is {variations}; choose 1 to {MAX_VARIATIONS}")
+    return [replace(sampling, seed=sampling.seed + i) for i in range(variations)]
 
 
 class Foley:
@@ -104,26 +105,24 @@ class Foley:
             EnvelopeError: the envelope does not have one frame for every 10 ms of sound.
             SettingError: a setting outside its range.
         """
-        if not 1 <= variations <= MAX_VARIATIONS:
-            raise SettingError(f"variations is {variations}; choose 1 to {MAX_VARIATIONS}")
-        watch, prompt, sampling = watch or Watch(), prompt or Prompt(), sampling or self.defaults
+        watch, prompt = watch or Watch(), prompt or Prompt()
+        samplings = vary(sampling or self.defaults, variations)
         envelope = validate(envelope, frames(samples / clip.SAMPLE_RATE_HZ))
         condition = Condition(envelope, *self.embed(prompt, watch))
-        samplings = [replace(sampling, seed=sampling.seed + i) for i in range(variations)]
         waveforms = synthesize(self.triton, condition, samplings, samples, loop, watch)
+        recipe = {**self.triton.versions, **_describe(prompt, envelope), "loudness": level}
         return [
-            Take(loudness.apply(waveform, envelope, level), self._recipe(prompt, one, level))
+            Take(loudness.apply(waveform, envelope, level), {**recipe, **asdict(one)}, dict(watch.timings_s))
             for waveform, one in zip(waveforms, samplings, strict=True)
         ]
 
-    def _recipe(self, prompt: Prompt, sampling: Sampling, level: Loudness) -> dict[str, Any]:
-        return {
-            "foley": __version__,
-            "bundle": self.triton.manifest.name,
-            "bundle_sha256": self.triton.bundle_digest,
-            **asdict(sampling),
-            "text": prompt.text,
-            "audio": prompt.audio.name if prompt.audio else None,
-            "negative_text": prompt.negative_text,
-            "loudness": level,
-        }
+
+def _describe(prompt: Prompt, envelope: Floats) -> dict[str, Any]:
+    return {
+        "foley": __version__,
+        "envelope_sha256": hashlib.sha256(envelope.astype("<f4").tobytes()).hexdigest(),
+        "text": prompt.text,
+        "negative_text": prompt.negative_text,
+        "audio": prompt.audio.name if prompt.audio else None,
+        "audio_sha256": file_sha256(prompt.audio) if prompt.audio else None,
+    }

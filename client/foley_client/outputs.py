@@ -1,7 +1,7 @@
 """What the command line writes: the ending of a name says what the file holds."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from foley import clip, envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, SourceAudio, write_video, write_wav
-from foley.output import check_destination, replacing
+from foley.output import check_destination
 from foley_client.foley import Take
 from foley_client.picture import draw
 
@@ -43,26 +43,17 @@ class Result:
 
 
 def write(path: Path, result: Result) -> None:
-    """Write `result` in the form that the ending of `path` asks for; whole, or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write `result` in the form that the ending of `path` asks for; `foley.output.replacing` makes it whole."""
     suffix, take = path.suffix.lower(), result.take
     if suffix in envelope_file.SUFFIXES:
-        _write(path, lambda file: file.write_text(envelope_file.dumps(result.envelope, suffix)))
+        path.write_text(envelope_file.dumps(result.envelope, suffix))
     elif suffix in PICTURE_ENDINGS:
-        _write(path, lambda file: draw(file, result.envelope, take.waveform if take else None))
+        draw(path, result.envelope, take.waveform if take else None)
     elif take and suffix in SOUND_ENDINGS:
         write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(take.recipe))
     elif take:
         recipe = json.dumps(take.recipe)
         write_video(result.source, take.waveform, clip.SAMPLE_RATE_HZ, path, result.source_audio, recipe)
-
-
-def _write(path: Path, fill: Callable[[Path], object]) -> None:
-    with replacing(path) as temporary:
-        fill(temporary)
 
 
 def numbered(path: Path, variation: int, variations: int) -> Path:

@@ -10,6 +10,7 @@ from foley import clip
 from foley.envelope import Floats, measure
 
 _REQUESTED, _PRODUCED = "#ff9f1c", "#2ec4b6"
+_WINDOW = 1024  # samples of the spectrogram's
 
 
 def draw(destination: Path, requested: Floats, waveform: Floats | None = None) -> None:
@@ -19,10 +20,10 @@ def draw(destination: Path, requested: Floats, waveform: Floats | None = None) -
         _curves(figure.subplots(), {"envelope": (requested, _REQUESTED)})
     else:
         curves, spectrogram = figure.subplots(2, sharex=True, height_ratios=(2, 3))
+        sound = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
         floor = np.float32(1e-5)  # a silent sound has no spectrum to take the logarithm of
-        spectrogram.specgram(
-            waveform + floor * np.sin(np.arange(len(waveform))), 1024, clip.SAMPLE_RATE_HZ, noverlap=864
-        )
+        sound = sound + floor * np.sin(np.arange(len(sound)))
+        spectrogram.specgram(sound, _WINDOW, clip.SAMPLE_RATE_HZ, noverlap=_WINDOW - clip.HOP)
         spectrogram.set(xlabel="time (s)", ylabel="frequency (Hz)")
         _curves(curves, {"requested": (requested, _REQUESTED), "produced": (measure(waveform), _PRODUCED)})
     figure.savefig(destination, dpi=120, format="png")

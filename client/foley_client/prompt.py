@@ -1,6 +1,8 @@
 """The timbre prompt: a text or a sound, as a CLAP embedding."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,15 +14,32 @@ from foley_client.triton import Triton
 MAX_TEXT = 2_000  # characters; CLAP reads 512 tokens
 
 
-def embed_texts(triton: Triton, texts: Sequence[str]) -> Floats:
-    """CLAP embeddings of `texts`, unit length: [n, 512].
+@dataclass(frozen=True)
+class Prompt:
+    """What the sound is made of: a text (empty: anything), or an audio file instead; and what it should not be.
 
     Raises:
-        SettingError: a text is longer than `MAX_TEXT` characters.
+        SettingError: both a text and a sound, a text that is too long, or one that is not Unicode.
     """
-    for text in texts:
-        if len(text) > MAX_TEXT:
-            raise SettingError(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are read")
+
+    text: str = ""
+    audio: Path | None = None
+    negative_text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.text and self.audio:
+            raise SettingError("give a text or an audio prompt, not both")
+        for text in (self.text, self.negative_text):
+            if len(text) > MAX_TEXT:
+                raise SettingError(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are read")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # bytes that the shell passed on and nobody could decode
+                raise SettingError("the prompt is not text in UTF-8; type it again") from error
+
+
+def embed_texts(triton: Triton, texts: Sequence[str]) -> Floats:
+    """CLAP embeddings of `texts`, unit length: [n, 512]."""
     encoded = np.array([[text.encode()] for text in texts], np.object_)
     return triton.infer("text_to_embedding", text=encoded)["embedding"]
 

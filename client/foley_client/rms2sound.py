@@ -1,7 +1,7 @@
 """The second stage: envelope + embedding -> sound, window by window, the loop here or on the server."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -46,7 +46,9 @@ def synthesize(
     with watch.stage("denoising", total) as stage, ThreadPoolExecutor(CONCURRENT_WINDOWS) as pool:
         jobs = [pool.submit(run, triton, condition.window(starts[i]), s, i, stage.advance) for s, i in windows]
         try:
-            results = [job.result() for job in jobs]
+            wait(jobs, return_when=FIRST_EXCEPTION)
+            failed = [job for job in jobs if job.done() and job.exception()]
+            results = [job.result() for job in failed or jobs]
         except BaseException:
             watch.cancel()  # one failed or the user stopped: the others stop before their next step
             pool.shutdown(cancel_futures=True)

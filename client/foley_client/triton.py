@@ -2,6 +2,7 @@
 
 import json
 import queue
+import re
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -10,9 +11,10 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as grpcclient
+from pydantic import ValidationError
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from foley.errors import FoleyError, InvalidInput, ServerFailure, ServerUnavailable
+from foley.errors import FoleyError, InvalidInput, ServerFailure, ServerUnavailable, SettingError
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
 
@@ -27,36 +29,47 @@ class Triton:
     """One server. Use it as a context manager, or call `close`; calls may come from several threads.
 
     Args:
-        url: `host:port` of the KServe v2 gRPC endpoint, with or without `grpc://`.
+        url: `HOST:PORT` of the KServe v2 gRPC endpoint, with or without `grpc://`.
 
     Raises:
+        SettingError: `url` is something else.
         ServerUnavailable: nothing answers there, it is not ready, or it serves something else.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.removeprefix("grpc://")
+        if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.url):
+            raise SettingError(f"the server is given as {url!r}; give it as HOST:PORT, such as localhost:8001")
         self._client = grpcclient.InferenceServerClient(self.url)
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+        self.stages: Mapping[str, Stage] = stages(self.manifest)
+
+    def _connect(self) -> None:
         try:
             grpc.channel_ready_future(self._client._channel).result(CONNECT_TIMEOUT_S)
             if not self._client.is_server_ready(client_timeout=CONNECT_TIMEOUT_S):
                 raise ServerUnavailable(f"the server at {self.url} is still loading; try again in a while")
-            parameters = self._parameters("generate")
+            server = self._client.get_server_metadata(client_timeout=CONNECT_TIMEOUT_S)
+            config = self._client.get_model_config("generate", client_timeout=CONNECT_TIMEOUT_S).config
+            parameters = {key: value.string_value for key, value in config.parameters.items()}
+            self.manifest = Manifest.model_validate_json(parameters["manifest"])
+            self.versions: Mapping[str, str] = {
+                "bundle": self.manifest.name,
+                "bundle_sha256": parameters["digest"],
+                "onnxruntime": parameters["onnxruntime"],
+                "triton": server.version,
+            }
         except grpc.FutureTimeoutError as error:
-            self.close()
             raise ServerUnavailable(f"no server answers at {self.url}; start one with `foley-server run`") from error
-        except InferenceServerException as error:
-            self.close()
-            raise _translated(error) from error
-        if "manifest" not in parameters:
-            self.close()
-            raise ServerUnavailable(f"the server at {self.url} does not serve a Video-Foley bundle")
-        self.manifest = Manifest.model_validate_json(parameters["manifest"])
-        self.bundle_digest = parameters["digest"]
-        self.stages: Mapping[str, Stage] = stages(self.manifest)
-
-    def _parameters(self, model: str) -> dict[str, str]:
-        config = self._client.get_model_config(model, client_timeout=CONNECT_TIMEOUT_S).config
-        return {key: value.string_value for key, value in config.parameters.items()}
+        except (InferenceServerException, KeyError, ValidationError) as error:
+            raise ServerUnavailable(
+                f"what answers at {self.url} is no Triton that serves a Video-Foley bundle of this version; "
+                "start one with `foley-server run`"
+            ) from error
 
     def __enter__(self) -> "Triton":
         return self

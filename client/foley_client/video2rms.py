@@ -64,13 +64,17 @@ def extract_features(triton: Triton, video: FrameStream, watch: Watch) -> Floats
 
     with watch.stage("optical flow and features", len(video)) as stage, ThreadPoolExecutor(1) as server:
         pending: Future[Floats] | None = None
-        for chunk in _chunks(video):
-            submitted = server.submit(call, chunk)
+        try:
+            for chunk in _chunks(video):
+                submitted = server.submit(call, chunk)
+                if pending is not None:
+                    collect(pending)
+                pending = submitted
             if pending is not None:
                 collect(pending)
-            pending = submitted
-        if pending is not None:
-            collect(pending)
+        except BaseException:
+            server.shutdown(cancel_futures=True)  # what is on the server runs to its end, what waits does not begin
+            raise
     return np.concatenate(rows)
 
 

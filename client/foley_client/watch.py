@@ -23,7 +23,7 @@ class Watch:
     def check(self) -> None:
         """Raise `Cancelled` once `cancel` was called."""
         if self._stop.is_set():
-            raise Cancelled("stopped; nothing was written")
+            raise Cancelled("stopped")
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator["Stage"]:

@@ -6,7 +6,7 @@ import sys
 import threading
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -53,8 +53,7 @@ def run(
 
     Prints one line when every model is ready: `ready grpc=ADDRESS:PORT metrics=ADDRESS:PORT`.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts background jobs with SIGINT ignored
-        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGINT, command.stop)  # also as a background job, which a shell starts with it ignored
     opened = bundles.read(bundle)
     bundles.verify(opened)
     if until_stdin_closes:
@@ -65,12 +64,8 @@ def run(
             sys.stdout.flush()
             code = server.wait()
             raise FoleyError(f"Triton ended by itself with exit code {code}; its log ends: {server.log_end()}")
-    except KeyboardInterrupt:
+    except command.Stopped:
         return  # the way to stop a server
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _interrupt_at_end_of_stdin() -> None:

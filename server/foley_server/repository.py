@@ -6,13 +6,14 @@ bundle (tensor dimensions, where its files are) is written here, from `foley.sta
 
 import shutil
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from foley.bundle import Bundle
-from foley.errors import BundleError
+from foley.errors import BundleError, SettingError
 from foley.stages import Dtype, Stage, Tensor, stages
 
 VERSION = "1"
@@ -27,8 +28,16 @@ DATA_TYPES: dict[Dtype, int] = {
 
 
 def read_config(folder: Path) -> model_config_pb2.ModelConfig:
-    """The `config.pbtxt` in a model's `folder`."""
-    return text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    """The `config.pbtxt` in a model's `folder`.
+
+    Raises:
+        SettingError: there is none, or it is not one.
+    """
+    path = folder / "config.pbtxt"
+    try:
+        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise SettingError(f"{path} cannot be read as a model's configuration; give the model repository") from error
 
 
 def apply_contract(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
@@ -51,6 +60,7 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path) -> Path:
 
     Raises:
         BundleError: the bundle has no graphs yet.
+        SettingError: `repository` is not the model repository.
     """
     if missing := bundle.missing_graphs():
         raise BundleError(
@@ -61,6 +71,7 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path) -> Path:
         "bundle": str(bundle.root.resolve()),
         "digest": bundle.digest,
         "manifest": bundle.manifest.model_dump_json(),
+        "onnxruntime": metadata.version("onnxruntime"),
     }
     for name, stage in stages(bundle.manifest).items():
         config = read_config(repository / name)

@@ -2,12 +2,10 @@
 
 import ctypes
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,10 +18,10 @@ from tritonclient.utils import InferenceServerException
 from foley.bundle import Bundle
 from foley.errors import ServerUnavailable
 from foley_server import installation, repository
+from foley_server.run_folder import memory_prefix, run_folder
 
 START_TIMEOUT_S = 600.0  # the paper's bundle loads 2.4 GB
 STOP_TIMEOUT_S = 30.0
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def claim_port(address: str, port: int) -> int:
         try:
             listener.bind((address, port))
         except (OSError, OverflowError) as error:
-            raise ServerUnavailable(f"cannot listen on {address}:{port} ({error}); choose another port") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ServerUnavailable(f"cannot listen on {address}:{port} ({reason}); choose another") from error
         return int(listener.getsockname()[1])
 
 
@@ -84,16 +83,13 @@ def serve(
     endpoints = Endpoints(
         f"{address}:{claim_port(address, grpc_port)}", f"{address}:{claim_port(address, metrics_port)}"
     )
-    # each server its own shared-memory names: two with the default prefix destroy each other's
-    prefix = f"foley_{os.getpid()}_{secrets.token_hex(4)}_"
-    with tempfile.TemporaryDirectory(prefix="foley-triton-") as folder:
-        run = Path(folder)
+    with run_folder() as run:
         command = _command(
             found,
             repository.lay_out(models, bundle, run / "models"),
             installation.link_backends(found, run / "backends"),
             endpoints,
-            prefix,
+            run,
         )
         log = run / "triton.log"
         environment = {
@@ -109,24 +105,23 @@ def serve(
             )
         try:
             triton = Triton(process, endpoints, log)
-            _await_ready(triton)
+            _await_ready(triton, run.name)
             yield triton
         finally:
             _stop(process)
-            for leftover in _SHARED_MEMORY.glob(f"{prefix}*"):
-                leftover.unlink(missing_ok=True)
 
 
 def _command(
-    found: installation.Installation, models: Path, backends: Path, endpoints: Endpoints, prefix: str
+    found: installation.Installation, models: Path, backends: Path, endpoints: Endpoints, run: Path
 ) -> list[str]:
     grpc_address, grpc_port = endpoints.grpc.rsplit(":", 1)
     metrics_address, metrics_port = endpoints.metrics.rsplit(":", 1)
     return [
         str(found.binary),
+        f"--id={run.name}",
         f"--model-repository={models}",
         f"--backend-directory={backends}",
-        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        f"--backend-config=python,shm-region-prefix-name={memory_prefix(run)}",
         f"--backend-config=python,stub-timeout-seconds={int(START_TIMEOUT_S)}",
         f"--cache-directory={found.caches}",
         "--disable-auto-complete-config",
@@ -149,14 +144,18 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _await_ready(triton: Triton) -> None:
+def _await_ready(triton: Triton, name: str) -> None:
+    """Wait until the server called `name`, and not another one that was quicker to take its port, is ready."""
     deadline = time.monotonic() + START_TIMEOUT_S
     with grpcclient.InferenceServerClient(triton.endpoints.grpc) as client:
         while time.monotonic() < deadline:
             if triton.process.poll() is not None:
                 raise ServerUnavailable(f"Triton ended while it started: {_first_error(triton.log)}")
             try:
-                if client.is_server_ready(client_timeout=5.0):
+                if (
+                    client.is_server_ready(client_timeout=5.0)
+                    and client.get_server_metadata(client_timeout=5.0).name == name
+                ):
                     return
             except InferenceServerException:
                 pass  # not listening yet

@@ -42,7 +42,7 @@ def foley(triton: Triton, tmp_path: Path) -> Command:
         return subprocess.run(
             [BIN / "foley", *map(str, arguments)],
             cwd=tmp_path,
-            env={**os.environ, "FOLEY_SERVER": triton.url, "COLUMNS": "200"},
+            env={"FOLEY_SERVER": triton.url, **os.environ, "COLUMNS": "200"},
             capture_output=True,
             text=True,
             timeout=300,

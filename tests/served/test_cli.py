@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,9 @@ import soundfile
 from foley import envelope_file
 from foley.envelope import frames, measure, samples
 from foley.media import probe
+from foley_client import Triton
+
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
 GOOD = [
     "fps24_with_audio.mp4",
@@ -65,6 +72,9 @@ def test_video_in_sound_out_exactly_as_long(foley, media: Path, tmp_path: Path, 
         recipe = json.loads(result.metadata["comment"])
     assert recipe["seed"] == 0
     assert recipe["steps"] == 1
+    assert recipe["video_sha256"] == hashlib.sha256((media / name).read_bytes()).hexdigest()
+    assert recipe["envelope"] == "predicted"
+    assert {"foley", "triton", "onnxruntime", "bundle_sha256", "envelope_sha256"} <= recipe.keys()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sound.wav", "video.mp4"]
 
 
@@ -150,6 +160,14 @@ def test_variations_are_numbered(foley, media: Path, tmp_path: Path) -> None:
         (["--guidance", "nan"], "guidance"),
         (["--seed", "-1"], "seed"),
         (["--variations", "0"], "variations"),
+        (["--variations", "17"], "variations"),
+        (["--variations", "1000000000"], "variations"),
+        (["--variations", "2", "--seed", str(2**63 - 1)], "seed"),
+        (["--text", "\udcff"], "UTF-8"),
+        (["--negative-text", "a" * 3000], "characters"),
+        (["--server", "127.0.0.1:9", "--bundle", "mine"], "--bundle"),
+        (["--server", "localhost"], "HOST:PORT"),
+        (["-o", "x" * 300 + ".wav"], "too long"),
         (["--envelope", "missing.csv"], "missing.csv"),
         (["--envelope", "missing.wav"], "missing.wav"),
         (["--audio", "missing.wav"], "missing.wav"),
@@ -162,12 +180,48 @@ def test_variations_are_numbered(foley, media: Path, tmp_path: Path) -> None:
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else None,
 )
 def test_bad_option_is_one_sentence_and_exit_code_2(
-    foley, media: Path, tmp_path: Path, arguments: list[str], reason: str
+    foley, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
 ) -> None:
+    """Said before the server is asked: there is none."""
+    monkeypatch.setenv("FOLEY_SERVER", "127.0.0.1:9")
     done = foley("generate", media / "fps2997.mp4", *arguments)
     assert done.returncode == 2, done.stderr
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--audio", "--envelope"])
+def test_what_is_read_is_never_overwritten(foley, media: Path, tmp_path: Path, option: str) -> None:
+    recording = tmp_path / "voice.mp4"
+    shutil.copy(media / "fps24_with_audio.mp4", recording)
+    before = recording.read_bytes()
+    (tmp_path / "folder").mkdir()
+    for name in ("voice.mp4", "folder/../voice.mp4"):
+        done = foley("generate", media / "fps2997.mp4", option, recording, "-o", name, "--steps", 1)
+        assert done.returncode == 2
+        assert "is the source itself" in done.stderr
+    assert recording.read_bytes() == before
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_call_that_is_ended_while_it_writes_leaves_nothing(
+    triton: Triton, media: Path, tmp_path: Path, end: signal.Signals
+) -> None:
+    """Of several outputs neither the one under way nor those that were done."""
+    curve = ("--envelope", media / "fps24_with_audio.mp4")
+    command = [BIN / "foley", "generate", media / "fps60.mkv", *curve, "--steps", "1", "--server", triton.url]
+    call = subprocess.Popen(
+        [*command, "-o", "first.wav", "-o", "second.webm"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob(".foley-*.webm")):
+        assert call.poll() is None
+        time.sleep(0.005)
+    call.send_signal(end)
+    _, message = call.communicate(timeout=60)
+    assert call.returncode == 130
+    assert "stopped" in message
+    assert "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
 
 

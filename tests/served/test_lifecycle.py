@@ -27,7 +27,8 @@ class Traces:
         self.mark = secrets.token_hex(8)
         self.folder = folder
         folder.mkdir()
-        self.pids: set[int] = set()  # ever seen; regions of shared memory are named after them
+        self.started = False
+        self.folders: set[str] = set()  # of servers, ever seen; regions of shared memory are named after them
         self.environment = {**os.environ, "TMPDIR": str(folder), "FOLEY_TEST_MARK": self.mark}
         self.environment.pop("FOLEY_SERVER", None)
 
@@ -37,21 +38,23 @@ class Traces:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("FOLEY_TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    self.pids.add(process.pid)
                     found.add(" ".join(process.cmdline()))
+        self.started |= bool(found)
+        self.folders |= {path.name for path in self.folder.glob("foley-triton-*")}
         return found
 
     def left(self) -> list[str]:
         """All that is there now."""
-        shared = [path.name for path in Path("/dev/shm").glob("foley_*") if int(path.name.split("_")[1]) in self.pids]
-        return [*self.processes(), *shared, *(path.name for path in self.folder.iterdir())]
+        processes = self.processes()
+        shared = [path.name for folder in self.folders for path in Path("/dev/shm").glob(f"{folder}*")]
+        return [*processes, *shared, *(path.name for path in self.folder.iterdir())]
 
 
 @pytest.fixture
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
     traces = Traces(tmp_path_factory.mktemp("traces") / "run")
     yield traces
-    assert traces.pids, "the test started no server under this environment"
+    assert traces.started, "the test started no server under this environment"
     deadline = time.monotonic() + 40
     while traces.left() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -119,6 +122,31 @@ def test_ctrl_c_stops_the_denoising_within_a_step(triton: Triton, repository: Pa
     assert list(tmp_path.iterdir()) == [curve]
 
 
+def test_what_a_killed_server_leaves_the_next_one_removes(tiny_bundle: Path, traces: Traces) -> None:
+    """kill -9 of `foley-server` itself: Triton ends with it, and its files with the next start."""
+    command = [BIN / "foley-server", "run", "--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0"]
+
+    def start() -> "subprocess.Popen[str]":
+        server = subprocess.Popen(command, env=traces.environment, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("ready ")
+        return server
+
+    killed = start()
+    killed.kill()
+    killed.wait()
+    (left,) = traces.folder.iterdir()
+    while traces.processes():
+        time.sleep(0.1)
+    beside = start()
+    assert not left.exists()
+    third = start()
+    assert len(list(traces.folder.iterdir())) == 2  # what a server that runs uses is left alone
+    for server in (beside, third):
+        server.terminate()
+        assert server.wait(60) == 0
+
+
 def refusal(*options: object) -> str:
     """What `foley-server run` says when it does not start."""
     command = [BIN / "foley-server", "run", *map(str, options)]
@@ -132,6 +160,12 @@ def refusal(*options: object) -> str:
 def test_port_in_use_is_said_so(triton: Triton, tiny_bundle: Path) -> None:
     port = triton.url.rsplit(":", 1)[1]
     assert port in refusal("--bundle", tiny_bundle, "--grpc-port", port, "--metrics-port", "0")
+
+
+def test_address_and_model_repository_that_cannot_be(tiny_bundle: Path, tmp_path: Path) -> None:
+    ports = ("--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0")
+    assert "203.0.113.1" in refusal(*ports, "--address", "203.0.113.1")
+    assert "nowhere" in refusal(*ports, "--models", tmp_path / "nowhere")
 
 
 def test_unusable_bundle_is_named(repository: Path, tiny_bundle: Path, tmp_path: Path) -> None:

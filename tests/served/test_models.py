@@ -1,10 +1,15 @@
 """Every model of the contract is served, READY, and as `foley.stages` says."""
 
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import grpc
 import numpy as np
 import pytest
 
 from foley import clip
-from foley.errors import InvalidInput, ServerUnavailable
+from foley.errors import InvalidInput, ServerUnavailable, SettingError
 from foley_client import Triton
 from foley_server.repository import DATA_TYPES, dims
 
@@ -51,6 +56,57 @@ def test_what_does_not_fit_the_contract_is_refused_and_the_server_lives(triton: 
     assert triton._client.is_server_ready()
 
 
+def test_a_request_with_bad_values_does_not_fail_those_beside_it(triton: Triton) -> None:
+    """Shown from Triton's statistics to have shared batches."""
+    ids = np.zeros((1, 8), np.int64)
+    bad = np.full((1, 8), 10**9, np.int64)
+
+    def embed(number: int) -> np.ndarray | InvalidInput:
+        try:
+            return triton.infer("clap_text", input_ids=ids if number % 8 else bad, attention_mask=np.ones((1, 8)))[
+                "embedding"
+            ]
+        except InvalidInput as error:
+            return error
+
+    expected = embed(1)
+    before = triton.statistics("clap_text")
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(embed, range(128)))
+    after = triton.statistics("clap_text")
+    assert int(after["execution_count"]) - int(before["execution_count"]) < 128
+    for number, answer in enumerate(answers):
+        if number % 8:
+            np.testing.assert_allclose(answer, expected, atol=1e-5)
+        else:
+            assert isinstance(answer, InvalidInput)
+
+
 def test_a_server_that_is_not_there_is_said_to_be() -> None:
     with pytest.raises(ServerUnavailable, match="no server answers"):
         Triton("127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost", "http://localhost:8001", "localhost:8001/", "localhost:port", "a b:1"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="HOST:PORT"):
+        Triton(url)
+
+
+def test_a_server_of_another_kind_is_said_to_be_one() -> None:
+    """gRPC without Triton's services, and a web server."""
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    web = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    Thread(target=web.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(ServerUnavailable, match="no Triton"):
+            Triton(f"127.0.0.1:{port}")
+        with pytest.raises(ServerUnavailable):
+            Triton(f"127.0.0.1:{web.server_port}")
+    finally:
+        other.stop(None)
+        web.shutdown()
