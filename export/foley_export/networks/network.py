@@ -11,18 +11,8 @@ from foley.stages import Stage, Tensor, stages
 _TORCH_DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64, "float32": torch.float32}
 
 
-class Network(torch.nn.Module, ABC):
-    """A torch module whose `forward` takes and returns its stage's tensors, in their order.
-
-    Subclasses are built from a whole `Manifest` (contracts depend on neighbouring stages) and name
-    their stage. Their weights are what the bundle stores as `networks/<stage>.safetensors`.
-    """
-
-    stage_name: ClassVar[str]
-
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__()
-        self.stage: Stage = stages(manifest)[self.stage_name]
+class OfficialModule(torch.nn.Module, ABC):
+    """A torch module that knows how the official checkpoints name and store its weights."""
 
     @staticmethod
     @abstractmethod
@@ -36,6 +26,20 @@ class Network(torch.nn.Module, ABC):
     def from_checkpoint(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
         """The official checkpoint's `tensor` in the shape that this module's state-dict `key` has."""
         return tensor.reshape(self.state_dict()[key].shape)
+
+
+class Network(OfficialModule):
+    """A torch module whose `forward` takes and returns its stage's tensors, in their order.
+
+    Subclasses are built from a whole `Manifest` (contracts depend on neighbouring stages) and name
+    their stage. Their weights are what the bundle stores as `networks/<stage>.safetensors`.
+    """
+
+    stage_name: ClassVar[str]
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__()
+        self.stage: Stage = stages(manifest)[self.stage_name]
 
     def sample_inputs(
         self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0
