@@ -60,14 +60,16 @@ class Result:
 def compare(module: str, engine: Engine, comparison: Comparison) -> Result:
     """Measure both errors in float64. Values that are not numbers never pass."""
     ours, official = np.asarray(comparison.ours), np.asarray(comparison.official)
-    if ours.shape != official.shape:
+    if ours.shape != official.shape or not official.size:
         problem = f"the official shape is {official.shape}, ours {ours.shape}"
         return Result(module, comparison.what, engine, passed=False, problem=problem)
     allowed = TOLERANCE[engine] if comparison.relative is None else comparison.relative
     difference = np.abs(ours.astype(np.float64) - official.astype(np.float64))
     absolute = float(difference.max(initial=0.0))
     scale = float(np.linalg.norm(official.astype(np.float64)))
-    relative = float(np.linalg.norm(difference)) / scale if scale else absolute and math.inf
+    relative = float(np.linalg.norm(difference))
+    if relative:
+        relative = relative / scale if scale else math.inf
     return Result(
         module,
         comparison.what,

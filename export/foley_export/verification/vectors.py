@@ -35,11 +35,10 @@ class Vector(Mapping[str, np.ndarray]):
             raise InvalidInput(f"{self.path} is damaged or not an npz file of plain arrays; copy it again") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._arrays:
+            raise InvalidInput(f"{self.path} has no array {name!r}; copy it again")
         self.read.add(name)
-        try:
-            return self._arrays[name]
-        except KeyError:
-            raise InvalidInput(f"{self.path} has no array {name!r}; it holds {', '.join(self._arrays)}") from None
+        return self._arrays[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -74,6 +73,6 @@ class Vectors:
             vector = self._vectors.get(path.stem)
             if vector is None:
                 found.append(path.name)
-            elif vector.read:
+            elif vector.read:  # else it could not be read, which is a failure in the table
                 found += [f"{path.name}: {name}" for name in vector if name not in vector.read]
         return found
