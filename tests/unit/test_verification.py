@@ -103,7 +103,7 @@ def write_array(path: Path) -> None:
         (write_array, "damaged"),
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: np.savez(path, logits=np.zeros((1, 64, 4))), "no array 'classes'"),
-        (lambda path: np.savez(path, logits=np.zeros(4), classes=np.zeros(3)), "cannot be computed"),
+        (lambda path: np.savez(path, logits=np.zeros(4), classes=np.zeros(3)), "failed with"),
     ],
 )
 def test_a_vector_that_cannot_be_used_is_a_failure(reference, verify, damage, says):
@@ -155,6 +155,17 @@ def salted(tmp_path_factory) -> Vectors:
 def test_module_and_graph_are_filled_with_the_salt_of_the_vectors(salted):
     passed = {(result.what, result.engine): result.passed for result in FLOW_FEATURES.run(salted, "x", onnx=True)}
     assert passed == {("network input", "torch"): True, ("features", "torch"): True, ("features", "onnx"): True}
+
+
+def test_a_graph_that_cannot_be_made_is_a_failure(salted, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(verification.check, "export_graph", fail)
+    *others, last = FLOW_FEATURES.run(salted, "x", onnx=True)
+    assert all(result.passed for result in others)
+    assert not last.passed
+    assert "No space left" in last.problem
 
 
 def test_vectors_of_another_salt_fail(salted):

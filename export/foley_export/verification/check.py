@@ -71,12 +71,16 @@ class NetworkCheck(Check):
         for compared in self.outputs:
             yield from _results(self.module, "torch", compared, _arrays_through(network), vectors)
         if onnx and self.exported:
+            assert isinstance(network, Network)
             with tempfile.TemporaryDirectory(prefix="foley-verify-") as folder:
-                assert isinstance(network, Network)
-                graph_file = export_graph(network, Path(folder))
-                del network
-                gc.collect()  # the exporter leaves cycles that hold the weights
-                graph = Graph(graph_file)
+                try:
+                    graph_file = export_graph(network, Path(folder))
+                    del network
+                    gc.collect()  # the exporter leaves cycles that hold the weights
+                    graph = Graph(graph_file)
+                except Exception as error:  # of the exporter, of ONNX Runtime, or a full disk
+                    yield _failure(self.module, "graph", "onnx", error)
+                    return
                 for compared in self.outputs:
                     yield from _results(self.module, "onnx", compared, graph, vectors)
 
@@ -95,9 +99,12 @@ def _results(module: str, engine: Engine, compared: Callable[..., Comparisons], 
         with torch.inference_mode():
             for comparison in compared(*arguments):
                 results.append(compare(module, engine, comparison))
-    except FoleyError as error:
-        results.append(Result(module, compared.__name__, engine, passed=False, problem=str(error)))
     except Exception as error:  # a vector of another shape or kind fails anywhere; the others are checked all the same
-        problem = f"cannot be computed: {type(error).__name__}: {error}"
-        results.append(Result(module, compared.__name__, engine, passed=False, problem=problem))
+        results.append(_failure(module, compared.__name__.strip("_").replace("_", " "), engine, error))
     return results
+
+
+def _failure(module: str, what: str, engine: Engine, error: Exception) -> Result:
+    first_line = str(error).partition("\n")[0]
+    problem = first_line if isinstance(error, FoleyError) else f"failed with {type(error).__name__}: {first_line}"
+    return Result(module, what, engine, passed=False, problem=problem)

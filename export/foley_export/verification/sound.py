@@ -71,10 +71,13 @@ def _guided_trajectory(forward: Forward, vectors: Vectors) -> Comparisons:
     yield Comparison("guided latents, final", latents[-1:], vector["final"])
 
 
+def _scale_factor(network: VaeDecoder, vectors: Vectors) -> Comparisons:
+    yield exact("scale factor", np.array(network.scale_factor), vectors["vae_decoder"]["scale_factor"])
+
+
 def _mel(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["vae_decoder"]
     (mel,) = forward(vector["latents"])
-    yield exact("scale factor", np.array(PAPER.vae_decoder.scale_factor), vector["scale_factor"])
     yield Comparison("log-mel", mel, vector["mel"][:, 0])
 
 
@@ -105,7 +108,7 @@ _SHORT_MEL = {"mel": (128, 64), "waveform": (128 * 160,)}
 
 CHECKS = (
     NetworkCheck("denoiser", lambda: Denoiser(PAPER), (_noise, _guided_trajectory), (_branches,)),
-    NetworkCheck("vae_decoder", lambda: _sized(VaeDecoder(PAPER), _SHORT_LATENTS), (_mel,)),
+    NetworkCheck("vae_decoder", lambda: _sized(VaeDecoder(PAPER), _SHORT_LATENTS), (_mel,), (_scale_factor,)),
     NetworkCheck("vae_encoder", lambda: VaeEncoder(PAPER), inside=(_posterior,)),
     NetworkCheck("vocoder", lambda: _sized(Vocoder(PAPER), _SHORT_MEL), (_waveform,), (_whole_waveform,)),
 )
