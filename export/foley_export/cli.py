@@ -19,16 +19,17 @@ from rich.progress import (
 
 from foley import command
 from foley.errors import SettingError
-from foley_export import download, make
+from foley_export import download, importer, make
 from foley_export.fetch import cache_folder, locked
 from foley_export.fetch import fetch as fetch_file
+from foley_export.import_plan import Files, plan
 from foley_export.networks import NETWORKS
-from foley_export.presets import PRESETS
-from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, import_command
+from foley_export.presets import PAPER, PRESETS
+from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, TOKENIZER_FOLDER, import_command
 from foley_export.verification import verify as run_checks
 
 app = typer.Typer(
-    help="Make Video-Foley bundles: weights first (`init`), then ONNX graphs (`onnx`).",
+    help="Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,6 +44,41 @@ def init(
 ) -> None:
     """Make a bundle with random weights. It makes noise, not yet sound: for trying, testing and timing."""
     _show("weights", make.init(PRESETS[preset], seed, bundle))
+
+
+@app.command("import")
+def import_(
+    rms2sound: Annotated[Path, typer.Option(help="ControlNetstep300000.pth: also VAE, vocoder and CLAP.")],
+    video2rms: Annotated[Path, typer.Option(help="checkpoint_000500_Video2RMS.pt.")],
+    bn_inception: Annotated[Path, typer.Option(help="bn_inception-9f5701afb96c8044.pth.")],
+    raft: Annotated[Path, typer.Option(help="torchvision's raft_large.")],
+    bundle: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    opts: Annotated[Path | None, typer.Option(help="Video2RMS' opts.yml, to be checked against its weights.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder with RoBERTa's files.", show_default="what `fetch` has downloaded")
+    ] = None,
+    unet: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM UNet, in place of the official one.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM VAE, in place of the official one.")] = None,
+    vocoder: Annotated[Path | None, typer.Option(help="transformers' SpeechT5HifiGan, likewise.")] = None,
+    clap: Annotated[Path | None, typer.Option(help="transformers' ClapModel or its text half, likewise.")] = None,
+) -> None:
+    """Make a bundle of the published weights; every tensor in the files is accounted for."""
+    given = {
+        "--rms2sound": rms2sound,
+        "--video2rms": video2rms,
+        "--bn-inception": bn_inception,
+        "--raft": raft,
+        "--unet": unet,
+        "--vae": vae,
+        "--vocoder": vocoder,
+        "--clap": clap,
+    }
+    checkpoints = {option: path for option, path in given.items() if path}
+    planned = plan(PAPER, Files(checkpoints, tokenizer or cache_folder() / TOKENIZER_FOLDER, opts))
+    _show("weights", importer.write(planned, bundle))
+    for path, groups in planned.unused.items():
+        listed = ", ".join(f"{count:,} x {group}" for group, count in groups.items())
+        typer.echo(f"{path.name}: not used: {listed or 'nothing'}", err=True)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What every exported network answers, so that filling, export and checks follow from it."""
 
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from typing import ClassVar
 
 import torch
@@ -21,11 +22,16 @@ class OfficialModule(torch.nn.Module, ABC):
 
     def checkpoint_shape(self, key: str) -> tuple[int, ...]:
         """The shape that the official checkpoint gives to this module's state-dict `key`."""
-        return tuple(self.state_dict()[key].shape)
+        return tuple(self.tensor(key).shape)
 
     def from_checkpoint(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
         """The official checkpoint's `tensor` in the shape that this module's state-dict `key` has."""
-        return tensor.reshape(self.state_dict()[key].shape)
+        return tensor.reshape(self.tensor(key).shape)
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """The parameter or buffer with this state-dict key; a state dict of them all would be slow to ask for one."""
+        found: torch.Tensor = attrgetter(key)(self)
+        return found
 
 
 class Network(OfficialModule):
