@@ -1,6 +1,7 @@
 """Reading weights that others published: tensors only, never code."""
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,7 +92,9 @@ def _read_torch(path: Path, head: bytes) -> Mapping[Any, Any]:
     if head.startswith(_ZIP) and not zipped:
         raise CheckpointError(f"{path} is cut off: the end of the file is missing; copy or download it again")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles it may not know: what comes of them is said below
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # whatever a damaged pickle leads to: not only torch's own errors
         raise CheckpointError(_why_not(path, head, str(error))) from error
     if not isinstance(content, Mapping):

@@ -124,6 +124,11 @@ def _parts(checkpoints: Mapping[str, Path], problems: list[str]) -> list[Part]:
             continue
         tensors = dict(layout.modern(key, tensor) for key, tensor in file.tensors.items())
         kind = recognise(tensors)
+        problems += [
+            f"{file.path} is of a network that works otherwise: its {key} is not {value} everywhere"
+            for key, value in layout.neutral.items()
+            if kind == layout.kind and key in tensors and not bool((tensors[key] == value).all())
+        ]
         if kind == layout.kind:
             found.append(Part(layout, Checkpoint(file.path, tensors, file.others)))
         else:
@@ -223,7 +228,7 @@ class _Ledger:
                 unexpected.append(key)
             elif group:
                 groups[group] += 1
-        problem = f"{part.file.path} has {len(unexpected):,} unexpected tensors: {shorten(unexpected)}"
+        problem = f"{part.file.path} has unexpected tensors: {shorten(unexpected)}"
         return {name: count for name, count in groups.items() if count}, [problem] if unexpected else []
 
     def _names(self, parts: Sequence[Part], network: Network, key: str) -> list[Origin]:

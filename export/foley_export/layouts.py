@@ -22,12 +22,14 @@ class Layout:
         kind: the model that the file is of, and the option that takes it.
         stages: whose weights it can hold.
         unused: what it may hold besides, as regular expressions of whole keys, each under the name it is listed by.
+        neutral: unused tensors that must be this number everywhere, since our network does without them.
         modern: the key and the tensor as files hold them that are written today, for one that is perhaps older.
     """
 
     kind: Kind
     stages: tuple[str, ...]
     unused: Mapping[str, str] = field(default_factory=dict)
+    neutral: Mapping[str, float] = field(default_factory=dict)
     modern: Callable[[str, Tensor], tuple[str, Tensor]] = lambda key, tensor: (key, tensor)
 
     @property
@@ -128,6 +130,7 @@ HUGGING_FACE = (
         recognise.HUGGING_FACE_VOCODER,
         ("vocoder",),
         {"constants": "mean|scale"},
+        neutral={"mean": 0, "scale": 1},
         rename=huggingface.vocoder_key,
     ),
     HuggingFaceLayout(
