@@ -101,7 +101,7 @@ OFFICIAL = (
                 r"betas|logvar|log_one_minus_alphas_cumprod|posterior_\w+"
                 r"|(sqrt_(recip|recipm1|one_minus)_|sqrt_)?alphas_cumprod(_prev)?"
             ),
-            "scale factor, in the manifest": r"scale_factor",
+            "scale factor (kept in the manifest)": r"scale_factor",
             "VAE encoder": r"first_stage_model\.(encoder|quant_conv)\..*",
             "VAE losses": r"first_stage_model\.loss\..*",
             "CLAP for ranking": r"clap\..*",

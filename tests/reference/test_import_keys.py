@@ -19,7 +19,7 @@ VOCABULARY = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>
 UNUSED = {  # by name and number, so that nothing moves from used to unused unseen
     "--rms2sound": {
         "noise schedule": 13,
-        "scale factor, in the manifest": 1,
+        "scale factor (kept in the manifest)": 1,
         "VAE encoder": 90,
         "CLAP for ranking": 506,
         "CLAP front-end constants": 5,

@@ -94,7 +94,7 @@ def test_what_is_not_used_is_counted_by_what_it_is(official):
     assert unused["rms2sound.pth"] == {
         "values that are no tensors": 1,
         "noise schedule": 4,
-        "scale factor, in the manifest": 1,
+        "scale factor (kept in the manifest)": 1,
         "EMA copies": 2,
         "VAE encoder": 2,
         "CLAP for ranking": 1,
