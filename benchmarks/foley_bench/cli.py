@@ -1,4 +1,4 @@
-"""`foley-bench`: how fast the deployment is, and how fast it could be."""
+"""`foley-bench`: how fast the deployment is, how fast it could be, and what its differences from the original do."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from rich.console import Console
 
 from foley import bundle as bundles
 from foley import command
+from foley.errors import SettingError
 from foley.output import check_destination, replacing
 from foley_bench import stages as stages_bench
 from foley_client.console import ProgressWatch
@@ -46,6 +47,21 @@ def stages(
     if json_file is not None:
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(stages_bench.document(report), indent=2) + "\n")
+
+
+@app.command()
+def fidelity(
+    video: Annotated[Path, typer.Option(help="Video of at most 10 s to measure with.")] = (
+        stages_bench.CHECKOUT / "examples" / "drumstick.mp4"
+    ),
+) -> None:
+    """Measure what the official pipeline's losses and habits do to the numbers: the figures of docs/fidelity.md."""
+    try:
+        from foley_bench.fidelity import measure_all
+    except ImportError as error:
+        raise SettingError(f"{error.name} is missing; install it with pip install 'foley-bench[fidelity]'") from error
+    for effect in measure_all(video):
+        typer.echo(f"{effect.what:<48} {effect.value:10.3g} {effect.unit}")
 
 
 def main() -> None:

@@ -55,8 +55,16 @@ def inverse_mu_law(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def mu_law_bins(classes: int = 64) -> Floats:
-    """Linear RMS that each class starts at: equally spaced in mu-law from 0.01 to 1, [classes]."""
-    return inverse_mu_law(np.linspace(mu_law(QUIETEST), 1.0, classes)).astype(np.float32)
+    """Linear RMS under which each class ends: equally spaced in mu-law from 0.01 to 1, [classes].
+
+    Rounded to float32 where the official code rounds, so that the table is its own to the last bit.
+    """
+    one, mu = np.float32(1), np.float32(MU)
+    log_mu = np.float32(np.log1p(MU))
+    lowest = np.float32(np.log(np.float64(one + mu * np.float32(QUIETEST)))) / log_mu
+    law = np.linspace(float(lowest), 1.0, classes).astype(np.float32)
+    bins: Floats = (np.exp(law * log_mu, dtype=np.float64).astype(np.float32) - one) / mu
+    return bins
 
 
 def class_levels(classes: int = 64) -> Floats:

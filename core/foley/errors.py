@@ -5,10 +5,12 @@
     │   ├── MediaError                   the file cannot be used as video or sound
     │   │   └── MediaTooLarge            ... because it passes a limit
     │   ├── EnvelopeError                a loudness curve that cannot be used
+    │   ├── CheckpointError              published files that no bundle can be made of
     │   └── SettingError                 an option outside its range
     ├── OutputError            exit 2    FAILED_PRECONDITION   the result cannot be written
     ├── BundleError            exit 2    FAILED_PRECONDITION   a bundle is missing, incomplete or damaged
     ├── ServerUnavailable      exit 2    UNAVAILABLE           no server answers, or it is not ready
+    ├── DownloadError          exit 2    UNAVAILABLE           a published file cannot be had from its home
     ├── ServerFailure          exit 1    INTERNAL              the server answered with an error
     └── Cancelled              exit 130  CANCELLED             the user stopped the work
 
@@ -44,6 +46,10 @@ class EnvelopeError(InvalidInput):
     """A loudness curve with a wrong length, values that are not finite, or negative values."""
 
 
+class CheckpointError(InvalidInput):
+    """Weights or a tokenizer that are missing, damaged, or those of another model."""
+
+
 class SettingError(InvalidInput):
     """A setting outside its range, or two settings that exclude each other."""
 
@@ -64,6 +70,13 @@ class BundleError(FoleyError):
 
 class ServerUnavailable(FoleyError):
     """No server answers at the address, or it is not ready."""
+
+    exit_code = 2
+    grpc_status = "UNAVAILABLE"
+
+
+class DownloadError(FoleyError):
+    """A published file cannot be downloaded, or what was downloaded is not that file."""
 
     exit_code = 2
     grpc_status = "UNAVAILABLE"

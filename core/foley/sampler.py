@@ -31,9 +31,10 @@ def betas() -> npt.NDArray[np.float64]:
     return roots * roots
 
 
-def alphas_cumprod() -> npt.NDArray[np.float64]:
-    """Share of the signal's power that is left at every training step, [1000]."""
-    return np.cumprod(1.0 - betas())
+def alphas_cumprod() -> Floats:
+    """Share of the signal's power that is left at every training step, [1000]; float32, as checkpoints hold it."""
+    cumprod: Floats = np.cumprod(1.0 - betas()).astype(np.float32)
+    return cumprod
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,19 @@ class DDIMTables:
     """Coefficients of every DDIM step, in ascending order of the timesteps, [steps] each."""
 
     timesteps: npt.NDArray[np.int64]
-    alphas: npt.NDArray[np.float64]
+    alphas: Floats
     alphas_prev: npt.NDArray[np.float64]
     sigmas: npt.NDArray[np.float64]
 
 
 def ddim_tables(steps: int, eta: float) -> DDIMTables:
-    """The tables of the official DDIM sampler (Song et al. 2021, equation 16)."""
+    """The tables of the official DDIM sampler (Song et al. 2021, equation 16), to the last bit."""
     cumprod = alphas_cumprod()
     timesteps = ddim_timesteps(steps)
     alphas = cumprod[timesteps]
-    alphas_prev = np.concatenate([cumprod[:1], alphas[:-1]])
-    sigmas = eta * np.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))
+    alphas_prev = np.concatenate([cumprod[:1], alphas[:-1]]).astype(np.float64)
+    # `alphas` is a torch tensor there: to divide by one is to multiply by its float32 reciprocal
+    sigmas = eta * np.sqrt((1 - alphas_prev) * (1 / (1 - alphas)) * (1 - alphas / alphas_prev))
     return DDIMTables(timesteps, alphas, alphas_prev, sigmas)
 
 
@@ -128,7 +130,7 @@ def dpm_solver(denoise: Denoise, latents: Floats, steps: int) -> Iterator[Floats
 
     Timesteps are equally spaced from 999 down; the last step goes to noise zero and is first order.
     """
-    cumprod = alphas_cumprod()
+    cumprod = alphas_cumprod().astype(np.float64)
     timesteps = np.linspace(TRAIN_STEPS - 1, 0, steps + 1).round()[:-1].astype(np.int64)
     alphas = np.append(np.sqrt(cumprod[timesteps]), 1.0)
     sigmas = np.append(np.sqrt(1 - cumprod[timesteps]), 0.0)

@@ -7,15 +7,29 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from foley import command
-from foley_export import make
+from foley.errors import SettingError
+from foley_export import download, importer, make
+from foley_export.fetch import cache_folder, locked
+from foley_export.fetch import fetch as fetch_file
+from foley_export.import_plan import Files, plan
 from foley_export.networks import NETWORKS
-from foley_export.presets import PRESETS
+from foley_export.presets import PAPER, PRESETS
+from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, TOKENIZER_FOLDER, import_command
+from foley_export.verification import verify as run_checks
 
 app = typer.Typer(
-    help="Make Video-Foley bundles: weights first (`init`), then ONNX graphs (`onnx`).",
+    help="Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,11 +46,96 @@ def init(
     _show("weights", make.init(PRESETS[preset], seed, bundle))
 
 
+@app.command("import")
+def import_(
+    rms2sound: Annotated[Path, typer.Option(help="ControlNetstep300000.pth: also VAE, vocoder and CLAP.")],
+    video2rms: Annotated[Path, typer.Option(help="checkpoint_000500_Video2RMS.pt.")],
+    bn_inception: Annotated[Path, typer.Option(help="bn_inception-9f5701afb96c8044.pth.")],
+    raft: Annotated[Path, typer.Option(help="torchvision's raft_large.")],
+    bundle: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    opts: Annotated[Path | None, typer.Option(help="Video2RMS' opts.yml, to be checked against its weights.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder with RoBERTa's files.", show_default="what `fetch` has downloaded")
+    ] = None,
+    unet: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM UNet, in place of the official one.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM VAE, in place of the official one.")] = None,
+    vocoder: Annotated[Path | None, typer.Option(help="transformers' SpeechT5HifiGan, likewise.")] = None,
+    clap: Annotated[Path | None, typer.Option(help="transformers' ClapModel or its text half, likewise.")] = None,
+) -> None:
+    """Make a bundle of the published weights; every tensor in the files is accounted for."""
+    given = {
+        "--rms2sound": rms2sound,
+        "--video2rms": video2rms,
+        "--bn-inception": bn_inception,
+        "--raft": raft,
+        "--unet": unet,
+        "--vae": vae,
+        "--vocoder": vocoder,
+        "--clap": clap,
+    }
+    checkpoints = {option: path for option, path in given.items() if path}
+    planned = plan(PAPER, Files(checkpoints, tokenizer or cache_folder() / TOKENIZER_FOLDER, opts))
+    _show("weights", importer.write(planned, bundle))
+    for path, groups in planned.unused.items():
+        listed = ", ".join(f"{count:,} x {group}" for group, count in groups.items())
+        typer.echo(f"{path.name}: not used: {listed or 'nothing'}", err=True)
+
+
 @app.command()
 def onnx(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
     """Export every network of a bundle to ONNX, beside its weights; the weights are not copied."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
     _show("graph", make.make_graphs(bundle))
+
+
+@app.command()
+def verify(
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds `vectors/`; by default ../shared/reference beside the checkout."),
+    ] = None,
+    salt: Annotated[str, typer.Option(help="Salt of the rule that fills the weights, as the vectors were made.")] = "",
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also export every network and check its graph (minutes).")
+    ] = False,
+) -> None:
+    """Compare every network and table, at the official size, with golden vectors of the official implementation."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in `onnx`
+    run_checks(vectors, salt, onnx)
+
+
+@app.command()
+def fetch(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only this file; again for more. One of: {', '.join(OPTIONS)}."),
+    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Address of a folder with the same files, asked instead.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder to keep them in.", show_default="$FOLEY_CACHE or ~/.cache/foley")
+    ] = None,
+) -> None:
+    """Download the published weights from their homes, about 3 GB; what is there already is only checked.
+
+    A download that broke off goes on where it stopped. Files that were placed in the folder by hand are taken.
+    """
+    if unknown := set(only or ()) - set(OPTIONS):
+        raise SettingError(f"there is no published file {min(unknown)!r}; choose from {', '.join(OPTIONS)}")
+    folder = (cache or cache_folder()).absolute()
+    typer.echo(LICENCE_NOTE, err=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with locked(folder), Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        for file in PUBLISHED:
+            if not only or file.option in only:
+                typer.echo(fetch_file(file, folder, mirror, _bar(progress, file.path)))
+    if command_line := import_command(folder):
+        typer.echo(f"make a bundle of them with:\n{command_line}", err=True)
+
+
+def _bar(progress: Progress, name: str) -> download.Progress:
+    task = progress.add_task(name, total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _show(what: str, stages: Iterable[str]) -> None:

@@ -1,24 +1,84 @@
-"""A tokenizer for bundles with seeded weights: RoBERTa's format, with bytes instead of learned merges."""
+"""The tokenizer of a bundle: RoBERTa's, read from its published files, or one with bytes instead of learned merges."""
 
-from tokenizers import Tokenizer
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
 
+from foley.errors import CheckpointError
 from foley.manifest import ClapTextConfig
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3, as RoBERTa has them
+MASK = "<mask>"  # the last id
+_WHOLE = ("tokenizer.json",)
+_PARTS = ("vocab.json", "merges.txt")
 
 
 def byte_tokenizer(config: ClapTextConfig) -> Tokenizer:
     """One token a byte, `<s> ... </s>`, padded to the longest text, cut at the network's limit."""
     alphabet = sorted(ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *alphabet))}
-    tokenizer = Tokenizer(BPE(vocabulary, [], unk_token="<unk>"))
+    return _as_roberta(Tokenizer(BPE(vocabulary, [], unk_token="<unk>")), config)
+
+
+def published_files(folder: Path) -> Sequence[Path]:
+    """The files in `folder` that hold a RoBERTa tokenizer: `tokenizer.json`, or `vocab.json` and `merges.txt`.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    for names in (_PARTS, _WHOLE):
+        paths = [folder / name for name in names]
+        if all(path.is_file() for path in paths):
+            return paths
+    raise CheckpointError(
+        f"no tokenizer in {folder}: give a folder with vocab.json and merges.txt, or tokenizer.json, as --tokenizer, "
+        "or run `foley-export fetch --only tokenizer`"
+    )
+
+
+def published_tokenizer(folder: Path, config: ClapTextConfig) -> Tokenizer:
+    """The RoBERTa tokenizer whose files lie in `folder`, padding and cutting as `byte_tokenizer` does.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is another one than the text encoder learned with.
+    """
+    paths = published_files(folder)
+    try:
+        if len(paths) == 1:
+            tokenizer = Tokenizer.from_file(str(paths[0]))
+        else:
+            tokenizer = Tokenizer(BPE.from_file(*map(str, paths), unk_token="<unk>"))
+    except Exception as error:  # tokenizers raises bare ones
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    vocabulary = tokenizer.get_vocab()
+    expected = {token: i for i, token in enumerate(SPECIAL)} | {MASK: config.vocabulary - 1}
+    found = {token: vocabulary.get(token) for token in expected}
+    wrong = ""
+    if not isinstance(tokenizer.model, BPE):
+        wrong = f"its model is {type(tokenizer.model).__name__} and not BPE"
+    elif sorted(vocabulary.values()) != list(range(config.vocabulary)):
+        wrong = f"it has {len(vocabulary)} tokens with ids up to {max(vocabulary.values(), default=0)}"
+    elif found != expected:
+        wrong = "its special tokens are " + ", ".join(f"{token} = {i}" for token, i in found.items())
+    if wrong:
+        raise CheckpointError(
+            f"the tokenizer in {folder} is not RoBERTa's with {config.vocabulary} tokens: {wrong}; "
+            "give the files of FacebookAI/roberta-base"
+        )
+    return _as_roberta(tokenizer, config, published=True)
+
+
+def _as_roberta(tokenizer: Tokenizer, config: ClapTextConfig, published: bool = False) -> Tokenizer:
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    if published:  # a prompt that spells a special token gets it, as officially
+        tokenizer.add_special_tokens([*SPECIAL, AddedToken(MASK, lstrip=True, normalized=False)])
     tokenizer.enable_truncation(config.max_tokens)
     tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
     return tokenizer

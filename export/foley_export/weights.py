@@ -12,12 +12,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from foley_export.networks.network import Network
+from foley_export.networks.network import OfficialModule
 
 _KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, never trained
 
 
-AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+AnyModule = TypeVar("AnyModule", bound=OfficialModule)
 
 
 def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
@@ -38,7 +38,7 @@ def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
     return np.asarray(w, np.float32)
 
 
-def fill(network: AnyNetwork, salt: str = "") -> AnyNetwork:
+def fill(network: AnyModule, salt: str = "") -> AnyModule:
     """Give `network` its seeded weights, in place, and return it."""
     filled: dict[str, torch.Tensor] = {}
     for key, tensor in network.state_dict().items():

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+from foley_export.verification.vectors import Vectors
 
 _BESIDE_REPOSITORY = Path(__file__).resolve().parents[3] / "shared" / "reference"
 
@@ -22,14 +23,9 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vector(reference: Path) -> Callable[[str], dict[str, np.ndarray]]:
-    """`vector(name)`: the arrays of `vectors/<name>.npz`."""
-
-    def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(reference / "vectors" / f"{name}.npz") as arrays:
-            return dict(arrays)
-
-    return load
+def vectors(reference: Path) -> Vectors:
+    """The golden vectors, with a memory of what the session's tests have read."""
+    return Vectors(reference)
 
 
 @pytest.fixture(scope="session")
@@ -41,15 +37,3 @@ def checkpoint_keys(reference: Path) -> Callable[[str], dict]:
         return json.loads(gzip.decompress(data) if file.endswith(".gz") else data)
 
     return load
-
-
-@pytest.fixture(scope="session")
-def relative_error() -> Callable[[np.ndarray, np.ndarray], float]:
-    """`relative_error(actual, expected)`: the L2 norm of the difference over that of `expected`."""
-
-    def measure(actual: np.ndarray, expected: np.ndarray) -> float:
-        actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-        assert actual.shape == expected.shape
-        return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
-
-    return measure

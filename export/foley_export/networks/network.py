@@ -1,6 +1,7 @@
 """What every exported network answers, so that filling, export and checks follow from it."""
 
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,29 @@ from foley.stages import Stage, Tensor, stages
 _TORCH_DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64, "float32": torch.float32}
 
 
-class Network(torch.nn.Module, ABC):
+class OfficialModule(torch.nn.Module, ABC):
+    """A torch module that knows how the official checkpoints name and store its weights."""
+
+    @staticmethod
+    @abstractmethod
+    def checkpoint_key(key: str) -> str:
+        """The official checkpoint's key for this module's state-dict key (see `reference/`)."""
+
+    def checkpoint_shape(self, key: str) -> tuple[int, ...]:
+        """The shape that the official checkpoint gives to this module's state-dict `key`."""
+        return tuple(self.tensor(key).shape)
+
+    def from_checkpoint(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The official checkpoint's `tensor` in the shape that this module's state-dict `key` has."""
+        return tensor.reshape(self.tensor(key).shape)
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """The parameter or buffer with this state-dict key; a state dict of them all would be slow to ask for one."""
+        found: torch.Tensor = attrgetter(key)(self)
+        return found
+
+
+class Network(OfficialModule):
     """A torch module whose `forward` takes and returns its stage's tensors, in their order.
 
     Subclasses are built from a whole `Manifest` (contracts depend on neighbouring stages) and name
@@ -23,19 +46,6 @@ class Network(torch.nn.Module, ABC):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
         self.stage: Stage = stages(manifest)[self.stage_name]
-
-    @staticmethod
-    @abstractmethod
-    def checkpoint_key(key: str) -> str:
-        """The official checkpoint's key for this module's state-dict key (see `reference/`)."""
-
-    def checkpoint_shape(self, key: str) -> tuple[int, ...]:
-        """The shape that the official checkpoint gives to this module's state-dict `key`."""
-        return tuple(self.state_dict()[key].shape)
-
-    def from_checkpoint(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The official checkpoint's `tensor` in the shape that this module's state-dict `key` has."""
-        return tensor.reshape(self.state_dict()[key].shape)
 
     def sample_inputs(
         self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0

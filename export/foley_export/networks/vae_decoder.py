@@ -12,7 +12,7 @@ from foley.manifest import Manifest, VaeConfig
 from foley_export.networks.network import Network
 from foley_export.networks.unet import Upsample, group_norm
 
-_EPS = 1e-6  # of every normalisation in the VAE
+EPS = 1e-6  # of every normalisation in the VAE
 
 
 class VaeDecoder(Network):
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
             Level(channels, width, config.residual_blocks + 1, upsamples=level > 0)
             for level, (channels, width) in enumerate(zip(inner_widths, widths, strict=True))
         )
-        self.norm_out = group_norm(widths[0], _EPS)
+        self.norm_out = group_norm(widths[0], EPS)
         self.conv_out = nn.Conv2d(widths[0], 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels, _EPS)
+        self.norm1 = group_norm(channels, EPS)
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
-        self.norm2 = group_norm(width, _EPS)
+        self.norm2 = group_norm(width, EPS)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.nin_shortcut = nn.Identity() if channels == width else nn.Conv2d(channels, width, 1)
 
@@ -105,7 +105,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels, _EPS)
+        self.norm = group_norm(channels, EPS)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)

@@ -1,0 +1,221 @@
+"""What the official pipeline's losses and habits do to the numbers, measured with seeded weights at the official size.
+
+The figures of `docs/fidelity.md`. Random weights say how far a disturbance is carried, not how it sounds: trained
+networks are more or less sensitive. Optical flow is OpenCV's DIS (Kroeger et al., ECCV 2016), since RAFT with random
+weights sees no motion.
+"""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from foley import clip, loudness
+from foley.envelope import Floats, measure
+from foley.media import read_frames
+from foley.metrics import event_l1, tolerant_accuracy
+from foley.sampler import LATENTS_SHAPE, alphas_cumprod, ddim, dpm_solver
+from foley_client.video2rms import clip_features
+from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
+from foley_export.networks.clap_text import ClapText
+from foley_export.networks.video2rms import Video2RMS
+from foley_export.presets import PAPER
+from foley_export.weights import fill
+from foley_export.wiring import wire
+
+Images = npt.NDArray[np.uint8]
+
+JPEG_QUALITY = 75  # torchvision.io.write_jpeg's default, with which the official script writes frames and flow
+ENCODINGS = 3  # the official preparation encodes the video anew when it aligns, cuts and changes the frame rate
+CRF = "23"  # of ffmpeg's libx264 when nothing is asked for
+_LARGEST_FLOW = 20.0
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How much a measured figure changes."""
+
+    what: str
+    value: float
+    unit: str
+
+
+def measure_all(video: Path) -> Iterator[Effect]:
+    """Every figure, as it is measured; minutes, most of them in BN-Inception."""
+    yield from video_side(video)
+    yield text_padding()
+    yield from peak_normalisation()
+    yield from samplers()
+
+
+@torch.no_grad()
+def video_side(video: Path) -> Iterator[Effect]:
+    """Frames and flow through JPEG, and the video through three more encodings: features, classes, envelope."""
+    rgb, flow_network = fill(RgbFeatures(PAPER)), fill(FlowFeatures(PAPER))
+    seeded, wired = fill(Video2RMS(PAPER)), Video2RMS(PAPER).eval()
+    wire(wired, rgb)
+
+    def features(frames: Images, flow: Images) -> tuple[Floats, Floats]:
+        return (
+            _run(rgb.network, rgb.network_input, frames[1:]),
+            _run(flow_network.network, flow_network.network_input, flow),
+        )
+
+    def rows(streams: tuple[Floats, Floats]) -> torch.Tensor:
+        both = np.concatenate(streams, axis=1)
+        return torch.from_numpy(clip_features(both, both[-1]))[None]
+
+    frames = np.stack(list(read_frames(video)))
+    flow = dis_flow(frames)
+    encoded = reencoded(video)
+    encoded_flow = dis_flow(encoded)
+    reference = features(frames, flow)
+    variants = {
+        "JPEG": (jpeg(frames), jpeg_flow(flow)),
+        f"{ENCODINGS} x H.264": (encoded, encoded_flow),
+        f"{ENCODINGS} x H.264, JPEG": (jpeg(encoded), jpeg_flow(encoded_flow)),
+    }
+    for name, (other_frames, other_flow) in variants.items():
+        yield Effect(f"{name}: frames", _mean_difference(frames[1:], other_frames[1:]), "of 255, mean")
+        yield Effect(f"{name}: flow", _mean_difference(flow, other_flow), "of 255, mean")
+        other = features(other_frames, other_flow)
+        for stream, before, after in zip(("RGB", "flow"), reference, other, strict=True):
+            yield Effect(f"{name}: {stream} features", _relative(before, after), "relative L2")
+            motion = before - before.mean(axis=0)  # most of what a random network answers is the same for any frame
+            share = np.linalg.norm(after - before) / np.linalg.norm(motion)
+            yield Effect(f"{name}: {stream} features", float(share), "of their change over time")
+        for kind, network in {"seeded": seeded, "wired": wired}.items():
+            (envelope, classes), (other_envelope, other_classes) = network(rows(reference)), network(rows(other))
+            kept = [tolerant_accuracy(other_classes, classes, tolerance) for tolerance in (0, 2)]
+            yield Effect(f"{name}: classes, {kind}", 1 - kept[0], "share changed")
+            yield Effect(f"{name}: classes, {kind}", 1 - kept[1], "share changed by more than 2")
+            change = event_l1(other_envelope, envelope) / envelope.mean().item()
+            yield Effect(f"{name}: envelope, {kind}", change, "E-L1 / mean RMS")
+        for kind, network in {"seeded": seeded, "wired": wired}.items() if name == "JPEG" else ():
+            _, classes = network(rows(reference))
+            yield Effect(f"for comparison: classes that {kind} weights use", len(classes.unique()), "of 64")
+
+
+def dis_flow(frames: Images) -> Images:
+    """Flow between neighbours as the networks take it: uint8 [n - 1, 256, 344, 2], cut off at 20 pixels."""
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    flow = np.stack([method.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in pairwise(grey)])
+    return ((flow.clip(-_LARGEST_FLOW, _LARGEST_FLOW) + _LARGEST_FLOW) * (255 / (2 * _LARGEST_FLOW))).astype(np.uint8)
+
+
+def jpeg(images: Images) -> Images:
+    """RGB images [n, h, w, 3] written as JPEG and read back."""
+    return np.stack([_jpeg(image) for image in images])
+
+
+def jpeg_flow(flow: Images) -> Images:
+    """Flow [n, h, w, 2], each direction as the official script stores it: a colour JPEG of three equal channels."""
+    grey = [[_jpeg(np.repeat(part[..., None], 3, axis=2), "L") for part in np.moveaxis(one, 2, 0)] for one in flow]
+    return np.moveaxis(np.array(grey, np.uint8), 1, 3)
+
+
+def _jpeg(image: Images, mode: str = "RGB") -> Images:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return np.asarray(Image.open(buffer).convert(mode))
+
+
+def reencoded(video: Path) -> Images:
+    """The frames of `video` after as many encodings with H.264 as the official preparation makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(ENCODINGS):
+            target = Path(folder) / f"{number}.mp4"
+            with av.open(str(video)) as source, av.open(str(target), "w") as sink:
+                decoded = source.streams.video[0]
+                stream = sink.add_stream("libx264", decoded.average_rate, {"crf": CRF})
+                stream.width, stream.height, stream.pix_fmt = decoded.width, decoded.height, "yuv420p"
+                stream.bit_rate = 0  # PyAV's own choice would override the quality
+                for frame in source.decode(decoded):
+                    sink.mux(stream.encode(frame))
+                sink.mux(stream.encode(None))
+            video = target
+        return np.stack(list(read_frames(video)))
+
+
+@torch.no_grad()
+def text_padding() -> Effect:
+    """A text padded to 512 tokens, as officially, against the same text without padding."""
+    network = fill(ClapText(PAPER))
+    tokens = torch.tensor([[0, *range(100, 110), 2]])
+    length = tokens.shape[1]
+    padded = torch.nn.functional.pad(tokens, (0, 512 - length), value=1)
+    mask = (torch.arange(512) < length).long()[None]
+    short, long = network(tokens, mask[:, :length]), network(padded, mask)
+    return Effect("text padded to 512 tokens: embedding", _relative(short.numpy(), long.numpy()), "relative L2")
+
+
+def peak_normalisation() -> Iterator[Effect]:
+    """Noise exactly on an envelope of three hits, at three levels: how far the official peak is from that level."""
+    time_s = np.arange(clip.CLIP_ENVELOPE * clip.HOP) / clip.SAMPLE_RATE_HZ
+    since_s = time_s - np.array([[1], [4], [7]])  # [hit, sample]
+    hits = np.where(since_s >= 0, np.exp(-np.abs(since_s) / 0.15), 0).sum(0)
+    noise = np.random.default_rng(0).standard_normal(len(time_s))
+    for level_db in (-20, -40, -60):
+        wave = (hits * noise * 10 ** (level_db / 20)).astype(np.float32)
+        envelope = measure(wave)
+        for mode in ("peak", "level"):
+            result = measure(loudness.apply(wave, envelope, mode))
+            error = 20 * np.log10(np.linalg.norm(result) / np.linalg.norm(envelope))
+            yield Effect(f"hits at {level_db} dB, loudness {mode!r}", float(error), "dB off")
+
+
+def samplers() -> Iterator[Effect]:
+    """Error of the samplers alone, against 1000 DDIM steps, on a denoiser that is exact for a mixture of Gaussians."""
+    random = np.random.default_rng(0)
+    start = random.standard_normal(LATENTS_SHAPE, np.float32)
+    means = random.standard_normal((6, LATENTS_SHAPE[0])).astype(np.float32)
+    for spread in (0.3, 1.0):
+        denoise = mixture_denoiser(means, spread)
+        *_, exact = ddim(denoise, start, 1000, 0.0, random)
+        for steps in (25, 200):
+            *_, result = ddim(denoise, start, steps, 0.0, random)
+            yield Effect(f"mixture of spread {spread}: ddim, {steps} steps", _relative(exact, result), "relative L2")
+        for steps in (25, 50):
+            *_, result = dpm_solver(denoise, start, steps)
+            yield Effect(f"mixture of spread {spread}: dpm++, {steps} steps", _relative(exact, result), "relative L2")
+
+
+def mixture_denoiser(means: Floats, spread: float) -> Callable[[Floats, int], Floats]:
+    """The noise that a perfect network predicts when every cell's 8 channels come from Gaussians around `means`."""
+    cumprod = alphas_cumprod()
+
+    def denoise(latents: Floats, timestep: int) -> Floats:
+        alpha = float(cumprod[timestep])
+        variance = alpha * spread**2 + 1 - alpha
+        away = latents[None] - np.sqrt(alpha) * means[:, :, None, None]  # [mixture, 8, time, mel]
+        scores = -np.square(away).sum(1) / (2 * variance)
+        weights = np.exp(scores - scores.max(0))
+        weights /= weights.sum(0)
+        noise: Floats = (weights[:, None] * away).sum(0) * (np.sqrt(1 - alpha) / variance)
+        return noise.astype(np.float32)
+
+    return denoise
+
+
+def _run(network: torch.nn.Module, prepare: Callable[[torch.Tensor], torch.Tensor], images: Images) -> Floats:
+    batches: Sequence[Images] = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+    return np.concatenate([network(prepare(torch.from_numpy(batch))).numpy() for batch in batches])
+
+
+def _relative(reference: Floats, other: Floats) -> float:
+    return float(np.linalg.norm(other - reference) / np.linalg.norm(reference))
+
+
+def _mean_difference(reference: Images, other: Images) -> float:
+    return float(np.abs(reference.astype(np.int16) - other).mean())

@@ -1,0 +1,164 @@
+"""Downloading one file over HTTP(S): continued where it stopped, checked, and there only when it is whole.
+
+Proxies are those of the environment (HTTPS_PROXY, NO_PROXY, ...).
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from foley import __version__
+from foley.bundle import file_sha256
+from foley.errors import DownloadError, OutputError
+from foley_export.partial import Partial
+
+Progress = Callable[[int, int | None], None]
+"""(bytes that are there, bytes of the whole file if the server says so)."""
+
+TRIES = 6  # requests for one file, with 1, 2, 4, ... s between them
+TIMEOUT_S = (10.0, 60.0)  # until connected; without any data
+MAX_REDIRECTS = 5
+_CHUNK = 2**16  # what a cut connection can cost
+_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+# Hugging Face states the sha256 of a large file where it sends the client on to its storage
+_STATED_SHA256 = re.compile('"?([0-9a-f]{64})"?')
+
+
+def download(
+    url: str,
+    destination: Path,
+    max_bytes: int,
+    sha256: Mapping[str, str],
+    progress: Progress = lambda done, total: None,
+    pause_s: float = 1.0,
+    timeout_s: tuple[float, float] = TIMEOUT_S,
+) -> str:
+    """Bring the file at `url` to `destination` and return its sha256.
+
+    Args:
+        max_bytes: more than the file can have.
+        sha256: starts of the hash that it must have, each with who says so.
+
+    Raises:
+        DownloadError: the host cannot be reached, or what it sends is not the file.
+        OutputError: there is no room for the file, or its folder cannot be written.
+    """
+    partial = Partial(destination)
+    answered = False
+    with requests.Session() as session:
+        session.max_redirects = MAX_REDIRECTS
+        session.headers.update({"User-Agent": f"foley-export/{__version__}", "Accept-Encoding": "identity"})
+        for tries_left in reversed(range(TRIES)):
+            resumed = partial.resumes(url)
+            try:
+                with session.get(url, headers=partial.request_headers(url), stream=True, timeout=timeout_s) as response:
+                    answered = True
+                    stated = _receive(response, url, partial, max_bytes, progress)
+            except (requests.exceptions.SSLError, requests.TooManyRedirects, ValueError) as error:
+                raise _refused(url, destination, f"cannot be downloaded ({_reason(error)})") from error
+            except requests.RequestException as error:
+                if not answered:  # offline: said at once, not after half a minute
+                    raise DownloadError(
+                        f"{urlsplit(url).hostname} cannot be reached ({_reason(error)}); go online, "
+                        f"or download {_shown(url)} elsewhere and place it at {destination}"
+                    ) from error
+                if not tries_left:
+                    raise DownloadError(
+                        f"the download of {_shown(url)} failed {TRIES} times ({_reason(error)}); "
+                        f"run the same again to go on with it, or place the file at {destination} by hand"
+                    ) from error
+            else:
+                digest = file_sha256(partial.path)  # of what lies on the disk, parts of earlier runs included
+                mismatch = mismatched(digest, {**sha256, **stated})
+                if mismatch is None:
+                    partial.finish()
+                    return digest
+                partial.discard()
+                if not (resumed and tries_left):  # an earlier part may have been damaged: once more, from the start
+                    raise _refused(url, destination, f"is not the published file: {mismatch}")
+            time.sleep(pause_s * 2 ** (TRIES - 1 - tries_left))
+    raise AssertionError("the last try returns or raises")
+
+
+def mismatched(digest: str, sha256: Mapping[str, str]) -> str | None:
+    """What is wrong with a file whose hash is `digest`, or nothing; `sha256` as `download` takes it."""
+    for start, who in sha256.items():
+        if not digest.startswith(start):
+            return f"its sha256 is {digest}, {who} says {start}"
+    return None
+
+
+def _receive(
+    response: requests.Response, url: str, partial: Partial, max_bytes: int, progress: Progress
+) -> dict[str, str]:
+    """Add what the server sends to `partial`; return the sha256 that the server states, if it does.
+
+    Raises requests.RequestException where another try may help.
+    """
+    headers, status = response.headers, response.status_code
+    hops = [*response.history, response]
+    if any(hop.url.startswith("http:") for hop in hops) and url.startswith("https:"):
+        raise _refused(url, partial.destination, "leads to an address without encryption")
+    etags = (_STATED_SHA256.fullmatch(hop.headers.get("X-Linked-Etag", "")) for hop in hops)
+    stated = {etag[1]: "its server" for etag in etags if etag}
+
+    if status in _TRY_AGAIN:
+        raise requests.HTTPError(f"it answers {status} {response.reason}")
+    if status == 416 and headers.get("Content-Range") == f"bytes */{partial.size}":  # all of it has come already
+        return stated
+    if status == 416 or (status == 206 and not partial.continues(url, headers)):
+        partial.discard()
+        raise requests.HTTPError("it does not send the part that is missing")
+    if status not in (200, 206):
+        raise _refused(url, partial.destination, f"answers {status} {response.reason}")
+    if headers.get("Content-Type", "").startswith("text/html"):
+        raise _refused(url, partial.destination, "answers with a web page, not the file")
+    if status == 200:
+        partial.start(url, headers)
+
+    done = partial.size
+    total = done + int(headers["Content-Length"]) if "Content-Length" in headers else None
+    if total is None and headers.get("Transfer-Encoding") != "chunked":
+        raise _refused(url, partial.destination, "comes without a length, so that a cut could not be noticed")
+    _check_size(total or 0, max_bytes, url, partial)
+    free = shutil.disk_usage(partial.path.parent).free
+    if total is not None and total - done > free:
+        raise OutputError(
+            f"{partial.destination} needs {(total - done) / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free; "
+            "make room, or choose another folder with --cache"
+        )
+    progress(done, total)
+    for chunk in response.iter_content(_CHUNK):
+        done += len(chunk)
+        _check_size(done, max_bytes, url, partial)
+        partial.append(chunk)
+        progress(done, total)
+    return stated
+
+
+def _check_size(size: int, max_bytes: int, url: str, partial: Partial) -> None:
+    if size > max_bytes:
+        partial.discard()
+        raise _refused(url, partial.destination, f"is larger than {max_bytes / 1e6:.0f} MB, so it is not the file")
+
+
+def _refused(url: str, destination: Path, what: str) -> DownloadError:
+    return DownloadError(f"{_shown(url)} {what}; try again later, or place the file at {destination} by hand")
+
+
+def _shown(url: str) -> str:
+    """`url` without a user's name and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _reason(error: BaseException) -> str:
+    """What lies at the bottom of an error of requests, in few words."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return getattr(error, "strerror", None) or str(error).rstrip(".") or type(error).__name__

@@ -1,0 +1,263 @@
+"""Planning a bundle of published files: every tensor is accounted for before anything is written."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from foley import sampler
+from foley.errors import CheckpointError
+from foley.manifest import Manifest
+from foley_export import checkpoint, video2rms_opts
+from foley_export.checkpoint import Checkpoint, shorten
+from foley_export.layouts import HUGGING_FACE, OFFICIAL, Layout
+from foley_export.networks import NETWORKS
+from foley_export.networks.network import Network
+from foley_export.recognise import RMS2SOUND, VIDEO2RMS, Kind, recognise
+from foley_export.tokenizer import published_files, published_tokenizer
+
+_COUNTER = "num_batches_tracked"  # of batch normalisation in training; older files have none
+_SCHEDULE: Mapping[str, Callable[[], np.ndarray]] = {
+    "betas": sampler.betas,
+    "alphas_cumprod": sampler.alphas_cumprod,
+}
+_SCALE_FACTOR = "scale_factor"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the user gives.
+
+    Attributes:
+        checkpoints: by option (`--raft`, ...): all of `layouts.OFFICIAL`, any of `layouts.HUGGING_FACE`.
+        tokenizer: folder with RoBERTa's files.
+        opts: Video2RMS' `opts.yml`.
+    """
+
+    checkpoints: Mapping[str, Path]
+    tokenizer: Path
+    opts: Path | None = None
+
+
+class Part(NamedTuple):
+    """A file and how it is laid out."""
+
+    layout: Layout
+    file: Checkpoint
+
+
+class Origin(NamedTuple):
+    """Where a tensor of a network comes from: the file, and its key there."""
+
+    part: Part
+    name: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A bundle that can be written.
+
+    Attributes:
+        origins: by stage and state-dict key.
+        sources: all files that go into it.
+        unused: by file, how many of the things in it are not used, by what they are.
+    """
+
+    manifest: Manifest
+    origins: Mapping[str, Mapping[str, Origin]]
+    tokenizer: Tokenizer
+    sources: Sequence[Path]
+    unused: Mapping[Path, Mapping[str, int]]
+
+
+def plan(preset: Manifest, files: Files) -> Plan:
+    """Look at all files and find the tensors of a bundle that is like `preset`.
+
+    Video2RMS' sizes and the VAE's scale factor come from the files; all other sizes must be the preset's.
+
+    Raises:
+        CheckpointError: says everything that is wrong with any of the files.
+    """
+    problems: list[str] = []
+    parts = _parts(files.checkpoints, problems)
+    manifest = _manifest(preset, parts, problems)
+    if files.opts:
+        try:
+            problems += video2rms_opts.contradictions(files.opts, manifest)
+        except CheckpointError as error:
+            problems.append(str(error))
+    tokenizer = None
+    try:
+        tokenizer = published_tokenizer(files.tokenizer, manifest.clap_text)
+    except CheckpointError as error:
+        problems.append(str(error))
+
+    ledger = _Ledger(manifest, parts)
+    for stage in NETWORKS:
+        problems += ledger.settle(stage)
+    unused = {}
+    for part in parts:
+        unused[part.file.path], unexpected = ledger.left_over(part)
+        problems += unexpected
+    if problems or tokenizer is None:
+        raise CheckpointError(_together(problems))
+    sources = [*files.checkpoints.values(), *([files.opts] if files.opts else []), *published_files(files.tokenizer)]
+    return Plan(manifest, ledger.origins, tokenizer, sources, unused)
+
+
+def _parts(checkpoints: Mapping[str, Path], problems: list[str]) -> list[Part]:
+    """The files that can be read and are of the model they were given as; those that take precedence first."""
+    found = []
+    for layout in (*HUGGING_FACE, *OFFICIAL):
+        if layout.option not in checkpoints:
+            continue
+        try:
+            file = checkpoint.read(checkpoints[layout.option])
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        tensors = dict(layout.modern(key, tensor) for key, tensor in file.tensors.items())
+        kind = recognise(tensors)
+        problems += [
+            f"{file.path} is of a network that works otherwise: its {key} is not {value} everywhere"
+            for key, value in layout.neutral.items()
+            if kind == layout.kind and key in tensors and not bool((tensors[key] == value).all())
+        ]
+        if kind == layout.kind:
+            found.append(Part(layout, Checkpoint(file.path, tensors, file.others)))
+        else:
+            problems.append(_another_model(file, layout.kind, kind))
+    return found
+
+
+def _another_model(file: Checkpoint, expected: Kind, kind: Kind | None) -> str:
+    if kind is None:
+        looks = f"its tensors are of no model known here: {shorten(list(file.tensors), 4)}"
+    else:
+        looks = f"it looks like {kind.name}" + (f", which is given as {kind.option}" if kind.option else "")
+    return f"{file.path} is not {expected.name}: {looks}; choose another file for {expected.option}"
+
+
+def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manifest:
+    """`preset` with the sizes and the scale factor that the files hold; checks the noise schedule on the way."""
+    sizes, scale_factor = None, None
+    for layout, file in parts:
+        if layout.kind == VIDEO2RMS:
+            sizes = video2rms_opts.sizes(file.tensors)
+        if layout.kind == RMS2SOUND:
+            problems += [
+                f"{file.path} was trained with another noise schedule: its {name} are not AudioLDM's"
+                for name, schedule in _SCHEDULE.items()
+                if name in file.tensors and not _is_close(file.tensors[name], schedule())
+            ]
+            if (tensor := file.tensors.get(_SCALE_FACTOR)) is not None:
+                # the shortest number that float32 reads alike: 0.9227 and not 0.9226999878883362
+                scale_factor = float(str(tensor.float().numpy()[()])) if tensor.dim() == 0 else 0.0
+                if not 0 < scale_factor < np.inf:
+                    problems.append(f"{file.path} has a scale_factor that is no positive number")
+                    scale_factor = None
+    return preset.model_copy(
+        update={
+            "video2rms": sizes or preset.video2rms,
+            "vae_decoder": preset.vae_decoder.model_copy(update={"scale_factor": scale_factor} if scale_factor else {}),
+        }
+    )
+
+
+def _is_close(tensor: Tensor, expected: np.ndarray) -> bool:
+    return tuple(tensor.shape) == expected.shape and np.allclose(tensor.double().numpy(), expected, rtol=1e-4, atol=0)
+
+
+class _Ledger:
+    """Which tensor of which file every tensor of a network comes from, and what is left over in the files."""
+
+    def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
+        self.manifest = manifest
+        self.parts = parts
+        self.origins: dict[str, dict[str, Origin]] = {}
+        self.settled: dict[Path, dict[str, str]] = {part.file.path: {} for part in parts}
+        """By file and key: why it is not used, or nothing where it is."""
+
+    def settle(self, stage: str) -> list[str]:
+        """Find the tensors of a stage; answers what is wrong with them."""
+        with torch.device("meta"):
+            network = NETWORKS[stage](self.manifest)
+        parts = [part for part in self.parts if stage in part.layout.stages and self._holds(part, network)]
+        found: dict[str, Origin] = {}
+        missing: dict[Path, list[str]] = {part.file.path: [] for part in parts}
+        wrong: dict[Path, list[str]] = {part.file.path: [] for part in parts}
+        for key, tensor in network.state_dict().items():
+            names = [] if key.endswith(_COUNTER) else self._names(parts, network, key)
+            if not names:
+                continue  # or the file it should be in could not be used, which is said already
+            origin, *others = names
+            seen = origin.name in self.settled[origin.part.file.path]  # by another part of it, or another network
+            self.settled[origin.part.file.path][origin.name] = ""
+            for part, name in others:
+                self.settled[part.file.path][name] = f"replaced by {origin.part.layout.option}"
+            path = origin.part.file.path
+            theirs = origin.part.file.tensors.get(origin.name)
+            if theirs is not None:
+                found[key] = origin
+                if not seen and (fault := _misfit(theirs, tensor, origin.part.layout.shape(network, key))):
+                    wrong[path].append(f"{origin.name} {fault}")
+            elif not seen and tensor.is_floating_point():
+                missing[path].append(origin.name)
+        self.origins[stage] = found
+        return [
+            f"{path} {fault} of {stage}: {shorten(names)}"
+            for fault, problems in (("lacks tensors", missing), ("has unfit tensors", wrong))
+            for path, names in problems.items()
+            if names
+        ]
+
+    def left_over(self, part: Part) -> tuple[dict[str, int], list[str]]:
+        """What a file holds that is not used, counted by what it is; and, as a problem, what is not known."""
+        settled = self.settled[part.file.path]
+        groups: Counter[str] = Counter({"values that are no tensors": len(part.file.others)})
+        unexpected = []
+        for key in part.file.tensors:
+            group = settled[key] if key in settled else part.layout.group(key)
+            if group is None:
+                unexpected.append(key)
+            elif group:
+                groups[group] += 1
+        problem = f"{part.file.path} has unexpected tensors: {shorten(unexpected)}"
+        return {name: count for name, count in groups.items() if count}, [problem] if unexpected else []
+
+    def _names(self, parts: Sequence[Part], network: Network, key: str) -> list[Origin]:
+        names = [(part, part.layout.name(network, self.manifest, key)) for part in parts]
+        return [Origin(part, name) for part, name in names if name is not None]
+
+    def _holds(self, part: Part, network: Network) -> bool:
+        """Whether a file has anything of `network`; official files should, those of Hugging Face may."""
+        if part.layout in OFFICIAL:
+            return True
+        return any(
+            origin.name in part.file.tensors
+            for key in network.state_dict()
+            for origin in self._names([part], network, key)
+        )
+
+
+def _misfit(theirs: Tensor, ours: Tensor, shape: tuple[int, ...]) -> str:
+    """Why `theirs` cannot stand for `ours`, whose shape in the file is `shape`; empty: it can."""
+    if tuple(theirs.shape) != shape:
+        return f"is {list(theirs.shape)} and not {list(shape)}"
+    if theirs.is_floating_point() != ours.is_floating_point():
+        return f"is {theirs.dtype} and not {ours.dtype}".replace("torch.", "")
+    if theirs.is_quantized or theirs.layout != torch.strided or theirs.device.type != "cpu":
+        return "is no plain tensor"
+    return ""
+
+
+def _together(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} things are wrong:\n" + "\n".join(f"- {problem}" for problem in problems)

@@ -1,0 +1,53 @@
+"""Making a bundle from published files, as `import_plan` has found them fit."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from foley.bundle import TOKENIZER, file_sha256, weights_file
+from foley.errors import CheckpointError
+from foley.manifest import Source
+from foley_export.bundle_writer import new_bundle, write_manifest
+from foley_export.checkpoint import shorten
+from foley_export.import_plan import Origin, Plan
+from foley_export.make import save_weights
+from foley_export.networks import NETWORKS
+from foley_export.networks.network import Network
+
+
+def write(plan: Plan, destination: Path) -> Iterator[str]:
+    """Write the bundle, one network in memory at a time; yields the name of every stage as it is begun.
+
+    Raises:
+        CheckpointError: weights that are not finite; nothing is left behind.
+        OutputError: the folder exists or cannot be written.
+    """
+    with new_bundle(destination) as folder:
+        for stage, origins in plan.origins.items():
+            yield stage
+            network = NETWORKS[stage](plan.manifest)
+            _load(network, origins)
+            save_weights(network, folder / weights_file(stage))
+        (folder / TOKENIZER).parent.mkdir()
+        plan.tokenizer.save(str(folder / TOKENIZER))
+        sources = tuple(Source(name=path.name, sha256=file_sha256(path)) for path in plan.sources)
+        write_manifest(folder, plan.manifest.model_copy(update={"sources": sources}))
+
+
+@torch.no_grad()
+def _load(network: Network, origins: Mapping[str, Origin]) -> None:
+    """Give `network` its weights, in place, as float32; tables that it computes itself must be the same."""
+    faults: dict[str, None] = {}
+    for key, (part, name) in origins.items():
+        theirs, ours = part.file.tensors[name], network.tensor(key)
+        if not ours.is_floating_point():
+            if not torch.equal(theirs, ours):
+                faults[f"{name} of {part.file.path} is not the table that the network is built with"] = None
+            continue
+        theirs = theirs.to(torch.float32)
+        if not theirs.isfinite().all():
+            faults[f"{name} of {part.file.path} has values that are not finite"] = None
+        ours.copy_(part.layout.convert(network, key, theirs))
+    if faults:
+        raise CheckpointError(f"{shorten(list(faults))}; copy or download the file again")

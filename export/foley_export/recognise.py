@@ -1,0 +1,78 @@
+"""Which model a checkpoint is of, told by the names of its tensors."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """A model whose checkpoints are known.
+
+    Attributes:
+        name: how it is called in messages, with its article.
+        option: of `foley-export import` that takes it; None: nothing here does.
+        patterns: regular expressions; each fits the start of at least one key.
+    """
+
+    name: str
+    option: str | None
+    patterns: tuple[str, ...]
+
+
+RMS2SOUND = Kind("an RMS2Sound checkpoint", "--rms2sound", (r"model\.diffusion_model\.control_net\.",))
+VIDEO2RMS = Kind("a Video2RMS checkpoint", "--video2rms", (r"encoder\.convolutions\.\d", r"encoder\.BiLSTM"))
+BN_INCEPTION = Kind("a BN-Inception checkpoint", "--bn-inception", (r"conv1_7x7_s2\.", r"inception_3a_1x1\."))
+RAFT = Kind(
+    "torchvision's raft_large",
+    "--raft",
+    (r"feature_encoder\.convnormrelu\.", r"update_block\.recurrent_block\.convgru2\.", r"mask_predictor\."),
+)
+DIFFUSERS_UNET = Kind(
+    "diffusers' UNet of AudioLDM", "--unet", (r"down_blocks\.0\.resnets\.", r"time_embedding\.", r"class_embedding\.")
+)
+DIFFUSERS_VAE = Kind("diffusers' AutoencoderKL", "--vae", (r"decoder\.up_blocks\.", r"post_quant_conv\."))
+HUGGING_FACE_VOCODER = Kind("transformers' SpeechT5HifiGan", "--vocoder", (r"upsampler\.0\.", r"resblocks\.0\."))
+HUGGING_FACE_CLAP = Kind(
+    "transformers' ClapModel", "--clap", (r"text_model\.|audio_model\.", r"(text|audio)_projection")
+)
+
+KINDS = (
+    RMS2SOUND,
+    Kind(
+        "an AudioLDM checkpoint without RMS-ControlNet",
+        None,
+        (r"model\.diffusion_model\.", r"cond_stage_models\.|model\.diffusion_model\.film_emb\."),
+    ),
+    Kind("a latent diffusion checkpoint other than AudioLDM's", None, (r"model\.diffusion_model\.",)),
+    VIDEO2RMS,
+    Kind("the variant of Video2RMS without LSTM", None, (r"encoder\.MLP\.",)),
+    BN_INCEPTION,
+    Kind("a BN-Inception checkpoint inside another model", None, (r".+\.inception_3a_1x1\.",)),
+    RAFT,
+    Kind("torchvision's raft_small", None, (r"feature_encoder\.convnormrelu\.", r"update_block\.")),
+    Kind(
+        "RAFT as its authors published it, not torchvision's raft_large",
+        None,
+        (r"(module\.)?fnet\.", r"(module\.)?cnet\."),
+    ),
+    DIFFUSERS_UNET,
+    Kind("a UNet of diffusers other than AudioLDM's", None, (r"down_blocks\.0\.resnets\.", r"time_embedding\.")),
+    DIFFUSERS_VAE,
+    Kind("a VAE of latent diffusion, alone", None, (r"(first_stage_model\.)?decoder\.up\.\d",)),
+    HUGGING_FACE_VOCODER,
+    Kind("HiFi-GAN as its authors published it", None, (r"(generator\.)?ups\.0\.", r"(generator\.)?resblocks\.0\.")),
+    HUGGING_FACE_CLAP,
+    Kind("CLAP as LAION published it", None, (r"(model\.|module\.)*(text_branch|audio_branch)\.",)),
+    Kind("a BERT or RoBERTa model", None, (r"(\w+\.)?encoder\.layer\.0\.attention\.",)),
+    Kind("a ResNet", None, (r"layer1\.0\.conv1\.", r"layer4\.0\.conv1\.")),
+)
+"""The more specific first."""
+
+
+def recognise(keys: Iterable[str]) -> Kind | None:
+    """The model that a state dict with these keys looks like; None: no known one."""
+    keys = list(keys)
+    for kind in KINDS:
+        if all(any(re.match(pattern, key) for key in keys) for pattern in kind.patterns):
+            return kind
+    return None

@@ -1,0 +1,110 @@
+"""One module's checks: what is filled by the rule, run, and compared with its vectors."""
+
+import gc
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from foley.errors import FoleyError
+from foley_export.networks.network import Network, OfficialModule
+from foley_export.verification.comparison import Comparison, Engine, Result, compare
+from foley_export.verification.graph import Graph, export_graph
+from foley_export.verification.vectors import Vectors
+from foley_export.weights import fill
+
+Comparisons: TypeAlias = Iterator[Comparison]
+Forward: TypeAlias = Callable[..., tuple[np.ndarray, ...]]
+"""A network's `forward` on arrays, by torch or by ONNX Runtime."""
+
+
+class Check(ABC):
+    """What `foley-export verify` runs at a time."""
+
+    module: str
+
+    @abstractmethod
+    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False) -> Iterator[Result]:
+        """Make every comparison. What keeps one from being made is a result too: a failed one."""
+
+
+@dataclass(frozen=True)
+class TableCheck(Check):
+    """Checks that need no network."""
+
+    module: str
+    comparisons: tuple[Callable[[Vectors], Comparisons], ...]
+
+    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False) -> Iterator[Result]:
+        for compared in self.comparisons:
+            yield from _results(self.module, "numpy", compared, vectors)
+
+
+@dataclass(frozen=True)
+class NetworkCheck(Check):
+    """Checks of one network at the official size.
+
+    Attributes:
+        outputs: comparisons of what `forward` answers, which the exported graph answers too.
+        inside: comparisons of what only the torch module shows.
+    """
+
+    module: str
+    build: Callable[[], OfficialModule]
+    outputs: tuple[Callable[[Forward, Vectors], Comparisons], ...] = ()
+    inside: tuple[Callable[[Any, Vectors], Comparisons], ...] = ()
+
+    @property
+    def exported(self) -> bool:
+        """Whether there is a graph to check."""
+        return bool(self.outputs)
+
+    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False) -> Iterator[Result]:
+        network = fill(self.build(), salt)
+        for compared in self.inside:
+            yield from _results(self.module, "torch", compared, network, vectors)
+        for compared in self.outputs:
+            yield from _results(self.module, "torch", compared, _arrays_through(network), vectors)
+        if onnx and self.exported:
+            assert isinstance(network, Network)
+            with tempfile.TemporaryDirectory(prefix="foley-verify-") as folder:
+                try:
+                    graph_file = export_graph(network, Path(folder))
+                    del network
+                    gc.collect()  # the exporter leaves cycles that hold the weights
+                    graph = Graph(graph_file)
+                except Exception as error:  # of the exporter, of ONNX Runtime, or a full disk
+                    yield _failure(self.module, "graph", "onnx", error)
+                    return
+                for compared in self.outputs:
+                    yield from _results(self.module, "onnx", compared, graph, vectors)
+
+
+def _arrays_through(network: torch.nn.Module) -> Forward:
+    def forward(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        outputs = network(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+        return tuple(tensor.numpy() for tensor in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+    return forward
+
+
+def _results(module: str, engine: Engine, compared: Callable[..., Comparisons], *arguments: Any) -> list[Result]:
+    results: list[Result] = []
+    try:
+        with torch.inference_mode():
+            for comparison in compared(*arguments):
+                results.append(compare(module, engine, comparison))
+    except Exception as error:  # a vector of another shape or kind fails anywhere; the others are checked all the same
+        results.append(_failure(module, compared.__name__.strip("_").replace("_", " "), engine, error))
+    return results
+
+
+def _failure(module: str, what: str, engine: Engine, error: Exception) -> Result:
+    first_line = str(error).partition("\n")[0]
+    problem = first_line if isinstance(error, FoleyError) else f"failed with {type(error).__name__}: {first_line}"
+    return Result(module, what, engine, passed=False, problem=problem)

@@ -1,0 +1,37 @@
+"""The table that `foley-export verify` prints."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from foley_export.verification.comparison import Result
+
+_WIDTH = 132  # where the output is a file and no terminal says how wide it is
+
+
+def show(results: Sequence[Result], unread: Sequence[str]) -> None:
+    """Print one row a result to standard output, and below them what was `unread`."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    table = Table(box=box.SIMPLE)
+    for heading in ("module", "compared", "run by"):
+        table.add_column(heading)
+    for heading in ("largest error", "relative L2", "tolerance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for result in results:
+        verdict = "pass" if result.passed else "[bold red]FAIL[/]"
+        what = result.what if not result.problem else f"{result.what}: {result.problem}"
+        errors = ("", "") if result.problem else (_short(result.absolute), _short(result.relative))
+        table.add_row(escape(result.module), escape(what), result.engine, *errors, result.tolerance, verdict)
+    console.print(table)
+    if unread:
+        console.print(f"not checked: {escape(', '.join(unread))}")
+
+
+def _short(error: float) -> str:
+    return f"{error:.1e}" if error else "0"

@@ -1,0 +1,77 @@
+"""What needs no network against its vectors: DDIM tables, the RMS measure and its classes, targets, metrics."""
+
+import numpy as np
+import torch
+
+from foley import clip, envelope, metrics, sampler
+from foley_export import targets
+from foley_export.verification.check import Comparisons, TableCheck
+from foley_export.verification.comparison import Comparison, exact
+from foley_export.verification.vectors import Vectors
+
+_STEPS, _ETAS = (200, 25, 4), (0, 1)
+_FLOAT64 = 1e-9  # relative: another version of SciPy rounds the last bits another way
+
+
+def _noise_schedule(vectors: Vectors) -> Comparisons:
+    vector = vectors["ddim_tables"]
+    yield exact("betas", sampler.betas().astype(np.float32), vector["betas"])
+    yield exact("cumulative alphas", sampler.alphas_cumprod(), vector["alphas_cumprod"])
+
+
+def _ddim_tables(vectors: Vectors) -> Comparisons:
+    vector = vectors["ddim_tables"]
+    for table in ("timesteps", "alphas", "alphas_prev", "sigmas"):
+        for eta in _ETAS:
+            ours = [getattr(sampler.ddim_tables(steps, eta), table) for steps in _STEPS]
+            official = [vector[f"ddim_{table}_{steps}_eta{eta}"] for steps in _STEPS]
+            what = f"{table}, eta {eta}, {', '.join(map(str, _STEPS))} steps"
+            yield exact(what, np.concatenate(ours), np.concatenate(official))
+
+
+def _measure(vectors: Vectors) -> Comparisons:
+    vector = vectors["rms"]
+    waveform = vector["waveform"]
+    yield Comparison("RMS 512/128", envelope.measure(waveform, 512, 128), vector["rms_512_128"])
+    padded = np.pad(waveform, (0, clip.PADDED_SAMPLES - len(waveform)))
+    yield Comparison("RMS 1024/160", envelope.measure(padded), vector["rms_1024_160"])
+
+
+def _classes(vectors: Vectors) -> Comparisons:
+    vector = vectors["rms"]
+    filtered = targets.low_pass(vector["rms_512_128"])
+    yield Comparison("zero-phase filter", filtered, vector["rms_filtered"], relative=_FLOAT64)
+    yield exact("mu-law bins", envelope.mu_law_bins(), vector["mu_bins"])
+    yield Comparison("mu-law value", envelope.mu_law(vector["rms_512_128"]), vector["mu_law_63"])
+    classes = targets.to_classes(filtered)
+    yield exact("classes", classes, vector["classes"])
+    yield exact("classes back to RMS", envelope.class_levels()[classes], vector["rms_from_classes"])
+
+
+def _smoothing(vectors: Vectors) -> Comparisons:
+    vector = vectors["label_smoothing_and_metrics"]
+    true = torch.from_numpy(vector["targets"])
+    official, paper = (targets.smooth(true, smoothing=smoothing).numpy() for smoothing in ("official", "paper"))
+    yield Comparison("Gaussian label smoothing, official code", official, vector["smoothed_official_code"])
+    yield Comparison("Gaussian label smoothing, equation 3", paper[0], vector["smoothed_paper_eq3"])
+    logits = torch.from_numpy(vector["logits"]).transpose(1, 2)
+    loss = targets.cross_entropy(logits, targets.smooth(torch.from_numpy(vector["classes"])))
+    yield Comparison("cross-entropy", loss.numpy(), vector["cross_entropy_official_code"])
+
+
+def _metrics(vectors: Vectors) -> Comparisons:
+    vector = vectors["label_smoothing_and_metrics"]
+    predicted, true = vector["logits"].argmax(1), vector["classes"]
+    event_l1 = metrics.event_l1(envelope.class_levels()[predicted], vector["rms_continuous"])
+    yield Comparison("Event-L1", np.array(event_l1), vector["event_l1"])
+    for tolerance in (0, 2, 5, 8):
+        accuracy = metrics.tolerant_accuracy(predicted, true, tolerance)
+        yield Comparison(f"accuracy ±{tolerance}", np.array(accuracy), vector[f"accuracy_pm{tolerance}"])
+
+
+CHECKS = (
+    TableCheck("sampler", (_noise_schedule, _ddim_tables)),
+    TableCheck("envelope", (_measure, _classes)),
+    TableCheck("targets", (_smoothing,)),
+    TableCheck("metrics", (_metrics,)),
+)

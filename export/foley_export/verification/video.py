@@ -1,0 +1,97 @@
+"""The video side against its vectors: RAFT, BN-Inception, Video2RMS."""
+
+import numpy as np
+import torch
+
+from foley.manifest import Manifest, OpticalFlowConfig
+from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
+from foley_export.networks.optical_flow import OpticalFlow
+from foley_export.networks.video2rms import Video2RMS
+from foley_export.presets import PAPER
+from foley_export.verification.check import Comparisons, Forward, NetworkCheck
+from foley_export.verification.comparison import Comparison, exact, half, levels
+from foley_export.verification.vectors import Vectors
+
+# random weights make the flow grow with every update: after two it is still within the 20 pixels that bytes can say
+_TWO_UPDATES = Manifest(name="two-updates", optical_flow=OpticalFlowConfig(updates=2))
+# float16 moves a flow of 16 to 20 pixels by up to 0.05 levels: 1 byte in 40 is truncated the other way, at most
+_FROM_FLOAT16 = 1e-3
+
+
+def _flow(network: OpticalFlow, vectors: Vectors) -> Comparisons:
+    vector = vectors["raft"]
+    flow = network.flow(torch.from_numpy(vector["frames"])).numpy()
+    yield half("flow of the first pair", flow[:1], vector["flow_12_updates_first_pair"])
+    mean = np.abs(flow).mean((1, 2, 3))
+    yield Comparison("mean magnitude of every pair", mean, vector["flow_12_updates_mean_abs_per_pair"])
+
+
+def _flow_bytes(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["raft"]
+    (flow,) = forward(vector["frames"][:2])
+    # the official bytes are not among the vectors: they are made here from the flow
+    official = np.clip(vector["flow_12_updates_first_pair"].astype(np.float32), -20, 20)
+    official = ((official + 20) * (255 / 40)).astype(np.uint8)
+    yield levels("uint8 flow of the first pair", flow.transpose(0, 3, 1, 2), official, relative=_FROM_FLOAT16)
+
+
+def _flow_after_two(network: OpticalFlow, vectors: Vectors) -> Comparisons:
+    vector = vectors["raft"]
+    flow = network.flow(torch.from_numpy(vector["frames"])).numpy()
+    yield half("flow", flow, vector["flow_2_updates"])
+
+
+def _flow_bytes_after_two(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["raft"]
+    (flow,) = forward(vector["frames"])
+    yield levels("uint8 flow", flow.transpose(0, 3, 1, 2), vector["flow_2_updates_uint8"])
+
+
+def _rgb_input(network: RgbFeatures, vectors: Vectors) -> Comparisons:
+    vector = vectors["bninception_rgb"]
+    network_input = network.network_input(torch.from_numpy(vector["frames"][:1])).numpy()
+    yield exact("network input", network_input, vector["network_input"])
+
+
+def _rgb_features(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["bninception_rgb"]
+    frames = vector["frames"]
+    (features,) = forward(np.concatenate([frames[:1], frames]))  # the first frame of a chunk has no row
+    yield Comparison("features", features, vector["features"])
+
+
+def _flow_input(network: FlowFeatures, vectors: Vectors) -> Comparisons:
+    vector = vectors["bninception_flow"]
+    flow = torch.from_numpy(vector["flow_uint8"][:1]).permute(0, 2, 3, 1)
+    yield exact("network input", network.network_input(flow).numpy(), vector["network_input"])
+
+
+def _flow_features(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["bninception_flow"]
+    (features,) = forward(np.ascontiguousarray(vector["flow_uint8"].transpose(0, 2, 3, 1)))
+    yield Comparison("features", features, vector["features"])
+
+
+def _loudness_logits(network: Video2RMS, vectors: Vectors) -> Comparisons:
+    vector = vectors["video2rms"]
+    logits = network.logits(torch.from_numpy(vector["features"]).float())
+    yield Comparison("logits", logits.transpose(1, 2).numpy(), vector["logits"])
+    yield exact("RMS at 125 Hz", network.levels[logits.argmax(-1)][0].numpy(), vector["rms_1250"])
+
+
+def _loudness(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["video2rms"]
+    envelope, classes = forward(vector["features"].astype(np.float32))
+    yield exact("classes", classes, vector["classes"])
+    yield exact("RMS resampled to 1024 frames", envelope[0], vector["rms_1024"])
+
+
+CHECKS = (
+    NetworkCheck("optical_flow", lambda: OpticalFlow(PAPER), (_flow_bytes,), (_flow,)),
+    NetworkCheck(
+        "optical_flow, 2 updates", lambda: OpticalFlow(_TWO_UPDATES), (_flow_bytes_after_two,), (_flow_after_two,)
+    ),
+    NetworkCheck("rgb_features", lambda: RgbFeatures(PAPER), (_rgb_features,), (_rgb_input,)),
+    NetworkCheck("flow_features", lambda: FlowFeatures(PAPER), (_flow_features,), (_flow_input,)),
+    NetworkCheck("video2rms", lambda: Video2RMS(PAPER), (_loudness,), (_loudness_logits,)),
+)

@@ -1,0 +1,60 @@
+"""What Video2RMS is trained to say, and the metrics: what the official vectors do not show."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foley import clip, envelope, metrics
+from foley_export import targets
+
+
+@given(level=st.floats(0.01, 1))
+def test_the_filter_keeps_what_does_not_change(level):
+    np.testing.assert_allclose(
+        targets.low_pass(np.full(clip.CLIP_CLASSES, level)), level, rtol=3e-3
+    )  # its ripple, twice
+
+
+def test_the_filter_has_no_delay():
+    there = np.exp(-(((np.arange(401) - 200) / 20) ** 2))
+    np.testing.assert_allclose(targets.low_pass(there), targets.low_pass(there[::-1])[::-1], atol=1e-6)
+    assert targets.low_pass(there).argmax() == 200
+
+
+@given(rms=st.lists(st.floats(-1, 2), min_size=1, max_size=50))
+def test_every_rms_has_a_class_that_contains_it(rms):
+    bins = envelope.mu_law_bins()
+    for value, found in zip(rms, targets.to_classes(rms), strict=True):
+        assert 0 <= found < len(bins)
+        assert found == len(bins) - 1 or max(value, 0) < bins[found]
+        assert found == 0 or value >= bins[found - 1]
+
+
+@pytest.mark.parametrize("smoothing", ["official", "paper"])
+def test_smoothing_fades_with_distance_on_both_sides(smoothing):
+    soft = targets.smooth(torch.tensor([0, 1, 30, 63]), smoothing=smoothing).numpy()
+    assert soft.shape == (4, 64)
+    assert soft[0].tolist() == [1] + [0] * 63  # silence shares with nothing
+    assert not soft[1:, 0].any()
+    peak = soft[2, 27:34]
+    np.testing.assert_array_equal(peak, peak[::-1])
+    assert peak[0] == 0 < peak[1] < peak[2] < peak[3] == 1
+
+
+def test_cross_entropy_of_hard_targets_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 30, 64, generator=generator)
+    classes = torch.randint(0, 64, (2, 30), generator=generator)
+    hard = torch.nn.functional.one_hot(classes, 64).float()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
+    torch.testing.assert_close(targets.cross_entropy(logits, hard), expected)
+
+
+def test_metrics_refuse_frames_that_do_not_match():
+    assert metrics.event_l1([0.1, 0.3], [0.2, 0.3]) == pytest.approx(0.05)
+    assert metrics.tolerant_accuracy([0, 5, 9], [0, 3, 3], 2) == pytest.approx(2 / 3)
+    for measure in (metrics.event_l1, lambda *frames: metrics.tolerant_accuracy(*frames, 2)):
+        with pytest.raises(ValueError, match="differ"):
+            measure([1, 2, 3], [1])
