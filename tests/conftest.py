@@ -1,14 +1,31 @@
-"""What every kind of test uses: the checkout and its default bundle."""
+"""What every kind of test uses: the checkout, its default bundle, and published files with seeded weights."""
 
+import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+
+from foley import sampler
+from foley.manifest import ClapTextConfig, Manifest
+from foley_export.networks import NETWORKS
+from foley_export.weights import seeded_tensor
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for sessions in the tests' own process; must be set before the import
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SALT = "import:"
+STAGES = {
+    "--raft": ("optical_flow",),
+    "--bn-inception": ("rgb_features", "flow_features"),
+    "--video2rms": ("video2rms",),
+    "--rms2sound": ("clap_text", "clap_audio", "denoiser", "vae_decoder", "vocoder"),
+}
+StateDicts = dict[str, dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +39,85 @@ def tiny_bundle() -> Path:
     """The default bundle, with graphs that are up to date."""
     subprocess.run(["make", "--silent", "bundle"], cwd=REPOSITORY, check=True)
     return REPOSITORY / "bundles" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def state_dicts() -> Callable[[Manifest], StateDicts]:
+    """`state_dicts(manifest)`: by option, the tensors that its official file holds, used and not."""
+
+    def make(manifest: Manifest) -> StateDicts:
+        files: StateDicts = {}
+        for option, stages in STAGES.items():
+            tensors = files[option] = {}
+            for stage in stages:
+                network = NETWORKS[stage](manifest)
+                for key, tensor in network.state_dict().items():
+                    name = network.checkpoint_key(key)
+                    weights = seeded_tensor(name, network.checkpoint_shape(key), SALT)
+                    tensors[name] = torch.from_numpy(weights) if tensor.is_floating_point() else tensor
+        files["--bn-inception"]["fc_action.weight"] = torch.ones(3, 4)
+        for key, tensor in files["--bn-inception"].items():
+            if "_bn." in key and tensor.dim():
+                files["--bn-inception"][key] = tensor[None]  # as published
+        files["--rms2sound"] |= {
+            "betas": torch.from_numpy(sampler.betas()).float(),
+            "alphas_cumprod": torch.from_numpy(sampler.alphas_cumprod()).float(),
+            "posterior_mean_coef1": torch.ones(1000),
+            "logvar": torch.zeros(1000),
+            "scale_factor": torch.tensor(0.75),
+            "model_ema.decay": torch.tensor(0.9999),
+            "model_ema.diffusion_modelout2weight": torch.ones(2, 2),
+            "first_stage_model.encoder.conv_in.weight": torch.ones(2, 2),
+            "first_stage_model.quant_conv.bias": torch.ones(2),
+            "clap.model.logit_scale_a": torch.tensor(1.0),
+            "cond_stage_models.0.model.logit_scale_t": torch.tensor(1.0),
+            "cond_stage_models.0.model.text_branch.embeddings.position_ids": torch.arange(5)[None],
+        }
+        return files
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_tokenizer() -> Callable[[Path, ClapTextConfig], Path]:
+    """`write_tokenizer(folder, config)`: RoBERTa's `vocab.json` and `merges.txt` for a vocabulary of any size."""
+
+    def make(folder: Path, config: ClapTextConfig) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        letters = sorted(ByteLevel.alphabet())
+        tokens = ["<s>", "<pad>", "</s>", "<unk>", *letters]
+        first = [*"etaoin", *(letter for letter in letters if letter not in "etaoin")]
+        merges = [(a, b) for a in first for b in letters][: config.vocabulary - len(tokens) - 1]
+        tokens += [a + b for a, b in merges] + ["<mask>"]
+        assert len(tokens) == config.vocabulary
+        (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory, state_dicts, write_tokenizer) -> Callable[..., tuple[dict[str, Path], Path]]:
+    """`published(manifest, without=())`: the files by option, and the tokenizer's folder.
+
+    Keys of the RMS2Sound file that start with one of `without` are left out.
+    """
+
+    def make(manifest: Manifest, without: tuple[str, ...] = ()) -> tuple[dict[str, Path], Path]:
+        folder = tmp_path_factory.mktemp("published")
+        paths = {}
+        for option, tensors in state_dicts(manifest).items():
+            kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(tuple(without) or "\0")}
+            paths[option] = folder / f"{option.strip('-')}.pth"
+            torch.save(wrapped(option, kept), paths[option])
+        return paths, write_tokenizer(folder / "roberta", manifest.clap_text)
+
+    return make
+
+
+def wrapped(option: str, tensors: dict[str, torch.Tensor]) -> dict[str, object]:
+    """The shell that the official file of this option has around its state dict."""
+    if option == "--video2rms":
+        return {"epoch": 500, "learning_rate": 1e-3, "optimizer_Video2RMS": tensors}
+    return {"state_dict": tensors, "global_step": 300_000} if option == "--rms2sound" else dict(tensors)

@@ -70,7 +70,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the bundle's")] = None,
     sampler: Annotated[
         SamplerName | None,
-        typer.Option(help="ddim: the official one. dpm++: as good in fewer steps.", show_default="the bundle's"),
+        typer.Option(help="ddim: the official one. dpm++: for few steps.", show_default="the bundle's"),
     ] = None,
     eta: Annotated[
         float, typer.Option(help="Fresh noise in every ddim step, 0 to 1; the official setting is 1.")

@@ -42,7 +42,7 @@ class Sampling:
     """How a sound is sampled; everything that, with the inputs, makes it repeatable.
 
     Attributes:
-        sampler: "ddim" (the official one) or "dpm++" (DPM-Solver++ 2M: as good in far fewer steps).
+        sampler: "ddim" (the official one) or "dpm++" (DPM-Solver++ 2M: made for few steps).
         steps: denoising steps, 1..1000.
         guidance: scale of classifier-free guidance, >= 1; exactly 1 halves the cost.
         eta: share of fresh noise in every DDIM step, 0..1 (the official pipeline: 1).

@@ -1,0 +1,126 @@
+"""Published files -> import -> ONNX -> Triton -> `foley generate`: what comes out is what PyTorch computes."""
+
+import subprocess
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import RobertaTokenizer
+
+from foley import envelope_file, loudness
+from foley.audio import read_audio
+from foley.envelope import Floats, frames, samples
+from foley.manifest import Manifest
+from foley.media import probe, read_frames
+from foley.sampler import Sampling, sample
+from foley_client.video2rms import clip_features
+from foley_export import importer
+from foley_export.import_plan import Files, plan
+from foley_export.networks import NETWORKS
+from foley_export.presets import PAPER, TINY
+from foley_export.weights import fill
+
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+SALT = "import:"
+SCALE_FACTOR = 0.75  # of the published files that `published` writes
+SAMPLING = Sampling("ddim", steps=4, guidance=2.0, seed=11)
+TEXT, NEGATIVE = "a stick hits metal", "music"
+
+
+def run(*command: object) -> None:
+    subprocess.run([str(word) for word in command], check=True)
+
+
+def import_bundle(preset: Manifest, files: Files, destination: Path) -> None:
+    """As a user does at the official size; the command has no other sizes, so small ones go past it."""
+    if preset is PAPER:
+        options = chain.from_iterable(files.checkpoints.items())
+        run(BIN / "foley-export", "import", *options, "--tokenizer", files.tokenizer, "-o", destination)
+    else:
+        list(importer.write(plan(preset, files), destination))
+
+
+@torch.inference_mode()
+def torch_envelope(manifest: Manifest, video: Path) -> Floats:
+    """Video2RMS and what comes before it, in PyTorch, with weights straight from the rule: [frames at 100 Hz]."""
+    flow, rgb, flow_features, video2rms = (
+        fill(NETWORKS[stage](manifest), SALT)
+        for stage in ("optical_flow", "rgb_features", "flow_features", "video2rms")
+    )
+    pictures = list(read_frames(video))
+    rows = []
+    for pair in zip(pictures, [*pictures[1:], pictures[-1]], strict=True):
+        images = torch.from_numpy(np.stack(pair))
+        rows.append(torch.cat([rgb(images), flow_features(flow(images))], dim=1)[0].numpy())
+    features = clip_features(np.stack(rows[:-1]), rows[-1])
+    envelope, _ = video2rms(torch.from_numpy(features)[None])
+    return envelope[0].numpy()[: frames(probe(video).duration_s)]
+
+
+@torch.inference_mode()
+def torch_sound(manifest: Manifest, tokenizer: RobertaTokenizer, envelope: Floats, length: int) -> Floats:
+    """RMS2Sound in PyTorch: [length] samples at 16 kHz, as `--loudness peak` makes them."""
+    clap, denoiser, vae, vocoder = (
+        fill(NETWORKS[stage](manifest), SALT) for stage in ("clap_text", "denoiser", "vae_decoder", "vocoder")
+    )
+    tokens = tokenizer([TEXT, NEGATIVE], padding=True, return_tensors="pt")
+    embedding, negative = clap(tokens["input_ids"], tokens["attention_mask"])
+    control = torch.zeros(1, 1024)
+    control[0, : len(envelope)] = torch.from_numpy(envelope)
+
+    def denoise(latents: Floats, timestep: int) -> Floats:
+        return denoiser(
+            torch.from_numpy(latents)[None],
+            torch.tensor([[timestep]]),
+            control,
+            embedding[None],
+            negative[None],
+            torch.tensor([[SAMPLING.guidance]]),
+        )[0].numpy()
+
+    *_, latents = sample(denoise, SAMPLING)
+    waveform = vocoder(vae(torch.from_numpy(latents)[None]))[0].numpy()[:length]
+    return loudness.apply(waveform, envelope, "peak")
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [TINY, pytest.param(PAPER, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
+    ids=lambda preset: preset.name,
+)
+def test_published_files_make_the_sound_that_torch_makes(preset, published, media, tmp_path):
+    video, sound, curve = media / "fps2997.mp4", tmp_path / "sound.wav", tmp_path / "curve.json"
+    files = Files(*published(preset))
+    bundle = tmp_path / "bundle"
+    import_bundle(preset, files, bundle)
+    run(BIN / "foley-export", "onnx", bundle)
+
+    run(BIN / "foley", "envelope", video, "--bundle", bundle, "-o", curve)
+    sampling = (
+        "--sampler",
+        "ddim",
+        "--steps",
+        SAMPLING.steps,
+        "--guidance",
+        SAMPLING.guidance,
+        "--seed",
+        SAMPLING.seed,
+    )
+    prompt = ("--text", TEXT, "--negative-text", NEGATIVE)
+    run(BIN / "foley", "generate", video, "--bundle", bundle, *prompt, *sampling, "--loudness", "peak", "-o", sound)
+
+    manifest = preset.model_copy(
+        update={"vae_decoder": preset.vae_decoder.model_copy(update={"scale_factor": SCALE_FACTOR})}
+    )
+    duration_s = probe(video).duration_s
+    expected_curve = torch_envelope(manifest, video)
+    # no class is another: they are further apart than the file's six decimals
+    np.testing.assert_allclose(envelope_file.read(curve), expected_curve, rtol=0, atol=1e-6)
+    tokenizer = RobertaTokenizer.from_pretrained(files.tokenizer)
+    expected = torch_sound(manifest, tokenizer, expected_curve, samples(duration_s))
+    actual = read_audio(sound)
+    assert actual.shape == expected.shape
+    assert len(np.unique(expected_curve)) > 1
+    assert np.linalg.norm(actual - expected) <= 5e-4 * np.linalg.norm(expected)
