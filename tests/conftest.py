@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,10 @@ from foley_export.networks import NETWORKS
 from foley_export.weights import seeded_tensor
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for sessions in the tests' own process; must be set before the import
+
+# Where the suite runs in the background or under nohup, the commands that it starts would inherit signals to ignore.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SALT = "import:"
