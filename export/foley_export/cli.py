@@ -1,4 +1,7 @@
-"""`foley-export`: make bundles, and ONNX graphs from bundles."""
+"""`foley-export`: make bundles, and ONNX graphs from bundles.
+
+What needs torch is imported by the commands that do: it takes seconds, and `--help` and `fetch` should not wait.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -19,14 +22,12 @@ from rich.progress import (
 
 from foley import command
 from foley.errors import SettingError
-from foley_export import download, importer, make
+from foley.stages import networks
+from foley_export import download
 from foley_export.fetch import cache_folder, locked
 from foley_export.fetch import fetch as fetch_file
-from foley_export.import_plan import Files, plan
-from foley_export.networks import NETWORKS
 from foley_export.presets import PAPER, PRESETS
 from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, TOKENIZER_FOLDER, import_command
-from foley_export.verification import verify as run_checks
 
 app = typer.Typer(
     help="Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).",
@@ -43,6 +44,8 @@ def init(
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Make a bundle with random weights. It makes noise, not yet sound: for trying, testing and timing."""
+    from foley_export import make
+
     _show("weights", make.init(PRESETS[preset], seed, bundle))
 
 
@@ -63,6 +66,9 @@ def import_(
     clap: Annotated[Path | None, typer.Option(help="transformers' ClapModel or its text half, likewise.")] = None,
 ) -> None:
     """Make a bundle of the published weights; every tensor in the files is accounted for."""
+    from foley_export import importer
+    from foley_export.import_plan import Files, plan
+
     given = {
         "--rms2sound": rms2sound,
         "--video2rms": video2rms,
@@ -84,6 +90,8 @@ def import_(
 @app.command()
 def onnx(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
     """Export every network of a bundle to ONNX, beside its weights; the weights are not copied."""
+    from foley_export import make
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
     _show("graph", make.make_graphs(bundle))
 
@@ -100,6 +108,8 @@ def verify(
     ] = False,
 ) -> None:
     """Compare every network and table, at the official size, with golden vectors of the official implementation."""
+    from foley_export.verification import verify as run_checks
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in `onnx`
     run_checks(vectors, salt, onnx)
 
@@ -141,7 +151,7 @@ def _bar(progress: Progress, name: str) -> download.Progress:
 def _show(what: str, stages: Iterable[str]) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=len(NETWORKS))
+        task = progress.add_task(what, total=len(networks(PAPER)))
         for done, stage in enumerate(stages):
             progress.update(task, completed=done, description=f"{what}: {stage}")
 
