@@ -106,15 +106,15 @@ class Triton:
         contract = self.stages[stage]
         responses: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
         with grpcclient.InferenceServerClient(self.url) as client:  # a client holds one stream at a time
-            # without this header, 24.10 sends the errors of a stream without their status
-            headers = {"triton_grpc_error": "true"}
-            client.start_stream(lambda result, error: responses.put((result, error)), headers=headers)
+            # not with the header triton_grpc_error, though it brings the status of errors: 24.10 crashes over it
+            client.start_stream(lambda result, error: responses.put((result, error)))
             ended = False
             try:
                 client.async_stream_infer(stage, _tensors(contract, inputs), enable_empty_final_response=True)
                 while True:
                     result, error = responses.get(timeout=CALL_TIMEOUT_S)
                     if error is not None:
+                        ended = True  # an error is the last word of a call
                         raise _translated(error)
                     response = result.get_response()
                     if response.outputs:
@@ -152,6 +152,9 @@ def _arrays(contract: Stage, result: Any) -> Arrays:
 def _translated(error: InferenceServerException) -> FoleyError:
     """The error of this project that stands for what the server said."""
     status, message = str(error.status()), str(error.message())
+    marked = re.fullmatch("([A-Z_]+): (.*)", message, re.DOTALL)
+    if error.status() is None and marked:  # on a stream, where the status goes in front of the message
+        status, message = marked.groups()
     if status.endswith("UNAVAILABLE"):
         return ServerUnavailable(f"the server went away ({message}); is it still running?")
     if status.endswith("INVALID_ARGUMENT"):

@@ -17,10 +17,10 @@ class TritonPythonModel:
                 self._generate(request, sender)
                 answer = []
             except FoleyError as error:
-                invalid = error.grpc_status == "INVALID_ARGUMENT"
-                code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
-                answer = [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))]
-            # an error closes the stream: 24.10 crashes when anything is sent after it, so it goes with the final flag
+                # a stream's errors travel without a status: it goes in front of the message
+                message = f"{error.grpc_status}: {error}"
+                answer = [pb_utils.InferenceResponse(error=pb_utils.TritonError(message))]
+            # 24.10 can crash when anything is sent after an error, so it goes with the final flag
             sender.send(*answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _generate(self, request, sender):
