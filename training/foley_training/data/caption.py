@@ -1,0 +1,51 @@
+"""How a scene reads: one sentence, in the words that people use."""
+
+import numpy as np
+
+from foley_training.data.scene import Action, Material, Scene
+
+PURPOSE = 2  # of the scene's random numbers
+
+WORDS: dict[Material, tuple[str, ...]] = {
+    "wood": ("wood", "a wooden board", "a table", "a tree trunk", "a wooden box", "timber", "a plank"),
+    "metal": ("metal", "a metal pipe", "steel", "a pan", "iron", "a metal plate", "a railing"),
+    "glass": ("glass", "a bottle", "a window", "a wine glass", "a glass jar"),
+    "cloth": ("cloth", "a cushion", "fabric", "a pillow", "a sofa", "a blanket", "a carpet"),
+    "water": ("water", "a puddle", "a pond", "a pool of water", "a river"),
+    "gravel": ("gravel", "pebbles", "small stones", "a gravel path", "sand and stones"),
+}
+VERBS: dict[Action, tuple[str, ...]] = {
+    "hit": ("hits", "strikes", "taps", "beats", "knocks on", "bangs on"),
+    "scratch": ("scratches", "scrapes", "rubs", "drags along", "strokes"),
+}
+_WHO = ("a person", "someone", "a man", "a woman", "a hand")
+_WITH = ("with a wooden stick", "with a stick", "with a drumstick", "")
+_FORMS = (
+    "{who} {verb} {thing} {tool}",
+    "{who} {verb} {thing} {tool}",
+    "a stick {verb} {thing}",
+    "a drumstick {verb} {thing}",
+    "{verb} {thing}",
+    "the sound of a stick that {verb} {thing}",
+    "{thing}",
+)
+
+
+def plain_caption(scene: Scene) -> str:
+    """The sentence of the evaluation: "A person hits metal with a wooden stick."."""
+    return f"A person {VERBS[scene.action][0]} {scene.material} with a wooden stick."
+
+
+def caption(scene: Scene, variant: int = 0) -> str:
+    """One of many sentences that say what the scene says; `variant` chooses. Capitals and full stops vary too."""
+    random = np.random.default_rng([*scene.seed, PURPOSE, variant])
+    sentence = random.choice(_FORMS).format(
+        who=random.choice(_WHO),
+        verb=random.choice(VERBS[scene.action]),
+        thing=random.choice(WORDS[scene.material]),
+        tool=random.choice(_WITH),
+    )
+    sentence = " ".join(sentence.split())
+    if random.random() < 0.5:
+        sentence = sentence[0].upper() + sentence[1:]
+    return sentence + ("." if random.random() < 0.5 else "")
