@@ -10,6 +10,9 @@ from foley.envelope import class_levels
 from foley.manifest import Manifest, Video2RMSConfig
 from foley_export.networks.network import Network
 
+REGRESSION_WEIGHTS = "baselines/video2rms_regression.safetensors"
+"""Path inside a bundle of the baseline's weights."""
+
 
 class Video2RMS(Network):
     """Features [B, 300, F] -> envelope [B, 1024] (linear RMS) and its mu-law classes int64 [B, 1250].
@@ -42,6 +45,21 @@ class Video2RMS(Network):
         classes = self.logits(features).argmax(-1)
         loudness = self.levels[classes.index_select(1, self.nearest)]
         return functional.pad(loudness, (0, clip.PADDED_ENVELOPE - clip.CLIP_ENVELOPE)), classes
+
+
+class Video2RMSRegression(nn.Module):
+    """Features [B, 300, F] -> linear RMS [B, 1250]: the paper's L2 baseline, the encoder with one output.
+
+    It is compared with, never served: no stage, no graph. A bundle may hold its weights, as `REGRESSION_WEIGHTS`.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__()
+        config = manifest.video2rms.model_copy(update={"classes": 1})
+        self.encoder = Encoder(config, manifest.features_width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.relu(self.encoder(features))[..., 0]
 
 
 class Encoder(nn.Module):
