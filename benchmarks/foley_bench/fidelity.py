@@ -9,18 +9,18 @@ import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
 from foley import clip, loudness
+from foley.dis_flow import DisFlow
 from foley.envelope import Floats, measure
+from foley.manifest import DisFlowConfig
 from foley.media import read_frames
 from foley.metrics import event_l1, tolerant_accuracy
 from foley.sampler import LATENTS_SHAPE, alphas_cumprod, ddim, dpm_solver
@@ -37,7 +37,6 @@ Images = npt.NDArray[np.uint8]
 JPEG_QUALITY = 75  # torchvision.io.write_jpeg's default, with which the official script writes frames and flow
 ENCODINGS = 3  # the official preparation encodes the video anew when it aligns, cuts and changes the frame rate
 CRF = "23"  # of ffmpeg's libx264 when nothing is asked for
-_LARGEST_FLOW = 20.0
 _BATCH = 16
 
 
@@ -75,10 +74,11 @@ def video_side(video: Path) -> Iterator[Effect]:
         both = np.concatenate(streams, axis=1)
         return torch.from_numpy(clip_features(both, both[-1]))[None]
 
+    dis = DisFlow(DisFlowConfig(preset="medium"))
     frames = np.stack(list(read_frames(video)))
-    flow = dis_flow(frames)
+    flow = dis.flow(frames)
     encoded = reencoded(video)
-    encoded_flow = dis_flow(encoded)
+    encoded_flow = dis.flow(encoded)
     reference = features(frames, flow)
     variants = {
         "JPEG": (jpeg(frames), jpeg_flow(flow)),
@@ -104,14 +104,6 @@ def video_side(video: Path) -> Iterator[Effect]:
         for kind, network in {"seeded": seeded, "wired": wired}.items() if name == "JPEG" else ():
             _, classes = network(rows(reference))
             yield Effect(f"for comparison: classes that {kind} weights use", len(classes.unique()), "of 64")
-
-
-def dis_flow(frames: Images) -> Images:
-    """Flow between neighbours as the networks take it: uint8 [n - 1, 256, 344, 2], cut off at 20 pixels."""
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    flow = np.stack([method.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in pairwise(grey)])
-    return ((flow.clip(-_LARGEST_FLOW, _LARGEST_FLOW) + _LARGEST_FLOW) * (255 / (2 * _LARGEST_FLOW))).astype(np.uint8)
 
 
 def jpeg(images: Images) -> Images:

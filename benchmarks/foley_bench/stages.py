@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from foley.bundle import Bundle, graph_file, verify
 from foley.errors import BundleError
 from foley.manifest import Manifest, OpticalFlowConfig
+from foley.stages import networks
 from foley_client import Triton, Watch, embedded_triton
 from foley_export.make import load_network
-from foley_export.networks import NETWORKS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("foley-bench", "numpy", "nvidia-pytriton", "onnxruntime", "torch", "tritonclient")
@@ -106,7 +106,7 @@ def measure(bundle: Bundle, repeats: int, watch: Watch) -> Report:
     with ExitStack() as stack:
         with watch.stage("starting the server"):
             triton = stack.enter_context(embedded_triton(bundle.root))
-        timings = [_timing(bundle, stage, triton, rate, repeats, watch) for stage in NETWORKS]
+        timings = [_timing(bundle, stage, triton, rate, repeats, watch) for stage in networks(bundle.manifest)]
     return Report(
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)),
@@ -185,7 +185,7 @@ def _session_threads(bundle: Bundle) -> int:
     """How many threads a session computes with: its caller and those that appear with it."""
     threads = Path("/proc/self/task")
     before = len(list(threads.iterdir()))
-    session = _session(bundle, next(iter(NETWORKS)))
+    session = _session(bundle, next(iter(networks(bundle.manifest))))
     count = 1 + len(list(threads.iterdir())) - before
     del session
     return count

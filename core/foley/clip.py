@@ -9,6 +9,7 @@ CLIP_SECONDS = 10.0
 FRAME_RATE_HZ = 30
 FRAME_HEIGHT = 256
 FRAME_WIDTH = 344
+LARGEST_FLOW = 20.0  # pixels either way that the bytes of the optical flow can say
 CLIP_FRAMES = 300  # feature rows of a clip: FRAME_RATE_HZ * CLIP_SECONDS
 CLASS_RATE_HZ = 125  # Video2RMS predicts loudness classes at this rate
 CLIP_CLASSES = 1250  # CLASS_RATE_HZ * CLIP_SECONDS

@@ -4,9 +4,9 @@ A bundle is one folder (see DESIGN, section 3); its `manifest.json` is this mode
 manifests that differ only in these numbers; the defaults are the official sizes (`paper`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -27,6 +27,23 @@ class OpticalFlowConfig(_Config):
     motion_width: Positive = 128
     head_width: Positive = 256  # hidden layers of the flow head and of the mask predictor
     updates: Positive = 12
+
+
+class DisFlowConfig(_Config):
+    """OpenCV's DIS in place of RAFT: no network, and a laptop keeps up with the video (see `foley.dis_flow`)."""
+
+    preset: Literal["ultrafast", "fast", "medium"] = "fast"  # OpenCV's names
+
+
+def _flow_method(optical_flow: Any) -> str:
+    """Which of the two a manifest means; RAFT's was there first and has no tag."""
+    is_dis = isinstance(optical_flow, DisFlowConfig) or (isinstance(optical_flow, dict) and "preset" in optical_flow)
+    return "dis" if is_dis else "raft"
+
+
+FlowConfig = Annotated[
+    Annotated[OpticalFlowConfig, Tag("raft")] | Annotated[DisFlowConfig, Tag("dis")], Discriminator(_flow_method)
+]
 
 
 class FeaturesConfig(_Config):
@@ -119,7 +136,7 @@ class Manifest(_Config):
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
-    optical_flow: OpticalFlowConfig = OpticalFlowConfig()
+    optical_flow: FlowConfig = OpticalFlowConfig()
     rgb_features: FeaturesConfig = FeaturesConfig()
     flow_features: FeaturesConfig = FeaturesConfig()
     video2rms: Video2RMSConfig = Video2RMSConfig()

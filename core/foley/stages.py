@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from foley import clip
-from foley.manifest import Manifest
+from foley.manifest import Manifest, OpticalFlowConfig
 
 Dtype = Literal["uint8", "int32", "int64", "float32", "bytes"]
 Kind = Literal["network", "ensemble", "python"]
@@ -63,8 +63,9 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
     mel = Tensor("mel", "float32", (clip.PADDED_ENVELOPE, clip.MEL_BINS))
     waveform = Tensor("waveform", "float32", (clip.PADDED_SAMPLES,))
 
+    flow_kind: Kind = "network" if isinstance(manifest.optical_flow, OpticalFlowConfig) else "python"
     table = (
-        Stage("optical_flow", "network", (frames,), (flow,)),
+        Stage("optical_flow", flow_kind, (frames,), (flow,)),
         Stage("rgb_features", "network", (frames,), (Tensor("rgb", "float32", ("pairs", rgb_width)),)),
         Stage("flow_features", "network", (flow,), (Tensor("flow_features", "float32", ("pairs", flow_width)),)),
         Stage(

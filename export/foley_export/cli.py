@@ -6,7 +6,7 @@ What needs torch is imported by the commands that do: it takes seconds, and `--h
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,8 +20,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from foley import bundle as bundles
 from foley import command
 from foley.errors import SettingError
+from foley.manifest import Manifest
 from foley.stages import networks
 from foley_export import download
 from foley_export.fetch import cache_folder, locked
@@ -40,13 +42,15 @@ app = typer.Typer(
 @app.command()
 def init(
     bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
-    preset: Annotated[Literal["paper", "tiny"], typer.Option(help="paper: the official sizes. tiny: for tests.")],
+    preset: Annotated[str, typer.Option(help=f"Sizes of the networks. One of: {', '.join(PRESETS)}.")],
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Make a bundle with random weights. It makes noise, not yet sound: for trying, testing and timing."""
+    if preset not in PRESETS:
+        raise SettingError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     from foley_export import make
 
-    _show("weights", make.init(PRESETS[preset], seed, bundle))
+    _show("weights", PRESETS[preset], make.init(PRESETS[preset], seed, bundle))
 
 
 @app.command("import")
@@ -81,7 +85,7 @@ def import_(
     }
     checkpoints = {option: path for option, path in given.items() if path}
     planned = plan(PAPER, Files(checkpoints, tokenizer or cache_folder() / TOKENIZER_FOLDER, opts))
-    _show("weights", importer.write(planned, bundle))
+    _show("weights", planned.manifest, importer.write(planned, bundle))
     for path, groups in planned.unused.items():
         listed = ", ".join(f"{count:,} x {group}" for group, count in groups.items())
         typer.echo(f"{path.name}: not used: {listed or 'nothing'}", err=True)
@@ -93,7 +97,7 @@ def onnx(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) 
     from foley_export import make
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
-    _show("graph", make.make_graphs(bundle))
+    _show("graph", bundles.read(bundle).manifest, make.make_graphs(bundle))
 
 
 @app.command()
@@ -148,10 +152,10 @@ def _bar(progress: Progress, name: str) -> download.Progress:
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _show(what: str, stages: Iterable[str]) -> None:
+def _show(what: str, manifest: Manifest, stages: Iterable[str]) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=len(networks(PAPER)))
+        task = progress.add_task(what, total=len(networks(manifest)))
         for done, stage in enumerate(stages):
             progress.update(task, completed=done, description=f"{what}: {stage}")
 

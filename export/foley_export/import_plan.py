@@ -14,6 +14,7 @@ from torch import Tensor
 from foley import sampler
 from foley.errors import CheckpointError
 from foley.manifest import Manifest
+from foley.stages import networks
 from foley_export import checkpoint, video2rms_opts
 from foley_export.checkpoint import Checkpoint, shorten
 from foley_export.layouts import HUGGING_FACE, OFFICIAL, Layout
@@ -99,7 +100,7 @@ def plan(preset: Manifest, files: Files) -> Plan:
         problems.append(str(error))
 
     ledger = _Ledger(manifest, parts)
-    for stage in NETWORKS:
+    for stage in networks(manifest):
         problems += ledger.settle(stage)
     unused = {}
     for part in parts:

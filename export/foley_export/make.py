@@ -10,6 +10,7 @@ from foley import bundle as bundles
 from foley.bundle import TOKENIZER, graph_file, weights_file
 from foley.errors import BundleError
 from foley.manifest import Manifest, Source
+from foley.stages import networks
 from foley_export.bundle_writer import new_bundle, write_manifest
 from foley_export.networks import NETWORKS
 from foley_export.networks.bn_inception import RgbFeatures
@@ -29,9 +30,9 @@ def init(preset: Manifest, seed: int, destination: Path) -> Iterator[str]:
     """
     salt = f"{seed}:"
     with new_bundle(destination) as folder:
-        for stage, network_class in NETWORKS.items():
+        for stage in networks(preset):
             yield stage
-            network = fill(network_class(preset), salt)
+            network = fill(NETWORKS[stage](preset), salt)
             if isinstance(network, Video2RMS):
                 wire(network, fill(RgbFeatures(preset), salt))
             save_weights(network, folder / weights_file(stage))
@@ -74,7 +75,7 @@ def make_graphs(root: Path) -> Iterator[str]:
     """
     bundle = bundles.read(root)
     bundles.verify(bundle)
-    for stage in NETWORKS:
+    for stage in networks(bundle.manifest):
         yield stage
         destination = bundle.path(graph_file(stage))
         temporary = destination.with_suffix(".tmp")

@@ -8,8 +8,8 @@ import pytest
 
 from foley import bundle
 from foley.errors import BundleError
-from foley.manifest import Manifest
-from foley.stages import networks
+from foley.manifest import DisFlowConfig, Manifest, OpticalFlowConfig
+from foley.stages import networks, stages
 
 CONTENT = {"networks/denoiser.onnx": b"graph", "networks/denoiser.safetensors": b"weights", bundle.TOKENIZER: b"{}"}
 
@@ -69,6 +69,37 @@ def test_a_manifest_that_cannot_be_used_is_named(tmp_path, spoil):
 def test_the_key_that_is_wrong_is_named(tmp_path):
     with pytest.raises(BundleError, match=r"vocoder\.wdith"):
         bundle.read(write(tmp_path, vocoder={"wdith": 64}))
+
+
+@pytest.mark.parametrize(
+    ("optical_flow", "expected"),
+    [
+        ({}, OpticalFlowConfig()),
+        ({"updates": 3}, OpticalFlowConfig(updates=3)),
+        ({"preset": "medium"}, DisFlowConfig(preset="medium")),
+    ],
+)
+def test_optical_flow_is_a_network_or_dis(tmp_path, optical_flow, expected):
+    manifest = bundle.read(write(tmp_path, optical_flow=optical_flow)).manifest
+    assert manifest.optical_flow == expected
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+    assert ("optical_flow" in networks(manifest)) == isinstance(expected, OpticalFlowConfig)
+    assert "optical_flow" in stages(manifest)
+
+
+@pytest.mark.parametrize(
+    ("optical_flow", "message"),
+    [
+        ({"preset": "slow"}, r"optical_flow.*preset: Input should be 'ultrafast', 'fast' or 'medium'"),
+        ({"preset": "fast", "updates": 3}, r"optical_flow.*updates: Extra inputs"),
+        ({"updates": 0}, r"optical_flow.*updates: Input should be greater than 0"),
+        ({"presets": "fast"}, r"optical_flow.*presets: Extra inputs"),
+        ("fast", r"optical_flow"),
+    ],
+)
+def test_what_is_wrong_with_the_optical_flow_is_said(tmp_path, optical_flow, message):
+    with pytest.raises(BundleError, match=message):
+        bundle.read(write(tmp_path, optical_flow=optical_flow))
 
 
 def test_a_missing_folder_is_named_and_so_is_the_remedy(tmp_path):

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foley.manifest import Manifest
+from foley import clip
+from foley.manifest import Manifest, OpticalFlowConfig
 from foley_export.networks.network import Network
 from foley_export.networks.raft_correlation import CorrelationPyramid
 from foley_export.networks.raft_encoder import REDUCTION, Encoder
 from foley_export.networks.raft_update import UpdateBlock
 
-_LARGEST_FLOW = 20.0  # pixels either way that the bytes can say
 _NEIGHBOURS = 9  # a pixel of the full size is a mean of its cell and the eight around it
 
 
@@ -30,6 +30,7 @@ class OpticalFlow(Network):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         config = manifest.optical_flow
+        assert isinstance(config, OpticalFlowConfig)  # with DIS the stage is no network
         self.hidden_width = config.hidden_width
         self.updates = config.updates
         self.feature_encoder = Encoder(config.encoder_widths, nn.InstanceNorm2d)
@@ -59,8 +60,8 @@ class OpticalFlow(Network):
         return _upsample(flow, self.mask_predictor(hidden))
 
     def forward(self, frames: Tensor) -> Tensor:
-        flow = self.flow(frames).clamp(-_LARGEST_FLOW, _LARGEST_FLOW)
-        levels = (flow + _LARGEST_FLOW) * (255 / (2 * _LARGEST_FLOW))
+        flow = self.flow(frames).clamp(-clip.LARGEST_FLOW, clip.LARGEST_FLOW)
+        levels = (flow + clip.LARGEST_FLOW) * (255 / (2 * clip.LARGEST_FLOW))
         return levels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
