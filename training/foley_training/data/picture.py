@@ -66,7 +66,7 @@ def render(scene: Scene) -> Iterator[Image]:
 
     surface = _Surface(scene, thing, reach, lit, still, random)
     shake = _shake(times_s, random)
-    noise = _Noise(random, random.uniform(7, 10) if scene.style == HELD_OUT_STYLE else random.uniform(1, 5))
+    noise = _Noise(random, random.uniform(5, 8) if scene.style == HELD_OUT_STYLE else random.uniform(1, 4))
     for k, time_s in enumerate(times_s):
         moved = surface.at(time_s)
         image = _mean([stick.over(moved, x, y, height, lit) for x, y, height in tips[k]])
@@ -105,10 +105,11 @@ def _room(scene: Scene, thing: Thing, random: np.random.Generator) -> tuple[Canv
     elif scene.style == HELD_OUT_STYLE:
         share = 0.3 + 0.2 * grain(random, 60, 40)
     share = np.clip(share, 0, 1)[..., None]
-    wall = colour + (other - colour) * share * random.uniform(0.4, 1)
+    plaster = 1 + random.uniform(0.02, 0.04) * grain(random, 3, 3) + random.uniform(0.015, 0.04) * grain(random, 9, 9)
+    wall = (colour + (other - colour) * share * random.uniform(0.4, 1)) * plaster[..., None]
     table = hsv(random.uniform(0, 180), random.uniform(0.05, 0.35), random.uniform(60, 200))
     back = thing.y + random.uniform(-6, 0.6 * thing.body + thing.depth / 2)
-    shade = 0.85 + 0.3 * (ROWS - back) / (HEIGHT - back) + 0.02 * grain(random, 50, 2)
+    shade = 0.85 + 0.3 * (ROWS - back) / (HEIGHT - back) + 0.03 * grain(random, 12, 2)
     room = np.where((back < ROWS)[..., None], table * shade[..., None], wall)
     return room.astype(np.float32), wall.mean(axis=(0, 1))
 
@@ -134,11 +135,11 @@ class _Stick:
             colours = np.array(_STICKS, np.float64)
             difference = np.abs(colours - wall).sum(axis=1)
             colours = colours[difference >= min(150, np.sort(difference)[-2])]
-        radius = random.uniform(2.6, 4.6)
+        radius = random.uniform(3.2, 5.4)
         return cls(
             colour=random.choice(colours) * random.uniform(0.9, 1.1),
             side=int(random.choice((-1, 1))),
-            elevation=random.uniform(0.25, 1.15),
+            elevation=random.uniform(0.2, 0.95),
             lean=random.uniform(0.3, 0.8),
             length=random.uniform(130, 280),
             radius=radius,
