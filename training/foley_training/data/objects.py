@@ -3,18 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from foley_training.data.canvas import COLUMNS, HEIGHT, ROWS, WIDTH, Canvas, Floats, disc, edge, grain, hsv, paint
 from foley_training.data.scene import Material, Scene
-
-Floats = npt.NDArray[np.float32]
-Canvas = npt.NDArray[np.float32]  # [HEIGHT, WIDTH, 3] RGB, 0 to 255
-
-MARGIN = 6  # around the picture: the camera may shake
-HEIGHT, WIDTH = 256 + 2 * MARGIN, 344 + 2 * MARGIN
-ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -53,23 +46,6 @@ def place(scene: Scene, random: np.random.Generator) -> Thing:
         depth = random.uniform(28, 40)
     x = WIDTH / 2 + random.uniform(-34, 34)
     return Thing(x, random.uniform(158, 186), half, depth, body, sag)
-
-
-def paint(canvas: Canvas, mask: Floats, colour: npt.ArrayLike) -> None:
-    """Lay `colour` [3] or [HEIGHT, WIDTH, 3] over the canvas where `mask` (0 to 1) says, in place."""
-    canvas += mask[..., None] * (np.asarray(colour, np.float32) - canvas)
-
-
-def edge(distance: Floats, softness: float = 1.2) -> Floats:
-    """A mask of the points at a negative distance, smooth over `softness` pixels."""
-    return np.clip(0.5 - distance / softness, 0, 1)
-
-
-def grain(random: np.random.Generator, width: float, height: float) -> Floats:
-    """Smooth noise, mean 0, deviation 1, with grains of so many pixels: [HEIGHT, WIDTH]."""
-    coarse = (max(2, int(HEIGHT / height)), max(2, int(WIDTH / width)))
-    noise = cv2.resize(random.standard_normal(coarse, np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(noise / noise.std())
 
 
 def draw(canvas: Canvas, scene: Scene, thing: Thing, random: np.random.Generator) -> None:
@@ -221,16 +197,9 @@ def _gravel(canvas: Canvas, thing: Thing, random: np.random.Generator) -> None:
     shades = np.clip(random.normal(random.uniform(115, 150), 34, (count, 1)), 45, 225) * warm
     for x, y, radius, shade in zip(xs, ys, radii, shades, strict=True):
         for size, light in ((radius + 0.8, 0.45), (radius, 1.0)):
-            centre = (round(x * 16), round(y * 16))
-            cv2.circle(stones, centre, round(size * 16), (shade * light).tolist(), -1, cv2.LINE_AA, 4)
+            disc(stones, (x, y), size, shade * light)
     shade = 1.1 - 0.5 * np.clip((ROWS - upper) / thing.body, 0, 1)
     paint(canvas, mask, stones * shade[..., None])
-
-
-def hsv(hue: float, saturation: float, value: float) -> npt.NDArray[np.float64]:
-    """RGB, 0 to 255, of a hue in OpenCV's half degrees, a saturation 0 to 1 and a value 0 to 255."""
-    pixel = np.array([[[hue, 255 * saturation, value]]]).astype(np.uint8)
-    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
 
 
 _PAINTERS: dict[Material, Callable[[Canvas, Thing, np.random.Generator], None]] = {

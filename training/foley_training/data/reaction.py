@@ -1,0 +1,111 @@
+"""How the object answers the stick: cloth gives way, water ripples and splashes, grains jump."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from foley_training.data import motion
+from foley_training.data.canvas import COLUMNS, ROWS, Floats, Image, disc
+from foley_training.data.objects import Thing, water_mask
+from foley_training.data.scene import Contact, Scene
+
+_GRAVITY = 900.0  # px/s^2
+
+
+class Reaction:
+    """What moves besides the stick. `still` is the picture without it, [HEIGHT, WIDTH, 3]."""
+
+    def __init__(
+        self, scene: Scene, thing: Thing, reach: float, light: Floats, still: Image, random: np.random.Generator
+    ) -> None:
+        self.thing, self.still, self.material = thing, still, scene.material
+        touches = np.array([touch for c in scene.contacts for touch in _touches(c, reach)]).reshape(-1, 3)
+        self.times_s, self.along, self.strength = touches.T
+        self.loose = _loose(scene, thing, touches, light, random)
+        rows = slice(int(thing.y - thing.depth / 2), int(thing.y + thing.depth / 2) + 2)
+        columns = slice(int(max(0, thing.x - thing.half)), int(thing.x + thing.half) + 2)
+        self.window = rows, columns
+        self.mask = water_mask(thing)[self.window]
+
+    def at(self, time_s: float) -> Image:
+        """The room and the object at a time, without the stick."""
+        if self.material == "water":
+            return self._rippled(time_s)
+        if self.material == "cloth":
+            return self._dented(time_s)
+        return self.still
+
+    def spray(self, image: Image, time_s: float) -> None:
+        """Draw what flies about, in place."""
+        start_s, x, y, speed_x, speed_y, radius, *_ = self.loose.T
+        age = time_s - start_s
+        flying = (age > 0) & (age < 2 * -speed_y / _GRAVITY)
+        if flying.any():
+            age = age[flying]
+            places = np.stack([x[flying] + speed_x[flying] * age, y[flying] + speed_y[flying] * age], axis=1)
+            places[:, 1] += _GRAVITY / 2 * age**2
+            for place, size, colour in zip(places, radius[flying], self.loose[flying, 6:], strict=True):
+                disc(image, place, size, colour)
+
+    def _rippled(self, time_s: float) -> Image:
+        age = time_s - self.times_s
+        alive = np.flatnonzero((age > 0) & (age < 0.8))
+        if not alive.size:
+            return self.still
+        rows, columns = ROWS[self.window] - self.thing.y, COLUMNS[self.window] - self.thing.x
+        flat = 2 * self.thing.half / self.thing.depth
+        height = np.zeros_like(rows)
+        for i in alive:
+            front = np.hypot(columns - self.along[i], rows * flat) - 110 * age[i]
+            height += self.strength[i] * np.exp(-4 * age[i]) * np.cos(front / 2.2) * np.exp(-((front / 14) ** 2))
+        image = self.still.copy()
+        lifted = image[self.window] + (110 * height * self.mask)[..., None]
+        image[self.window] = np.clip(lifted, 0, 255).astype(np.uint8)
+        return image
+
+    def _dented(self, time_s: float) -> Image:
+        age = time_s - self.times_s
+        alive = np.flatnonzero((age > 0) & (age < 0.4))
+        if not alive.size:
+            return self.still
+        i = alive[-1]
+        depth = 9 * self.strength[i] * np.exp(-age[i] / 0.12)
+        x, y = self.thing.x + self.along[i], self.thing.surface(self.along[i])
+        rows = slice(int(y) - 12, int(y) + 24)
+        columns = slice(int(max(0, x - 40)), int(x) + 40)
+        across = np.exp(-(((COLUMNS[rows, columns] - x) / 16) ** 2))
+        down = np.clip(1 - np.abs(ROWS[rows, columns] - y) / 24, 0, 1)
+        source = (ROWS[rows, columns] - depth * across * down).astype(np.float32)
+        image = self.still.copy()
+        image[rows, columns] = cv2.remap(self.still, COLUMNS[rows, columns].copy(), source, cv2.INTER_LINEAR)
+        return image
+
+
+def _touches(contact: Contact, reach: float) -> Iterator[tuple[float, float, float]]:
+    """When, where (pixels along the object) and how hard the object is disturbed."""
+    if not contact.duration_s:
+        yield contact.start_s, contact.x * reach, 0.3 + 0.7 * contact.strength
+    times_s = np.arange(contact.start_s, contact.start_s + contact.duration_s, 1 / 15)
+    for time_s, along in zip(times_s, motion.stroke(contact, times_s, reach), strict=True):
+        yield time_s, along, 0.2 + 0.3 * contact.strength
+
+
+def _loose(
+    scene: Scene, thing: Thing, touches: npt.NDArray[np.float64], light: Floats, random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Drops and grains: time, place and velocity at the start, radius and RGB, [n, 9]."""
+    if scene.material not in ("water", "gravel"):
+        return np.empty((0, 9))
+    touch = np.repeat(touches, (2 + 14 * touches[:, 2] ** 2).astype(int), axis=0)
+    time_s, along, strength = touch.T
+    count = len(touch)
+    speed = random.uniform(0.3, 1.0, count) * (60 + 170 * strength)
+    angle = random.normal(0, 0.5, count)
+    shade = random.uniform(0.7, 1.1, (count, 1))
+    colour = (np.array([190, 215, 240]) if scene.material == "water" else np.array([165, 152, 132])) * shade * light
+    radius = random.uniform(0.8, 2.2, count)
+    x, y = thing.x + along + random.normal(0, 3, count), thing.surface(along)
+    speed_x, speed_y = speed * np.sin(angle), -speed * np.cos(angle)
+    return np.column_stack([time_s, x, y, speed_x, speed_y, radius, np.clip(colour, 0, 255)])
