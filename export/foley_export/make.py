@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from foley import bundle as bundles
 from foley.bundle import TOKENIZER, graph_file, weights_file
-from foley.errors import BundleError
+from foley.errors import BundleError, CheckpointError
 from foley.manifest import Manifest, Source
 from foley.stages import networks
 from foley_export.bundle_writer import new_bundle, write_manifest
@@ -41,15 +42,31 @@ def init(preset: Manifest, seed: int, destination: Path) -> Iterator[str]:
         write_manifest(folder, preset.model_copy(update={"sources": (Source(name=f"seed {seed}"),)}))
 
 
-def save_weights(network: Network, path: Path) -> None:
-    """Write the state of `network` as safetensors."""
+def save_weights(network: Network, path: Path, half: bool = False) -> None:
+    """Write the state of `network` as safetensors; with `half`, its floats as float16.
+
+    Raises:
+        CheckpointError: with `half`, a value that float16 cannot hold; nothing is written.
+    """
+    weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    if half:
+        weights = {key: _half(key, tensor) if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, path)
+    save_file(weights, path)
     path.chmod(0o644)  # safetensors makes files that only their owner reads
 
 
+def _half(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    halved = tensor.half()
+    if not halved.isfinite().all():
+        raise CheckpointError(
+            f"{key} does not fit into float16: it reaches {tensor.abs().max():g}; store it in float32"
+        )
+    return halved
+
+
 def load_network(bundle: bundles.Bundle, stage: str) -> Network:
-    """The torch module of a stage, with the bundle's weights.
+    """The torch module of a stage, with the bundle's weights; it computes in float32, also with weights of float16.
 
     Raises:
         BundleError: the weights are missing, damaged, or those of another network.

@@ -78,24 +78,44 @@ def _name_dimensions(model: ir.Model, network: Network) -> None:
 
 
 def _point_into(model: ir.Model, weights: Path, folder: Path) -> None:
-    """Make every initializer that is a tensor of `weights` external data there; the rest stays inline."""
+    """Make every initializer that is a tensor of `weights` external data there; the rest stays inline.
+
+    What is stored as float16 is cast to float32 in the graph, which is exact; runtimes do it once, while loading.
+    """
     tensors = read_header(weights)
     stored = load_file(weights)
-    for name, value in model.graph.initializers.items():
+    for name, value in list(model.graph.initializers.items()):
         if name not in tensors or value.const_value is None:
             continue
         if not np.array_equal(value.const_value.numpy(), stored[name]):
             raise RuntimeError(f"the exporter changed the weights {name} under their name")
         offset, length = tensors[name]
-        value.const_value = ir.ExternalTensor(
+        external = ir.ExternalTensor(
             weights.relative_to(folder),
             offset,
             length,
-            value.const_value.dtype,
+            ir.DataType.from_numpy(stored[name].dtype),
             shape=ir.Shape(stored[name].shape),
             name=name,
             base_dir=folder,
         )
+        if external.dtype != value.const_value.dtype:
+            value = _cast(model.graph, value, external.dtype)
+        value.const_value = external
+
+
+def _cast(graph: ir.Graph, value: ir.Value, stored: ir.DataType) -> ir.Value:
+    """Let the initializer `value` be computed from a new one of its name and of dtype `stored`, which is returned."""
+    name = value.name
+    assert name is not None
+    initializer = ir.Value(name=name, shape=value.shape, type=ir.TensorType(stored))
+    assert value.dtype is not None
+    cast = ir.node("Cast", [initializer], {"to": value.dtype})
+    cast.outputs[0].name = f"{name}_{value.dtype.name.lower()}"
+    ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+    graph.initializers[name] = initializer
+    graph.insert_before(graph[0], cast)
+    return initializer
 
 
 def read_header(weights: Path) -> dict[str, tuple[int, int]]:

@@ -7,13 +7,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from foley import bundle as bundles
 from foley.bundle import graph_file, weights_file
+from foley.errors import CheckpointError
 from foley.stages import networks
-from foley_export.make import load_network
+from foley_export.make import load_network, save_weights
 from foley_export.networks import NETWORKS
+from foley_export.onnx_export import export
 from foley_export.presets import TINY
+from foley_export.weights import fill
 
 TOLERANCE = 5e-4  # relative L2 error
 INLINE_BYTES = 64_000  # of constants in a graph; what is larger must come from the safetensors file
@@ -24,7 +28,7 @@ def bundle(tiny_bundle: Path) -> bundles.Bundle:
     return bundles.read(tiny_bundle)
 
 
-def check(bundle: bundles.Bundle, stage: str, inputs: tuple[torch.Tensor, ...]) -> None:
+def check(bundle: bundles.Bundle, stage: str, inputs: tuple[torch.Tensor, ...], tolerance: float = TOLERANCE) -> None:
     """Assert that graph and module agree on `inputs`; integers may differ by one step of float rounding."""
     network = load_network(bundle, stage)
     session = onnxruntime.InferenceSession(bundle.path(graph_file(stage)), providers=["CPUExecutionProvider"])
@@ -43,7 +47,7 @@ def check(bundle: bundles.Bundle, stage: str, inputs: tuple[torch.Tensor, ...]) 
             np.testing.assert_array_equal(ours, theirs, tensor.name)
         else:
             error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-            assert error <= TOLERANCE, (tensor.name, error)
+            assert error <= tolerance, (tensor.name, error)
 
 
 @pytest.mark.parametrize("stage", [name for name in NETWORKS if name != "denoiser"])
@@ -84,6 +88,34 @@ def test_weights_are_stored_once(bundle: bundles.Bundle) -> None:
                 assert location == Path(weights_file(name)).name
             elif not tensor.name.startswith("log_mel"):
                 assert len(tensor.raw_data) <= INLINE_BYTES, (name, tensor.name)
+
+
+@pytest.mark.parametrize("stage", ["rgb_features", "clap_audio"])  # batch normalisation; tables of integers
+def test_half_weights_stay_half_in_the_file_and_are_computed_with_as_floats(tmp_path: Path, stage: str) -> None:
+    save_weights(fill(NETWORKS[stage](TINY)), tmp_path / weights_file(stage), half=True)
+    half = bundles.Bundle(tmp_path, TINY)
+    network = load_network(half, stage)
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in network.state_dict().values())
+    export(network, half.path(weights_file(stage)), half.path(graph_file(stage)))
+    check(half, stage, network.sample_inputs(2, {"frames": 3}), tolerance=1e-5)
+
+    stored = load_file(half.path(weights_file(stage)))
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16, torch.int64}
+    for tensor in onnx.load(half.path(graph_file(stage)), load_external_data=False).graph.initializer:
+        dtype = {torch.float16: onnx.TensorProto.FLOAT16, torch.int64: onnx.TensorProto.INT64}
+        assert bool(tensor.external_data) == (tensor.name in stored)
+        if tensor.name in stored:
+            assert tensor.data_type == dtype[stored[tensor.name].dtype]
+
+
+@pytest.mark.parametrize("value", [65_520.0, -1e5, float("nan")])
+def test_weights_that_do_not_fit_into_half_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    network = fill(NETWORKS["vocoder"](TINY))
+    name, weight = next(network.named_parameters())
+    weight.data.view(-1)[3] = value
+    with pytest.raises(CheckpointError, match=name):
+        save_weights(network, tmp_path / "vocoder.safetensors", half=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_presets_differ_only_in_numbers() -> None:
