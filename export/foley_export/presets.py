@@ -4,6 +4,7 @@ from foley.manifest import (
     ClapAudioConfig,
     ClapTextConfig,
     DenoiserConfig,
+    DisFlowConfig,
     FeaturesConfig,
     Manifest,
     OpticalFlowConfig,
@@ -41,4 +42,18 @@ TINY = Manifest(
 )
 """Seconds instead of minutes; for tests and for trying things out."""
 
-PRESETS: dict[str, Manifest] = {preset.name: preset for preset in (PAPER, TINY)}
+DEMO = Manifest(
+    name="demo",
+    optical_flow=DisFlowConfig(),
+    rgb_features=FeaturesConfig(width_divisor=8),
+    flow_features=FeaturesConfig(width_divisor=8),
+    video2rms=Video2RMSConfig(lstm_width=96),
+    clap_text=ClapTextConfig(vocabulary=512, max_tokens=128, width=128, layers=2, heads=4, feed_forward_width=256),
+    clap_audio=ClapAudioConfig(width=32, depths=(1, 1, 2, 1), heads=(2, 4, 8, 16)),
+    denoiser=DenoiserConfig(width=32, multipliers=(1, 2, 3), residual_blocks=1, attention_levels=(2,), head_width=32),
+    vae_decoder=VaeConfig(width=16, residual_blocks=1),
+    vocoder=VocoderConfig(width=256, resblock_kernels=(3, 7)),
+)
+"""Small enough to be trained on a laptop's CPU and to ship with the project (see `training/`)."""
+
+PRESETS: dict[str, Manifest] = {preset.name: preset for preset in (PAPER, DEMO, TINY)}

@@ -1,6 +1,6 @@
-"""The tokenizer of a bundle: RoBERTa's, read from its published files, or one with bytes instead of learned merges."""
+"""The tokenizer of a bundle: RoBERTa's, read from its published files, one that learned its merges here, or bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
@@ -8,6 +8,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
+from tokenizers.trainers import BpeTrainer
 
 from foley.errors import CheckpointError
 from foley.manifest import ClapTextConfig
@@ -23,6 +24,19 @@ def byte_tokenizer(config: ClapTextConfig) -> Tokenizer:
     alphabet = sorted(ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *alphabet))}
     return _as_roberta(Tokenizer(BPE(vocabulary, [], unk_token="<unk>")), config)
+
+
+def learned_tokenizer(texts: Iterable[str], config: ClapTextConfig) -> Tokenizer:
+    """Merges learned from `texts`, up to the network's vocabulary; what they do not hold still has its bytes."""
+    tokenizer = _as_roberta(Tokenizer(BPE(unk_token="<unk>")), config)
+    trainer = BpeTrainer(
+        vocab_size=config.vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
 def published_files(folder: Path) -> Sequence[Path]:

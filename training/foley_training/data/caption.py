@@ -27,7 +27,6 @@ _FORMS = (
     "a drumstick {verb} {thing}",
     "{verb} {thing}",
     "the sound of a stick that {verb} {thing}",
-    "{thing}",
 )
 
 

@@ -17,6 +17,7 @@ Split = Literal["train", "validation", "test", "test-night"]
 Style = Literal["plain", "gradient", "stripes", "speckles", "night"]
 
 MATERIALS: tuple[Material, ...] = get_args(Material)
+ACTIONS: tuple[Action, ...] = get_args(Action)
 SPLITS: tuple[Split, ...] = get_args(Split)
 STYLES: tuple[Style, ...] = ("plain", "gradient", "stripes", "speckles")
 HELD_OUT_STYLE: Style = "night"
@@ -89,5 +90,7 @@ def _contacts(random: np.random.Generator, action: Action) -> tuple[Contact, ...
         contacts.append(
             Contact(time_s, duration_s, random.uniform(0.1, 1.0), random.uniform(-0.7, 0.7), random.choice((-1, 1)))
         )
-        time_s += duration_s + _LIFT_S + random.exponential(tempo_s) + (random.uniform(1, 2.5) * (random.random() < 0.1))
+        time_s += (
+            duration_s + _LIFT_S + random.exponential(tempo_s) + (random.uniform(1, 2.5) * (random.random() < 0.1))
+        )
     return tuple(contacts)

@@ -1,0 +1,52 @@
+"""`foley-train`: the demo bundle's weights, from nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from foley import command
+from foley.errors import SettingError
+from foley_training.config import read_config
+from foley_training.run import STAGES, Run, train_stage
+
+app = typer.Typer(
+    help="Train Video-Foley at small scale on clips that are made here.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The run's configuration, as training/demo.yaml.")],
+    work: Annotated[Path, typer.Option(help="Folder for caches, checkpoints and logs.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Only this stage; again for more: {', '.join(STAGES)}.")
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(help="CPU threads; 0: all. Stages run side by side do best with one each.")
+    ] = 0,
+) -> None:
+    """Train every stage in order. A run that was interrupted goes on where it was; on a GPU if there is one."""
+    if unknown := set(only or ()) - set(STAGES):
+        raise SettingError(f"there is no stage {min(unknown)!r}; choose from {', '.join(STAGES)}")
+    if threads:
+        torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    this = Run(read_config(config), work, device)
+    for stage in STAGES:
+        if not only or stage in only:
+            train_stage(this, stage)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `run` a command although it is the only one."""
+
+
+def main() -> None:
+    """Entry point."""
+    command.run(app)

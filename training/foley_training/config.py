@@ -1,0 +1,62 @@
+"""The one configuration of a training run: how many clips, how long each stage, which seed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from foley.errors import SettingError
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoopConfig(_Config):
+    """How long and how fast one stage learns."""
+
+    steps: Count
+    batch: Count
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warm_up: Count = 200  # steps
+    validate_every: Annotated[int, Field(ge=0)] = 0  # steps; 0: only at the end
+
+
+class TrainingConfig(_Config):
+    """Everything that, with the code, makes the weights."""
+
+    preset: str = "demo"
+    seed: int = 0
+    sounds: Count  # clips that the sound side learns from
+    videos: Count  # clips that the video side learns from
+    validation: Count  # sounds that are only looked at
+    validation_videos: Count  # clips likewise
+
+    clap: LoopConfig
+    vae: LoopConfig
+    vocoder: LoopConfig
+    unet: LoopConfig
+    control_net: LoopConfig
+    rgb_features: LoopConfig
+    flow_features: LoopConfig
+    video2rms: LoopConfig
+    video2rms_regression: LoopConfig
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """The configuration in a YAML file.
+
+    Raises:
+        SettingError: the file cannot be read, or is not a training configuration.
+    """
+    try:
+        return TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"{path} cannot be read as a training configuration: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise SettingError(f"{path} is no training configuration: {where}: {first['msg']}") from error

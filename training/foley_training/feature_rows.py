@@ -1,0 +1,58 @@
+"""What Video2RMS learns from: the features of whole clips, made once by the trained networks, and their loudness."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+
+from foley import clip, envelope
+from foley.manifest import DisFlowConfig
+from foley_export import targets
+from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
+from foley_training.data.scene import Split, make_scene
+from foley_training.data.sound import synthesise
+from foley_training.videos import PAIRS, seen
+
+_BATCH = 46  # pairs
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """`n` clips of 10 s."""
+
+    features: npt.NDArray[np.float16]  # [n, 299, width], RGB then flow
+    rms: npt.NDArray[np.float32]  # [n, 1250], low-passed, linear
+
+
+@torch.no_grad()
+def feature_rows(
+    folder: Path, split: Split, clips: int, config: DisFlowConfig, rgb: RgbFeatures, flow: FlowFeatures
+) -> FeatureRows:
+    """The first `clips` clips of a split: read from `folder`, or made and kept there."""
+    paths = {name: folder / f"{split}-{clips}-{name}.npy" for name in ("features", "rms")}
+    if not all(path.is_file() for path in paths.values()):
+        features, rms = [], []
+        for i in track(range(clips), "features"):
+            scene = make_scene(split, i)
+            rms.append(loudness(synthesise(scene)))
+            images = list(seen(scene, config, np.arange(PAIRS)))
+            rows = []
+            for first in range(0, PAIRS, _BATCH):
+                frames, flows = (np.stack(part) for part in zip(*images[first : first + _BATCH], strict=True))
+                bgr = torch.from_numpy(frames).flip(-1).permute(0, 3, 1, 2).float() - rgb.mean
+                motion = torch.from_numpy(flows).permute(0, 3, 1, 2).float() - 128
+                rows.append(torch.cat([rgb.network(bgr), flow.network(motion)], 1).half().numpy())
+            features.append(np.concatenate(rows))
+        for name, arrays in (("features", features), ("rms", rms)):
+            with paths[name].open("wb") as file:
+                np.save(file, np.stack(arrays))
+    return FeatureRows(*(np.load(path) for path in paths.values()))
+
+
+def loudness(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The target of Video2RMS [1250]: RMS 512/128 of the 10 s, without its fast changes (the paper, section III-A)."""
+    rms = envelope.measure(waveform[: round(clip.CLIP_SECONDS * clip.SAMPLE_RATE_HZ)], 512, 128)
+    return np.maximum(targets.low_pass(rms), 0).astype(np.float32)

@@ -1,0 +1,64 @@
+"""Group normalisation whose gradient is fast on a CPU.
+
+PyTorch's own takes 60 % of a step of the VAE there (2.13, channels last, bfloat16). The same formula as sums over
+pixels and two scaled additions takes a tenth of that; sums are in float32 whatever the map is.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def use_fast_group_norm(network: nn.Module) -> None:
+    """Make every group normalisation in `network` use this module; weights, keys and results stay as they are."""
+    for module in network.modules():
+        if type(module) is nn.GroupNorm:
+            module.__class__ = _FastGroupNorm
+
+
+class _FastGroupNorm(nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu" or not self.training:
+            return super().forward(input)
+        return _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        batch, channels, height, width = x.shape
+        cells = height * width * channels // groups
+        mean = _by_group(x.sum((2, 3), dtype=torch.float32), groups) / cells
+        square = _by_group(torch.linalg.vector_norm(x, dim=(2, 3), dtype=torch.float32).square(), groups) / cells
+        inverse = (square - mean.square()).clamp(min=0).add(eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.groups, ctx.cells = groups, cells
+        scale = inverse * weight
+        return _scaled(x, scale, bias - mean * scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x, weight, mean, inverse = ctx.saved_tensors
+        total = gradient.sum((2, 3), dtype=torch.float32)
+        product = (gradient * x).sum((2, 3), dtype=torch.float32)
+        normalised = (product - mean * total) * inverse  # sum of gradient times normalised map
+        by_mean = _by_group(total * weight, ctx.groups) / ctx.cells
+        by_scale = _by_group(normalised * weight, ctx.groups) / ctx.cells
+        # dx = inverse * (weight * gradient - by_mean - normalised x * by_scale)
+        slope = -inverse.square() * by_scale
+        offset = -inverse * by_mean - slope * mean
+        dx = _scaled(gradient, inverse * weight, offset) + _scaled(x, slope, None)
+        return dx, normalised.sum(0), total.sum(0), None, None
+
+
+def _by_group(channels: Tensor, groups: int) -> Tensor:
+    """Sums over the channels of a group, for each of its channels: [batch, channels] both ways."""
+    grouped = channels.unflatten(1, (groups, -1))
+    return grouped.sum(2, keepdim=True).expand_as(grouped).flatten(1)
+
+
+def _scaled(x: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+    scale = scale.to(x.dtype)[:, :, None, None]
+    return x * scale if offset is None else torch.addcmul(offset.to(x.dtype)[:, :, None, None], x, scale)

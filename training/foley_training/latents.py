@@ -1,0 +1,60 @@
+"""The training sounds as diffusion sees them: latents, made once by the trained VAE, and CLAP embeddings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+
+from foley import clip
+from foley_export.networks.clap_audio import ClapAudio
+from foley_export.networks.vae_encoder import VaeEncoder
+from foley_training.sounds import Sounds
+from foley_training.stages.clap import embed_spectrograms
+
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What is known of `n` clips, memory-mapped. Latents are draws from a normal of this mean and deviation."""
+
+    sounds: Sounds
+    mean: npt.NDArray[np.float16]  # [n, 8, 256, 16]
+    deviation: npt.NDArray[np.float16]  # [n, 8, 256, 16]
+    embeddings: npt.NDArray[np.float32]  # [n, 512]
+    scale_factor: float  # latents times this have unit variance (Rombach et al. 2022, appendix G)
+
+
+@torch.no_grad()
+def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -> Latents:
+    """The latents of `sounds`: read from files that start like `path`, or made and kept there."""
+    mean_path, deviation_path, embeddings_path = (
+        path.with_name(f"{path.name}-{name}.npy") for name in ("mean", "deviation", "embeddings")
+    )
+    if not embeddings_path.is_file():
+        shape = (len(sounds.scenes), clip.LATENT_CHANNELS, clip.LATENT_FRAMES, clip.LATENT_BINS)
+        mean = np.lib.format.open_memmap(mean_path, "w+", np.float16, shape)
+        deviation = np.lib.format.open_memmap(deviation_path, "w+", np.float16, shape)
+        embeddings = np.empty((len(sounds.scenes), clip.EMBEDDING), np.float32)
+        device = next(encoder.parameters()).device
+        for first in track(range(0, len(sounds.scenes), _BATCH), "latents"):
+            rows = slice(first, first + _BATCH)
+            mel, heard = (
+                torch.from_numpy(array[rows].astype(np.float32)).to(device) for array in (sounds.mels, sounds.clap_mels)
+            )
+            with torch.autocast(device.type, torch.bfloat16):
+                mu, logvar = encoder(mel.contiguous())
+                embeddings[rows] = embed_spectrograms(audio, heard).float().cpu().numpy()
+            mean[rows] = mu.float().cpu().numpy()
+            deviation[rows] = (0.5 * logvar.float()).exp().cpu().numpy()
+        mean.flush()
+        deviation.flush()
+        with embeddings_path.open("wb") as file:  # last: its presence says that all are whole
+            np.save(file, embeddings)
+    mean, deviation = np.load(mean_path, mmap_mode="r"), np.load(deviation_path, mmap_mode="r")
+    some = slice(0, 256)
+    variance = np.var(mean[some], dtype=np.float64) + np.mean(np.square(deviation[some], dtype=np.float64))
+    return Latents(sounds, mean, deviation, np.load(embeddings_path), float(1 / np.sqrt(variance)))

@@ -1,0 +1,217 @@
+"""The training loop that every stage shares: resumable, repeatable, logged.
+
+Every step draws its batch and its noise from random numbers of its own (seed, stage, step), so a run that was
+interrupted goes on as if it had not been.
+"""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from zlib import crc32
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from foley_training.config import LoopConfig
+
+Batch = TypeVar("Batch")
+Losses = Mapping[str, Tensor]
+"""Named terms whose sum is minimised."""
+
+CHECKPOINT_EVERY_S = 120.0
+LOG_EVERY_S = 20.0
+_EMA_DECAY = 0.999
+
+
+@dataclass(frozen=True)
+class Pass(Generic[Batch]):
+    """One optimiser's turn in a step: what it may change, and the loss on the batch."""
+
+    parameters: list[nn.Parameter]
+    losses: Callable[[Batch], Losses]
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
+class Task(ABC, Generic[Batch]):
+    """What is trained in one stage. `networks` holds all that changes; checkpoints are of it."""
+
+    name: str
+    progress: float = 0.0  # share of the steps that are done; the loop sets it
+    networks: nn.ModuleDict
+    passes: list[Pass[Batch]]
+
+    @abstractmethod
+    def batch(self, random: np.random.Generator) -> Batch:
+        """One batch, on the task's device, drawn from `random`."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures on validation data, of the averaged weights; none by default."""
+        return {}
+
+
+def train(task: Task[Any], config: LoopConfig, seed: int, folder: Path, device: torch.device) -> None:
+    """Train `task` for `config.steps` steps, or what is left of them; then `task.networks` holds the averaged weights.
+
+    Writes `<name>.pt` (checkpoint) and `<name>.jsonl` (log) in `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = task.networks.to(device)
+    averaged = torch.optim.swa_utils.AveragedModel(networks, multi_avg_fn=_average, use_buffers=True)
+    optimisers = [
+        torch.optim.AdamW(one.parameters, config.learning_rate, one.betas, weight_decay=1e-3, fused=True)
+        for one in task.passes
+    ]
+    checkpoint, log = folder / f"{task.name}.pt", folder / f"{task.name}.jsonl"
+    first, spent_s = _resume(checkpoint, networks, averaged, optimisers)
+    stage = crc32(task.name.encode())
+    meter = _Meter()
+    started = saved = time.monotonic()
+    networks.train()
+    with _progress() as progress:
+        bar = progress.add_task(task.name, total=config.steps, completed=first)
+        for step in range(first, config.steps):
+            random = np.random.default_rng([seed, stage, step])
+            torch.manual_seed(int(random.integers(2**31)))
+            task.progress = step / config.steps
+            batch = task.batch(random)
+            rate = float(config.learning_rate * _schedule(step, config))
+            for optimiser, one in zip(optimisers, task.passes, strict=True):
+                meter.add(_update(optimiser, one, batch, rate, device))
+            averaged.update_parameters(networks)
+            progress.update(bar, completed=step + 1, description=f"{task.name}: {meter.latest}")
+            now, last = time.monotonic(), step + 1 == config.steps
+            if last or now - meter.since > LOG_EVERY_S:
+                entry = {"step": step + 1, "seconds": round(spent_s + now - started, 1), **meter.take()}
+                if last or (config.validate_every and (step + 1) // config.validate_every > meter.validated):
+                    meter.validated = (step + 1) // config.validate_every if config.validate_every else 0
+                    entry |= _validate(task, networks, averaged)
+                with log.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+            if last or now - saved > CHECKPOINT_EVERY_S:
+                seconds = spent_s + time.monotonic() - started
+                _save(checkpoint, step + 1, seconds, networks, averaged, optimisers)
+                saved = now
+    networks.load_state_dict(averaged.module.state_dict())
+    networks.eval()
+
+
+def load_trained(task: Task[Any], folder: Path) -> bool:
+    """Give `task.networks` the averaged weights of its checkpoint, finished or not; False if there is none."""
+    path = folder / f"{task.name}.pt"
+    if not path.is_file():
+        return False
+    task.networks.load_state_dict(torch.load(path, "cpu", weights_only=True)["averaged"])
+    task.networks.eval()
+    return True
+
+
+@torch.no_grad()
+def _average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+    """Exponential moving average whose memory grows at first: the earliest weights must not stay in it."""
+    decay = min(_EMA_DECAY, (1 + int(updates)) / (10 + int(updates)))
+    for mean, value in zip(averaged, current, strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _update(
+    optimiser: torch.optim.Optimizer, one: Pass[Any], batch: Any, rate: float, device: torch.device
+) -> dict[str, float]:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, torch.bfloat16):
+        losses = one.losses(batch)
+    if not losses:
+        return {}
+    sum(losses.values(), torch.zeros((), device=device)).backward()
+    norm = nn.utils.clip_grad_norm_(one.parameters, 1.0)
+    if torch.isfinite(norm):  # a step that overflowed is left out
+        optimiser.step()
+    return {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def _schedule(step: int, config: LoopConfig) -> float:
+    """Share of the learning rate: a short warm-up, then half a cosine down to a hundredth."""
+    warm_up = min(1.0, (step + 1) / config.warm_up)
+    return warm_up * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / config.steps)))
+
+
+def _validate(task: Task[Any], networks: nn.ModuleDict, averaged: nn.Module) -> dict[str, float]:
+    """The task's figures, of the averaged weights; the networks get their own back."""
+    own = {key: value.clone() for key, value in networks.state_dict().items()}
+    networks.load_state_dict(averaged.module.state_dict())
+    networks.eval()
+    with torch.no_grad():
+        figures = task.validate()
+    networks.load_state_dict(own)
+    networks.train()
+    return figures
+
+
+def _save(
+    path: Path, step: int, seconds: float, networks: nn.Module, averaged: nn.Module, optimisers: list[Any]
+) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(
+        {
+            "step": step,
+            "seconds": seconds,
+            "networks": networks.state_dict(),
+            "averaged": averaged.module.state_dict(),
+            "updates": averaged.n_averaged,
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+        },
+        temporary,
+    )
+    temporary.replace(path)
+
+
+def _resume(path: Path, networks: nn.Module, averaged: nn.Module, optimisers: list[Any]) -> tuple[int, float]:
+    """Steps done and seconds spent so far."""
+    if not path.is_file():
+        return 0, 0.0
+    saved = torch.load(path, "cpu", weights_only=True)
+    networks.load_state_dict(saved["networks"])
+    averaged.module.load_state_dict(saved["averaged"])
+    averaged.n_averaged.copy_(saved["updates"])
+    for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+        optimiser.load_state_dict(state)
+    return saved["step"], saved["seconds"]
+
+
+class _Meter:
+    """Means of the losses since they were last taken."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+        self.since = time.monotonic()
+        self.validated = 0
+
+    def add(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self.sums.setdefault(name, []).append(value)
+
+    @property
+    def latest(self) -> str:
+        return " ".join(f"{name} {values[-1]:.3f}" for name, values in self.sums.items())
+
+    def take(self) -> dict[str, float]:
+        means = {name: round(float(np.mean(values)), 5) for name, values in self.sums.items()}
+        self.sums.clear()
+        self.since = time.monotonic()
+        return means
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))

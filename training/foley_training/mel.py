@@ -1,0 +1,44 @@
+"""AudioLDM's mel spectrogram: what the VAE codes and the vocoder sounds.
+
+Official behaviour (`../shared/reference/README.md`, item 13): 16 kHz, FFT 1024, hop 160, 64 Slaney mel bands from 0 to
+8 kHz, natural log of the magnitude, clamped at 1e-5; edges reflected so that a frame is centred on its 160 samples.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.audio_utils import mel_filter_bank
+
+from foley import clip
+
+N_FFT = 1024
+_SMALLEST = 1e-5
+
+
+def log_mel(waveform: Tensor) -> Tensor:
+    """Log-mel [batch, samples / 160, 64] of 16 kHz waveforms [batch, samples]; samples divide by 160."""
+    return mel_magnitudes(waveform).clamp(min=_SMALLEST).log()
+
+
+def mel_magnitudes(waveform: Tensor) -> Tensor:
+    """The magnitudes in 64 mel bands, [batch, samples / 160, 64], before the logarithm."""
+    return magnitudes(waveform, N_FFT, clip.HOP).transpose(1, 2) @ _filters().to(waveform.device)
+
+
+def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
+    """The magnitude spectrogram [batch, n_fft / 2 + 1, samples / hop]; differentiable at silence."""
+    margin = (n_fft - hop) // 2
+    padded = functional.pad(waveform[:, None], (margin, margin), mode="reflect")[:, 0]
+    window = torch.hann_window(n_fft, device=waveform.device)
+    spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
+    return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
+
+
+@cache
+def _filters() -> Tensor:
+    filters = mel_filter_bank(
+        N_FFT // 2 + 1, clip.MEL_BINS, 0.0, clip.SAMPLE_RATE_HZ / 2, clip.SAMPLE_RATE_HZ, "slaney", "slaney"
+    )
+    return torch.from_numpy(filters).float()

@@ -1,0 +1,169 @@
+"""A training run: the stages in their order, each from what those before it have left in the work folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from foley.errors import SettingError
+from foley.manifest import DisFlowConfig, Manifest
+from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
+from foley_export.networks.vae_decoder import VaeDecoder
+from foley_export.presets import PRESETS
+from foley_export.tokenizer import learned_tokenizer
+from foley_training.config import LoopConfig, TrainingConfig
+from foley_training.feature_rows import FeatureRows, feature_rows
+from foley_training.group_norm import use_fast_group_norm
+from foley_training.latents import Latents, latents
+from foley_training.loop import Task, load_trained, train
+from foley_training.sounds import Sounds, sounds
+from foley_training.stages.clap import Clap, sentences, tokenise
+from foley_training.stages.diffusion import ControlNetTask, UNetTask
+from foley_training.stages.features import Features
+from foley_training.stages.vae import Vae
+from foley_training.stages.video2rms import Classification, Regression
+from foley_training.stages.vocoder import VocoderTask
+from foley_training.videos import Pairs, pairs
+
+TaskType = TypeVar("TaskType", bound=Task[Any])
+
+_SENTENCES_FROM = 500  # scenes whose captions the tokenizer learns from
+
+
+@dataclass(frozen=True)
+class Run:
+    """The configuration, and where everything is kept."""
+
+    config: TrainingConfig
+    work: Path
+    device: torch.device
+
+    @property
+    def manifest(self) -> Manifest:
+        """The preset that is trained."""
+        return PRESETS[self.config.preset]
+
+    def sounds(self) -> tuple[Sounds, Sounds]:
+        """Training and validation sounds."""
+        cache = self.work / "cache"
+        return sounds(cache, "train", self.config.sounds), sounds(cache, "validation", self.config.validation)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, the same every time."""
+        return learned_tokenizer(sentences(_SENTENCES_FROM), self.manifest.clap_text)
+
+    def clap(self) -> Clap:
+        """The task of CLAP."""
+        return Clap(self.manifest, self.config.clap, self.tokenizer(), *self.sounds())
+
+    def vae(self) -> Vae:
+        """The task of the VAE."""
+        return Vae(self.manifest, self.config.vae, *self.sounds())
+
+    def vocoder(self) -> VocoderTask:
+        """The task of the vocoder."""
+        return VocoderTask(self.manifest, self.config.vocoder, *self.sounds())
+
+    def unet(self) -> UNetTask:
+        """The task of the UNet; needs CLAP and the VAE."""
+        return UNetTask(self.manifest, self.config.unet, *self._diffusion())
+
+    def control_net(self) -> ControlNetTask:
+        """The task of the ControlNet; needs the UNet too."""
+        task = ControlNetTask(self.manifest, self.config.control_net, *self._diffusion())
+        return task.copy(self.trained(self.unet()).denoiser.unet.state_dict())
+
+    def rgb_features(self) -> Features:
+        """The task of the frames' features."""
+        return Features(RgbFeatures(self.manifest), self.config.rgb_features, *self._pairs())
+
+    def flow_features(self) -> Features:
+        """The task of the flow's features."""
+        return Features(FlowFeatures(self.manifest), self.config.flow_features, *self._pairs())
+
+    def video2rms(self) -> Classification:
+        """The task of Video2RMS; needs both features."""
+        return Classification(self.manifest, self.config.video2rms, *self._feature_rows())
+
+    def video2rms_regression(self) -> Regression:
+        """The task of the baseline of Video2RMS."""
+        return Regression(self.manifest, self.config.video2rms_regression, *self._feature_rows())
+
+    def trained(self, task: TaskType) -> TaskType:
+        """`task` with what it has learned.
+
+        Raises:
+            SettingError: it has not begun.
+        """
+        if not load_trained(task, self.work):
+            raise SettingError(f"{task.name} is not trained yet: train it first")
+        return task
+
+    def latents(self) -> tuple[Latents, Latents]:
+        """The latents of training and validation sounds."""
+        encoder, audio = self.trained(self.vae()).encoder, self.trained(self.clap()).audio
+        names = (f"train-{self.config.sounds}", f"validation-{self.config.validation}")
+        train_sounds, validation_sounds = self.sounds()
+        return (
+            latents(self.work / "cache" / names[0], train_sounds, encoder, audio),
+            latents(self.work / "cache" / names[1], validation_sounds, encoder, audio),
+        )
+
+    @torch.no_grad()
+    def _diffusion(self) -> tuple[Latents, Latents, Tensor, VaeDecoder]:
+        train_latents, validation_latents = self.latents()
+        decoder = self.trained(self.vae()).decoder
+        decoder.scale_factor = train_latents.scale_factor
+        clap = self.trained(self.clap())
+        (empty,) = clap.text(*tokenise(clap.tokenizer, [""]))
+        return train_latents, validation_latents, empty, decoder
+
+    def _flow(self) -> DisFlowConfig:
+        flow = self.manifest.optical_flow
+        if not isinstance(flow, DisFlowConfig):
+            raise SettingError(f"the preset {self.config.preset} has a RAFT of its own; only DIS is trained with")
+        return flow
+
+    def _pairs(self) -> tuple[Pairs, Pairs]:
+        cache, flow = self.work / "cache", self._flow()
+        return (
+            pairs(cache, "train", self.config.videos, flow),
+            pairs(cache, "validation", self.config.validation_videos, flow),
+        )
+
+    def _feature_rows(self) -> tuple[FeatureRows, FeatureRows]:
+        cache, flow = self.work / "cache", self._flow()
+        rgb, motion = RgbFeatures(self.manifest).eval(), FlowFeatures(self.manifest).eval()
+        rgb.network.load_state_dict(self.trained(self.rgb_features()).networks["network"].state_dict())
+        motion.network.load_state_dict(self.trained(self.flow_features()).networks["network"].state_dict())
+        return (
+            feature_rows(cache, "train", self.config.videos, flow, rgb, motion),
+            feature_rows(cache, "validation", self.config.validation_videos, flow, rgb, motion),
+        )
+
+
+STAGES: dict[str, Callable[[Run], Task[Any]]] = {
+    "clap": Run.clap,
+    "vae": Run.vae,
+    "vocoder": Run.vocoder,
+    "unet": Run.unet,
+    "control_net": Run.control_net,
+    "rgb_features": Run.rgb_features,
+    "flow_features": Run.flow_features,
+    "video2rms": Run.video2rms,
+    "video2rms_regression": Run.video2rms_regression,
+}
+"""In the order in which they need each other."""
+
+
+def train_stage(run: Run, stage: str) -> None:
+    """Train one stage, or go on with it; it ends at once if it is done."""
+    task = STAGES[stage](run)
+    use_fast_group_norm(task.networks)
+    task.networks.to(memory_format=torch.channels_last)
+    loop: LoopConfig = getattr(run.config, stage)
+    train(task, loop, run.config.seed, run.work, run.device)

@@ -1,0 +1,129 @@
+"""CLAP at small scale: texts and sounds that belong together lie close in one space.
+
+Wu et al. (ICASSP 2023) train with the symmetric contrastive loss of CLIP. Here many clips of a batch read the same, so
+all pairs that say the same are positive (supervised contrastive learning, Khosla et al. 2020). A second term draws the
+two halves of a pair together: the diffusion model learns from audio embeddings and is asked with text embeddings, so
+the gap between the two that contrastive learning leaves (Liang et al. 2022) would be heard.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foley.manifest import Manifest
+from foley_export.networks.clap_audio import ClapAudio
+from foley_export.networks.clap_text import ClapText
+from foley_training.config import LoopConfig
+from foley_training.data.caption import caption, plain_caption
+from foley_training.data.scene import ACTIONS, MATERIALS, Scene, make_scene
+from foley_training.loop import Losses, Pass, Task
+from foley_training.sounds import CLAP_FRAMES, Sounds
+
+_ALIGNMENT = 0.5  # weight of the distance between the halves of a pair
+_TEMPERATURE = 0.07
+_PLAIN = 0.15  # share of the evaluation's sentence among the captions
+_VARIANTS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sounds, CLAP's log-mel [batch, 1001, 64], with token ids and mask [batch, tokens] and what they say [batch]."""
+
+    spectrograms: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    meaning: Tensor
+
+
+class Clap(Task[Pairs]):
+    """The audio and the text encoder, from scratch."""
+
+    name = "clap"
+
+    def __init__(
+        self, manifest: Manifest, config: LoopConfig, tokenizer: Tokenizer, train: Sounds, validation: Sounds
+    ) -> None:
+        self.config, self.tokenizer, self.train, self.validation = config, tokenizer, train, validation
+        self.audio, self.text = ClapAudio(manifest), ClapText(manifest)
+        self.networks = nn.ModuleDict({"audio": self.audio, "text": self.text})
+        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+
+    def batch(self, random: np.random.Generator) -> Pairs:
+        indices = random.integers(len(self.train.scenes), size=self.config.batch)
+        scenes = [self.train.scenes[i] for i in indices]
+        texts = [
+            plain_caption(scene) if random.random() < _PLAIN else caption(scene, int(random.integers(_VARIANTS)))
+            for scene in scenes
+        ]
+        # a short prompt is repeated to fill the clip, so any moment may come first
+        spectrograms = [np.roll(self.train.clap_mels[i], random.integers(CLAP_FRAMES), 0) for i in indices]
+        return self._pairs(np.stack(spectrograms), texts, scenes)
+
+    def losses(self, batch: Pairs) -> Losses:
+        heard = embed_spectrograms(self.audio, batch.spectrograms)
+        read = self.text(batch.input_ids, batch.attention_mask)
+        same = (batch.meaning[:, None] == batch.meaning).float()
+        target = same / same.sum(1, keepdim=True)
+        scores = heard.float() @ read.float().T / _TEMPERATURE
+        contrast = -(target * scores.log_softmax(1)).sum(1).mean() - (target * scores.T.log_softmax(1)).sum(1).mean()
+        return {"contrast": contrast / 2, "distance": _ALIGNMENT * (1 - (heard * read).sum(1).mean())}
+
+    def validate(self) -> dict[str, float]:
+        """Share of validation sounds whose nearest sentence, of all twelve, is theirs; the mean cosine with it."""
+        heard = torch.cat([embed_spectrograms(self.audio, part) for part in self._spectrograms(self.validation)])
+        sentences = [_sentence_of(material, action) for material in MATERIALS for action in ACTIONS]
+        read = self.text(*(tensor.to(heard.device) for tensor in tokenise(self.tokenizer, sentences)))
+        meaning = torch.tensor([_meaning(scene) for scene in self.validation.scenes], device=heard.device)
+        scores = heard @ read.T
+        right = scores.gather(1, meaning[:, None])
+        return {"accuracy": float((scores.argmax(1) == meaning).float().mean()), "cosine": float(right.mean())}
+
+    def _spectrograms(self, sounds: Sounds) -> Iterator[Tensor]:
+        for first in range(0, len(sounds.scenes), self.config.batch):
+            part = sounds.clap_mels[first : first + self.config.batch].astype(np.float32)
+            yield torch.from_numpy(part).to(next(self.audio.parameters()).device)
+
+    def _pairs(self, spectrograms: np.ndarray, texts: Sequence[str], scenes: Sequence[Scene]) -> Pairs:
+        input_ids, attention_mask = tokenise(self.tokenizer, texts)
+        device = next(self.audio.parameters()).device
+        return Pairs(
+            torch.from_numpy(spectrograms.astype(np.float32)).to(device),
+            input_ids.to(device),
+            attention_mask.to(device),
+            torch.tensor([_meaning(scene) for scene in scenes], device=device),
+        )
+
+
+def embed_spectrograms(audio: ClapAudio, spectrograms: Tensor) -> Tensor:
+    """Unit embeddings [batch, 512] of CLAP's log-mel [batch, 1001, 64]: the network without its front end."""
+    pooled = audio.audio_branch(spectrograms[:, None]).pooler_output
+    with torch.autocast(pooled.device.type, enabled=False):  # at first all sounds are alike but for small differences
+        return functional.normalize(audio.audio_projection(pooled.float()), dim=-1)
+
+
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, int64 [texts, tokens], padded to the longest."""
+    encoded = tokenizer.encode_batch(list(texts))
+    return torch.tensor([one.ids for one in encoded]), torch.tensor([one.attention_mask for one in encoded])
+
+
+def sentences(count: int) -> Iterator[str]:
+    """What the tokenizer learns its merges from: captions of training scenes."""
+    for i in range(count):
+        scene = make_scene("train", i)
+        yield plain_caption(scene)
+        yield from (caption(scene, variant) for variant in range(4))
+
+
+def _meaning(scene: Scene) -> int:
+    return MATERIALS.index(scene.material) * len(ACTIONS) + ACTIONS.index(scene.action)
+
+
+def _sentence_of(material: str, action: str) -> str:
+    verb = {"hit": "hits", "scratch": "scratches"}[action]
+    return f"A person {verb} {material} with a wooden stick."

@@ -1,0 +1,198 @@
+"""Latent diffusion in two stages: AudioLDM's UNet as a text-to-audio model, then the RMS-ControlNet on the frozen UNet.
+
+Video-Foley (Lee et al., TASLP 2025, section III-B): both learn from sounds alone; the condition is CLAP's embedding of
+the sound itself, replaced by that of the empty text in a tenth of the clips, for classifier-free guidance. Every
+prediction of noise counts by the signal-to-noise ratio of its step, cut off at 5 (Hang et al., "Min-SNR", ICCV 2023).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
+from foley import clip, sampler
+from foley.manifest import Manifest
+from foley.sampler import Sampling
+from foley_export.networks.denoiser import Denoiser
+from foley_export.networks.vae_decoder import VaeDecoder
+from foley_training.config import LoopConfig
+from foley_training.latents import Latents
+from foley_training.loop import Losses, Pass, Task
+
+PIECE = 256  # mel frames: 2.56 s
+_WHOLE = 0.3  # share of the batches that are a few whole clips instead of many pieces
+_NO_PROMPT = 0.1
+_SNR_LIMIT = 5.0
+_CONTROL_GAIN = 30.0  # linear RMS is 0.03 on average: the first layer that sees it starts with weights for that
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Latents with noise: [batch, 8, frames / 4, 16]; the envelope is [batch, frames], embeddings [batch, 512]."""
+
+    latents: Tensor
+    noise: Tensor
+    timestep: Tensor
+    embedding: Tensor
+    envelope: Tensor
+
+
+class Diffusion(Task[Noisy]):
+    """What UNet and ControlNet have in common: batches, the weights of the steps, and listening in."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: LoopConfig,
+        train: Latents,
+        validation: Latents,
+        empty: Tensor,
+        vae: VaeDecoder,
+    ) -> None:
+        self.config, self.train, self.validation, self.vae = config, train, validation, vae
+        self.empty = empty  # the embedding of the empty text
+        self.denoiser = Denoiser(manifest)
+        self.signal = torch.from_numpy(sampler.alphas_cumprod())
+        ratio = self.signal / (1 - self.signal)
+        self.weights = ratio.clamp(max=_SNR_LIMIT) / ratio
+        self._start()
+
+    def _start(self) -> None:
+        """Make `networks` and `passes`, and set the weights that learning starts from."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def batch(self, random: np.random.Generator) -> Noisy:
+        # attention and group normalisation see the whole map, so whole clips must be among what is learned from
+        length = clip.PADDED_ENVELOPE if random.random() < _WHOLE else PIECE
+        count = max(1, self.config.batch * PIECE // length)
+        pieces = [self.train.sounds.piece(random, length) for _ in range(count)]
+        clean, envelopes, embeddings = [], [], []
+        for index, first in pieces:
+            cells = slice(first // clip.LATENT_REDUCTION, (first + length) // clip.LATENT_REDUCTION)
+            mean, deviation = (a[index, :, cells].astype(np.float32) for a in (self.train.mean, self.train.deviation))
+            draw = mean + deviation * random.standard_normal(mean.shape, np.float32)
+            clean.append(draw * np.float32(self.train.scale_factor))
+            envelopes.append(self.train.sounds.envelopes[index, first : first + length])
+            prompted = random.random() >= _NO_PROMPT
+            embeddings.append(self.train.embeddings[index] if prompted else self.empty.numpy())
+        latents = torch.from_numpy(np.stack(clean))
+        timestep = torch.from_numpy(random.integers(sampler.TRAIN_STEPS, size=count))
+        noise = torch.from_numpy(random.standard_normal(latents.shape, np.float32))
+        signal = self.signal[timestep][:, None, None, None]
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        tensors = (
+            noisy,
+            noise,
+            timestep,
+            torch.from_numpy(np.stack(embeddings)),
+            torch.from_numpy(np.stack(envelopes)),
+        )
+        return Noisy(*(tensor.to(self.device) for tensor in tensors))
+
+    def losses(self, batch: Noisy) -> Losses:
+        error = (self.predict(batch).float() - batch.noise).square().mean((1, 2, 3))
+        return {"noise": (error * self.weights.to(self.device)[batch.timestep]).mean()}
+
+    def predict(self, batch: Noisy) -> Tensor:
+        """The noise in `batch`."""
+        raise NotImplementedError
+
+    def listen(self, control: bool, clips: int = 6, steps: int = 12) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The envelope asked for and the loudness produced, [1024] each, of validation clips on their own embeddings.
+
+        What is produced is measured on the mel spectrogram: the vocoder may not be trained yet.
+        """
+        results = []
+        for i in range(clips):
+            embedding = torch.from_numpy(self.validation.embeddings[i])[None].to(self.device)
+            envelope = torch.from_numpy(np.array(self.validation.sounds.envelopes[i]))[None].to(self.device)
+            asked = self.denoiser.control(envelope) if control else None
+            denoise = self._guided(embedding, asked)
+            *_, latents = sampler.sample(denoise, Sampling(steps=steps, seed=i))
+            mel = self.vae(torch.from_numpy(latents)[None].to(self.device))
+            results.append((envelope[0].cpu().numpy(), mel_loudness(mel[0]).cpu().numpy()))
+        return results
+
+    def _guided(self, embedding: Tensor, control: Tensor | None, guidance: float = 3.5) -> Callable[..., np.ndarray]:
+        both = torch.cat([embedding, self.empty[None].to(self.device)])
+
+        def denoise(latents: np.ndarray, timestep: int) -> np.ndarray:
+            rows = torch.from_numpy(latents).to(self.device).expand(2, -1, -1, -1)
+            controls = None if control is None else control.expand(2, -1, -1, -1)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                noise = self.denoiser.branch(rows, torch.full((2,), timestep, device=self.device), both, controls)
+            conditional, unconditional = noise.float()
+            return (unconditional + guidance * (conditional - unconditional)).cpu().numpy()
+
+        return denoise
+
+
+class UNetTask(Diffusion):
+    """Text-to-audio: the UNet alone."""
+
+    name = "unet"
+
+    def _start(self) -> None:
+        unet = self.denoiser.unet
+        with torch.no_grad():
+            # an embedding has unit length: its 512 values are 0.04, and the layer that reads them should not start deaf
+            unet.film_emb.weight.mul_(math.sqrt(clip.EMBEDDING) / 2)
+            unet.out[-1].weight.zero_()
+        self.networks = nn.ModuleDict({"unet": unet})
+        self.passes = [Pass(list(unet.parameters()), self.losses)]
+
+    def predict(self, batch: Noisy) -> Tensor:
+        return self.denoiser.branch(batch.latents, batch.timestep, batch.embedding)
+
+    def validate(self) -> dict[str, float]:
+        """Share of the time in which generated clips are loud, over that of the real ones."""
+        shares = [[float((curve > 0.1 * curve.max()).mean()) for curve in pair] for pair in self.listen(control=False)]
+        return {"loud_share": sum(made for _, made in shares) / sum(real for real, _ in shares)}
+
+
+class ControlNetTask(Diffusion):
+    """The ControlNet, a copy of the UNet's encoder, and the projection of the envelope. The UNet does not change."""
+
+    name = "control_net"
+
+    def copy(self, unet: dict[str, Tensor]) -> "ControlNetTask":
+        """Start from a trained UNet's state."""
+        self.denoiser.unet.load_state_dict(unet)
+        self.denoiser.unet.requires_grad_(False)
+        own = self.denoiser.control_net.state_dict()
+        self.denoiser.control_net.load_state_dict({key: unet.get(key, value) for key, value in own.items()})
+        return self
+
+    def _start(self) -> None:
+        projection = self.denoiser.control_projection
+        with torch.no_grad():
+            projection[0].weight.mul_(_CONTROL_GAIN)
+        self.networks = nn.ModuleDict({"control_net": self.denoiser.control_net, "control_projection": projection})
+        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+
+    def predict(self, batch: Noisy) -> Tensor:
+        control = self.denoiser.control(batch.envelope)
+        return self.denoiser.branch(batch.latents, batch.timestep, batch.embedding, control)
+
+    def validate(self) -> dict[str, float]:
+        """Pearson correlation of requested envelopes and produced loudness."""
+        return {"correlation": float(np.mean([np.corrcoef(*pair)[0, 1] for pair in self.listen(control=True)]))}
+
+
+def mel_loudness(log_mel: Tensor) -> Tensor:
+    """How loud the frames [frames] of a log-mel spectrogram [frames, 64] are, up to a factor: the root of their power."""
+    return (log_mel.exp().square() * _band_widths().to(log_mel.device)).sum(-1).sqrt()
+
+
+def _band_widths() -> Tensor:
+    """Widths of the 64 bands: filters of unit area answer with a mean, the power is the mean's times the width."""
+    edges = mel_to_hertz(np.linspace(0, hertz_to_mel(clip.SAMPLE_RATE_HZ / 2, "slaney"), clip.MEL_BINS + 2), "slaney")
+    return torch.from_numpy((edges[2:] - edges[:-2]) / 2).float()

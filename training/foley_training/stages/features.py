@@ -1,0 +1,84 @@
+"""The feature networks: BN-Inception at an eighth of its width, one for frames and one for optical flow.
+
+The official ones come from ImageNet. These learn from single pairs of frames what can be seen there: the material, how
+loud it is about now, and how near the last and the next contact are. Then they are frozen, as the official ones are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foley_export.networks.bn_inception import BNInception, FlowFeatures, RgbFeatures
+from foley_training.config import LoopConfig
+from foley_training.data.scene import MATERIALS
+from foley_training.loop import Losses, Pass, Task
+from foley_training.videos import DYNAMICS, Pairs
+
+_DYNAMICS = 20.0  # weight of the squared errors beside the material's cross-entropy
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """BN-Inception's input [batch, channels, 224, 224], the material [batch] and the dynamics [batch, 9]."""
+
+    images: Tensor
+    material: Tensor
+    dynamics: Tensor
+
+
+class Features(Task[Labelled]):
+    """A feature network with a linear layer on top, which is thrown away."""
+
+    def __init__(
+        self, network: RgbFeatures | FlowFeatures, config: LoopConfig, train: Pairs, validation: Pairs
+    ) -> None:
+        self.name = network.stage_name
+        self.config, self.train, self.validation = config, train, validation
+        self.of_frames = isinstance(network, RgbFeatures)
+        self.mean = network.mean if isinstance(network, RgbFeatures) else torch.tensor(128.0)
+        backbone: BNInception = network.network
+        width = next(size for size in network.stage.outputs[0].shape if isinstance(size, int))
+        self.networks = nn.ModuleDict({"network": backbone, "head": nn.Linear(width, len(MATERIALS) + DYNAMICS)})
+        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+
+    def batch(self, random: np.random.Generator) -> Labelled:
+        rows = np.sort(random.integers(len(self.train.material), size=self.config.batch))
+        return self._labelled(self.train, rows, mirror=bool(random.integers(2)))
+
+    def _labelled(self, source: Pairs, rows: np.ndarray, mirror: bool = False) -> Labelled:
+        device = next(self.networks.parameters()).device
+        images = torch.from_numpy((source.rgb if self.of_frames else source.flow)[rows]).to(device).float()
+        images = (images.flip(-1) if self.of_frames else images).permute(0, 3, 1, 2) - self.mean.to(device)
+        if mirror:
+            images = images.flip(3)
+            if not self.of_frames:
+                images[:, 0] *= -1
+        material, dynamics = (torch.from_numpy(a[rows]).to(device) for a in (source.material, source.dynamics))
+        return Labelled(images, material, dynamics)
+
+    def losses(self, batch: Labelled) -> Losses:
+        materials, dynamics = self._answers(batch.images)
+        return {
+            "material": functional.cross_entropy(materials, batch.material),
+            "dynamics": _DYNAMICS * functional.mse_loss(dynamics, batch.dynamics),
+        }
+
+    def _answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        answers = self.networks["head"](self.networks["network"](images)).float()
+        materials, dynamics = answers.split([len(MATERIALS), DYNAMICS], 1)
+        return materials, dynamics
+
+    def validate(self) -> dict[str, float]:
+        """Share of materials recognised, and of the dynamics' variance explained."""
+        right, error, targets = [], [], []
+        for rows in np.array_split(np.arange(0, len(self.validation.material), 4), 20):
+            batch = self._labelled(self.validation, rows)
+            materials, dynamics = self._answers(batch.images)
+            right.append(float((materials.argmax(1) == batch.material).float().mean()))
+            error.append(float((dynamics - batch.dynamics).square().mean()))
+            targets.append(batch.dynamics)
+        explained = 1 - float(np.mean(error)) / float(torch.cat(targets).var(0).mean())
+        return {"material_accuracy": float(np.mean(right)), "explained": explained}

@@ -1,0 +1,80 @@
+"""The VAE: log-mel spectrograms to latents that diffusion can learn, and back.
+
+AudioLDM's (Liu et al., ICML 2023) without its discriminator: absolute error, and the Kullback-Leibler divergence to a
+standard normal with a weight that leaves unneeded latents empty, so that diffusion has less to learn.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foley import clip
+from foley.manifest import Manifest
+from foley_export.networks.vae_decoder import VaeDecoder
+from foley_export.networks.vae_encoder import VaeEncoder
+from foley_training.config import LoopConfig
+from foley_training.loop import Losses, Pass, Task
+from foley_training.sounds import Sounds
+
+PIECE = 256  # mel frames: 2.56 s
+_DIVERGENCE = 0.03  # weight of the KL divergence, both terms a mel value
+_AVERAGE_MEL = -9.0
+_WHOLE = 0.15  # share of the batches that are a few whole clips instead of many pieces
+
+
+class Vae(Task[Tensor]):
+    """Encoder and decoder, on random pieces."""
+
+    name = "vae"
+
+    def __init__(self, manifest: Manifest, config: LoopConfig, train: Sounds, validation: Sounds) -> None:
+        self.config, self.train, self.validation = config, train, validation
+        self.encoder, self.decoder = VaeEncoder(manifest), VaeDecoder(manifest)
+        self.decoder.scale_factor = 1.0
+        nn.init.constant_(self.decoder.decoder.conv_out.bias, _AVERAGE_MEL)
+        self.networks = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
+        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+
+    def batch(self, random: np.random.Generator) -> Tensor:
+        # group normalisation sees the whole map, so a network that never met whole clips would not know them
+        whole = random.random() < _WHOLE
+        length = clip.PADDED_ENVELOPE if whole else PIECE
+        pieces = [self.train.piece(random, length) for _ in range(self.config.batch * PIECE // length)]
+        mels = np.stack([self.train.mels[index, first : first + length] for index, first in pieces])
+        return torch.from_numpy(mels.astype(np.float32)).to(next(self.networks.parameters()).device)
+
+    def losses(self, mel: Tensor) -> Losses:
+        mean, logvar = self.encoder(mel)
+        mean, logvar = mean.float(), logvar.float()
+        latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / mel.numel()
+        return {"error": (self.decoder(latents).float() - mel).abs().mean(), "kl": _DIVERGENCE * divergence}
+
+    def validate(self) -> dict[str, float]:
+        """Mean absolute error of the log-mel, and of the part of it that is heard."""
+        errors, heard = [], []
+        for mel in mels(self.validation, 8, next(self.networks.parameters()).device):
+            mean, _ = self.encoder(mel)
+            error = (self.decoder(mean) - mel).abs()
+            errors.append(float(error.mean()))
+            heard.append(float(error[mel > _HEARD].mean()))
+        return {"mel_error": float(np.mean(errors)), "heard_error": float(np.mean(heard))}
+
+
+_HEARD = -6.0  # log magnitude
+
+
+def mels(sounds: Sounds, batch: int, device: torch.device) -> Iterator[Tensor]:
+    """Whole log-mels [batch, 1024, 64], all clips in order."""
+    for first in range(0, len(sounds.scenes), batch):
+        yield torch.from_numpy(sounds.mels[first : first + batch].astype(np.float32)).to(device)
+
+
+@torch.no_grad()
+def scale_factor(encoder: VaeEncoder, sounds: Sounds, clips: int = 200) -> float:
+    """One over the standard deviation of the latents (Rombach et al. 2022, appendix G)."""
+    device = next(encoder.parameters()).device
+    squares = [float(encoder(mel)[0].var()) for _, mel in zip(range(clips // 8), mels(sounds, 8, device), strict=False)]
+    return float(1 / np.sqrt(np.mean(squares)))

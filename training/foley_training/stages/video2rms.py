@@ -1,0 +1,135 @@
+"""Video2RMS: features to loudness classes, exactly as the paper; and to linear RMS, the paper's baseline.
+
+Lee et al., "Video-Foley" (TASLP 2025), section III-A: 64 mu-law classes, Gaussian label smoothing (W = 2),
+cross-entropy. The regression learns the squared error of the same curve.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foley import clip, metrics
+from foley.envelope import class_levels
+from foley.manifest import Manifest
+from foley_export import targets
+from foley_export.networks.video2rms import Encoder, Video2RMS, Video2RMSRegression
+from foley_training.config import LoopConfig
+from foley_training.feature_rows import FeatureRows
+from foley_training.loop import Losses, Pass, Task
+from foley_training.videos import PAIRS
+
+_STEP = 6  # frames that are a whole number of classes in time: 25
+_NOISE = 0.1  # of the features' deviation
+_REGRESSION = 1_000.0  # weight: squares of linear RMS are small
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Features [batch, 300, width], the last row zeros as officially, and the low-passed RMS [batch, 1250]."""
+
+    features: Tensor
+    rms: Tensor
+
+
+class _Envelopes(Task[Clips]):
+    """What classification and regression have in common: the data and where learning starts."""
+
+    def _begin(self, encoder: Encoder, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
+        self.config, self.train, self.validation, self.encoder = config, train, validation, encoder
+        self.deviation = train.features.astype(np.float32).std((0, 1))
+        along_time, along_features = encoder.BiLSTM_projs
+        with torch.no_grad():  # from frames to classes in time: a straight line between neighbours, to begin with
+            along_time.weight.copy_(interpolation())
+            along_time.bias.zero_()
+            along_features.bias.fill_(0.1)  # the ReLU on top must let gradients through
+
+    def batch(self, random: np.random.Generator) -> Clips:
+        chosen = random.integers(len(self.train.features), size=self.config.batch)
+        return self._clips([self._turned(index, random) for index in chosen])
+
+    def _turned(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A clip that begins at another of its silent moments, so that every moment is learned at every place."""
+        features, rms = self.train.features[index].astype(np.float32), self.train.rms[index]
+        features = np.concatenate([features, features[-1:]])
+        per_frame = clip.CLIP_CLASSES / clip.CLIP_FRAMES
+        silent = [s for s in range(0, clip.CLIP_FRAMES, _STEP) if rms[round(s * per_frame)] < 0.01]
+        shift = int(random.choice(silent)) if silent else 0
+        features = np.roll(features, -shift, 0)[:PAIRS]
+        features += _NOISE * self.deviation * random.standard_normal(features.shape, np.float32)
+        return features, np.roll(rms, -round(shift * per_frame))
+
+    def _clips(self, clips: list[tuple[np.ndarray, np.ndarray]]) -> Clips:
+        device = next(self.networks.parameters()).device
+        features, rms = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*clips, strict=True))
+        return Clips(functional.pad(features, (0, 0, 0, clip.CLIP_FRAMES - PAIRS)), rms)
+
+    def validate(self) -> dict[str, float]:
+        """E-L1, and the accuracy within two classes of the frames that are not silent in both."""
+        wanted, found = self.validation.rms, []
+        for first in range(0, len(wanted), 16):
+            rows = [
+                (f.astype(np.float32), r)
+                for f, r in zip(self.validation.features[first : first + 16], wanted[first : first + 16], strict=True)
+            ]
+            found.append(self._rms(self._clips(rows).features).cpu().numpy())
+        predicted, true = (targets.to_classes(curve) for curve in (np.concatenate(found), wanted))
+        heard = (predicted > 0) | (true > 0)
+        return {
+            "event_l1": metrics.event_l1(np.concatenate(found), wanted),
+            "accuracy_pm2": metrics.tolerant_accuracy(predicted[heard], true[heard], 2),
+        }
+
+    def _rms(self, features: Tensor) -> Tensor:
+        """The predicted linear RMS [batch, 1250]."""
+        raise NotImplementedError
+
+
+class Classification(_Envelopes):
+    """The paper's Video2RMS."""
+
+    name = "video2rms"
+
+    def __init__(self, manifest: Manifest, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
+        self.network = Video2RMS(manifest)
+        self.classes = manifest.video2rms.classes
+        self.networks = nn.ModuleDict({"network": self.network})
+        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self._begin(self.network.encoder, config, train, validation)
+
+    def losses(self, batch: Clips) -> Losses:
+        wanted = torch.from_numpy(targets.to_classes(batch.rms.cpu().numpy(), self.classes)).to(batch.rms.device)
+        logits = self.network.logits(batch.features).float()
+        return {"classes": targets.cross_entropy(logits, targets.smooth(wanted, self.classes))}
+
+    def _rms(self, features: Tensor) -> Tensor:
+        levels = torch.from_numpy(class_levels(self.classes)).to(features.device)
+        return levels[self.network.logits(features).argmax(-1)]
+
+
+class Regression(_Envelopes):
+    """The same encoder with one output: the linear RMS itself."""
+
+    name = "video2rms_regression"
+
+    def __init__(self, manifest: Manifest, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
+        self.network = Video2RMSRegression(manifest)
+        self.networks = nn.ModuleDict({"network": self.network})
+        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self._begin(self.network.encoder, config, train, validation)
+
+    def losses(self, batch: Clips) -> Losses:
+        return {"square": _REGRESSION * functional.mse_loss(self.network(batch.features).float(), batch.rms)}
+
+    def _rms(self, features: Tensor) -> Tensor:
+        return self.network(features)
+
+
+def interpolation() -> Tensor:
+    """Weights [1250, 300] with which rows at (i + 1) / 30 s give values at j / 125 s; the last row, zeros, has none."""
+    times = np.arange(clip.CLIP_CLASSES) / clip.CLASS_RATE_HZ
+    rows = (np.arange(PAIRS) + 1) / clip.FRAME_RATE_HZ
+    weights = np.stack([np.interp(times, rows, unit) for unit in np.eye(PAIRS)], 1)
+    return torch.from_numpy(np.pad(weights, ((0, 0), (0, 1)))).float()

@@ -1,0 +1,143 @@
+"""The vocoder: HiFi-GAN (Kong et al., NeurIPS 2020) at small scale.
+
+The generator learns from mel and multi-resolution spectrogram distances (Yamamoto et al., Parallel WaveGAN, 2020), and
+from discriminators that look at spectrograms of three resolutions (Jang et al., UnivNet, 2021), which are cheaper than
+HiFi-GAN's on waveforms. Without them noise (water, cloth) would come out as a buzz.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foley import clip
+from foley.manifest import Manifest
+from foley_export.networks.vocoder import Vocoder
+from foley_training.config import LoopConfig
+from foley_training.loop import Losses, Pass, Task
+from foley_training.mel import log_mel, magnitudes
+from foley_training.sounds import Sounds
+
+PIECE = 64  # mel frames: 0.64 s
+_RESOLUTIONS = ((512, 80), (1024, 160), (256, 40))  # FFT and hop
+_WIDTH = 24  # of a discriminator
+_SMALLEST = 1e-4
+_MEL, _SPECTRUM, _LIKENESS = 4.0, 1.0, 1.0  # weights beside the discriminators' verdict
+_ALONE = 0.35  # share of the steps before the discriminators join: spectra come first, and cost half
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Log-mel [batch, 64, 64] and the waveform [batch, 10240] that it was made of."""
+
+    mel: Tensor
+    waveform: Tensor
+
+
+class VocoderTask(Task[Piece]):
+    """Generator and discriminators, in turns."""
+
+    name = "vocoder"
+
+    def __init__(self, manifest: Manifest, config: LoopConfig, train: Sounds, validation: Sounds) -> None:
+        self.config, self.train, self.validation = config, train, validation
+        self.vocoder = Vocoder(manifest)
+        self.discriminators = nn.ModuleList(Discriminator() for _ in _RESOLUTIONS)
+        self.networks = nn.ModuleDict({"vocoder": self.vocoder, "discriminators": self.discriminators})
+        self.passes = [
+            Pass(list(self.discriminators.parameters()), self.discriminator_losses, betas=(0.5, 0.9)),
+            Pass(list(self.vocoder.parameters()), self.generator_losses, betas=(0.8, 0.99)),
+        ]
+
+    def batch(self, random: np.random.Generator) -> Piece:
+        mels, waves = [], []
+        for _ in range(self.config.batch):
+            index, first = self.train.piece(random, PIECE)
+            mels.append(self.train.mels[index, first : first + PIECE].astype(np.float32))
+            waves.append(self.train.waveform(index)[first * clip.HOP : (first + PIECE) * clip.HOP])
+        device = next(self.vocoder.parameters()).device
+        return Piece(torch.from_numpy(np.stack(mels)).to(device), torch.from_numpy(np.stack(waves)).to(device))
+
+    def discriminator_losses(self, piece: Piece) -> Losses:
+        if self.progress < _ALONE:
+            return {}
+        with torch.no_grad():
+            made = self.vocoder(piece.mel).float()
+        verdicts = zip(self._look(piece.waveform), self._look(made), strict=True)
+        wrong = [(1 - real[-1]).square().mean() + fake[-1].square().mean() for real, fake in verdicts]
+        return {"discriminator": torch.stack(wrong).mean()}
+
+    def generator_losses(self, piece: Piece) -> Losses:
+        made = self.vocoder(piece.mel).float()
+        spectrum = torch.stack([_spectral_distance(made, piece.waveform, *size) for size in _RESOLUTIONS]).mean()
+        losses = {
+            "mel": _MEL * (log_mel(made) - piece.mel).abs().mean(),
+            "spectrum": _SPECTRUM * spectrum,
+        }
+        return losses if self.progress < _ALONE else losses | self._verdict(made, piece.waveform)
+
+    def _verdict(self, made: Tensor, real: Tensor) -> Losses:
+        """How far the discriminators are from taking `made` for real, and from seeing what they see in `real`."""
+        self.discriminators.requires_grad_(False)
+        with torch.no_grad():
+            reals = self._look(real)
+        fakes = self._look(made)
+        self.discriminators.requires_grad_(True)
+        fooled = torch.stack([(1 - fake[-1]).square().mean() for fake in fakes]).mean()
+        likeness = torch.stack(
+            [
+                (a - b).abs().mean() / a.abs().mean().clamp(min=1e-3)
+                for real, fake in zip(reals, fakes, strict=True)
+                for a, b in zip(real[:-1], fake[:-1], strict=True)
+            ]
+        ).mean()
+        return {"likeness": _LIKENESS * likeness, "fooled": fooled}
+
+    def _look(self, waveform: Tensor) -> list[list[Tensor]]:
+        return [
+            discriminator(_log_magnitudes(waveform, *size))
+            for discriminator, size in zip(self.discriminators, _RESOLUTIONS, strict=True)
+        ]
+
+    def validate(self) -> dict[str, float]:
+        """Mean absolute error of the log-mel of what is sounded, over 40 clips."""
+        device = next(self.vocoder.parameters()).device
+        errors = []
+        for mel in self.validation.mels[:40]:
+            target = torch.from_numpy(mel.astype(np.float32))[None].to(device)
+            errors.append(float((log_mel(self.vocoder(target)) - target).abs().mean()))
+        return {"mel_error": float(np.mean(errors))}
+
+
+class Discriminator(nn.Module):
+    """Log magnitudes [batch, 1, bins, frames] -> the maps of every layer, the verdict last (1: real)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        strides = ((2, 1), (2, 2), (2, 1), (2, 2))
+        widths = (1, *[_WIDTH] * len(strides))
+        self.layers = nn.ModuleList(
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(a, b, (5, 3), stride, padding=(2, 1)))
+            for a, b, stride in zip(widths, widths[1:], strides, strict=False)
+        )
+        self.verdict = nn.Conv2d(_WIDTH, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for layer in self.layers:
+            x = functional.leaky_relu(layer(x), 0.1)
+            maps.append(x)
+        return [*maps, self.verdict(x)]
+
+
+def _log_magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
+    return magnitudes(waveform, n_fft, hop).clamp(min=_SMALLEST).log()[:, None] / 4
+
+
+def _spectral_distance(made: Tensor, real: Tensor, n_fft: int, hop: int) -> Tensor:
+    """Spectral convergence and the absolute error of the log magnitudes."""
+    made, real = magnitudes(made, n_fft, hop), magnitudes(real, n_fft, hop)
+    convergence = (real - made).norm() / real.norm().clamp(min=1e-3)
+    return convergence + (real.clamp(min=_SMALLEST).log() - made.clamp(min=_SMALLEST).log()).abs().mean()

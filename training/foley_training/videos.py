@@ -1,0 +1,108 @@
+"""The pictures of a split as the feature networks see them, and what can be said about each of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.progress import track
+
+from foley import clip, envelope
+from foley.dis_flow import DisFlow
+from foley.manifest import DisFlowConfig
+from foley_training.data.picture import render
+from foley_training.data.scene import MATERIALS, Scene, Split, make_scene
+from foley_training.data.sound import synthesise
+
+SIZE = 224  # of BN-Inception's input
+PAIRS = clip.CLIP_FRAMES - 1
+KEPT = 72  # pairs of a clip that the feature networks learn from
+_OFFSETS = (-2, -1, 0, 1, 2)  # frames around a pair whose loudness is asked for
+_MEMORY_S = 0.15  # how fast a contact is forgotten, and how early it is foreseen
+DYNAMICS = len(_OFFSETS) + 4
+
+Images = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`n` pairs of neighbouring frames, memory-mapped: the second frame and the flow to it, as the networks take them."""
+
+    rgb: Images  # [n, 224, 224, 3]
+    flow: Images  # [n, 224, 224, 2]
+    material: npt.NDArray[np.int64]  # [n]
+    dynamics: npt.NDArray[np.float32]  # [n, 9], see `dynamics`
+
+
+def pairs(folder: Path, split: Split, clips: int, config: DisFlowConfig) -> Pairs:
+    """Some pairs of the first `clips` clips of a split: read from `folder`, or made and kept there."""
+    arrays = {name: folder / f"{split}-{clips}-pairs-{name}.npy" for name in ("rgb", "flow", "material", "dynamics")}
+    if not all(path.is_file() for path in arrays.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        count = clips * KEPT
+        temporary = {name: path.with_suffix(".tmp") for name, path in arrays.items()}
+        rgb = np.lib.format.open_memmap(temporary["rgb"], "w+", np.uint8, (count, SIZE, SIZE, 3))
+        flow = np.lib.format.open_memmap(temporary["flow"], "w+", np.uint8, (count, SIZE, SIZE, 2))
+        material, moving = np.empty(count, np.int64), np.empty((count, DYNAMICS), np.float32)
+        for i in track(range(clips), "pairs"):
+            scene = make_scene(split, i)
+            kept = np.sort(scene.random(_PURPOSE).choice(PAIRS, KEPT, replace=False))
+            rows = slice(i * KEPT, (i + 1) * KEPT)
+            for row, (image, motion) in zip(range(rows.start, rows.stop), seen(scene, config, kept), strict=True):
+                rgb[row], flow[row] = image, motion
+            material[rows] = MATERIALS.index(scene.material)
+            moving[rows] = dynamics(scene)[kept]
+        for name, array in (("material", material), ("dynamics", moving)):
+            with temporary[name].open("wb") as file:
+                np.save(file, array)
+        rgb.flush()
+        flow.flush()
+        for name, path in arrays.items():
+            temporary[name].replace(path)
+    return Pairs(**{name: np.load(path, mmap_mode="r") for name, path in arrays.items()})
+
+
+_PURPOSE = 9  # of the scene's random numbers: which pairs are kept
+
+
+def seen(scene: Scene, config: DisFlowConfig, kept: npt.NDArray[np.int64]) -> Iterator[tuple[Images, Images]]:
+    """For the pairs `kept` (ascending) of a clip: the second frame [224, 224, 3] and the flow [224, 224, 2].
+
+    Pillow's own resize, which the networks' graphs repeat to the last bit.
+    """
+    wanted, method = set(kept.tolist()), DisFlow(config)
+    previous: Images | None = None
+    for i, frame in enumerate(render(scene)):
+        if previous is not None and i - 1 in wanted:
+            flow = method.flow(np.stack([previous, frame]))[0]
+            yield _resize(frame), np.stack([_resize(flow[..., axis]) for axis in range(2)], -1)
+        previous = frame
+
+
+def _resize(image: Images) -> Images:
+    return np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+
+def dynamics(scene: Scene) -> npt.NDArray[np.float32]:
+    """What happens around every pair, [299, 9], each 0 to 1.
+
+    The mu-law loudness two frames before to two frames after it; then how near the next and the last contact are, and
+    the same times their strength. Pair k ends at the frame of (k + 1) / 30 s.
+    """
+    times = (np.arange(PAIRS) + 1) / clip.FRAME_RATE_HZ
+    loudness = envelope.mu_law(envelope.measure(synthesise(scene)))
+    columns = []
+    for offset in _OFFSETS:
+        at = np.round((times + offset / clip.FRAME_RATE_HZ) * clip.ENVELOPE_RATE_HZ).astype(np.int64)
+        columns.append(loudness[at.clip(0, len(loudness) - 1)])
+    starts = np.array([contact.start_s for contact in scene.contacts])
+    ends = np.array([contact.start_s + contact.duration_s for contact in scene.contacts])
+    strengths = np.array([contact.strength for contact in scene.contacts])
+    until, since = starts - times[:, None], times[:, None] - ends
+    touching = (until <= 0) & (since <= 0)
+    for distance in (np.where(touching, 0, until), np.where(touching, 0, since)):
+        nearness = np.where(distance >= 0, np.exp(-np.maximum(distance, 0) / _MEMORY_S), 0)
+        columns += [nearness.max(1), (nearness * strengths).max(1)]
+    return np.stack(columns, 1).astype(np.float32)
