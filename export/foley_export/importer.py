@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 
-from foley.bundle import TOKENIZER, file_sha256, weights_file
+from foley.bundle import file_sha256
 from foley.errors import CheckpointError
 from foley.manifest import Source
-from foley_export.bundle_writer import new_bundle, write_manifest
+from foley_export import make
 from foley_export.checkpoint import shorten
 from foley_export.import_plan import Origin, Plan
-from foley_export.make import save_weights
 from foley_export.networks import NETWORKS
 from foley_export.networks.network import Network
 
@@ -23,16 +22,15 @@ def write(plan: Plan, destination: Path) -> Iterator[str]:
         CheckpointError: weights that are not finite; nothing is left behind.
         OutputError: the folder exists or cannot be written.
     """
-    with new_bundle(destination) as folder:
-        for stage, origins in plan.origins.items():
-            yield stage
-            network = NETWORKS[stage](plan.manifest)
-            _load(network, origins)
-            save_weights(network, folder / weights_file(stage))
-        (folder / TOKENIZER).parent.mkdir()
-        plan.tokenizer.save(str(folder / TOKENIZER))
-        sources = tuple(Source(name=path.name, sha256=file_sha256(path)) for path in plan.sources)
-        write_manifest(folder, plan.manifest.model_copy(update={"sources": sources}))
+
+    def imported(stage: str) -> Network:
+        network = NETWORKS[stage](plan.manifest)
+        _load(network, plan.origins[stage])
+        return network
+
+    sources = tuple(Source(name=path.name, sha256=file_sha256(path)) for path in plan.sources)
+    manifest = plan.manifest.model_copy(update={"sources": sources})
+    yield from make.write(manifest, imported, plan.tokenizer, destination)
 
 
 @torch.no_grad()

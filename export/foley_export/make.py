@@ -1,11 +1,12 @@
 """Making a bundle: seeded weights first, then the graphs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from foley import bundle as bundles
 from foley.bundle import TOKENIZER, graph_file, weights_file
@@ -30,16 +31,39 @@ def init(preset: Manifest, seed: int, destination: Path) -> Iterator[str]:
         OutputError: the folder exists or cannot be written.
     """
     salt = f"{seed}:"
+
+    def seeded(stage: str) -> Network:
+        network = fill(NETWORKS[stage](preset), salt)
+        if isinstance(network, Video2RMS):
+            wire(network, fill(RgbFeatures(preset), salt))
+        return network
+
+    manifest = preset.model_copy(update={"sources": (Source(name=f"seed {seed}"),)})
+    yield from write(manifest, seeded, byte_tokenizer(preset.clap_text), destination)
+
+
+def write(
+    manifest: Manifest,
+    network: Callable[[str], Network],
+    tokenizer: Tokenizer,
+    destination: Path,
+    half: bool = False,
+) -> Iterator[str]:
+    """Make a bundle, still without graphs, of `network(stage)` for every stage; yields the stages as they are begun.
+
+    Only one network is in memory at a time. With `half`, weights are stored as float16.
+
+    Raises:
+        CheckpointError: see `save_weights`; nothing is left behind.
+        OutputError: the folder exists or cannot be written.
+    """
     with new_bundle(destination) as folder:
-        for stage in networks(preset):
+        for stage in networks(manifest):
             yield stage
-            network = fill(NETWORKS[stage](preset), salt)
-            if isinstance(network, Video2RMS):
-                wire(network, fill(RgbFeatures(preset), salt))
-            save_weights(network, folder / weights_file(stage))
+            save_weights(network(stage), folder / weights_file(stage), half)
         (folder / TOKENIZER).parent.mkdir()
-        byte_tokenizer(preset.clap_text).save(str(folder / TOKENIZER))
-        write_manifest(folder, preset.model_copy(update={"sources": (Source(name=f"seed {seed}"),)}))
+        tokenizer.save(str(folder / TOKENIZER))
+        write_manifest(folder, manifest)
 
 
 def save_weights(network: Network, path: Path, half: bool = False) -> None:
