@@ -2,23 +2,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-COMPONENTS := core client server export benchmarks
+SERVING := core client server
+COMPONENTS := $(SERVING) export training benchmarks
 # With no GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA libraries.
 TORCH := torch==2.13.0
-BUNDLE := bundles/tiny
+TINY := bundles/tiny
 VIDEO := examples/drumstick.mp4
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(VENV)/.installed ## .venv with every component: foley, foley-server, foley-export, foley-bench
-
-bundle: $(BUNDLE)/manifest.json ## The default bundle: tiny, with seeded random weights, exported to ONNX
-
-demo: install bundle ## Make sound for the sample video, in out/
+demo: $(VENV)/.serving ## Install what serves, without torch, and make sound for the sample video in out/
 	mkdir -p out
-	$(BIN)/foley generate $(VIDEO) --text "a stick hits metal" --loudness follow \
+	$(BIN)/foley generate $(VIDEO) --text "a stick hits metal" \
 	    -o out/drumstick.mp4 -o out/drumstick.wav -o out/drumstick.png
+
+install: $(VENV)/.installed ## .venv with every component, those that need torch too
+
+bundle: $(TINY)/manifest.json ## The tests' bundle: tiny, with seeded random weights, exported to ONNX
 
 test: $(VENV)/.tested bundle ## The test suite: a real Triton, real ONNX Runtime, real video files
 	$(BIN)/pytest
@@ -32,9 +33,13 @@ lint: $(VENV)/.tested ## ruff and mypy
 	$(BIN)/mypy
 	$(BIN)/mypy --strict core/foley client/foley_client
 
-$(VENV)/.installed: $(COMPONENTS:%=%/pyproject.toml)
+$(VENV)/.serving: $(SERVING:%=%/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "needs Python 3.10 to 3.13; choose one with make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(SERVING:%=-e %)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.serving $(COMPONENTS:%=%/pyproject.toml)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(COMPONENTS:%=-e %)
 	touch $@
@@ -43,10 +48,10 @@ $(VENV)/.tested: $(VENV)/.installed tests/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-$(BUNDLE)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/foley -name '*.py')
-	rm -rf $(BUNDLE)
-	$(BIN)/foley-export init --preset tiny $(BUNDLE)
-	$(BIN)/foley-export onnx $(BUNDLE)
+$(TINY)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/foley -name '*.py')
+	rm -rf $(TINY)
+	$(BIN)/foley-export init --preset tiny $(TINY)
+	$(BIN)/foley-export onnx $(TINY)
 
-.PHONY: help install bundle demo test test-long lint
+.PHONY: help demo install bundle test test-long lint
 .DELETE_ON_ERROR:

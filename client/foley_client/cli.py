@@ -42,7 +42,7 @@ Server = Annotated[
     typer.Option(help="Server to use, HOST:PORT. Without it one is started for this call.", envvar="FOLEY_SERVER"),
 ]
 BundleFolder = Annotated[
-    Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="tiny")
+    Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="demo")
 ]
 
 

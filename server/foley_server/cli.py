@@ -40,7 +40,7 @@ def _root() -> None:
 def run(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle to serve.", envvar="FOLEY_BUNDLE")] = _CHECKOUT
     / "bundles"
-    / "tiny",
+    / "demo",
     models: Annotated[Path, typer.Option(help="The model repository.", envvar="FOLEY_MODEL_REPOSITORY")] = _CHECKOUT
     / "model_repository",
     target: Annotated[Target, typer.Option(help="Where the networks run.")] = Target.cpu,

@@ -24,18 +24,19 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PACKAGES = {"foley", "foley_client", "foley_server", "foley_export", "foley_bench"}
+PACKAGES = {"foley", "foley_client", "foley_server", "foley_export", "foley_training", "foley_bench"}
 # folder -> those of PACKAGES that it may import
 ALLOWED = {
     "core/foley": {"foley"},
     "client/foley_client": {"foley", "foley_client"},
     "server/foley_server": {"foley", "foley_server"},
     "export/foley_export": {"foley", "foley_export"},
+    "training/foley_training": {"foley", "foley_export", "foley_training"},
     "benchmarks/foley_bench": PACKAGES,
     "model_repository": {"foley", "foley_server"},
 }
 COMPONENTS = sorted(path.parent.name for path in ROOT.glob("*/pyproject.toml"))
-HEAVY = ("torch", "onnx", "onnxruntime", "pytriton", "foley_server", "foley_export")
+HEAVY = ("torch", "onnx", "onnxruntime", "pytriton", "cv2", "foley_server", "foley_export", "foley_training")
 
 
 def imports(file: Path) -> set[str]:
@@ -52,7 +53,7 @@ def imports(file: Path) -> set[str]:
 @pytest.mark.parametrize("folder", ALLOWED)
 def test_imports_point_down_only(folder):
     files = list((ROOT / folder).rglob("*.py"))
-    assert files or folder == "benchmarks/foley_bench"
+    assert files
     wrong = {
         str(file.relative_to(ROOT)): extra for file in files if (extra := imports(file) & PACKAGES - ALLOWED[folder])
     }
@@ -60,7 +61,7 @@ def test_imports_point_down_only(folder):
 
 
 def test_no_folder_of_the_house_is_an_import_package():
-    folders = ("client", "server", "export", "tests", "core", "benchmarks", "model_repository")
+    folders = ("client", "server", "export", "training", "tests", "core", "benchmarks", "model_repository")
     assert not [folder for folder in folders if (ROOT / folder / "__init__.py").exists()]
 
 
@@ -116,7 +117,20 @@ def requirements(distribution: str, extras: frozenset[str], seen: set[tuple[str,
 def test_installing_the_client_brings_core_and_nothing_heavy():
     names = requirements("foley-client", frozenset(), set())
     assert {"foley-core", "tritonclient", "grpcio", "numpy"} <= names
-    heavy = re.compile(r"torch.*|onnx.*|nvidia-.*|tensorrt.*|triton|transformers|diffusers|foley-(server|export|bench)")
+    heavy = re.compile(
+        r"torch.*|onnx.*|nvidia-.*|tensorrt.*|triton|transformers|diffusers|opencv.*|foley-(server|export|training|bench)"
+    )
+    assert not [name for name in names if heavy.fullmatch(name)]
+
+
+def test_make_demo_installs_a_server_and_no_torch(tmp_path):
+    command = ["make", "--dry-run", "demo", f"VENV={tmp_path}"]
+    recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    installed = re.findall(r"-e (\S+)", recipe)
+    assert len(re.findall("pip install", recipe)) == 1
+    names = set().union(*(requirements(f"foley-{component}", frozenset(), set()) for component in installed))
+    assert {"foley-client", "foley-server", "nvidia-pytriton", "onnxruntime", "opencv-python-headless"} <= names
+    heavy = re.compile(r"torch.*|onnx|nvidia-cu.*|triton|transformers|diffusers|foley-(export|training|bench)")
     assert not [name for name in names if heavy.fullmatch(name)]
 
 
