@@ -30,14 +30,14 @@ def _root() -> None:
 @app.command()
 def stages(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle to measure.", envvar="FOLEY_BUNDLE")] = (
-        stages_bench.CHECKOUT / "bundles" / "tiny"
+        stages_bench.CHECKOUT / "bundles" / "demo"
     ),
     repeats: Annotated[int, typer.Option(help="Calls of each network, each way.", min=1)] = 10,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here too: a .json file.")] = None,
 ) -> None:
     """Time every network: PyTorch, ONNX Runtime, Triton, and the floor that its arithmetic sets.
 
-    foley-bench stages --bundle bundles/tiny --json stages.json
+    foley-bench stages --bundle bundles/mine --json stages.json
     """
     if json_file is not None:
         check_destination(json_file, {".json"})
