@@ -33,7 +33,7 @@ class DisFlow:
         (x, y) of -20..20 pixels as 0..255; what is larger is cut off, fractions are truncated.
         """
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-        pixels = np.zeros((len(frames) - 1, *frames.shape[1:3], 2), np.float32)  # to begin with, nothing has moved
+        pixels = np.zeros((*frames[1:].shape[:3], 2), np.float32)  # to begin with, nothing has moved
         for (frame, following), pair in zip(pairwise(grey), pixels, strict=True):
             self._method.calc(frame, following, pair)
         levels = (pixels.clip(-clip.LARGEST_FLOW, clip.LARGEST_FLOW) + clip.LARGEST_FLOW) * (
