@@ -1,4 +1,4 @@
-"""What every kind of test uses: the checkout, its default bundle, and published files with seeded weights."""
+"""What every kind of test uses: the checkout, a bundle with random weights, and published files with seeded weights."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle() -> Path:
-    """The default bundle, with graphs that are up to date."""
+    """The tests' bundle, small and random, with graphs that are up to date."""
     subprocess.run(["make", "--silent", "bundle"], cwd=REPOSITORY, check=True)
     return REPOSITORY / "bundles" / "tiny"
 

@@ -1,4 +1,4 @@
-"""A real Triton that serves the default bundle, for all the tests of this folder."""
+"""A real Triton that serves the tests' bundle, for all the tests of this folder that do not start their own."""
 
 import os
 import subprocess

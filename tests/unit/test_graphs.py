@@ -1,4 +1,4 @@
-"""The default bundle's graphs: the same numbers as their torch modules, weights stored once, any batch and length."""
+"""The tests' bundle: graphs have the same numbers as their torch modules, weights stored once, any batch and length."""
 
 from pathlib import Path
 
