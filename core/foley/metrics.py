@@ -10,10 +10,26 @@ def event_l1(predicted: npt.ArrayLike, true: npt.ArrayLike) -> float:
     return float(np.abs(true - predicted).mean())
 
 
-def tolerant_accuracy(predicted: npt.ArrayLike, true: npt.ArrayLike, tolerance: int) -> float:
-    """Share of the frames, 0 to 1, whose predicted loudness class is at most `tolerance` classes off."""
+def tolerant_accuracy(
+    predicted: npt.ArrayLike, true: npt.ArrayLike, tolerance: int, *, skip_silence: bool = False
+) -> float:
+    """Share of the frames, 0 to 1, whose predicted loudness class is at most `tolerance` classes off.
+
+    `skip_silence` leaves out the frames that are silent, class 0, in both: they are many and easily right. Where no
+    frame is left, nothing is wrong: 1.
+    """
     predicted, true = _alike(predicted, true)
-    return float((np.abs(true - predicted) <= tolerance).mean())
+    near = np.abs(true - predicted) <= tolerance
+    if skip_silence:
+        near = near[(predicted > 0) | (true > 0)]
+    return float(near.mean()) if near.size else 1.0
+
+
+def correlation(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """Pearson's correlation of two envelopes, -1 to 1; 0 where one of them never changes."""
+    a, b = (values - values.mean() for values in _alike(one, other))
+    scale = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(np.vdot(a, b) / scale) if scale > 0 else 0.0
 
 
 def _alike(predicted: npt.ArrayLike, true: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -1,0 +1,51 @@
+"""The clips of the evaluation: scenes that no training stage sees, as frames and as sound, made when needed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from foley import clip
+from foley.envelope import Floats
+from foley_training.data.picture import render
+from foley_training.data.scene import MATERIALS, Scene, Split, make_scene
+from foley_training.data.sound import synthesise
+
+SAMPLES = clip.CLIP_ENVELOPE * clip.HOP  # of a clip: 10 s at 16 kHz
+
+_OTHERS_FROM = 10_000  # index in the test split from which on sounds teach the classifier and are not evaluated
+OTHERS_OF_A_MATERIAL = 50
+
+
+def scenes(split: Split, count: int, seed: int) -> list[Scene]:
+    """The first `count` scenes of a split; `seed` chooses another run of them."""
+    return [make_scene(split, i, seed) for i in range(count)]
+
+
+def other_scenes(seed: int) -> list[Scene]:
+    """Scenes of the test split that are not evaluated, as many of every material, in turn."""
+    count = OTHERS_OF_A_MATERIAL * len(MATERIALS)
+    return [make_scene("test", _OTHERS_FROM + i, seed, MATERIALS[i % len(MATERIALS)]) for i in range(count)]
+
+
+def sound(scene: Scene) -> Floats:
+    """The real sound of a scene: 10 s at 16 kHz, [160000]."""
+    return synthesise(scene)[:SAMPLES]
+
+
+def contacts_s(scene: Scene) -> npt.NDArray[np.float64]:
+    """When the stick meets the object: starts of hits and scratches in seconds, ascending, [contacts]."""
+    return np.array([contact.start_s for contact in scene.contacts])
+
+
+class Rendered:
+    """A scene as the client's stream of frames; no codec between the picture and the networks."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+
+    def __len__(self) -> int:
+        return clip.CLIP_FRAMES
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        return render(self._scene)

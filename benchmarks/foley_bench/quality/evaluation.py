@@ -1,0 +1,133 @@
+"""The whole evaluation of one bundle: both stages, on the same clips."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from foley import __version__, loudness
+from foley.bundle import Bundle
+from foley.envelope import Floats, measure
+from foley.metrics import event_l1
+from foley.sampler import Sampling
+from foley_bench.quality import clips, onsets, video2rms
+from foley_bench.quality.frechet import frechet_distance
+from foley_bench.quality.rms2sound import generate, generate_without_control
+from foley_bench.quality.truth import PROMPTS, Heard, PromptKind, Truth, conditions, hear, listen, scores, seeded
+from foley_client import Foley, Triton, Watch, embedded_triton
+from foley_client.prompt import embed_audio
+from foley_client.rms2sound import Condition
+from foley_export.make import load_network
+from foley_export.networks.denoiser import Denoiser
+from foley_training.data.scene import HELD_OUT_STYLE
+
+LEAST_CLIPS = 2  # a covariance takes two
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and what the plots show of it."""
+
+    figures: dict[str, Any]  # the JSON document, see `docs/quality.md`
+    curves: video2rms.Curves
+    truth: Truth
+    made: Mapping[PromptKind, Sequence[Heard]]
+
+
+def evaluate(bundle: Bundle, count: int, seed: int, watch: Watch) -> Evaluation:
+    """Measure `bundle` on `count` clips of the test split and as many of the held-out style, both of run `seed`.
+
+    Raises:
+        BundleError: the bundle is damaged or has no graphs.
+        ServerUnavailable: no embedded Triton starts here.
+    """
+    regression = video2rms.load_regression(bundle)
+    denoiser = load_network(bundle, "denoiser")
+    assert isinstance(denoiser, Denoiser)
+    scenes, night = clips.scenes("test", count, seed), clips.scenes("test-night", count, seed)
+    with embedded_triton(bundle.root) as triton:
+        curves = video2rms.predict(triton, regression, scenes, watch, "video to envelope")
+        held_out = video2rms.predict(triton, regression, night, watch, f"the same, {HELD_OUT_STYLE}")
+        truth = listen(triton, scenes, seed, watch)
+        sampling = Foley(triton).defaults
+        samplings = seeded(sampling, count)
+        made: dict[PromptKind, Sequence[Heard]] = {}
+        sound_figures: dict[str, dict[str, float]] = {}
+        for prompt in PROMPTS:
+            wanted = conditions(truth, prompt)
+            made[prompt], level_l1 = _with_control(triton, wanted, samplings, watch, prompt)
+            sound_figures[prompt] = scores(made[prompt], truth) | {
+                "event_l1_without_control": _without_control(triton, denoiser, wanted, samplings, watch),
+                "event_l1_level": level_l1,
+            }
+        sound_figures["real"] = scores(truth.sounds, truth) | {
+            "frechet_distance": _between_real(triton, truth, seed, watch)
+        }
+        versions = {"foley": __version__, **triton.versions}
+    figures = {
+        "clips": count,
+        "seed": seed,
+        "contacts": sum(map(len, curves.contacts_s)),
+        "onset_threshold": onsets.THRESHOLD,
+        "sampling": {name: value for name, value in asdict(sampling).items() if name != "seed"},
+        "versions": versions,
+        "video2rms": _video2rms_figures(curves, held_out, bundle.manifest.video2rms.classes),
+        "rms2sound": sound_figures,
+    }
+    return Evaluation(figures, curves, truth, made)
+
+
+def _video2rms_figures(curves: video2rms.Curves, held_out: video2rms.Curves, classes: int) -> dict[str, Any]:
+    onset = video2rms.onset_scores(curves, curves.classified)
+    held_out_onset = video2rms.onset_scores(held_out, held_out.classified)
+    return {
+        "classification": video2rms.classification_scores(curves),
+        "regression": video2rms.regression_scores(curves, classes),
+        "classification_heldout_style": video2rms.classification_scores(held_out),
+        "onset": onset | {f"{name}_heldout_style": value for name, value in held_out_onset.items()},
+        "onset_of_true_envelope": video2rms.onset_scores(curves, curves.true),
+    }
+
+
+def _with_control(
+    triton: Triton, wanted: Sequence[Condition], samplings: Sequence[Sampling], watch: Watch, prompt: PromptKind
+) -> tuple[list[Heard], float]:
+    """The sounds as they are served, and their E-L1 once they have the loudness that users get by default."""
+    sounds, level_l1 = [], []
+    generated = generate(triton, wanted, samplings)
+    with watch.stage(f"sound from {prompt}", len(wanted)) as stage, closing(generated):
+        for condition, waveform in zip(wanted, generated, strict=True):
+            sounds.append(hear(triton, waveform))
+            level_l1.append(_event_l1(loudness.apply(waveform, condition.envelope, "level"), condition))
+            stage.advance()
+    return sounds, float(np.mean(level_l1))
+
+
+def _without_control(
+    triton: Triton, denoiser: Denoiser, wanted: Sequence[Condition], samplings: Sequence[Sampling], watch: Watch
+) -> float:
+    """E-L1 without the ControlNet."""
+    l1 = []
+    with watch.stage("the same, without control", len(wanted)) as stage:
+        free = generate_without_control(triton, denoiser, wanted, samplings)
+        for condition, waveform in zip(wanted, free, strict=True):
+            l1.append(_event_l1(waveform, condition))
+            stage.advance()
+    return float(np.mean(l1))
+
+
+def _event_l1(waveform: Floats, condition: Condition) -> float:
+    return event_l1(measure(waveform), condition.envelope)
+
+
+def _between_real(triton: Triton, truth: Truth, seed: int, watch: Watch) -> float:
+    """Frechet distance of other real sounds, as many: what a perfect generator would get."""
+    others = clips.other_scenes(seed)[: len(truth.sounds)]
+    with watch.stage("other real sounds", len(others)) as stage:
+        embeddings = []
+        for scene in others:
+            embeddings.append(embed_audio(triton, clips.sound(scene)))
+            stage.advance()
+    return frechet_distance(np.stack(embeddings), np.stack([real.embedding for real in truth.sounds]))

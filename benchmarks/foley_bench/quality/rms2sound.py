@@ -1,0 +1,60 @@
+"""Sounds for the evaluation: RMS2Sound as it is served, and the same without its ControlNet."""
+
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from foley.envelope import Floats
+from foley.sampler import Sampling, sample
+from foley_bench.quality import clips
+from foley_client import Triton, Watch
+from foley_client.rms2sound import CONCURRENT_WINDOWS, Condition, synthesize
+from foley_export.networks.denoiser import Denoiser
+
+
+def generate(
+    triton: Triton, conditions: Sequence[Condition], samplings: Sequence[Sampling]
+) -> Generator[Floats, None, None]:
+    """One raw waveform [160000] for every condition, in order; several are under way, so that their steps form batches.
+
+    Raw: before any gain, as the official evaluation measures. Closing the generator stops the work.
+    """
+    watches = [Watch() for _ in conditions]  # one each: what fails does not make the others fail first
+
+    def run(condition: Condition, sampling: Sampling, watch: Watch) -> Floats:
+        return synthesize(triton, condition, [sampling], clips.SAMPLES, "client", watch)[0]
+
+    with ThreadPoolExecutor(CONCURRENT_WINDOWS) as pool:
+        try:
+            yield from pool.map(run, conditions, samplings, watches)
+        except BaseException:
+            for watch in watches:
+                watch.cancel()  # those under way stop before their next step
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def generate_without_control(
+    triton: Triton, denoiser: Denoiser, conditions: Sequence[Condition], samplings: Sequence[Sampling]
+) -> Iterator[Floats]:
+    """The same without the ControlNet, in PyTorch since that is not served; VAE and vocoder are."""
+    for condition, sampling in zip(conditions, samplings, strict=True):
+        latents = latents_without_control(denoiser, condition, sampling)
+        yield triton.infer("latents_to_waveform", latents=latents[None])["waveform"][0, : clips.SAMPLES]
+
+
+@torch.inference_mode()
+def latents_without_control(denoiser: Denoiser, condition: Condition, sampling: Sampling) -> Floats:
+    """Final latents [8, 256, 16] of the same loop when AudioLDM hears the prompt, with guidance, and no envelope."""
+    embeddings = torch.from_numpy(np.stack([condition.embedding, condition.negative_embedding]))
+
+    def denoise(latents: Floats, timestep: int) -> Floats:
+        both = torch.from_numpy(latents).expand(2, -1, -1, -1)
+        prompted, unprompted = denoiser.branch(both, torch.full((2,), timestep), embeddings)
+        guided: Floats = (unprompted + sampling.guidance * (prompted - unprompted)).numpy()
+        return guided
+
+    *_, result = sample(denoise, sampling)
+    return result

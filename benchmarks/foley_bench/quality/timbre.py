@@ -1,0 +1,39 @@
+"""Which material a sound is of: a classifier that has heard real sounds only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from foley.envelope import Floats, measure
+from foley_training.data.scene import Material
+from foley_training.mel import log_mel
+
+_RANGE_DB = 60.0  # under the loudest cell, what is quieter counts as that quiet: a vocoder's floor is not a timbre
+_SOUNDING = 0.1  # frames count that have at least this share of the loudest frame's RMS
+_DB = 20 / np.log(10)  # of one unit of natural logarithm
+
+
+def spectrogram_db(waveform: Floats) -> Floats:
+    """Log-mel spectrogram [frames at 100 Hz, 64] of a 16 kHz sound in dB under its loudest cell, -60 to 0."""
+    mel = log_mel(torch.from_numpy(waveform)[None])[0].numpy() * np.float32(_DB)
+    return np.asarray(np.maximum(mel - mel.max(), -_RANGE_DB))
+
+
+def timbre(waveform: Floats) -> Floats:
+    """What a sound is like apart from its loudness and its rhythm, [128]: mean and spread of each mel band.
+
+    Only sounding frames count, and the mean is over bands taken off: a gain changes nothing.
+    """
+    envelope = measure(waveform)
+    mel = spectrogram_db(waveform)[envelope >= _SOUNDING * envelope.max()]
+    mean = mel.mean(0)
+    return np.concatenate([mean - mean.mean(), mel.std(0)])
+
+
+def train_classifier(timbres: Sequence[Floats], materials: Sequence[Material]) -> Pipeline:
+    """Logistic regression from `timbre` to the material."""
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(np.stack(timbres), materials)

@@ -1,0 +1,100 @@
+"""What made sounds are compared with: the real sounds of the same scenes, their captions, and who judges materials."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from foley.envelope import Floats, measure
+from foley.metrics import correlation, event_l1
+from foley.sampler import Sampling
+from foley_bench.quality import clips
+from foley_bench.quality.frechet import frechet_distance
+from foley_bench.quality.timbre import timbre, train_classifier
+from foley_client import Triton, Watch
+from foley_client.prompt import embed_audio, embed_texts
+from foley_client.rms2sound import Condition
+from foley_training.data.caption import plain_caption
+from foley_training.data.scene import Material, Scene
+
+PromptKind = Literal["text", "audio"]
+PROMPTS: tuple[PromptKind, ...] = get_args(PromptKind)
+"""A scene's caption, or its real sound; the paper's two kinds of prompt."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is kept of one sound of 10 s."""
+
+    envelope: Floats  # [1000] at 100 Hz
+    embedding: Floats  # CLAP's, [512]
+    timbre: Floats  # see `timbre.timbre`, [128]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Of several clips, in their order."""
+
+    sounds: Sequence[Heard]  # the real ones
+    texts: Floats  # CLAP embeddings of the captions, [clips, 512]
+    empty_text: Floats  # [512]: what guidance leads away from
+    materials: Sequence[Material]
+    classifier: Pipeline  # from timbre to material, trained on other real sounds
+
+
+def hear(triton: Triton, waveform: Floats) -> Heard:
+    """Measure a sound [160000] as it is: no gain before."""
+    return Heard(measure(waveform), embed_audio(triton, waveform), timbre(waveform))
+
+
+def listen(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> Truth:
+    """Make and measure the real sounds of `scenes`; train the classifier on other scenes of run `seed`."""
+    others = clips.other_scenes(seed)
+    with watch.stage("real sounds", len(scenes) + len(others)) as stage:
+        sounds, texts, timbres = [], [], []
+        for scene in scenes:
+            sounds.append(hear(triton, clips.sound(scene)))
+            texts.append(embed_texts(triton, [plain_caption(scene)])[0])
+            stage.advance()
+        for scene in others:
+            timbres.append(timbre(clips.sound(scene)))
+            stage.advance()
+    return Truth(
+        sounds=sounds,
+        texts=np.stack(texts),
+        empty_text=embed_texts(triton, [""])[0],
+        materials=[scene.material for scene in scenes],
+        classifier=train_classifier(timbres, [scene.material for scene in others]),
+    )
+
+
+def conditions(truth: Truth, prompt: PromptKind) -> list[Condition]:
+    """What to ask RMS2Sound for: every clip's true envelope, with its caption or its real sound as the prompt."""
+    prompts = truth.texts if prompt == "text" else [real.embedding for real in truth.sounds]
+    return [
+        Condition(real.envelope, embedding, truth.empty_text)
+        for real, embedding in zip(truth.sounds, prompts, strict=True)
+    ]
+
+
+def seeded(sampling: Sampling, count: int) -> list[Sampling]:
+    """`sampling` for every clip: clip i starts from the noise of seed i, whatever is compared."""
+    return [replace(sampling, seed=i) for i in range(count)]
+
+
+def scores(made: Sequence[Heard], truth: Truth) -> dict[str, float]:
+    """E-L1 and correlation with the requested envelopes, share of recognised materials, CLAP score, Frechet distance.
+
+    Means over the clips. The CLAP score is the cosine of the sound's embedding and its caption's.
+    """
+    pairs = list(zip(made, truth.sounds, strict=True))
+    embeddings = np.stack([one.embedding for one in made])
+    return {
+        "event_l1": float(np.mean([event_l1(one.envelope, real.envelope) for one, real in pairs])),
+        "envelope_correlation": float(np.mean([correlation(one.envelope, real.envelope) for one, real in pairs])),
+        "material_accuracy": float(truth.classifier.score([one.timbre for one in made], truth.materials)),
+        "clap_score": float((embeddings * truth.texts).sum(1).mean()),
+        "frechet_distance": frechet_distance(embeddings, np.stack([real.embedding for real in truth.sounds])),
+    }

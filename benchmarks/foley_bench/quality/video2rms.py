@@ -1,0 +1,103 @@
+"""How well the predicted envelopes follow the true ones: the first stage, and its regression baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from foley.bundle import Bundle
+from foley.envelope import Floats, class_levels
+from foley.errors import BundleError
+from foley.metrics import event_l1, tolerant_accuracy
+from foley_bench.quality import clips, onsets
+from foley_client import Triton, Watch
+from foley_client.video2rms import clip_features, extract_features
+from foley_export.networks.video2rms import REGRESSION_WEIGHTS, Video2RMSRegression
+from foley_export.targets import to_classes
+from foley_training.data.scene import Scene
+from foley_training.feature_rows import loudness
+
+TOLERANCES = (2, 5, 8)  # classes
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Envelopes of several clips, linear RMS at 125 Hz, [clips, 1250] each, and their classes, int64."""
+
+    contacts_s: list[onsets.Times]
+    true: Floats
+    true_classes: npt.NDArray[np.int64]
+    classified: Floats
+    classes: npt.NDArray[np.int64]
+    regressed: Floats | None
+
+
+def predict(
+    triton: Triton, regression: Video2RMSRegression | None, scenes: Sequence[Scene], watch: Watch, name: str
+) -> Curves:
+    """Render every scene and ask the served networks, and where there is one the baseline, for its envelope."""
+    levels = class_levels(triton.manifest.video2rms.classes)
+    true, classes, regressed = [], [], []
+    with watch.stage(name, len(scenes)) as stage:
+        for scene in scenes:
+            true.append(loudness(clips.sound(scene)))
+            rows = extract_features(triton, clips.Rendered(scene), Watch())
+            features = clip_features(rows[:-1], rows[-1])[None]
+            classes.append(triton.infer("video2rms", features=features)["classes"][0])
+            if regression is not None:
+                with torch.inference_mode():
+                    regressed.append(regression(torch.from_numpy(features))[0].numpy())
+            stage.advance()
+    return Curves(
+        contacts_s=[clips.contacts_s(scene) for scene in scenes],
+        true=np.stack(true),
+        true_classes=to_classes(np.stack(true), len(levels)),
+        classified=levels[np.stack(classes)],
+        classes=np.stack(classes),
+        regressed=np.stack(regressed) if regressed else None,
+    )
+
+
+def classification_scores(curves: Curves) -> dict[str, float]:
+    """E-L1 and accuracies of the classes, over all frames of all clips."""
+    return _scores(curves, curves.classified, curves.classes)
+
+
+def regression_scores(curves: Curves, class_count: int) -> Mapping[str, float | None]:
+    """The same for the baseline, whose class is the one that its linear RMS lies in; None without a baseline."""
+    if curves.regressed is None:
+        return dict.fromkeys(classification_scores(curves))
+    return _scores(curves, curves.regressed, to_classes(curves.regressed, class_count))
+
+
+def _scores(curves: Curves, linear: Floats, classes: npt.NDArray[np.int64]) -> dict[str, float]:
+    return {"event_l1": event_l1(linear, curves.true)} | {
+        f"accuracy_pm{tolerance}": tolerant_accuracy(classes, curves.true_classes, tolerance, skip_silence=True)
+        for tolerance in TOLERANCES
+    }
+
+
+def onset_scores(curves: Curves, envelopes: Floats) -> dict[str, float]:
+    """`onsets.scores` of what is detected in `envelopes` [clips, 1250]."""
+    return onsets.scores([onsets.detect(envelope) for envelope in envelopes], curves.contacts_s)
+
+
+def load_regression(bundle: Bundle) -> Video2RMSRegression | None:
+    """The regression baseline of a bundle, or None where it has none (the published weights have none).
+
+    Raises:
+        BundleError: the weights are damaged, or those of another network.
+    """
+    path = bundle.path(REGRESSION_WEIGHTS)
+    if not path.exists():
+        return None
+    network = Video2RMSRegression(bundle.manifest)
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BundleError(f"{path} does not hold the regression baseline of this bundle's Video2RMS") from error
+    return network.eval()

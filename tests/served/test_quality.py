@@ -1,0 +1,96 @@
+"""`foley-bench quality`, `steps` and `figures` on a real Triton: every figure of the issue is there."""
+
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from foley.bundle import read
+from foley_bench.quality import figures, steps
+from foley_client import Foley, Watch
+
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+
+COLUMNS = {"event_l1", "accuracy_pm2", "accuracy_pm5", "accuracy_pm8"}
+ONSETS = {"accuracy", "ap", "f1_50ms", "f1_50ms_heldout_style"}
+SOUND = {
+    "event_l1",
+    "event_l1_without_control",
+    "envelope_correlation",
+    "material_accuracy",
+    "clap_score",
+    "frechet_distance",
+}
+
+
+def test_quality_measures_everything(tiny_bundle: Path, tmp_path: Path) -> None:
+    file, plots = tmp_path / "quality.json", tmp_path / "plots"
+    command = [BIN / "foley-bench", "quality", tiny_bundle, "--clips", "2", "--json", file, "--plots", plots]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "targets are missed" in done.stdout
+
+    document = json.loads(file.read_text())
+    assert document["clips"] == 2
+    assert document["versions"]["bundle_sha256"] == read(tiny_bundle).digest
+    video2rms, rms2sound = document["video2rms"], document["rms2sound"]
+    assert set(video2rms["classification"]) == COLUMNS
+    assert video2rms["regression"] == dict.fromkeys(COLUMNS)  # this bundle has no baseline
+    assert set(video2rms["onset"]) >= ONSETS
+    for prompt in ("text", "audio"):
+        assert set(rms2sound[prompt]) >= SOUND
+    assert all(math.isfinite(value) for value in numbers(document))
+
+    # two clips, so every accuracy is a half or whole; the real sounds are on their own envelopes
+    assert {rms2sound[prompt]["material_accuracy"] for prompt in rms2sound} <= {0.0, 0.5, 1.0}
+    assert rms2sound["real"]["event_l1"] == 0
+    assert rms2sound["real"]["envelope_correlation"] == pytest.approx(1)
+    assert rms2sound["text"]["event_l1"] != rms2sound["text"]["event_l1_without_control"]
+    assert {path.name for path in plots.iterdir()} == {"video2rms.png", "rms2sound.png", "materials.png"}
+
+
+def numbers(document: object) -> list[float]:
+    """Every number in a JSON document."""
+    if isinstance(document, dict):
+        return [number for value in document.values() for number in numbers(value)]
+    return [document] if isinstance(document, int | float) else []
+
+
+def test_steps_compares_the_same_noise(tiny_bundle: Path, tmp_path: Path) -> None:
+    settings = (("ddim", 8), ("ddim", 2), ("dpm++", 2), ("ddim", 8))
+    document = steps.measure_steps(read(tiny_bundle), 2, 0, Watch(), settings)
+    first, coarse, other, again = document["rows"]
+    assert first["mel_distance_db"] == 0
+    assert again["mel_distance_db"] < 0.1  # other batches round differently
+    assert coarse["mel_distance_db"] > again["mel_distance_db"]
+    assert other["mel_distance_db"] > again["mel_distance_db"]
+    assert all(math.isfinite(value) for row in document["rows"] for value in numbers(row))
+    steps.draw(document, tmp_path / "steps.png")
+    assert (tmp_path / "steps.png").stat().st_size > 10_000
+    assert "dpm++" in [cell for column in steps.table(document).columns for cell in column.cells]
+
+
+def test_figures_are_pictures_and_sounds(foley_sdk: Foley, tmp_path: Path) -> None:
+    figures.make(foley_sdk, tmp_path, Watch())
+    sounds = sorted(tmp_path.glob("*.wav"))
+    assert [path.stem.split("-")[0] for path in sounds] == ["figure11"] * 4 + ["figure12"] * 6
+    for path in sounds:
+        waveform, rate = soundfile.read(path)
+        assert (len(waveform), rate) == (80_000, 16_000)
+        assert np.abs(waveform).max() > 0
+        with soundfile.SoundFile(path) as file:
+            assert json.loads(file.comment)["seed"] == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"figure11.png", "figure12.png"}
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for options in (["--json", tmp_path / "q.txt"], ["--plots", tmp_path / "file"], ["--clips", "1"]):
+        command = [BIN / "foley-bench", "quality", tiny_bundle, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
