@@ -1,5 +1,6 @@
 """`foley-train`: the demo bundle's weights, from nothing."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from foley import command
 from foley.errors import SettingError
+from foley_training.bundle import write_bundle
 from foley_training.config import read_config
 from foley_training.run import STAGES, Run, train_stage
 
@@ -42,9 +44,16 @@ def run(
             train_stage(this, stage)
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps `run` a command although it is the only one."""
+@app.command()
+def bundle(
+    config: Annotated[Path, typer.Argument(help="The run's configuration.")],
+    work: Annotated[Path, typer.Option(help="The run's folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+) -> None:
+    """Make a bundle of what a run has learned: float16 weights and ONNX graphs."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
+    for stage in write_bundle(Run(read_config(config), work, torch.device("cpu")), output):
+        typer.echo(stage, err=True)
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ def feature_rows(
     """The first `clips` clips of a split: read from `folder`, or made and kept there."""
     paths = {name: folder / f"{split}-{clips}-{name}.npy" for name in ("features", "rms")}
     if not all(path.is_file() for path in paths.values()):
+        for network in (rgb.network, flow.network):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
         features, rms = [], []
         for i in track(range(clips), "features"):
             scene = make_scene(split, i)

@@ -21,14 +21,13 @@ class _FastGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or not self.training:
             return super().forward(input)
-        return _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
+        return _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
 
 
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        batch, channels, height, width = x.shape
-        cells = height * width * channels // groups
+        cells = x[0].numel() // groups
         mean = _by_group(x.sum((2, 3), dtype=torch.float32), groups) / cells
         square = _by_group(torch.linalg.vector_norm(x, dim=(2, 3), dtype=torch.float32).square(), groups) / cells
         inverse = (square - mean.square()).clamp(min=0).add(eps).rsqrt()

@@ -7,7 +7,7 @@ interrupted goes on as if it had not been.
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from foley_training.config import LoopConfig
 
@@ -63,7 +64,7 @@ def train(task: Task[Any], config: LoopConfig, seed: int, folder: Path, device: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     networks = task.networks.to(device)
-    averaged = torch.optim.swa_utils.AveragedModel(networks, multi_avg_fn=_average, use_buffers=True)
+    averaged = AveragedModel(networks, multi_avg_fn=_average, use_buffers=True)
     optimisers = [
         torch.optim.AdamW(one.parameters, config.learning_rate, one.betas, weight_decay=1e-3, fused=True)
         for one in task.passes
@@ -98,7 +99,7 @@ def train(task: Task[Any], config: LoopConfig, seed: int, folder: Path, device: 
                 seconds = spent_s + time.monotonic() - started
                 _save(checkpoint, step + 1, seconds, networks, averaged, optimisers)
                 saved = now
-    networks.load_state_dict(averaged.module.state_dict())
+    networks.load_state_dict(averaged.get_submodule("module").state_dict())
     networks.eval()
 
 
@@ -113,7 +114,7 @@ def load_trained(task: Task[Any], folder: Path) -> bool:
 
 
 @torch.no_grad()
-def _average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
     """Exponential moving average whose memory grows at first: the earliest weights must not stay in it."""
     decay = min(_EMA_DECAY, (1 + int(updates)) / (10 + int(updates)))
     for mean, value in zip(averaged, current, strict=True):
@@ -146,10 +147,10 @@ def _schedule(step: int, config: LoopConfig) -> float:
     return warm_up * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / config.steps)))
 
 
-def _validate(task: Task[Any], networks: nn.ModuleDict, averaged: nn.Module) -> dict[str, float]:
+def _validate(task: Task[Any], networks: nn.ModuleDict, averaged: AveragedModel) -> dict[str, float]:
     """The task's figures, of the averaged weights; the networks get their own back."""
     own = {key: value.clone() for key, value in networks.state_dict().items()}
-    networks.load_state_dict(averaged.module.state_dict())
+    networks.load_state_dict(averaged.get_submodule("module").state_dict())
     networks.eval()
     with torch.no_grad():
         figures = task.validate()
@@ -159,7 +160,7 @@ def _validate(task: Task[Any], networks: nn.ModuleDict, averaged: nn.Module) -> 
 
 
 def _save(
-    path: Path, step: int, seconds: float, networks: nn.Module, averaged: nn.Module, optimisers: list[Any]
+    path: Path, step: int, seconds: float, networks: nn.Module, averaged: AveragedModel, optimisers: list[Any]
 ) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(
@@ -167,7 +168,7 @@ def _save(
             "step": step,
             "seconds": seconds,
             "networks": networks.state_dict(),
-            "averaged": averaged.module.state_dict(),
+            "averaged": averaged.get_submodule("module").state_dict(),
             "updates": averaged.n_averaged,
             "optimisers": [optimiser.state_dict() for optimiser in optimisers],
         },
@@ -176,13 +177,13 @@ def _save(
     temporary.replace(path)
 
 
-def _resume(path: Path, networks: nn.Module, averaged: nn.Module, optimisers: list[Any]) -> tuple[int, float]:
+def _resume(path: Path, networks: nn.Module, averaged: AveragedModel, optimisers: list[Any]) -> tuple[int, float]:
     """Steps done and seconds spent so far."""
     if not path.is_file():
         return 0, 0.0
     saved = torch.load(path, "cpu", weights_only=True)
     networks.load_state_dict(saved["networks"])
-    averaged.module.load_state_dict(saved["averaged"])
+    averaged.get_submodule("module").load_state_dict(saved["averaged"])
     averaged.n_averaged.copy_(saved["updates"])
     for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(state)

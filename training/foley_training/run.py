@@ -164,6 +164,6 @@ def train_stage(run: Run, stage: str) -> None:
     """Train one stage, or go on with it; it ends at once if it is done."""
     task = STAGES[stage](run)
     use_fast_group_norm(task.networks)
-    task.networks.to(memory_format=torch.channels_last)
+    task.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fast on a CPU
     loop: LoopConfig = getattr(run.config, stage)
     train(task, loop, run.config.seed, run.work, run.device)

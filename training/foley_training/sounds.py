@@ -78,7 +78,7 @@ def _make(scenes: list[Scene], paths: dict[str, Path]) -> None:
 
 
 class ClapEar(torch.nn.Module):
-    """CLAP's front end (`foley_export.networks.clap_frontend`) with the Fourier transform as an FFT, not a convolution."""
+    """CLAP's front end (`foley_export.networks.clap_frontend`), its Fourier transform an FFT and not a convolution."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pairs:
-    """`n` pairs of neighbouring frames, memory-mapped: the second frame and the flow to it, as the networks take them."""
+    """`n` pairs of neighbouring frames, memory-mapped: the second frame and the flow to it, as networks take them."""
 
     rgb: Images  # [n, 224, 224, 3]
     flow: Images  # [n, 224, 224, 2]

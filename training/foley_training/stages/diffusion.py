@@ -145,7 +145,7 @@ class UNetTask(Diffusion):
         with torch.no_grad():
             # an embedding has unit length: its 512 values are 0.04, and the layer that reads them should not start deaf
             unet.film_emb.weight.mul_(math.sqrt(clip.EMBEDDING) / 2)
-            unet.out[-1].weight.zero_()
+            unet.get_parameter("out.2.weight").zero_()
         self.networks = nn.ModuleDict({"unet": unet})
         self.passes = [Pass(list(unet.parameters()), self.losses)]
 
@@ -174,7 +174,7 @@ class ControlNetTask(Diffusion):
     def _start(self) -> None:
         projection = self.denoiser.control_projection
         with torch.no_grad():
-            projection[0].weight.mul_(_CONTROL_GAIN)
+            projection.get_parameter("0.weight").mul_(_CONTROL_GAIN)
         self.networks = nn.ModuleDict({"control_net": self.denoiser.control_net, "control_projection": projection})
         self.passes = [Pass(list(self.networks.parameters()), self.losses)]
 
@@ -188,11 +188,12 @@ class ControlNetTask(Diffusion):
 
 
 def mel_loudness(log_mel: Tensor) -> Tensor:
-    """How loud the frames [frames] of a log-mel spectrogram [frames, 64] are, up to a factor: the root of their power."""
+    """How loud the frames of a log-mel [frames, 64] are, up to a factor: the root of their power, [frames]."""
     return (log_mel.exp().square() * _band_widths().to(log_mel.device)).sum(-1).sqrt()
 
 
 def _band_widths() -> Tensor:
     """Widths of the 64 bands: filters of unit area answer with a mean, the power is the mean's times the width."""
-    edges = mel_to_hertz(np.linspace(0, hertz_to_mel(clip.SAMPLE_RATE_HZ / 2, "slaney"), clip.MEL_BINS + 2), "slaney")
+    highest = hertz_to_mel(clip.SAMPLE_RATE_HZ / 2, "slaney")
+    edges = np.asarray(mel_to_hertz(np.linspace(0, highest, clip.MEL_BINS + 2), "slaney"))
     return torch.from_numpy((edges[2:] - edges[:-2]) / 2).float()

@@ -33,7 +33,8 @@ class Vae(Task[Tensor]):
         self.config, self.train, self.validation = config, train, validation
         self.encoder, self.decoder = VaeEncoder(manifest), VaeDecoder(manifest)
         self.decoder.scale_factor = 1.0
-        nn.init.constant_(self.decoder.decoder.conv_out.bias, _AVERAGE_MEL)
+        with torch.no_grad():
+            self.decoder.get_parameter("decoder.conv_out.bias").fill_(_AVERAGE_MEL)
         self.networks = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
         self.passes = [Pass(list(self.networks.parameters()), self.losses)]
 
@@ -41,7 +42,7 @@ class Vae(Task[Tensor]):
         # group normalisation sees the whole map, so a network that never met whole clips would not know them
         whole = random.random() < _WHOLE
         length = clip.PADDED_ENVELOPE if whole else PIECE
-        pieces = [self.train.piece(random, length) for _ in range(self.config.batch * PIECE // length)]
+        pieces = [self.train.piece(random, length) for _ in range(max(1, self.config.batch * PIECE // length))]
         mels = np.stack([self.train.mels[index, first : first + length] for index, first in pieces])
         return torch.from_numpy(mels.astype(np.float32)).to(next(self.networks.parameters()).device)
 

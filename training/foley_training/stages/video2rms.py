@@ -40,11 +40,12 @@ class _Envelopes(Task[Clips]):
     def _begin(self, encoder: Encoder, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
         self.config, self.train, self.validation, self.encoder = config, train, validation, encoder
         self.deviation = train.features.astype(np.float32).std((0, 1))
-        along_time, along_features = encoder.BiLSTM_projs
-        with torch.no_grad():  # from frames to classes in time: a straight line between neighbours, to begin with
-            along_time.weight.copy_(interpolation())
-            along_time.bias.zero_()
-            along_features.bias.fill_(0.1)  # the ReLU on top must let gradients through
+        with torch.no_grad():
+            # from frames to classes in time: a straight line between neighbours, to begin with
+            encoder.get_parameter("BiLSTM_projs.0.weight").copy_(interpolation())
+            encoder.get_parameter("BiLSTM_projs.0.bias").zero_()
+            # the ReLU on top must let gradients through
+            encoder.get_parameter("BiLSTM_projs.1.bias").fill_(0.1)
 
     def batch(self, random: np.random.Generator) -> Clips:
         chosen = random.integers(len(self.train.features), size=self.config.batch)

@@ -17,13 +17,14 @@ from foley.manifest import Manifest
 from foley_export.networks.vocoder import Vocoder
 from foley_training.config import LoopConfig
 from foley_training.loop import Losses, Pass, Task
-from foley_training.mel import log_mel, magnitudes
+from foley_training.mel import log_mel, magnitudes, mel_magnitudes
 from foley_training.sounds import Sounds
 
 PIECE = 64  # mel frames: 0.64 s
 _RESOLUTIONS = ((512, 80), (1024, 160), (256, 40))  # FFT and hop
 _WIDTH = 24  # of a discriminator
-_SMALLEST = 1e-4
+_SMALLEST = 1e-2  # magnitude of an STFT: 80 dB under full scale; what is quieter is not heard, nor worth learning
+_SMALLEST_MEL = 2e-3  # likewise
 _MEL, _SPECTRUM, _LIKENESS = 4.0, 1.0, 1.0  # weights beside the discriminators' verdict
 _ALONE = 0.35  # share of the steps before the discriminators join: spectra come first, and cost half
 
@@ -44,6 +45,7 @@ class VocoderTask(Task[Piece]):
     def __init__(self, manifest: Manifest, config: LoopConfig, train: Sounds, validation: Sounds) -> None:
         self.config, self.train, self.validation = config, train, validation
         self.vocoder = Vocoder(manifest)
+        self.vocoder.apply(_wake)
         self.discriminators = nn.ModuleList(Discriminator() for _ in _RESOLUTIONS)
         self.networks = nn.ModuleDict({"vocoder": self.vocoder, "discriminators": self.discriminators})
         self.passes = [
@@ -73,10 +75,10 @@ class VocoderTask(Task[Piece]):
         made = self.vocoder(piece.mel).float()
         spectrum = torch.stack([_spectral_distance(made, piece.waveform, *size) for size in _RESOLUTIONS]).mean()
         losses = {
-            "mel": _MEL * (log_mel(made) - piece.mel).abs().mean(),
+            "mel": _MEL * (_audible(mel_magnitudes(made)) - _audible(mel_magnitudes(piece.waveform))).abs().mean(),
             "spectrum": _SPECTRUM * spectrum,
         }
-        return losses if self.progress < _ALONE else losses | self._verdict(made, piece.waveform)
+        return losses if self.progress < _ALONE else {**losses, **self._verdict(made, piece.waveform)}
 
     def _verdict(self, made: Tensor, real: Tensor) -> Losses:
         """How far the discriminators are from taking `made` for real, and from seeing what they see in `real`."""
@@ -111,6 +113,19 @@ class VocoderTask(Task[Piece]):
         return {"mel_error": float(np.mean(errors))}
 
 
+def _wake(module: nn.Module) -> None:
+    """Weights that keep a signal's size: transformers' own start, 0.01, lets it die out in narrow layers."""
+    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+        fan_in = module.in_channels * module.kernel_size[0] / (module.stride[0] if module.transposed else 1)
+        nn.init.normal_(module.weight, std=fan_in**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _audible(mel: Tensor) -> Tensor:
+    return (mel + _SMALLEST_MEL).log()
+
+
 class Discriminator(nn.Module):
     """Log magnitudes [batch, 1, bins, frames] -> the maps of every layer, the verdict last (1: real)."""
 
@@ -133,11 +148,11 @@ class Discriminator(nn.Module):
 
 
 def _log_magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
-    return magnitudes(waveform, n_fft, hop).clamp(min=_SMALLEST).log()[:, None] / 4
+    return (magnitudes(waveform, n_fft, hop) + _SMALLEST).log()[:, None] / 4
 
 
 def _spectral_distance(made: Tensor, real: Tensor, n_fft: int, hop: int) -> Tensor:
     """Spectral convergence and the absolute error of the log magnitudes."""
     made, real = magnitudes(made, n_fft, hop), magnitudes(real, n_fft, hop)
     convergence = (real - made).norm() / real.norm().clamp(min=1e-3)
-    return convergence + (real.clamp(min=_SMALLEST).log() - made.clamp(min=_SMALLEST).log()).abs().mean()
+    return convergence + ((real + _SMALLEST).log() - (made + _SMALLEST).log()).abs().mean()

@@ -1,0 +1,173 @@
+"""The training stages: same numbers as the libraries', and a run that was interrupted ends as one that was not."""
+
+import copy
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from foley import clip
+from foley.errors import SettingError
+from foley_export.networks.clap_frontend import LogMel
+from foley_export.presets import TINY
+from foley_training.config import LoopConfig, read_config
+from foley_training.data.scene import make_scene
+from foley_training.feature_rows import loudness
+from foley_training.group_norm import use_fast_group_norm
+from foley_training.loop import Pass, Task, load_trained, train
+from foley_training.mel import log_mel
+from foley_training.run import STAGES
+from foley_training.sounds import ClapEar, sounds
+from foley_training.stages.diffusion import mel_loudness
+from foley_training.stages.vae import Vae
+from foley_training.stages.video2rms import interpolation
+from foley_training.videos import PAIRS, dynamics
+
+CPU = torch.device("cpu")
+
+
+def test_log_mel_is_librosas():
+    wave = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
+    margin = (1024 - clip.HOP) // 2
+    padded = np.pad(wave, margin, mode="reflect")
+    magnitude = np.abs(librosa.stft(padded, n_fft=1024, hop_length=clip.HOP, center=False))
+    filters = librosa.filters.mel(sr=16_000, n_fft=1024, n_mels=64, fmin=0, fmax=8_000)
+    expected = np.log(np.maximum(filters @ magnitude, 1e-5)).T
+    np.testing.assert_allclose(log_mel(torch.from_numpy(wave)[None])[0].numpy(), expected, atol=1e-4)
+
+
+def test_the_loudness_of_a_mel_spectrogram_follows_the_sounds():
+    envelope = 0.02 + 0.2 * np.abs(np.sin(np.arange(64_000) / 9_000))
+    wave = (envelope * np.random.default_rng(0).standard_normal(64_000)).astype(np.float32)
+    heard = mel_loudness(log_mel(torch.from_numpy(wave)[None])[0]).numpy()
+    rms = librosa.feature.rms(y=wave, frame_length=1024, hop_length=clip.HOP)[0][: len(heard)]
+    assert np.corrcoef(heard, rms)[0, 1] > 0.95
+
+
+def test_claps_ear_hears_what_its_network_hears():
+    wave = torch.from_numpy(np.random.default_rng(0).standard_normal((2, clip.PADDED_SAMPLES)).astype(np.float32))
+    ear = ClapEar()
+    expected = LogMel()(ear.upsample(wave)[:, :480_000])
+    torch.testing.assert_close(ear(wave), expected, atol=5e-3, rtol=0)
+
+
+@given(groups=st.sampled_from((1, 2, 4)), offset=st.floats(-5, 5), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_fast_group_normalisation_is_pytorchs(groups, offset, seed):
+    torch.manual_seed(seed)
+    theirs = nn.GroupNorm(groups, 8)
+    nn.init.normal_(theirs.weight)
+    nn.init.normal_(theirs.bias)
+    ours = nn.Sequential(copy.deepcopy(theirs))
+    use_fast_group_norm(ours)
+    x = torch.randn(3, 8, 6, 5, dtype=torch.float32) + offset
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    gradient = torch.randn_like(x)
+    expected, found = theirs(a), ours(b)
+    expected.backward(gradient)
+    found.backward(gradient)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(b.grad, a.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours[0].weight.grad, theirs.weight.grad, atol=1e-3, rtol=1e-3)
+
+
+def test_interpolation_keeps_straight_lines():
+    times = (np.arange(PAIRS) + 1) / clip.FRAME_RATE_HZ
+    values = interpolation().numpy() @ np.append(3 * times + 1, 99.0)  # the last row is never looked at
+    wanted = 3 * np.arange(clip.CLIP_CLASSES) / clip.CLASS_RATE_HZ + 1
+    inside = slice(5, -5)  # nothing is known before the first frame and after the last
+    np.testing.assert_allclose(values[inside], wanted[inside], atol=1e-4)
+
+
+def test_dynamics_foresee_and_remember_contacts():
+    scene = make_scene("train", 1)
+    found = dynamics(scene)
+    assert found.shape == (PAIRS, 9)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    for contact in scene.contacts:
+        row = round(contact.start_s * clip.FRAME_RATE_HZ) - 1
+        assert max(found[row - 1 : row + 2, 5]) > 0.8  # the next contact is now
+        assert max(found[row - 1 : row + 2, 7]) > 0.8  # and so is the last one
+
+
+def test_loudness_is_the_low_passed_rms():
+    wave = np.zeros(clip.PADDED_SAMPLES, np.float32)
+    wave[40_000:80_000] = 0.2 * np.sign(np.sin(np.arange(40_000)))
+    found = loudness(wave)
+    assert found.shape == (clip.CLIP_CLASSES,)
+    assert found.min() >= 0
+    np.testing.assert_allclose(found[340:600], 0.2, atol=2e-3)
+    np.testing.assert_allclose(found[700:], 0, atol=2e-3)
+
+
+class Line(Task[torch.Tensor]):
+    """Learns one number."""
+
+    name = "line"
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.value = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.value.weight)
+        self.networks = nn.ModuleDict({"value": self.value})
+        self.passes = [Pass(list(self.value.parameters()), self.losses)]
+        self.steps, self.stop_at = 0, stop_at
+
+    def batch(self, random: np.random.Generator) -> torch.Tensor:
+        self.steps += 1
+        if self.steps == self.stop_at:
+            raise KeyboardInterrupt
+        return torch.from_numpy(random.standard_normal((8, 1)).astype(np.float32))
+
+    def losses(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        noise = 0.1 * torch.randn(len(batch), 1)
+        return {"square": (self.value(batch) - 3 * batch + noise).square().mean()}
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    config = LoopConfig(steps=60, batch=8, learning_rate=0.2, warm_up=5)
+    whole = Line()
+    train(whole, config, 0, tmp_path / "whole", CPU)
+    monkeypatch.setattr("foley_training.loop.CHECKPOINT_EVERY_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(stop_at=31), config, 0, tmp_path / "parts", CPU)
+    rest = Line()
+    train(rest, config, 0, tmp_path / "parts", CPU)
+    assert rest.steps == 30
+    assert rest.value.weight.item() == whole.value.weight.item()
+    assert whole.value.weight.item() == pytest.approx(3, abs=0.5)
+
+    again = Line()
+    assert load_trained(again, tmp_path / "parts")
+    assert again.value.weight.item() == rest.value.weight.item()
+    assert not load_trained(again, tmp_path / "nothing")
+
+
+def test_the_vae_learns(tmp_path):
+    config = LoopConfig(steps=12, batch=2, learning_rate=3e-3, warm_up=2)
+    few = sounds(tmp_path, "validation", 2)
+    again = sounds(tmp_path, "validation", 2)
+    np.testing.assert_array_equal(few.mels, again.mels)
+    task = Vae(TINY, config, few, few)
+    batch = task.batch(np.random.default_rng(0))
+    before = float(task.losses(batch)["error"].detach())
+    train(task, config, 0, tmp_path, CPU)
+    assert float(task.losses(batch)["error"].detach()) < before
+
+
+def test_the_committed_configuration_names_every_stage(repository):
+    config = read_config(repository / "training" / "demo.yaml")
+    assert all(isinstance(getattr(config, stage), LoopConfig) for stage in STAGES)
+
+
+@pytest.mark.parametrize("text", ["preset: demo", "[1, 2", "nonsense: 1", "\x00"])
+def test_a_bad_configuration_is_refused_in_a_sentence(tmp_path: Path, text: str):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingError, match=r"run\.yaml"):
+        read_config(path)
