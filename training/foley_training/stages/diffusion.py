@@ -27,7 +27,7 @@ PIECE = 256  # mel frames: 2.56 s
 _WHOLE = 0.3  # share of the batches that are a few whole clips instead of many pieces
 _NO_PROMPT = 0.1
 _SNR_LIMIT = 5.0
-_CONTROL_GAIN = 30.0  # linear RMS is 0.03 on average: the first layer that sees it starts with weights for that
+_CONTROL_GAINS = (10.0, 200.0)  # of the first layer that sees linear RMS: from loud sounds to the edge of silence
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,9 @@ class ControlNetTask(Diffusion):
     def _start(self) -> None:
         projection = self.denoiser.control_projection
         with torch.no_grad():
-            projection.get_parameter("0.weight").mul_(_CONTROL_GAIN)
+            # what is linear in RMS is a jump in a log-mel: quiet and silent must not look alike
+            gains = torch.logspace(*(math.log10(gain) for gain in _CONTROL_GAINS), clip.LATENT_CHANNELS)
+            projection.get_parameter("0.weight").mul_(gains[:, None, None, None])
         self.networks = nn.ModuleDict({"control_net": self.denoiser.control_net, "control_projection": projection})
         self.passes = [Pass(list(self.networks.parameters()), self.losses)]
 
