@@ -7,7 +7,7 @@ COMPONENTS := $(SERVING) export training benchmarks
 # With no GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA libraries.
 TORCH := torch==2.13.0
 TINY := bundles/tiny
-VIDEO := examples/drumstick.mp4
+VIDEO := examples/steel.mp4
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ help: ## This list
 demo: $(VENV)/.serving ## Install what serves, without torch, and make sound for the sample video in out/
 	mkdir -p out
 	$(BIN)/foley generate $(VIDEO) --text "a stick hits metal" \
-	    -o out/drumstick.mp4 -o out/drumstick.wav -o out/drumstick.png
+	    -o out/steel.mp4 -o out/steel.wav -o out/steel.png
 
 install: $(VENV)/.installed ## .venv with every component, those that need torch too
 

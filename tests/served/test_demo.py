@@ -33,7 +33,7 @@ def demo() -> Iterator[Triton]:
 
 @pytest.fixture
 def video(repository: Path) -> Path:
-    return repository / "examples" / "drumstick.mp4"
+    return repository / "examples" / "steel.mp4"
 
 
 def test_optical_flow_is_that_of_dis(demo: Triton, video: Path) -> None:
