@@ -9,7 +9,7 @@ import numpy as np
 
 from foley import __version__, loudness
 from foley.bundle import Bundle
-from foley.envelope import Floats, measure
+from foley.envelope import Floats, class_levels, measure
 from foley.metrics import event_l1
 from foley.sampler import Sampling
 from foley_bench.quality import clips, onsets, video2rms
@@ -87,7 +87,7 @@ def _video2rms_figures(curves: video2rms.Curves, held_out: video2rms.Curves, cla
         "regression": video2rms.regression_scores(curves, classes),
         "classification_heldout_style": video2rms.classification_scores(held_out),
         "onset": onset | {f"{name}_heldout_style": value for name, value in held_out_onset.items()},
-        "onset_of_true_envelope": video2rms.onset_scores(curves, curves.true),
+        "onset_of_true_classes": video2rms.onset_scores(curves, class_levels(classes)[curves.true_classes]),
     }
 
 

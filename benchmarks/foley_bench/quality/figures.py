@@ -49,7 +49,9 @@ def make(foley: Foley, folder: Path, watch: Watch) -> None:
     """
     four = {name: (envelope, TEXT) for name, envelope in shapes().items()}
     _figure(foley, four, f'Figure 11: "{TEXT}" on four envelopes', folder / "figure11", watch)
-    texts = {material: (hits(), f"A person hits {material} with a wooden stick.") for material in MATERIALS}
+    texts: dict[str, tuple[Floats, str]] = {
+        material: (hits(), f"A person hits {material} with a wooden stick.") for material in MATERIALS
+    }
     _figure(
         foley, texts, 'Figure 12: "A person hits … with a wooden stick." on one envelope', folder / "figure12", watch
     )
