@@ -94,6 +94,7 @@ class DenoiserConfig(_Config):
     residual_blocks: Positive = 2  # a level
     attention_levels: tuple[int, ...] = (1, 2, 3)  # level i works at 1 / 2**i of the size
     head_width: Positive = 32
+    prediction: Literal["noise", "velocity"] = "noise"  # what the UNet's last layer says; the graph answers with noise
 
 
 class VaeConfig(_Config):

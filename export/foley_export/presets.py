@@ -50,7 +50,14 @@ DEMO = Manifest(
     video2rms=Video2RMSConfig(lstm_width=96),
     clap_text=ClapTextConfig(vocabulary=512, max_tokens=128, width=128, layers=2, heads=4, feed_forward_width=256),
     clap_audio=ClapAudioConfig(width=32, depths=(1, 1, 2, 1), heads=(2, 4, 8, 16)),
-    denoiser=DenoiserConfig(width=32, multipliers=(1, 2, 3), residual_blocks=1, attention_levels=(2,), head_width=32),
+    denoiser=DenoiserConfig(
+        width=32,
+        multipliers=(1, 2, 3),
+        residual_blocks=1,
+        attention_levels=(2,),
+        head_width=32,
+        prediction="velocity",
+    ),
     vae_decoder=VaeConfig(width=16, residual_blocks=1),
     vocoder=VocoderConfig(width=256, resblock_kernels=(3, 7)),
 )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from foley import clip
+from foley import clip, sampler
 from foley.manifest import Manifest
 from foley_export.networks.network import Network
 from foley_export.networks.unet import ControlNet, UNet
@@ -23,9 +23,12 @@ class Denoiser(Network):
     """
 
     stage_name = "denoiser"
+    signal: Tensor
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
+        self.prediction = manifest.denoiser.prediction
+        self.register_buffer("signal", torch.from_numpy(sampler.alphas_cumprod()), persistent=False)
         self.unet = UNet(manifest.denoiser)
         self.control_net = ControlNet(manifest.denoiser)
         self.control_projection = nn.Sequential(
@@ -75,4 +78,14 @@ class Denoiser(Network):
         Without a `control` the ControlNet is left out and AudioLDM predicts alone.
         """
         additions = None if control is None else self.control_net(latents + control, timestep, embedding)
-        return self.unet(latents, timestep, embedding, additions)
+        answer = self.unet(latents, timestep, embedding, additions)
+        return answer if self.prediction == "noise" else self._noise_of(answer, latents, timestep)
+
+    def _noise_of(self, velocity: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Salimans & Ho, "Progressive Distillation" (ICLR 2022): the noise in `latents` that have this velocity.
+
+        Almost all of very noisy latents is noise. A small network that has to say all of it gets the rest, the sound,
+        wrong by more than there is of it; one that says the velocity has only the rest to say.
+        """
+        signal = self.signal[timestep][:, None, None, None]
+        return signal.sqrt() * velocity + (1 - signal).sqrt() * latents

@@ -1,8 +1,9 @@
 """Latent diffusion in two stages: AudioLDM's UNet as a text-to-audio model, then the RMS-ControlNet on the frozen UNet.
 
 Video-Foley (Lee et al., TASLP 2025, section III-B): both learn from sounds alone; the condition is CLAP's embedding of
-the sound itself, replaced by that of the empty text in a tenth of the clips, for classifier-free guidance. Every
-prediction of noise counts by the signal-to-noise ratio of its step, cut off at 5 (Hang et al., "Min-SNR", ICCV 2023).
+the sound itself, replaced by that of the empty text in a tenth of the clips, for classifier-free guidance. The loss is
+the squared error of the velocity (Salimans & Ho, ICLR 2022), which counts at every noise level; less where next to no
+noise is left (after Hang et al., "Min-SNR", ICCV 2023).
 """
 
 import math
@@ -57,8 +58,8 @@ class Diffusion(Task[Noisy]):
         self.empty = empty  # the embedding of the empty text
         self.denoiser = Denoiser(manifest)
         self.signal = torch.from_numpy(sampler.alphas_cumprod())
-        ratio = self.signal / (1 - self.signal)
-        self.weights = ratio.clamp(max=_SNR_LIMIT) / ratio
+        # a velocity's error is the noise's error over the root of the signal; 1 / (1 - signal) is the SNR plus one
+        self.weights = (_SNR_LIMIT * (1 - self.signal)).clamp(max=1) / self.signal
         self._start()
 
     def _start(self) -> None:
@@ -99,7 +100,7 @@ class Diffusion(Task[Noisy]):
 
     def losses(self, batch: Noisy) -> Losses:
         error = (self.predict(batch).float() - batch.noise).square().mean((1, 2, 3))
-        return {"noise": (error * self.weights.to(self.device)[batch.timestep]).mean()}
+        return {"velocity": (error * self.weights.to(self.device)[batch.timestep]).mean()}
 
     def predict(self, batch: Noisy) -> Tensor:
         """The noise in `batch`."""
@@ -175,7 +176,7 @@ class ControlNetTask(Diffusion):
         projection = self.denoiser.control_projection
         with torch.no_grad():
             # what is linear in RMS is a jump in a log-mel: quiet and silent must not look alike
-            gains = torch.logspace(*(math.log10(gain) for gain in _CONTROL_GAINS), clip.LATENT_CHANNELS)
+            gains = torch.from_numpy(np.geomspace(*_CONTROL_GAINS, clip.LATENT_CHANNELS)).float()
             projection.get_parameter("0.weight").mul_(gains[:, None, None, None])
         self.networks = nn.ModuleDict({"control_net": self.denoiser.control_net, "control_projection": projection})
         self.passes = [Pass(list(self.networks.parameters()), self.losses)]
