@@ -7,6 +7,7 @@ noise is left (after Hang et al., "Min-SNR", ICCV 2023).
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,9 +63,9 @@ class Diffusion(Task[Noisy]):
         self.weights = (_SNR_LIMIT * (1 - self.signal)).clamp(max=1) / self.signal
         self._start()
 
+    @abstractmethod
     def _start(self) -> None:
         """Make `networks` and `passes`, and set the weights that learning starts from."""
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -102,9 +103,9 @@ class Diffusion(Task[Noisy]):
         error = (self.predict(batch).float() - batch.noise).square().mean((1, 2, 3))
         return {"velocity": (error * self.weights.to(self.device)[batch.timestep]).mean()}
 
+    @abstractmethod
     def predict(self, batch: Noisy) -> Tensor:
         """The noise in `batch`."""
-        raise NotImplementedError
 
     def listen(self, control: bool, clips: int = 6, steps: int = 12) -> list[tuple[np.ndarray, np.ndarray]]:
         """The envelope asked for and the loudness produced, [1024] each, of validation clips on their own embeddings.

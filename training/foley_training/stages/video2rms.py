@@ -4,6 +4,7 @@ Lee et al., "Video-Foley" (TASLP 2025), section III-A: 64 mu-law classes, Gaussi
 cross-entropy. The regression learns the squared error of the same curve.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,9 +84,9 @@ class _Envelopes(Task[Clips]):
             "accuracy_pm2": metrics.tolerant_accuracy(predicted[heard], true[heard], 2),
         }
 
+    @abstractmethod
     def _rms(self, features: Tensor) -> Tensor:
         """The predicted linear RMS [batch, 1250]."""
-        raise NotImplementedError
 
 
 class Classification(_Envelopes):
