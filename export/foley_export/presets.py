@@ -47,9 +47,9 @@ DEMO = Manifest(
     optical_flow=DisFlowConfig(),
     rgb_features=FeaturesConfig(width_divisor=8),
     flow_features=FeaturesConfig(width_divisor=8),
-    video2rms=Video2RMSConfig(lstm_width=96),
+    video2rms=Video2RMSConfig(lstm_width=64),
     clap_text=ClapTextConfig(vocabulary=512, max_tokens=128, width=128, layers=2, heads=4, feed_forward_width=256),
-    clap_audio=ClapAudioConfig(width=32, depths=(1, 1, 2, 1), heads=(2, 4, 8, 16)),
+    clap_audio=ClapAudioConfig(width=24, depths=(1, 1, 2, 1), heads=(2, 4, 8, 16)),
     denoiser=DenoiserConfig(
         width=32,
         multipliers=(1, 2, 3),

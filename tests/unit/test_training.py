@@ -15,17 +15,20 @@ from foley import clip
 from foley.errors import SettingError
 from foley_export.networks.clap_frontend import LogMel
 from foley_export.presets import TINY
+from foley_export.tokenizer import learned_tokenizer
 from foley_training.config import LoopConfig, read_config
 from foley_training.data.scene import make_scene
 from foley_training.feature_rows import loudness
 from foley_training.group_norm import use_fast_group_norm
 from foley_training.loop import Pass, Task, load_trained, train
-from foley_training.mel import log_mel
+from foley_training.mel import log_mel, mel_magnitudes
 from foley_training.run import STAGES
-from foley_training.sounds import ClapEar, sounds
+from foley_training.sounds import ClapEar, Sounds, sounds
+from foley_training.stages.clap import Clap, sentences
 from foley_training.stages.diffusion import mel_loudness
 from foley_training.stages.vae import Vae
 from foley_training.stages.video2rms import interpolation
+from foley_training.stages.vocoder import VocoderTask
 from foley_training.videos import PAIRS, dynamics
 
 CPU = torch.device("cpu")
@@ -148,16 +151,47 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert not load_trained(again, tmp_path / "nothing")
 
 
-def test_the_vae_learns(tmp_path):
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Sounds:
+    folder = tmp_path_factory.mktemp("sounds")
+    made, read = (sounds(folder, "validation", 2) for _ in range(2))
+    np.testing.assert_array_equal(made.mels, read.mels)
+    return read
+
+
+def test_the_vae_learns(few, tmp_path):
     config = LoopConfig(steps=12, batch=2, learning_rate=3e-3, warm_up=2)
-    few = sounds(tmp_path, "validation", 2)
-    again = sounds(tmp_path, "validation", 2)
-    np.testing.assert_array_equal(few.mels, again.mels)
     task = Vae(TINY, config, few, few)
     batch = task.batch(np.random.default_rng(0))
     before = float(task.losses(batch)["error"].detach())
     train(task, config, 0, tmp_path, CPU)
     assert float(task.losses(batch)["error"].detach()) < before
+
+
+def test_the_vocoder_learns_and_sounds_the_same_once_its_input_is_a_plain_log_mel(few, tmp_path):
+    config = LoopConfig(steps=12, batch=2, learning_rate=3e-3, warm_up=2)
+    task = VocoderTask(TINY, config, few, few)
+    task.progress = 1.0  # the discriminators have joined
+    batch = task.batch(np.random.default_rng(0))
+    losses = task.generator_losses(batch)
+    assert {"mel", "loud", "loudness", "spectrum", "likeness", "fooled"} == losses.keys()
+    train(task, config, 0, tmp_path, CPU)
+    assert float(task.generator_losses(batch)["mel"].detach()) < float(losses["mel"].detach())
+
+    learned = mel_magnitudes(task.sound(batch.mel))
+    for vocoder in (task.folded(), task.folded()):
+        torch.testing.assert_close(mel_magnitudes(vocoder(batch.mel)), learned, atol=1e-4, rtol=1e-3)
+
+
+def test_no_sound_is_asked_to_be_like_the_empty_text(few):
+    config = LoopConfig(steps=1, batch=64)
+    task = Clap(TINY, config, learned_tokenizer(sentences(20), TINY.clap_text), few, few)
+    batch = task.batch(np.random.default_rng(0))
+    empty = batch.attention_mask.sum(1) == batch.attention_mask.sum(1).min()
+    assert 1 <= empty.sum() < 20
+    assert (batch.read[empty] == -1).all()
+    assert (batch.read[~empty] == batch.heard[~empty]).all()
+    assert np.isfinite(sum(float(loss.detach()) for loss in task.losses(batch).values()))
 
 
 def test_the_committed_configuration_names_every_stage(repository):

@@ -52,5 +52,5 @@ def _networks(run: Run) -> dict[str, Network]:
         "clap_audio": clap.audio,
         "denoiser": control.denoiser,
         "vae_decoder": run.trained(run.vae()).decoder,
-        "vocoder": run.trained(run.vocoder()).vocoder,
+        "vocoder": run.trained(run.vocoder()).folded(),
     }

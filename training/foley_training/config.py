@@ -31,7 +31,8 @@ class TrainingConfig(_Config):
     preset: str = "demo"
     seed: int = 0
     sounds: Count  # clips that the sound side learns from
-    videos: Count  # clips that the video side learns from
+    videos: Count  # clips that Video2RMS learns from
+    pictured_videos: Count  # the first of them, whose pictures the feature networks learn from
     validation: Count  # sounds that are only looked at
     validation_videos: Count  # clips likewise
 

@@ -22,9 +22,9 @@ def log_mel(waveform: Tensor) -> Tensor:
     return mel_magnitudes(waveform).clamp(min=_SMALLEST).log()
 
 
-def mel_magnitudes(waveform: Tensor) -> Tensor:
-    """The magnitudes in 64 mel bands, [batch, samples / 160, 64], before the logarithm."""
-    return magnitudes(waveform, N_FFT, clip.HOP).transpose(1, 2) @ _filters().to(waveform.device)
+def mel_magnitudes(waveform: Tensor, n_fft: int = N_FFT, hop: int = clip.HOP, bands: int = clip.MEL_BINS) -> Tensor:
+    """The magnitudes in mel bands, [batch, samples / hop, bands], before the logarithm."""
+    return magnitudes(waveform, n_fft, hop).transpose(1, 2) @ _filters(n_fft, bands).to(waveform.device)
 
 
 def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -37,8 +37,8 @@ def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
 
 
 @cache
-def _filters() -> Tensor:
+def _filters(n_fft: int, bands: int) -> Tensor:
     filters = mel_filter_bank(
-        N_FFT // 2 + 1, clip.MEL_BINS, 0.0, clip.SAMPLE_RATE_HZ / 2, clip.SAMPLE_RATE_HZ, "slaney", "slaney"
+        n_fft // 2 + 1, bands, 0.0, clip.SAMPLE_RATE_HZ / 2, clip.SAMPLE_RATE_HZ, "slaney", "slaney"
     )
     return torch.from_numpy(filters).float()

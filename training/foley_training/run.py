@@ -131,7 +131,7 @@ class Run:
     def _pairs(self) -> tuple[Pairs, Pairs]:
         cache, flow = self.work / "cache", self._flow()
         return (
-            pairs(cache, "train", self.config.videos, flow),
+            pairs(cache, "train", self.config.pictured_videos, flow),
             pairs(cache, "validation", self.config.validation_videos, flow),
         )
 

@@ -56,7 +56,7 @@ def listen(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> 
         sounds, texts, timbres = [], [], []
         for scene in scenes:
             sounds.append(hear(triton, clips.sound(scene)))
-            texts.append(embed_texts(triton, [plain_caption(scene)])[0])
+            texts.append(embed_texts(triton, [plain_caption(scene.material, scene.action)])[0])
             stage.advance()
         for scene in others:
             timbres.append(timbre(clips.sound(scene)))

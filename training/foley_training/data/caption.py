@@ -30,9 +30,9 @@ _FORMS = (
 )
 
 
-def plain_caption(scene: Scene) -> str:
+def plain_caption(material: Material, action: Action) -> str:
     """The sentence of the evaluation: "A person hits metal with a wooden stick."."""
-    return f"A person {VERBS[scene.action][0]} {scene.material} with a wooden stick."
+    return f"A person {VERBS[action][0]} {material} with a wooden stick."
 
 
 def caption(scene: Scene, variant: int = 0) -> str:

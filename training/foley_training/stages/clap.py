@@ -3,7 +3,8 @@
 Wu et al. (ICASSP 2023) train with the symmetric contrastive loss of CLIP. Here many clips of a batch read the same, so
 all pairs that say the same are positive (supervised contrastive learning, Khosla et al. 2020). A second term draws the
 two halves of a pair together: the diffusion model learns from audio embeddings and is asked with text embeddings, so
-the gap between the two that contrastive learning leaves (Liang et al. 2022) would be heard.
+the gap between the two that contrastive learning leaves (Liang et al. 2022) would be heard. The empty text, what is
+said where nothing is asked for, belongs to no sound and is pushed away from all of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,17 +28,23 @@ from foley_training.sounds import CLAP_FRAMES, Sounds
 _ALIGNMENT = 0.5  # weight of the distance between the halves of a pair
 _TEMPERATURE = 0.07
 _PLAIN = 0.15  # share of the evaluation's sentence among the captions
+_EMPTY = 0.1  # share of the empty text
+_NOTHING = -1  # what it means
 _VARIANTS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Sounds, CLAP's log-mel [batch, 1001, 64], with token ids and mask [batch, tokens] and what they say [batch]."""
+    """Sounds, CLAP's log-mel [batch, 1001, 64], and texts, token ids and mask [batch, tokens].
+
+    `heard` and `read` [batch] number what a sound and a text mean; a text that means nothing has no sound.
+    """
 
     spectrograms: Tensor
     input_ids: Tensor
     attention_mask: Tensor
-    meaning: Tensor
+    heard: Tensor
+    read: Tensor
 
 
 class Clap(Task[Pairs]):
@@ -56,27 +63,35 @@ class Clap(Task[Pairs]):
     def batch(self, random: np.random.Generator) -> Pairs:
         indices = random.integers(len(self.train.scenes), size=self.config.batch)
         scenes = [self.train.scenes[i] for i in indices]
-        texts = [
-            plain_caption(scene) if random.random() < _PLAIN else caption(scene, int(random.integers(_VARIANTS)))
-            for scene in scenes
-        ]
+        meanings = [_meaning(scene) for scene in scenes]
+        empty = random.random(len(scenes)) < _EMPTY
+        texts = ["" if none else _text(scene, random) for scene, none in zip(scenes, empty, strict=True)]
         # a short prompt is repeated to fill the clip, so any moment may come first
         spectrograms = [np.roll(self.train.clap_mels[i], random.integers(CLAP_FRAMES), 0) for i in indices]
-        return self._pairs(np.stack(spectrograms), texts, scenes)
+        input_ids, attention_mask = tokenise(self.tokenizer, texts)
+        pairs = (
+            torch.from_numpy(np.stack(spectrograms).astype(np.float32)),
+            input_ids,
+            attention_mask,
+            torch.tensor(meanings),
+            torch.from_numpy(np.where(empty, _NOTHING, meanings)),
+        )
+        device = next(self.audio.parameters()).device
+        return Pairs(*(tensor.to(device) for tensor in pairs))
 
     def losses(self, batch: Pairs) -> Losses:
         heard = embed_spectrograms(self.audio, batch.spectrograms)
         read = self.text(batch.input_ids, batch.attention_mask)
-        same = (batch.meaning[:, None] == batch.meaning).float()
-        target = same / same.sum(1, keepdim=True)
+        same = (batch.heard[:, None] == batch.read).float()
         scores = heard.float() @ read.float().T / _TEMPERATURE
-        contrast = -(target * scores.log_softmax(1)).sum(1).mean() - (target * scores.T.log_softmax(1)).sum(1).mean()
-        return {"contrast": contrast / 2, "distance": _ALIGNMENT * (1 - (heard * read).sum(1).mean())}
+        contrast = _cross_entropy(scores, same) + _cross_entropy(scores.T, same.T)
+        distance = 1 - (heard * read).sum(1)[batch.heard == batch.read].mean()
+        return {"contrast": contrast / 2, "distance": _ALIGNMENT * distance}
 
     def validate(self) -> dict[str, float]:
         """Share of validation sounds whose nearest sentence, of all twelve, is theirs; the mean cosine with it."""
         heard = torch.cat([embed_spectrograms(self.audio, part) for part in self._spectrograms(self.validation)])
-        sentences = [_sentence_of(material, action) for material in MATERIALS for action in ACTIONS]
+        sentences = [plain_caption(material, action) for material in MATERIALS for action in ACTIONS]
         read = self.text(*(tensor.to(heard.device) for tensor in tokenise(self.tokenizer, sentences)))
         meaning = torch.tensor([_meaning(scene) for scene in self.validation.scenes], device=heard.device)
         scores = heard @ read.T
@@ -87,16 +102,6 @@ class Clap(Task[Pairs]):
         for first in range(0, len(sounds.scenes), self.config.batch):
             part = sounds.clap_mels[first : first + self.config.batch].astype(np.float32)
             yield torch.from_numpy(part).to(next(self.audio.parameters()).device)
-
-    def _pairs(self, spectrograms: np.ndarray, texts: Sequence[str], scenes: Sequence[Scene]) -> Pairs:
-        input_ids, attention_mask = tokenise(self.tokenizer, texts)
-        device = next(self.audio.parameters()).device
-        return Pairs(
-            torch.from_numpy(spectrograms.astype(np.float32)).to(device),
-            input_ids.to(device),
-            attention_mask.to(device),
-            torch.tensor([_meaning(scene) for scene in scenes], device=device),
-        )
 
 
 def embed_spectrograms(audio: ClapAudio, spectrograms: Tensor) -> Tensor:
@@ -116,7 +121,7 @@ def sentences(count: int) -> Iterator[str]:
     """What the tokenizer learns its merges from: captions of training scenes."""
     for i in range(count):
         scene = make_scene("train", i)
-        yield plain_caption(scene)
+        yield plain_caption(scene.material, scene.action)
         yield from (caption(scene, variant) for variant in range(4))
 
 
@@ -124,6 +129,13 @@ def _meaning(scene: Scene) -> int:
     return MATERIALS.index(scene.material) * len(ACTIONS) + ACTIONS.index(scene.action)
 
 
-def _sentence_of(material: str, action: str) -> str:
-    verb = {"hit": "hits", "scratch": "scratches"}[action]
-    return f"A person {verb} {material} with a wooden stick."
+def _text(scene: Scene, random: np.random.Generator) -> str:
+    if random.random() < _PLAIN:
+        return plain_caption(scene.material, scene.action)
+    return caption(scene, int(random.integers(_VARIANTS)))
+
+
+def _cross_entropy(scores: Tensor, same: Tensor) -> Tensor:
+    """All that mean the same are equally right; a row without any says nothing."""
+    right = same / same.sum(1, keepdim=True).clamp(min=1)
+    return -(right * scores.log_softmax(1)).sum(1).mean()

@@ -70,23 +70,24 @@ class _Envelopes(Task[Clips]):
 
     def validate(self) -> dict[str, float]:
         """E-L1, and the accuracy within two classes of the frames that are not silent in both."""
-        wanted, found = self.validation.rms, []
+        wanted, curves, classes = self.validation.rms, [], []
         for first in range(0, len(wanted), 16):
             rows = [
                 (f.astype(np.float32), r)
                 for f, r in zip(self.validation.features[first : first + 16], wanted[first : first + 16], strict=True)
             ]
-            found.append(self._rms(self._clips(rows).features).cpu().numpy())
-        predicted, true = (targets.to_classes(curve) for curve in (np.concatenate(found), wanted))
-        heard = (predicted > 0) | (true > 0)
+            rms, found = self._predict(self._clips(rows).features)
+            curves.append(rms)
+            classes.append(found)
+        true = targets.to_classes(wanted)
         return {
-            "event_l1": metrics.event_l1(np.concatenate(found), wanted),
-            "accuracy_pm2": metrics.tolerant_accuracy(predicted[heard], true[heard], 2),
+            "event_l1": metrics.event_l1(np.concatenate(curves), wanted),
+            "accuracy_pm2": metrics.tolerant_accuracy(np.concatenate(classes), true, 2, skip_silence=True),
         }
 
     @abstractmethod
-    def _rms(self, features: Tensor) -> Tensor:
-        """The predicted linear RMS [batch, 1250]."""
+    def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The linear RMS and its classes, [batch, 1250] each."""
 
 
 class Classification(_Envelopes):
@@ -106,9 +107,9 @@ class Classification(_Envelopes):
         logits = self.network.logits(batch.features).float()
         return {"classes": targets.cross_entropy(logits, targets.smooth(wanted, self.classes))}
 
-    def _rms(self, features: Tensor) -> Tensor:
-        levels = torch.from_numpy(class_levels(self.classes)).to(features.device)
-        return levels[self.network.logits(features).argmax(-1)]
+    def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        classes = self.network.logits(features).argmax(-1).cpu().numpy()
+        return class_levels(self.classes)[classes], classes
 
 
 class Regression(_Envelopes):
@@ -125,8 +126,9 @@ class Regression(_Envelopes):
     def losses(self, batch: Clips) -> Losses:
         return {"square": _REGRESSION * functional.mse_loss(self.network(batch.features).float(), batch.rms)}
 
-    def _rms(self, features: Tensor) -> Tensor:
-        return self.network(features)
+    def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        rms = self.network(features).cpu().numpy()
+        return rms, targets.to_classes(rms)
 
 
 def interpolation() -> Tensor:

@@ -1,15 +1,19 @@
 """The vocoder: HiFi-GAN (Kong et al., NeurIPS 2020) at small scale.
 
-The generator learns from mel and multi-resolution spectrogram distances (Yamamoto et al., Parallel WaveGAN, 2020), and
-from discriminators that look at spectrograms of three resolutions (Jang et al., UnivNet, 2021), which are cheaper than
-HiFi-GAN's on waveforms. Without them noise (water, cloth) would come out as a buzz.
+The generator learns from the distance of mel spectrograms at several scales (Kumar et al., "High-Fidelity Audio
+Compression with Improved RVQGAN", NeurIPS 2023), and from discriminators that look at spectrograms of three resolutions
+(Jang et al., UnivNet, 2021), which are cheaper than HiFi-GAN's on waveforms. Without them noise (water, cloth) would
+come out as a buzz. The coarse scales are there for what rings: from a mel that stays the same, transposed convolutions
+make a signal that repeats every 10 ms, a tone to the nearest 100 Hz; in narrow bands that costs more than silence.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from foley import clip
@@ -17,16 +21,19 @@ from foley.manifest import Manifest
 from foley_export.networks.vocoder import Vocoder
 from foley_training.config import LoopConfig
 from foley_training.loop import Losses, Pass, Task
-from foley_training.mel import log_mel, magnitudes, mel_magnitudes
+from foley_training.mel import N_FFT, log_mel, magnitudes, mel_magnitudes
 from foley_training.sounds import Sounds
 
 PIECE = 64  # mel frames: 0.64 s
-_RESOLUTIONS = ((512, 80), (1024, 160), (256, 40))  # FFT and hop
+_SCALES = ((1024, 160, 64), (512, 80, 32), (256, 40, 16), (128, 20, 8))  # FFT, hop and bands of a mel spectrogram
+_RESOLUTIONS = ((512, 80), (1024, 160), (256, 40))  # FFT and hop of what the discriminators see
 _WIDTH = 24  # of a discriminator
 _SMALLEST = 1e-2  # magnitude of an STFT: 80 dB under full scale; what is quieter is not heard, nor worth learning
 _SMALLEST_MEL = 2e-3  # likewise
-_MEL, _SPECTRUM, _LIKENESS = 4.0, 1.0, 1.0  # weights beside the discriminators' verdict
-_ALONE = 0.35  # share of the steps before the discriminators join: spectra come first, and cost half
+_SMALLEST_POWER = 1e-5  # of a frame's mel bands
+_MEL, _LOUD, _LOUDNESS, _SPECTRUM, _LIKENESS = 6.0, 2.0, 1.0, 4.0, 1.0  # weights beside the discriminators' verdict
+_AVERAGE_MEL, _SPREAD = -6.0, 3.0  # about, of a log-mel
+_ALONE = 0.6  # share of the steps before the discriminators join: spectra come first, and cost half
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,38 @@ class VocoderTask(Task[Piece]):
         self.config, self.train, self.validation = config, train, validation
         self.vocoder = Vocoder(manifest)
         self.vocoder.apply(_wake)
+        with torch.no_grad():
+            # a waveform that begins outside of tanh's range is stuck there
+            self.vocoder.hifigan.get_parameter("conv_post.weight").mul_(0.1)
         self.discriminators = nn.ModuleList(Discriminator() for _ in _RESOLUTIONS)
         self.networks = nn.ModuleDict({"vocoder": self.vocoder, "discriminators": self.discriminators})
         self.passes = [
             Pass(list(self.discriminators.parameters()), self.discriminator_losses, betas=(0.5, 0.9)),
             Pass(list(self.vocoder.parameters()), self.generator_losses, betas=(0.8, 0.99)),
         ]
+
+    @torch.no_grad()
+    def folded(self) -> Vocoder:
+        """What is learned, as a vocoder of a log-mel as it is."""
+        vocoder = deepcopy(self.vocoder)
+        for name, value in self._first_layer().items():
+            vocoder.get_parameter(name).copy_(value)
+        return vocoder
+
+    def _first_layer(self) -> dict[str, Tensor]:
+        """The first convolution's parameters; those that are learned are for a log-mel of zero mean and unit spread.
+
+        With the log-mel itself, ten times as far from zero as it spreads, tones are not learned in thousands of steps.
+        """
+        layer = self.vocoder.hifigan.conv_pre
+        weight = layer.weight / _SPREAD
+        bias = layer.bias - _AVERAGE_MEL * weight.sum((1, 2))
+        return {"hifigan.conv_pre.weight": weight, "hifigan.conv_pre.bias": bias}
+
+    def sound(self, mel: Tensor) -> Tensor:
+        """The waveform [batch, samples] of a log-mel, with gradients for what is learned."""
+        sound: Tensor = functional_call(self.vocoder, self._first_layer(), mel)
+        return sound.float()
 
     def batch(self, random: np.random.Generator) -> Piece:
         mels, waves = [], []
@@ -66,17 +99,24 @@ class VocoderTask(Task[Piece]):
         if self.progress < _ALONE:
             return {}
         with torch.no_grad():
-            made = self.vocoder(piece.mel).float()
+            made = self.sound(piece.mel)
         verdicts = zip(self._look(piece.waveform), self._look(made), strict=True)
         wrong = [(1 - real[-1]).square().mean() + fake[-1].square().mean() for real, fake in verdicts]
         return {"discriminator": torch.stack(wrong).mean()}
 
     def generator_losses(self, piece: Piece) -> Losses:
-        made = self.vocoder(piece.mel).float()
-        spectrum = torch.stack([_spectral_distance(made, piece.waveform, *size) for size in _RESOLUTIONS]).mean()
+        made = self.sound(piece.mel)
+        errors = [_audible_error(made, piece.waveform, *scale) for scale in _SCALES]
+        # a tone is loud in few bands: the mean over all of them hardly misses it, the ear does
+        mel = mel_magnitudes(piece.waveform)
+        share = mel / (mel.sum(-1, keepdim=True) + _SMALLEST)
+        # no mel band reaches down to 0 Hz, where a waveform could hide an offset
+        spectra = [_log_magnitudes(waveform, N_FFT, clip.HOP) for waveform in (made, piece.waveform)]
         losses = {
-            "mel": _MEL * (_audible(mel_magnitudes(made)) - _audible(mel_magnitudes(piece.waveform))).abs().mean(),
-            "spectrum": _SPECTRUM * spectrum,
+            "mel": _MEL * torch.stack([error.mean() for error in errors]).mean(),
+            "loud": _LOUD * (share * errors[0]).sum(-1).mean(),
+            "loudness": _LOUDNESS * (_loudness(mel_magnitudes(made)) - _loudness(mel)).abs().mean(),
+            "spectrum": _SPECTRUM * (spectra[0] - spectra[1]).abs().mean(),
         }
         return losses if self.progress < _ALONE else {**losses, **self._verdict(made, piece.waveform)}
 
@@ -109,7 +149,7 @@ class VocoderTask(Task[Piece]):
         errors = []
         for mel in self.validation.mels[:40]:
             target = torch.from_numpy(mel.astype(np.float32))[None].to(device)
-            errors.append(float((log_mel(self.vocoder(target)) - target).abs().mean()))
+            errors.append(float((log_mel(self.sound(target)) - target).abs().mean()))
         return {"mel_error": float(np.mean(errors))}
 
 
@@ -120,10 +160,6 @@ def _wake(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=fan_in**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _audible(mel: Tensor) -> Tensor:
-    return (mel + _SMALLEST_MEL).log()
 
 
 class Discriminator(nn.Module):
@@ -151,8 +187,12 @@ def _log_magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
     return (magnitudes(waveform, n_fft, hop) + _SMALLEST).log()[:, None] / 4
 
 
-def _spectral_distance(made: Tensor, real: Tensor, n_fft: int, hop: int) -> Tensor:
-    """Spectral convergence and the absolute error of the log magnitudes."""
-    made, real = magnitudes(made, n_fft, hop), magnitudes(real, n_fft, hop)
-    convergence = (real - made).norm() / real.norm().clamp(min=1e-3)
-    return convergence + ((real + _SMALLEST).log() - (made + _SMALLEST).log()).abs().mean()
+def _audible_error(made: Tensor, real: Tensor, n_fft: int, hop: int, bands: int) -> Tensor:
+    """The absolute errors of log-mels, [batch, frames, bands]; what is not audible is all the same."""
+    made, real = (mel_magnitudes(waveform, n_fft, hop, bands) for waveform in (made, real))
+    return ((made + _SMALLEST_MEL).log() - (real + _SMALLEST_MEL).log()).abs()
+
+
+def _loudness(mel: Tensor) -> Tensor:
+    """The logarithm of each frame's root of the power, [batch, frames]."""
+    return (mel.square().sum(-1) + _SMALLEST_POWER).log() / 2
