@@ -76,10 +76,10 @@ class VocoderTask(Task[Piece]):
 
         With the log-mel itself, ten times as far from zero as it spreads, tones are not learned in thousands of steps.
         """
-        layer = self.vocoder.hifigan.conv_pre
-        weight = layer.weight / _SPREAD
-        bias = layer.bias - _AVERAGE_MEL * weight.sum((1, 2))
-        return {"hifigan.conv_pre.weight": weight, "hifigan.conv_pre.bias": bias}
+        names = ("hifigan.conv_pre.weight", "hifigan.conv_pre.bias")
+        weight, bias = (self.vocoder.get_parameter(name) for name in names)
+        weight = weight / _SPREAD
+        return dict(zip(names, (weight, bias - _AVERAGE_MEL * weight.sum((1, 2))), strict=True))
 
     def sound(self, mel: Tensor) -> Tensor:
         """The waveform [batch, samples] of a log-mel, with gradients for what is learned."""
