@@ -77,8 +77,8 @@ class VocoderTask(Task[Piece]):
         With the log-mel itself, ten times as far from zero as it spreads, tones are not learned in thousands of steps.
         """
         names = ("hifigan.conv_pre.weight", "hifigan.conv_pre.bias")
-        weight, bias = (self.vocoder.get_parameter(name) for name in names)
-        weight = weight / _SPREAD
+        learned, bias = (self.vocoder.get_parameter(name) for name in names)
+        weight = learned / _SPREAD
         return dict(zip(names, (weight, bias - _AVERAGE_MEL * weight.sum((1, 2))), strict=True))
 
     def sound(self, mel: Tensor) -> Tensor:
