@@ -61,7 +61,7 @@ def generate(
     ] = None,
     text: Annotated[str, typer.Option(help="What it sounds like, in words.")] = "",
     audio: Annotated[Path | None, typer.Option(help="What it sounds like, as a recording.")] = None,
-    negative_text: Annotated[str, typer.Option(help="What it must not sound like.")] = "",
+    negative_text: Annotated[str, typer.Option(help="What it must not sound like; takes a guidance above 1.")] = "",
     envelope_file: Annotated[
         Path | None,
         typer.Option("--envelope", help="Loudness curve instead of the predicted one: .json, .csv, or a recording."),

@@ -103,10 +103,12 @@ class Foley:
 
         Raises:
             EnvelopeError: the envelope does not have one frame for every 10 ms of sound.
-            SettingError: a setting outside its range.
+            SettingError: a setting outside its range, or a negative text that would do nothing.
         """
         watch, prompt = watch or Watch(), prompt or Prompt()
         samplings = vary(sampling or self.defaults, variations)
+        if prompt.negative_text and samplings[0].guidance == 1:
+            raise SettingError("with guidance 1 a negative text does nothing; ask for more guidance, for example 2")
         envelope = validate(envelope, frames(samples / clip.SAMPLE_RATE_HZ))
         condition = Condition(envelope, *self.embed(prompt, watch))
         waveforms = synthesize(self.triton, condition, samplings, samples, loop, watch)

@@ -23,7 +23,7 @@ from foley_training.loop import Losses, Pass, Task
 from foley_training.videos import PAIRS
 
 _STEP = 6  # frames that are a whole number of classes in time: 25
-_NOISE = 0.1  # of the features' deviation
+_NOISE = 0.3  # of the features' deviation
 _REGRESSION = 1_000.0  # weight: squares of linear RMS are small
 
 
