@@ -67,6 +67,11 @@ def test_variations_count_seeds_up(foley_sdk: Foley) -> None:
     np.testing.assert_allclose(takes[1].waveform, again.waveform, atol=1e-4)
 
 
+def test_a_negative_text_is_not_left_without_effect(foley_sdk: Foley) -> None:
+    with pytest.raises(SettingError, match="more guidance"):
+        foley_sdk.generate(ENVELOPE, SAMPLES, Prompt("glass", negative_text="music"), Sampling(guidance=1.0))
+
+
 def test_longer_than_a_clip_is_made_of_windows_without_a_gap(foley_sdk: Foley) -> None:
     samples = 25 * 16_000 + 123
     watch = Watch()
