@@ -1,12 +1,13 @@
 """`foley-bench`: how fast and how good the deployment is, and what its differences from the original do."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from foley import bundle as bundles
 from foley import command
@@ -15,6 +16,8 @@ from foley.output import check_destination, replacing
 from foley_bench import stages as stages_bench
 from foley_client import Foley, embedded_triton
 from foley_client.console import ProgressWatch
+
+_WIDE = 160  # columns of a table that no terminal shows
 
 app = typer.Typer(
     help="Measure Video-Foley's deployment, with a baseline and a floor beside every figure.",
@@ -51,9 +54,7 @@ def stages(
         check_destination(json_file, {".json"})
     with ProgressWatch() as watch:
         report = stages_bench.measure(bundles.read(bundle), repeats, watch)
-    Console().print(stages_bench.table(report))
-    if json_file is not None:
-        _write_json(json_file, stages_bench.document(report))
+    _show([stages_bench.table(report)], stages_bench.document(report), json_file)
 
 
 @app.command()
@@ -86,11 +87,9 @@ def quality(
     _prepare(json_file, plots)
     with ProgressWatch() as watch:
         evaluation = evaluate(bundles.read(bundle), clips, seed, watch)
-    Console().print(*tables(evaluation.figures), sep="\n")
+    _show(tables(evaluation.figures), evaluation.figures, json_file)
     if plots is not None:
         pictures.draw(evaluation, plots)
-    if json_file is not None:
-        _write_json(json_file, evaluation.figures)
 
 
 @app.command()
@@ -106,11 +105,9 @@ def steps(
     _prepare(json_file, plots)
     with ProgressWatch() as watch:
         figures = steps_bench.measure_steps(bundles.read(bundle), clips, seed, watch)
-    Console().print(steps_bench.table(figures))
+    _show([steps_bench.table(figures)], figures, json_file)
     if plots is not None:
         steps_bench.draw(figures, plots / "steps.png")
-    if json_file is not None:
-        _write_json(json_file, figures)
 
 
 @app.command()
@@ -127,6 +124,16 @@ def figures(
     _make_folder(output)
     with ProgressWatch() as watch, embedded_triton(bundle) as triton:
         make(Foley(triton), output, watch)
+
+
+def _show(tables: Sequence[Table], document: Mapping[str, Any], json_file: Path | None) -> None:
+    """Print the tables, and write the document if there is a file for it."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE  # a file has no edge; 80 columns would cut figures off
+    console.print(*tables, sep="\n")
+    if json_file is not None:
+        _write_json(json_file, document)
 
 
 def _prepare(json_file: Path | None, plots: Path | None) -> None:

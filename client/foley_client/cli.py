@@ -121,13 +121,15 @@ def generate(
         "envelope": envelope_file.name if envelope_file else "predicted",
     }
     with ExitStack() as files, _session(server, bundle) as (foley, watch):
+        sampling = override(foley.defaults, chosen)
+        prompt.check(sampling.guidance)  # before the long work on the video
         if curve is None:
             curve = foley.predict_envelope(video, watch)
         takes = foley.generate(
             curve,
             samples,
             prompt,
-            override(foley.defaults, chosen),
+            sampling,
             variations=variations,
             loop=loop,
             level=loudness,

@@ -107,8 +107,7 @@ class Foley:
         """
         watch, prompt = watch or Watch(), prompt or Prompt()
         samplings = vary(sampling or self.defaults, variations)
-        if prompt.negative_text and samplings[0].guidance == 1:
-            raise SettingError("with guidance 1 a negative text does nothing; ask for more guidance, for example 2")
+        prompt.check(samplings[0].guidance)
         envelope = validate(envelope, frames(samples / clip.SAMPLE_RATE_HZ))
         condition = Condition(envelope, *self.embed(prompt, watch))
         waveforms = synthesize(self.triton, condition, samplings, samples, loop, watch)

@@ -37,6 +37,11 @@ class Prompt:
             except UnicodeEncodeError as error:  # bytes that the shell passed on and nobody could decode
                 raise SettingError("the prompt is not text in UTF-8; type it again") from error
 
+    def check(self, guidance: float) -> None:
+        """Raises SettingError where a negative text would do nothing: at guidance 1 nothing leads away from it."""
+        if self.negative_text and guidance == 1:
+            raise SettingError("with guidance 1 a negative text does nothing; ask for more guidance, for example 2")
+
 
 def embed_texts(triton: Triton, texts: Sequence[str]) -> Floats:
     """CLAP embeddings of `texts`, unit length: [n, 512]."""

@@ -32,7 +32,7 @@ _SMALLEST = 1e-2  # magnitude of an STFT: 80 dB under full scale; what is quiete
 _SMALLEST_MEL = 2e-3  # likewise
 _SMALLEST_POWER = 1e-5  # of a frame's mel bands
 _MEL, _LOUD, _LOUDNESS, _SPECTRUM, _LIKENESS = 6.0, 2.0, 1.0, 4.0, 1.0  # weights beside the discriminators' verdict
-_AVERAGE_MEL, _SPREAD = -6.0, 3.0  # about, of a log-mel
+_AVERAGE_MEL, _SPREAD = -6.0, 3.0  # about, of a log-mel where something sounds
 _ALONE = 0.6  # share of the steps before the discriminators join: spectra come first, and cost half
 
 
@@ -74,7 +74,7 @@ class VocoderTask(Task[Piece]):
     def _first_layer(self) -> dict[str, Tensor]:
         """The first convolution's parameters; those that are learned are for a log-mel of zero mean and unit spread.
 
-        With the log-mel itself, ten times as far from zero as it spreads, tones are not learned in thousands of steps.
+        From the log-mel itself, three times as far from zero as it spreads, 2,000 steps do not teach tones.
         """
         names = ("hifigan.conv_pre.weight", "hifigan.conv_pre.bias")
         learned, bias = (self.vocoder.get_parameter(name) for name in names)
