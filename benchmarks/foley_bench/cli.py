@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ClipCount = Annotated[int, typer.Option("--clips", help="Test clips of 10 s.", min=2)]
+ClipCount = Annotated[int, typer.Option("--clips", help="Test clips of 10 s.", min=2)]  # a covariance takes two
 Seed = Annotated[int, typer.Option(help="Chooses other test clips.", min=0)]
 BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle to measure.", metavar="BUNDLE")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the numbers here too: a .json file.")]

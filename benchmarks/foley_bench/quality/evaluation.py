@@ -23,8 +23,6 @@ from foley_export.make import load_network
 from foley_export.networks.denoiser import Denoiser
 from foley_training.data.scene import HELD_OUT_STYLE
 
-LEAST_CLIPS = 2  # a covariance takes two
-
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -12,10 +12,11 @@ from foley.envelope import Floats, measure
 from foley.mux import write_wav
 from foley_bench.quality.timbre import spectrogram_db
 from foley_client import Foley, Prompt, Take, Watch
+from foley_training.data.caption import plain_caption
 from foley_training.data.scene import MATERIALS
 
 SECONDS = 5.0
-TEXT = "A person scratches gravel with a wooden stick."  # of figure 11: a sound that can last
+TEXT = plain_caption("gravel", "scratch")  # of figure 11: a sound that can last
 _FRAMES = round(SECONDS * clip.ENVELOPE_RATE_HZ)
 _LOUD, _QUIET = 0.15, 0.01  # RMS
 _EDGE_S = 0.25  # of silence at both ends of figure 11's envelopes
@@ -50,7 +51,7 @@ def make(foley: Foley, folder: Path, watch: Watch) -> None:
     four = {name: (envelope, TEXT) for name, envelope in shapes().items()}
     _figure(foley, four, f'Figure 11: "{TEXT}" on four envelopes', folder / "figure11", watch)
     texts: dict[str, tuple[Floats, str]] = {
-        material: (hits(), f"A person hits {material} with a wooden stick.") for material in MATERIALS
+        material: (hits(), plain_caption(material, "hit")) for material in MATERIALS
     }
     _figure(
         foley, texts, 'Figure 12: "A person hits … with a wooden stick." on one envelope', folder / "figure12", watch
