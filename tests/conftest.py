@@ -11,7 +11,7 @@ import pytest
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
-from foley import sampler
+from foley import schedule
 from foley.manifest import ClapTextConfig, Manifest
 from foley_export.networks import NETWORKS
 from foley_export.weights import seeded_tensor
@@ -65,8 +65,8 @@ def state_dicts() -> Callable[[Manifest], StateDicts]:
             if "_bn." in key and tensor.dim():
                 files["--bn-inception"][key] = tensor[None]  # as published
         files["--rms2sound"] |= {
-            "betas": torch.from_numpy(sampler.betas()).float(),
-            "alphas_cumprod": torch.from_numpy(sampler.alphas_cumprod()).float(),
+            "betas": torch.from_numpy(schedule.betas()).float(),
+            "alphas_cumprod": torch.from_numpy(schedule.alphas_cumprod()).float(),
             "posterior_mean_coef1": torch.ones(1000),
             "logvar": torch.zeros(1000),
             "scale_factor": torch.tensor(0.75),

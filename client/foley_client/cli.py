@@ -10,15 +10,18 @@ import typer
 
 from foley import command, envelope
 from foley.audio import read_audio
-from foley.bundle import file_sha256
 from foley.errors import SettingError
 from foley.loudness import Loudness
 from foley.media import probe
 from foley.mux import SourceAudio
 from foley.output import replacing
+from foley.profiles import ProfileName
 from foley.sampler import SamplerName, Sampling
-from foley_client import outputs
+from foley.schedule import Spacing
+from foley.stages import FlowMethod
+from foley_client import cache, outputs
 from foley_client.console import ProgressWatch, print_timings
+from foley_client.content import content_sha256
 from foley_client.curves import read_envelope
 from foley_client.embedded import embedded_triton
 from foley_client.foley import Foley, override, vary
@@ -44,6 +47,22 @@ Server = Annotated[
 BundleFolder = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="demo")
 ]
+Flow = Annotated[
+    FlowMethod | None,
+    typer.Option(
+        help="Optical flow. exact: as the bundle says. In place of its RAFT: warm, fewer updates that start from the "
+        "flow before; dis, OpenCV's DIS.",
+        show_default="exact",
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        help="Make everything anew. Otherwise what was made before from the same video or prompt is taken from "
+        f"$FOLEY_CACHE/results (by default ~/.cache/foley/results), which keeps the last {cache.MAX_BYTES >> 20} MiB.",
+    ),
+]
 
 
 @app.command()
@@ -67,17 +86,45 @@ def generate(
         typer.Option("--envelope", help="Loudness curve instead of the predicted one: .json, .csv, or a recording."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the bundle's")] = None,
+    profile: Annotated[
+        ProfileName,
+        typer.Option(
+            help="How much time the sound is worth. quality: twice the steps. balanced: the bundle's own. fast: few "
+            "steps, guidance for half of them, and RAFT with few updates; see docs/performance.md. The options below "
+            "override it."
+        ),
+    ] = "balanced",
+    flow: Flow = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the profile's")] = None,
     sampler: Annotated[
         SamplerName | None,
-        typer.Option(help="ddim: the official one. dpm++: for few steps.", show_default="the bundle's"),
+        typer.Option(help="ddim: the official one. dpm++, unipc: for few steps.", show_default="the profile's"),
+    ] = None,
+    spacing: Annotated[
+        Spacing | None,
+        typer.Option(help="Which noise levels dpm++ and unipc visit.", show_default="the profile's"),
     ] = None,
     eta: Annotated[
         float, typer.Option(help="Fresh noise in every ddim step, 0 to 1; the official setting is 1.")
     ] = 0.0,
     guidance: Annotated[
         float | None,
-        typer.Option(help="How strictly to follow the prompt; 1 is half the work.", show_default="the bundle's"),
+        typer.Option(help="How strictly to follow the prompt; 1 is half the work.", show_default="the profile's"),
+    ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Lowest and highest noise level, of 0.04 to 14, with guidance; steps outside are half the work.",
+            metavar="LOW HIGH",
+            show_default="the profile's",
+        ),
+    ] = None,
+    reuse: Annotated[
+        int | None,
+        typer.Option(
+            help="Compute the deep layers of the UNet only every so many steps; 1: in every step.",
+            show_default="the profile's",
+        ),
     ] = None,
     variations: Annotated[int, typer.Option(help="Sounds to make, with seeds counting up.")] = 1,
     loudness: Annotated[
@@ -94,13 +141,23 @@ def generate(
     loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs.")] = "client",
     server: Server = None,
     bundle: BundleFolder = None,
+    no_cache: NoCache = False,
 ) -> None:
     """Make sound for a video.
 
     foley generate hits.mp4 --text "a stick hits metal" -o hits-with-sound.mp4 -o hits.wav
     """
     # all that can be wrong is said before a server starts
-    chosen = {"seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance}
+    chosen = {
+        "seed": seed,
+        "steps": steps,
+        "sampler": sampler,
+        "eta": eta,
+        "guidance": guidance,
+        "spacing": spacing,
+        "guidance_interval": guidance_interval,
+        "reuse": reuse,
+    }
     vary(override(Sampling(sampler="ddim" if eta else "dpm++"), chosen), variations)
     prompt = Prompt(text, audio, negative_text)
     paths = output or [Path(f"{video.stem}-foley.mp4")]
@@ -117,19 +174,22 @@ def generate(
     curve = read_envelope(envelope_file, info.duration_s, frames) if envelope_file else None
     origin = {
         "video": video.name,
-        "video_sha256": file_sha256(video),
+        "video_sha256": content_sha256(video),
         "envelope": envelope_file.name if envelope_file else "predicted",
     }
-    with ExitStack() as files, _session(server, bundle) as (foley, watch):
-        sampling = override(foley.defaults, chosen)
+    with ExitStack() as files, _session(server, bundle, no_cache) as (foley, watch):
+        profiled, profiled_flow = foley.profile(profile)
+        sampling = override(profiled, chosen)
         prompt.check(sampling.guidance)  # before the long work on the video
+        embeddings = None
         if curve is None:
-            curve = foley.predict_envelope(video, watch)
+            curve, embeddings = foley.prepare(video, prompt, watch, flow or profiled_flow)
         takes = foley.generate(
             curve,
             samples,
             prompt,
             sampling,
+            embeddings=embeddings,
             variations=variations,
             loop=loop,
             level=loudness,
@@ -154,8 +214,10 @@ def predict_envelope(
         list[Path],
         typer.Option("-o", "--output", help="File to write: .json, .csv (both can be edited and used) or .png."),
     ],
+    flow: Flow = None,
     server: Server = None,
     bundle: BundleFolder = None,
+    no_cache: NoCache = False,
 ) -> None:
     """Predict only the loudness curve of a video; give it back, edited or not, with `generate --envelope`.
 
@@ -163,8 +225,8 @@ def predict_envelope(
     """
     outputs.check(output, outputs.ENVELOPE_ENDINGS, [video])
     probe(video)
-    with ExitStack() as files, _session(server, bundle) as (foley, watch):
-        curve = foley.predict_envelope(video, watch)
+    with ExitStack() as files, _session(server, bundle, no_cache) as (foley, watch):
+        curve = foley.predict_envelope(video, watch, flow or "exact")
         for path in output:
             outputs.write(files.enter_context(replacing(path)), Result(video, curve))
     for path in output:
@@ -172,7 +234,7 @@ def predict_envelope(
 
 
 @contextmanager
-def _session(server: str | None, bundle: Path | None) -> Iterator[tuple[Foley, Watch]]:
+def _session(server: str | None, bundle: Path | None, no_cache: bool) -> Iterator[tuple[Foley, Watch]]:
     """A connected server, given or started, under a progress display."""
     if server is not None and bundle is not None:
         raise SettingError("--bundle is for a server that is started for the call; leave out --bundle or --server")
@@ -180,7 +242,8 @@ def _session(server: str | None, bundle: Path | None) -> Iterator[tuple[Foley, W
         watch = stack.enter_context(ProgressWatch())
         with watch.stage("starting the server" if server is None else "connecting"):
             triton = stack.enter_context(embedded_triton(bundle) if server is None else Triton(server))
-        yield Foley(triton), watch
+        folder = None if no_cache else cache.default_folder()
+        yield Foley(triton, cache.Cache(folder) if folder else None), watch
 
 
 def main() -> None:

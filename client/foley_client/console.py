@@ -44,11 +44,11 @@ class ProgressWatch(Watch):
 
 
 def print_timings(watch: Watch) -> None:
-    """The time of every stage, and their sum."""
+    """The time of every stage, and how long it took until the last one was done: some run at the same time."""
     table = Table("stage", "seconds", title="Time of each stage")
     table.columns[1].justify = "right"
     for name, seconds in watch.timings_s.items():
         table.add_row(name, f"{seconds:.2f}")
     table.add_section()
-    table.add_row("all", f"{sum(watch.timings_s.values()):.2f}")
+    table.add_row("all", f"{watch.elapsed_s:.2f}")
     console.print(table)

@@ -1,6 +1,5 @@
 """The timbre prompt: a text or a sound, as a CLAP embedding."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +42,11 @@ class Prompt:
             raise SettingError("with guidance 1 a negative text does nothing; ask for more guidance, for example 2")
 
 
-def embed_texts(triton: Triton, texts: Sequence[str]) -> Floats:
-    """CLAP embeddings of `texts`, unit length: [n, 512]."""
-    encoded = np.array([[text.encode()] for text in texts], np.object_)
-    return triton.infer("text_to_embedding", text=encoded)["embedding"]
+def embed_text(triton: Triton, text: str) -> Floats:
+    """CLAP embedding of a text, unit length: [512]. One call a text: in company it would differ in its last bits."""
+    encoded = np.array([[text.encode()]], np.object_)
+    embedding: Floats = triton.infer("text_to_embedding", text=encoded)["embedding"][0]
+    return embedding
 
 
 def embed_audio(triton: Triton, waveform: Floats) -> Floats:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from foley import clip
+from foley.denoising import served_denoiser
 from foley.envelope import Floats
 from foley.sampler import Sampling, sample
 from foley.windows import crossfade, cut, window_starts_s
@@ -68,19 +69,9 @@ def _in_client(
     triton: Triton, condition: Condition, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
     """The loop here: one `denoiser` call a step. The final latents."""
-
-    def denoise(latents: Floats, timestep: int) -> Floats:
-        noise: Floats = triton.infer(
-            "denoiser",
-            latents=latents[None],
-            timestep=[[timestep]],
-            envelope=condition.envelope[None],
-            embedding=condition.embedding[None],
-            negative_embedding=condition.negative_embedding[None],
-            guidance=[[sampling.guidance]],
-        )["noise"][0]
-        return noise
-
+    denoise = served_denoiser(
+        triton.infer, sampling, condition.envelope, condition.embedding, condition.negative_embedding
+    )
     result = np.empty(0, np.float32)
     for latents in sample(denoise, sampling, window):
         result = latents
@@ -102,6 +93,9 @@ def _in_server(
         steps=[sampling.steps],
         sampler=[sampling.sampler.encode()],
         eta=[sampling.eta],
+        spacing=[sampling.spacing.encode()],
+        guidance_interval=sampling.guidance_interval,
+        reuse=[sampling.reuse],
     )
     waveform = np.empty(0, np.float32)
     with closing(events):  # type: ignore[type-var]

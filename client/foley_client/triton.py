@@ -3,7 +3,7 @@
 import json
 import queue
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -81,25 +81,27 @@ class Triton:
         """Close the connection."""
         self._client.close()
 
-    def infer(self, stage: str, **inputs: npt.ArrayLike) -> Arrays:
+    def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
         """Call a stage with arrays of the shapes in `foley.stages` (batch in front where it has one).
+
+        All of its outputs come back, or the named ones: never name some of an ensemble's, of which 24.10 can fail.
 
         Raises:
             InvalidInput: the server refused the tensors.
             ServerUnavailable, ServerFailure: it could not be reached, or failed.
         """
         contract = self.stages[stage]
+        outputs = outputs or [tensor.name for tensor in contract.outputs]
         try:
-            # all outputs: an ensemble of 24.10 that is asked for some of them can fail
             result = self._client.infer(
                 stage,
                 _tensors(contract, inputs),
-                outputs=[grpcclient.InferRequestedOutput(tensor.name) for tensor in contract.outputs],
+                outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
                 client_timeout=CALL_TIMEOUT_S,
             )
         except InferenceServerException as error:
             raise _translated(error) from error
-        return _arrays(contract, result)
+        return {name: result.as_numpy(name) for name in outputs}
 
     def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
         """Call a decoupled stage; yields its responses. Closing the iterator cancels the work on the server."""
@@ -118,7 +120,7 @@ class Triton:
                         raise _translated(error)
                     response = result.get_response()
                     if response.outputs:
-                        yield _arrays(contract, result)
+                        yield {tensor.name: result.as_numpy(tensor.name) for tensor in contract.outputs}
                     if response.parameters["triton_final_response"].bool_param:
                         ended = True
                         return
@@ -143,10 +145,6 @@ def _tensors(contract: Stage, inputs: Mapping[str, npt.ArrayLike]) -> list[grpcc
         wire.set_data_from_numpy(array)
         tensors.append(wire)
     return tensors
-
-
-def _arrays(contract: Stage, result: Any) -> Arrays:
-    return {tensor.name: result.as_numpy(tensor.name) for tensor in contract.outputs}
 
 
 def _translated(error: InferenceServerException) -> FoleyError:

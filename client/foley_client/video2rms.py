@@ -1,5 +1,6 @@
 """The first stage: video frames -> features -> envelope."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -9,11 +10,13 @@ import numpy.typing as npt
 
 from foley import clip
 from foley.envelope import Floats, frames
+from foley.stages import FlowMethod, features_stage
 from foley.windows import crossfade, cut, window_starts_s
 from foley_client.triton import Triton
 from foley_client.watch import Watch
 
 CHUNK_PAIRS = 16  # frame pairs a call: 4.5 MB of frames, and a step in which the work can be stopped
+CHUNKS_ON_SERVER = 2  # the flow of one is found while the networks behind it read the flow of the other
 
 Image = npt.NDArray[np.uint8]
 
@@ -22,9 +25,11 @@ class FrameStream(Sized, Iterable[Image], Protocol):
     """Frames at 30 fps, uint8 [256, 344, 3] each, whose number is known (`foley.media.Frames`)."""
 
 
-def predict_envelope(triton: Triton, video: FrameStream, duration_s: float, watch: Watch) -> Floats:
+def predict_envelope(
+    triton: Triton, video: FrameStream, duration_s: float, watch: Watch, flow: FlowMethod = "exact"
+) -> Floats:
     """The envelope [frames(duration_s)] that Video2RMS predicts for a video of any length."""
-    rows = extract_features(triton, video, watch)
+    rows = extract_features(triton, video, watch, flow)
     still, motion = rows[-1], rows[:-1]
     pieces = []
     starts = window_starts_s(duration_s)
@@ -47,31 +52,34 @@ def clip_features(rows: Floats, still: Floats) -> Floats:
     return cut(np.concatenate([rows, np.repeat(still[None], missing, axis=0)]), 0, clip.CLIP_FRAMES)
 
 
-def extract_features(triton: Triton, video: FrameStream, watch: Watch) -> Floats:
+def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: FlowMethod = "exact") -> Floats:
     """Features of every pair of neighbouring frames, RGB then flow, and of the last frame held still: [n, width].
 
-    One chunk is on the server while the next is decoded; no more than two are in memory.
+    `CHUNKS_ON_SERVER` chunks are on the server while the next one is decoded. Memory does not grow with the video:
+    each of these three is CHUNK_PAIRS + 1 frames of 256 * 344 * 3 bytes, 4.5 MB, and what gRPC copies of it to send.
     """
     rows: list[Floats] = []
+    pending: deque[Future[Floats]] = deque()
 
-    def collect(call: "Future[Floats]") -> None:
-        rows.append(call.result())
+    def collect() -> None:
+        rows.append(pending.popleft().result())
         stage.advance(len(rows[-1]))
 
     def call(chunk: npt.NDArray[np.uint8]) -> Floats:
-        outputs = triton.infer("frames_to_features", frames=chunk)
+        outputs = triton.infer(features_stage(flow), frames=chunk)
         return np.concatenate([outputs["rgb"], outputs["flow"]], axis=1)
 
-    with watch.stage("optical flow and features", len(video)) as stage, ThreadPoolExecutor(1) as server:
-        pending: Future[Floats] | None = None
+    with (
+        watch.stage("optical flow and features", len(video)) as stage,
+        ThreadPoolExecutor(CHUNKS_ON_SERVER) as server,
+    ):
         try:
             for chunk in _chunks(video):
-                submitted = server.submit(call, chunk)
-                if pending is not None:
-                    collect(pending)
-                pending = submitted
-            if pending is not None:
-                collect(pending)
+                pending.append(server.submit(call, chunk))
+                if len(pending) > CHUNKS_ON_SERVER:
+                    collect()
+            while pending:
+                collect()
         except BaseException:
             server.shutdown(cancel_futures=True)  # what is on the server runs to its end, what waits does not begin
             raise
@@ -83,7 +91,8 @@ def _chunks(video: Iterable[Image]) -> Iterator[npt.NDArray[np.uint8]]:
     chunk: list[Image] = []
     for frame in video:
         if len(chunk) > CHUNK_PAIRS:
-            yield np.stack(chunk)
-            chunk = chunk[-1:]
+            stacked = np.stack(chunk)
+            chunk = chunk[-1:]  # before the others wait with us for the server
+            yield stacked
         chunk.append(frame)
     yield np.stack([*chunk, chunk[-1]])

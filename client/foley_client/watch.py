@@ -12,7 +12,9 @@ class Watch:
     """Does nothing but count; the command line's subclass draws bars. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self.timings_s: dict[str, float] = {}  # stage -> seconds, in the order in which stages began
+        self.timings_s: dict[str, float] = {}  # stage -> seconds, in the order in which stages ended
+        self.elapsed_s = 0.0  # until the end of the last stage; less than their sum where some ran at the same time
+        self._started = time.perf_counter()
         self._stop = threading.Event()
         self._lock = threading.Lock()
 
@@ -35,7 +37,9 @@ class Watch:
         try:
             yield stage
         finally:
-            self.timings_s[name] = self.timings_s.get(name, 0.0) + time.perf_counter() - started
+            ended = time.perf_counter()
+            self.timings_s[name] = self.timings_s.get(name, 0.0) + ended - started
+            self.elapsed_s = ended - self._started
             self.on_end(name)
 
     def on_progress(self, name: str, done: int, total: int | None) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from foley.errors import BundleError
 from foley.manifest import Manifest
-from foley.stages import networks
+from foley.stages import SHARED_WEIGHTS, networks
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -16,8 +16,8 @@ _MAX_MANIFEST_BYTES = 2**20
 
 
 def weights_file(stage: str) -> str:
-    """Path inside the bundle of a network's weights."""
-    return f"networks/{stage}.safetensors"
+    """Path inside the bundle of a network's weights, which may be another network's too."""
+    return f"networks/{SHARED_WEIGHTS.get(stage, stage)}.safetensors"
 
 
 def graph_file(stage: str) -> str:

@@ -27,6 +27,9 @@ class OpticalFlowConfig(_Config):
     motion_width: Positive = 128
     head_width: Positive = 256  # hidden layers of the flow head and of the mask predictor
     updates: Positive = 12
+    chain: Positive = 4  # pairs that are found one from the other in `optical_flow_warm`
+    first_updates: Positive = 6  # at most, there, of a chain's first pair
+    warm_updates: Positive = 2  # at most, there, of the others
 
 
 class DisFlowConfig(_Config):
@@ -90,7 +93,7 @@ class DenoiserConfig(_Config):
     """AudioLDM's UNet (S by default) and the RMS-ControlNet, a copy of its encoder."""
 
     width: Positive = 128
-    multipliers: tuple[Positive, ...] = (1, 2, 3, 5)  # of the width, one a level
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=2)] = (1, 2, 3, 5)  # of the width, one a level
     residual_blocks: Positive = 2  # a level
     attention_levels: tuple[int, ...] = (1, 2, 3)  # level i works at 1 / 2**i of the size
     head_width: Positive = 32
@@ -119,7 +122,7 @@ class VocoderConfig(_Config):
 class SamplingDefaults(_Config):
     """What a request gets that does not say otherwise."""
 
-    sampler: Literal["ddim", "dpm++"] = "dpm++"
+    sampler: Literal["ddim", "dpm++", "unipc"] = "dpm++"
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance: Annotated[float, Field(ge=1.0, le=100.0)] = 3.5
 

@@ -16,6 +16,18 @@ from foley.manifest import Manifest, OpticalFlowConfig
 Dtype = Literal["uint8", "int32", "int64", "float32", "bytes"]
 Kind = Literal["network", "ensemble", "python"]
 
+FlowMethod = Literal["exact", "warm", "dis"]
+"""How the optical flow is found. "exact": as the bundle says. In place of a bundle's RAFT also "warm", with few updates
+that start from the flow of the pair before, and "dis", OpenCV's DIS."""
+
+SHARED_WEIGHTS: Mapping[str, str] = {"optical_flow_warm": "optical_flow", "denoiser_reuse": "denoiser"}
+"""Networks that have no weights of their own, and whose they compute with."""
+
+
+def features_stage(flow: FlowMethod) -> str:
+    """The ensemble that turns frames into features with this optical flow."""
+    return "frames_to_features" if flow == "exact" else f"frames_to_features_{flow}"
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -63,20 +75,25 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
     mel = Tensor("mel", "float32", (clip.PADDED_ENVELOPE, clip.MEL_BINS))
     waveform = Tensor("waveform", "float32", (clip.PADDED_SAMPLES,))
 
-    flow_kind: Kind = "network" if isinstance(manifest.optical_flow, OpticalFlowConfig) else "python"
+    below = manifest.denoiser.width * manifest.denoiser.multipliers[1]
+    deep = Tensor("deep", "float32", (2, below, clip.LATENT_FRAMES // 2, clip.LATENT_BINS // 2))
+    noise = Tensor("noise", "float32", latents.shape)
+    denoiser_inputs = (latents, Tensor("timestep", "int64", (1,)), envelope, embedding, negative, guidance)
+    features = (Tensor("rgb", "float32", ("pairs", rgb_width)), Tensor("flow", "float32", ("pairs", flow_width)))
+
+    is_raft = isinstance(manifest.optical_flow, OpticalFlowConfig)
+    in_place_of_raft = (
+        Stage("optical_flow_warm", "network", (frames,), (flow,)),
+        Stage("optical_flow_dis", "python", (frames,), (flow,)),
+        Stage("frames_to_features_warm", "ensemble", (frames,), features),
+        Stage("frames_to_features_dis", "ensemble", (frames,), features),
+    )
     table = (
-        Stage("optical_flow", flow_kind, (frames,), (flow,)),
+        Stage("optical_flow", "network" if is_raft else "python", (frames,), (flow,)),
         Stage("rgb_features", "network", (frames,), (Tensor("rgb", "float32", ("pairs", rgb_width)),)),
         Stage("flow_features", "network", (flow,), (Tensor("flow_features", "float32", ("pairs", flow_width)),)),
-        Stage(
-            "frames_to_features",
-            "ensemble",
-            (frames,),
-            (
-                Tensor("rgb", "float32", ("pairs", rgb_width)),
-                Tensor("flow", "float32", ("pairs", flow_width)),
-            ),
-        ),
+        Stage("frames_to_features", "ensemble", (frames,), features),
+        *(in_place_of_raft if is_raft else ()),
         Stage(
             "video2rms",
             "network",
@@ -88,13 +105,9 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
         Stage("clap_text", "network", (input_ids, attention_mask), (embedding,), max_batch=16),
         Stage("text_to_embedding", "ensemble", (text,), (embedding,), max_batch=16),
         Stage("clap_audio", "network", (waveform,), (embedding,), max_batch=4),
-        Stage(
-            "denoiser",
-            "network",
-            (latents, Tensor("timestep", "int64", (1,)), envelope, embedding, negative, guidance),
-            (Tensor("noise", "float32", latents.shape),),
-            max_batch=16,
-        ),
+        # `deep`, both branches of it, is for a `denoiser_reuse` at one of the next steps
+        Stage("denoiser", "network", denoiser_inputs, (noise, deep), max_batch=16),
+        Stage("denoiser_reuse", "network", (*denoiser_inputs, deep), (noise,), max_batch=16),
         Stage("vae_decoder", "network", (latents,), (mel,), max_batch=4),
         Stage("vocoder", "network", (mel,), (waveform,), max_batch=4),
         Stage("latents_to_waveform", "ensemble", (latents,), (waveform,), max_batch=4),
@@ -110,6 +123,9 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
                 Tensor("steps", "int32", (1,)),
                 Tensor("sampler", "bytes", (1,)),
                 Tensor("eta", "float32", (1,)),
+                Tensor("spacing", "bytes", (1,)),
+                Tensor("guidance_interval", "float32", (2,)),
+                Tensor("reuse", "int32", (1,)),
             ),
             # `step` counts up to `steps`; `waveform` is empty until the last response
             (Tensor("step", "int32", (1,)), Tensor("waveform", "float32", ("samples",))),
@@ -120,5 +136,10 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
 
 
 def networks(manifest: Manifest) -> Mapping[str, Stage]:
-    """The stages that are networks: those that a bundle holds weights and a graph for."""
+    """The stages that are networks: those that a bundle holds a graph for."""
     return {name: stage for name, stage in stages(manifest).items() if stage.kind == "network"}
+
+
+def weighted_networks(manifest: Manifest) -> Mapping[str, Stage]:
+    """The networks that a bundle holds weights for: those that do not share another's."""
+    return {name: stage for name, stage in networks(manifest).items() if name not in SHARED_WEIGHTS}

@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from foley import sampler
+from foley import schedule
 from foley.errors import CheckpointError
 from foley.manifest import Manifest
-from foley.stages import networks
+from foley.stages import weighted_networks
 from foley_export import checkpoint, video2rms_opts
 from foley_export.checkpoint import Checkpoint, shorten
 from foley_export.layouts import HUGGING_FACE, OFFICIAL, Layout
@@ -25,8 +25,8 @@ from foley_export.tokenizer import published_files, published_tokenizer
 
 _COUNTER = "num_batches_tracked"  # of batch normalisation in training; older files have none
 _SCHEDULE: Mapping[str, Callable[[], np.ndarray]] = {
-    "betas": sampler.betas,
-    "alphas_cumprod": sampler.alphas_cumprod,
+    "betas": schedule.betas,
+    "alphas_cumprod": schedule.alphas_cumprod,
 }
 _SCALE_FACTOR = "scale_factor"
 
@@ -100,7 +100,7 @@ def plan(preset: Manifest, files: Files) -> Plan:
         problems.append(str(error))
 
     ledger = _Ledger(manifest, parts)
-    for stage in networks(manifest):
+    for stage in weighted_networks(manifest):
         problems += ledger.settle(stage)
     unused = {}
     for part in parts:

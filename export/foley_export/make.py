@@ -12,7 +12,7 @@ from foley import bundle as bundles
 from foley.bundle import TOKENIZER, graph_file, weights_file
 from foley.errors import BundleError, CheckpointError
 from foley.manifest import Manifest, Source
-from foley.stages import networks
+from foley.stages import networks, weighted_networks
 from foley_export.bundle_writer import new_bundle, write_manifest
 from foley_export.networks import NETWORKS
 from foley_export.networks.bn_inception import RgbFeatures
@@ -58,7 +58,7 @@ def write(
         OutputError: the folder exists or cannot be written.
     """
     with new_bundle(destination) as folder:
-        for stage in networks(manifest):
+        for stage in weighted_networks(manifest):
             yield stage
             save_weights(network(stage), folder / weights_file(stage), half)
         (folder / TOKENIZER).parent.mkdir()

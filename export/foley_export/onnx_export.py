@@ -15,6 +15,7 @@ import onnxscript.optimizer
 import torch
 from safetensors.numpy import load_file
 
+from foley_export.networks import attention
 from foley_export.networks.network import Network
 
 OPSET = 20
@@ -47,6 +48,7 @@ def export(network: Network, weights: Path, destination: Path) -> None:
     assert program is not None
     model = program.model
     _simplify(model)
+    attention.define(model)
     _name_dimensions(model, network)
     _point_into(model, weights, destination.parent)
     ir.save(model, destination)

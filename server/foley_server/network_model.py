@@ -4,6 +4,7 @@ Every network's `model.py` imports this class. It only works inside Triton's Pyt
 """
 
 import json
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ ONNX_ERRORS = (InvalidArgument, RuntimeException, Fail)
 
 
 class TritonPythonModel:
-    """Runs one ONNX session; requests of equal shape that arrive together are one batch."""
+    """Runs one ONNX session; requests of equal shape and wishes that arrive together are one batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the graph of the model that this instance serves."""
@@ -38,37 +39,59 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, in order. Triton hands over a list; stacking it is up to the model."""
-        inputs = [
-            {t.name: pb_utils.get_input_tensor_by_name(request, t.name).as_numpy() for t in self.stage.inputs}
-            for request in requests
-        ]
+        calls = [self._read(request) for request in requests]
         if not self.stage.max_batch:
-            return [self._answer(one) for one in inputs]
+            return [self._answer(call) for call in calls]
         responses: list[Any] = []
-        for _, group in groupby(inputs, key=lambda one: [array.shape[1:] for array in one.values()]):
+        for _, group in groupby(calls, key=lambda call: (call.outputs, call.row_shapes)):
             members = list(group)
-            sizes = [len(next(iter(one.values()))) for one in members]
-            try:
-                outputs = self._run({name: np.concatenate([one[name] for one in members]) for name in members[0]})
-            except ONNX_ERRORS:  # one request's values are to blame: it must not fail those it shares the batch with
-                responses.extend(self._answer(one) for one in members)
-                continue
-            for start, size in zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True):
-                responses.append(self._respond([output[start : start + size] for output in outputs]))
+            responses.extend([self._answer(members[0])] if len(members) == 1 else self._answer_batch(members))
         return responses
 
-    def _answer(self, inputs: dict[str, np.ndarray]) -> Any:
+    def _read(self, request: Any) -> "Call":
+        asked = set(request.requested_output_names())
+        return Call(
+            {t.name: pb_utils.get_input_tensor_by_name(request, t.name).as_numpy() for t in self.stage.inputs},
+            [t.name for t in self.stage.outputs if t.name in asked],
+        )
+
+    def _answer_batch(self, calls: list["Call"]) -> list[Any]:
+        """Requests of equal shape that want the same: one run."""
+        stacked = {name: np.concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
+        try:
+            outputs = self.session.run(calls[0].outputs, stacked)
+        except ONNX_ERRORS:  # one request's values are to blame: it must not fail those it shares the batch with
+            return [self._answer(call) for call in calls]
+        ends = np.cumsum([call.rows for call in calls])
+        pieces = [[output[end - call.rows : end] for output in outputs] for call, end in zip(calls, ends, strict=True)]
+        return [_respond(call, piece) for call, piece in zip(calls, pieces, strict=True)]
+
+    def _answer(self, call: "Call") -> Any:
         """One request by itself: its outputs, or what is wrong with its inputs."""
         try:
-            return self._respond(self._run(inputs))
+            return _respond(call, self.session.run(call.outputs, call.inputs))
         except ONNX_ERRORS as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
 
-    def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return self.session.run([t.name for t in self.stage.outputs], inputs)
 
-    def _respond(self, outputs: list[np.ndarray]) -> Any:
-        named = zip(self.stage.outputs, outputs, strict=True)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(t.name, np.ascontiguousarray(output)) for t, output in named]
-        )
+@dataclass(frozen=True)
+class Call:
+    """What one request brings and wants: arrays by name, and the names of outputs, in the contract's order."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: list[str]
+
+    @property
+    def rows(self) -> int:
+        """The size of its batch."""
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def row_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of its inputs without the batch."""
+        return [array.shape[1:] for array in self.inputs.values()]
+
+
+def _respond(call: Call, outputs: list[np.ndarray]) -> Any:
+    named = zip(call.outputs, outputs, strict=True)
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in named])

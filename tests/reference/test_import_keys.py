@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from foley import sampler
+from foley import schedule
 from foley_export.import_plan import Files, plan
 from foley_export.presets import PAPER
 
@@ -44,8 +44,8 @@ def official(checkpoint_keys, tmp_path_factory):
             for key, what in checkpoint_keys(name).items()
         }
         if option == "--rms2sound":
-            tensors["betas"] = torch.from_numpy(sampler.betas()).float()
-            tensors["alphas_cumprod"] = torch.from_numpy(sampler.alphas_cumprod()).float()
+            tensors["betas"] = torch.from_numpy(schedule.betas()).float()
+            tensors["alphas_cumprod"] = torch.from_numpy(schedule.alphas_cumprod()).float()
             tensors["scale_factor"] = torch.tensor(PAPER.vae_decoder.scale_factor)
         paths[option] = folder / f"{option.strip('-')}.pth"
         torch.save(tensors, paths[option])

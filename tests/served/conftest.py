@@ -31,6 +31,12 @@ def media(repository: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is served from what another one has kept, or from what the user has."""
+    monkeypatch.setenv("FOLEY_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -122,6 +122,34 @@ def test_ctrl_c_stops_the_denoising_within_a_step(triton: Triton, repository: Pa
     assert list(tmp_path.iterdir()) == [curve]
 
 
+def test_ctrl_c_stops_the_work_on_the_video_within_the_chunks_on_the_server(
+    triton: Triton, repository: Path, tmp_path: Path
+) -> None:
+    video = repository / "examples" / "drumstick.mp4"
+    command = [BIN / "foley", "generate", video, "--text", "wood", "--server", triton.url, "-o", "result.mp4"]
+
+    def chunks() -> int:
+        return int(triton.statistics("optical_flow").get("inference_count", 0))
+
+    start = chunks()
+    call = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while chunks() < start + 2:
+        assert call.poll() is None
+        time.sleep(0.01)
+    call.send_signal(signal.SIGINT)
+    interrupted = chunks()
+    _, message = call.communicate(timeout=60)
+    assert call.returncode == 130
+    assert "stopped" in message
+    assert "Traceback" not in message
+    time.sleep(0.5)
+    done = chunks()
+    assert done - interrupted < 6  # of about 15: two are on the server, and the signal's way takes a while
+    time.sleep(0.5)
+    assert chunks() == done
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_server_leaves_the_next_one_removes(tiny_bundle: Path, traces: Traces) -> None:
     """kill -9 of `foley-server` itself: Triton ends with it, and its files with the next start."""
     command = [BIN / "foley-server", "run", "--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0"]

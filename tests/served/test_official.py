@@ -14,7 +14,7 @@ from foley.audio import read_audio
 from foley.envelope import Floats, frames, samples
 from foley.manifest import Manifest
 from foley.media import probe, read_frames
-from foley.sampler import Sampling, sample
+from foley.sampler import Sampling, Step, sample
 from foley_client.video2rms import clip_features
 from foley_export import importer
 from foley_export.import_plan import Files, plan
@@ -70,15 +70,15 @@ def torch_sound(manifest: Manifest, tokenizer: RobertaTokenizer, envelope: Float
     control = torch.zeros(1, 1024)
     control[0, : len(envelope)] = torch.from_numpy(envelope)
 
-    def denoise(latents: Floats, timestep: int) -> Floats:
+    def denoise(latents: Floats, step: Step) -> Floats:
         return denoiser(
             torch.from_numpy(latents)[None],
-            torch.tensor([[timestep]]),
+            torch.tensor([[step.timestep]]),
             control,
             embedding[None],
             negative[None],
             torch.tensor([[SAMPLING.guidance]]),
-        )[0].numpy()
+        )[0][0].numpy()
 
     *_, latents = sample(denoise, SAMPLING)
     waveform = vocoder(vae(torch.from_numpy(latents)[None]))[0].numpy()[:length]

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from foley import bundle as bundles
 from foley.bundle import MANIFEST, graph_file
-from foley.stages import networks
+from foley.stages import networks, weighted_networks
 from foley_export.presets import DEMO
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
@@ -42,7 +42,7 @@ def test_sizes_are_those_of_the_preset(demo: bundles.Bundle) -> None:
 
 def test_weights_are_half_and_small(demo: bundles.Bundle) -> None:
     files = list(demo.root.rglob("*.safetensors"))
-    assert len(files) == len(networks(demo.manifest)) + 1  # and the regression baseline
+    assert len(files) == len(weighted_networks(demo.manifest)) + 1  # and the regression baseline
     assert sum(path.stat().st_size for path in files) <= WEIGHTS_BYTES
     for path in files:
         with path.open("rb") as file:

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 
 from foley import bundle as bundles
@@ -15,6 +16,7 @@ from foley.errors import CheckpointError
 from foley.stages import networks
 from foley_export.make import load_network, save_weights
 from foley_export.networks import NETWORKS
+from foley_export.networks.attention import attention
 from foley_export.onnx_export import export
 from foley_export.presets import TINY
 from foley_export.weights import fill
@@ -50,7 +52,7 @@ def check(bundle: bundles.Bundle, stage: str, inputs: tuple[torch.Tensor, ...], 
             assert error <= tolerance, (tensor.name, error)
 
 
-@pytest.mark.parametrize("stage", [name for name in NETWORKS if name != "denoiser"])
+@pytest.mark.parametrize("stage", [name for name in NETWORKS if not name.startswith("denoiser")])
 def test_graph_computes_what_its_module_does(bundle: bundles.Bundle, stage: str) -> None:
     network = load_network(bundle, stage)
     for size in (1, 4):  # not those it was traced with
@@ -58,12 +60,36 @@ def test_graph_computes_what_its_module_does(bundle: bundles.Bundle, stage: str)
         check(bundle, stage, network.sample_inputs(size, lengths, seed=size))
 
 
+@pytest.mark.parametrize("stage", ["denoiser", "denoiser_reuse"])
 @pytest.mark.parametrize("guidance", [[1.0], [3.5], [1.0, 1.0], [2.0, 1.0, 3.5]])
-def test_denoiser_takes_guidance_and_timestep_row_by_row(bundle: bundles.Bundle, guidance: list[float]) -> None:
+def test_denoiser_takes_guidance_and_timestep_row_by_row(
+    bundle: bundles.Bundle, stage: str, guidance: list[float]
+) -> None:
     """Guidance 1 costs one branch: those rows have no second one, whatever the rest of the batch does."""
-    latents, _, envelope, embedding, negative, _ = load_network(bundle, "denoiser").sample_inputs(len(guidance))
+    latents, _, envelope, embedding, negative, _, *deep = load_network(bundle, stage).sample_inputs(len(guidance))
     timestep = torch.randint(0, 1000, (len(guidance), 1), generator=torch.Generator().manual_seed(0))
-    check(bundle, "denoiser", (latents, timestep, envelope, embedding, negative, torch.tensor(guidance)[:, None]))
+    scale = torch.tensor(guidance)[:, None]
+    check(bundle, stage, (latents, timestep, envelope, embedding, negative, scale, *deep))
+
+
+def test_attention_says_in_standard_operators_what_its_kernel_computes(bundle: bundles.Bundle) -> None:
+    """A runtime that has no such kernel, as ONNX's own reference, takes the function that the graph carries."""
+    model = onnx.load(bundle.path(graph_file("denoiser")), load_external_data=False)
+    (function,) = model.functions
+    (node,) = [node for node in model.graph.node if node.op_type == function.name][:1]
+    names = ["query", "key", "value"]
+    form = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["batch", "cells", 48])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(function.name, names, ["out"], domain=function.domain, num_heads=3)],
+        node.name,
+        [onnx.helper.make_value_info(name, form) for name in names],
+        [onnx.helper.make_value_info("out", form)],
+    )
+    alone = onnx.helper.make_model(graph, functions=[function], opset_imports=model.opset_import, ir_version=10)
+    inputs = dict(zip(names, np.random.default_rng(0).standard_normal((3, 2, 7, 48)).astype(np.float32), strict=True))
+    expected = attention(*map(torch.from_numpy, inputs.values()), heads=3)
+    for runtime in (ReferenceEvaluator(alone), onnxruntime.InferenceSession(alone.SerializeToString())):
+        np.testing.assert_allclose(runtime.run(None, inputs)[0], expected, atol=1e-5)
 
 
 def test_graphs_have_the_contract_of_their_stage(bundle: bundles.Bundle) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley import sampler
 from foley.errors import SettingError
-from foley.sampler import Sampling
+from foley.sampler import Sampling, Step
+from foley.schedule import SPACINGS, TRAIN_STEPS, alphas_cumprod, ddim_timesteps, grid, noise_levels
+from foley.solvers import ddim, multistep
 
 TOLERANCE = 1e-5  # relative L2 error
 SHAPE = (3, 8, 4)
@@ -27,12 +29,17 @@ def denoise(latents: np.ndarray, timestep: int) -> np.ndarray:
 
 
 class Recorder:
-    """`denoise` that remembers the timesteps it was asked for."""
+    """`denoise` that remembers the timesteps it was asked for; by a solver, or in the steps of a whole loop."""
 
     def __init__(self) -> None:
         self.timesteps: list[int] = []
+        self.steps: list[Step] = []
 
-    def __call__(self, latents: np.ndarray, timestep: int) -> np.ndarray:
+    def __call__(self, latents: np.ndarray, asked: int | Step) -> np.ndarray:
+        timestep = asked
+        if isinstance(asked, Step):
+            self.steps.append(asked)
+            timestep = asked.timestep
         self.timesteps.append(timestep)
         return denoise(latents, timestep)
 
@@ -79,26 +86,59 @@ def test_ddim_is_that_of_diffusers(steps, eta):
         variance_noise=lambda: torch.from_numpy(noises.standard_normal(SHAPE, np.float32)),
     )
     asked = Recorder()
-    ours = sampler.ddim(asked, start(), steps, eta, np.random.default_rng(9))
+    ours = ddim(asked, start(), steps, eta, np.random.default_rng(9))
     assert_equal_steps(ours, asked, theirs)
 
 
+DIFFUSERS_SPACING = {"uniform": {}, "karras": {"use_karras_sigmas": True}, "log-snr": {"use_lu_lambdas": True}}
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 14, 15, 25, 100])
-def test_dpm_solver_is_that_of_diffusers(steps):
+def test_dpm_solver_is_that_of_diffusers(steps, spacing):
     reference = DPMSolverMultistepScheduler(
-        **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+        **SCHEDULE,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+        euler_at_final=spacing != "uniform",  # below 15 steps it does so by itself
+        **DIFFUSERS_SPACING[spacing],
     )
     asked = Recorder()
-    assert_equal_steps(sampler.dpm_solver(asked, start(), steps), asked, scheduler_steps(reference, steps))
+    assert_equal_steps(multistep(asked, start(), steps, spacing), asked, scheduler_steps(reference, steps))
 
 
-@given(steps=st.integers(1, sampler.TRAIN_STEPS))
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])  # diffusers has no log-snr for it
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 25, 100])
+def test_unipc_is_that_of_diffusers(steps, spacing):
+    reference = UniPCMultistepScheduler(
+        **SCHEDULE, solver_order=2, final_sigmas_type="zero", **DIFFUSERS_SPACING[spacing]
+    )
+    asked = Recorder()
+    assert_equal_steps(
+        multistep(asked, start(), steps, spacing, correct=True), asked, scheduler_steps(reference, steps)
+    )
+
+
+@given(steps=st.integers(1, TRAIN_STEPS), spacing=st.sampled_from(SPACINGS))
+@settings(deadline=None, max_examples=50)
+def test_a_grid_falls_from_noise_to_sound(steps, spacing):
+    visited = grid(steps, spacing)
+    assert visited.timesteps.shape == (steps,)
+    assert visited.levels.shape == (steps + 1,)
+    assert (np.diff(visited.levels) <= 1e-12).all()
+    assert visited.levels[-1] == 0
+    nearest = np.abs(np.log(noise_levels()) - np.log(visited.levels[:-1, None])).argmin(1)
+    assert (np.abs(nearest - visited.timesteps) <= 1).all()
+
+
+@given(steps=st.integers(1, TRAIN_STEPS))
 @settings(deadline=None, max_examples=25)
 def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
     """Given the true noise, every step lands on the forward process, for any number of steps."""
     sound, noise = np.random.default_rng(1).standard_normal((2, 16))
-    cumprod = sampler.alphas_cumprod()
-    timesteps = sampler.ddim_timesteps(steps)
+    cumprod = alphas_cumprod()
+    timesteps = ddim_timesteps(steps)
     assert len(timesteps) == steps
     assert (np.abs(timesteps - (1 + np.arange(steps) * 1000 / steps)) <= 1).all()
 
@@ -106,7 +146,7 @@ def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
         return (np.sqrt(cumprod[timestep]) * sound + np.sqrt(1 - cumprod[timestep]) * noise).astype(np.float32)
 
     reached = list(
-        sampler.ddim(lambda *_: noise.astype(np.float32), forward(timesteps[-1]), steps, 0.0, np.random.default_rng())
+        ddim(lambda *_: noise.astype(np.float32), forward(timesteps[-1]), steps, 0.0, np.random.default_rng())
     )
     for latents, timestep in zip(reached, [*timesteps[-2::-1], 0], strict=True):
         np.testing.assert_allclose(latents, forward(timestep), atol=2e-3)
@@ -115,9 +155,7 @@ def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
 @pytest.mark.parametrize("name", sampler.SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 999, 1000])
 def test_any_number_of_steps_ends_in_finite_latents(name, steps):
-    step = sampler.ddim if name == "ddim" else sampler.dpm_solver
-    extra = (1.0, np.random.default_rng(0)) if name == "ddim" else ()
-    *_, last = step(denoise, start(), steps, *extra)
+    *_, last = sampler.sample(Recorder(), Sampling(name, steps))
     assert np.isfinite(last).all()
 
 
@@ -137,7 +175,7 @@ def test_a_consumer_that_stops_has_stopped_the_calls(name):
 def test_the_noise_is_a_function_of_seed_and_window(sampling):
     def result(seed: int, window: int) -> np.ndarray:
         chosen = Sampling(sampling.sampler, sampling.steps, eta=sampling.eta, seed=seed)
-        *_, latents = sampler.sample(denoise, chosen, window)
+        *_, latents = sampler.sample(Recorder(), chosen, window)
         assert latents.shape == sampler.LATENTS_SHAPE
         return latents
 
@@ -166,11 +204,58 @@ def test_the_noise_is_a_function_of_seed_and_window(sampling):
         ("eta", float("nan")),
         ("seed", -1),
         ("seed", 2**63),
+        ("spacing", "leading"),
+        ("spacing", "karras"),  # not with ddim
+        ("guidance_interval", (2.0, 1.0)),
+        ("guidance_interval", (2.0, 101.0)),
+        ("guidance_interval", (2.0, float("inf"))),
+        ("guidance_interval", (-1.0, 1.0)),
+        ("guidance_interval", (float("nan"), 1.0)),
+        ("reuse", 0),
+        ("reuse", 11),
     ],
 )
 def test_a_setting_outside_its_range_is_refused_by_name(setting, value):
     with pytest.raises(SettingError, match=setting):
         Sampling(**{"sampler": "ddim", setting: value})
+
+
+def steps_asked_for(**chosen) -> list[Step]:
+    asked = Recorder()
+    list(sampler.sample(asked, Sampling(**chosen)))
+    return asked.steps
+
+
+def test_guidance_is_given_inside_its_interval_only():
+    levels = noise_levels()
+    for step in steps_asked_for(steps=25, guidance=3.5, guidance_interval=(0.3, 5.0)):
+        assert step.guidance == (3.5 if 0.3 <= levels[step.timestep] <= 5.0 else 1.0)
+    everywhere = steps_asked_for(steps=25, guidance=3.5)
+    assert {step.guidance for step in everywhere} == {3.5}
+
+
+@given(
+    steps=st.integers(1, 40),
+    reuse=st.integers(1, 10),
+    guidance=st.sampled_from([1.0, 3.5]),
+    interval=st.tuples(st.floats(0, 15), st.floats(0, 15)).map(sorted).map(tuple),
+)
+@settings(deadline=None, max_examples=100)
+def test_deep_features_are_reused_only_where_there_are_some(steps, reuse, guidance, interval):
+    """They are at most `reuse` - 1 steps old, and were computed with guidance wherever they are used with it."""
+    asked = steps_asked_for(steps=steps, reuse=reuse, guidance=guidance, guidance_interval=interval)
+    assert len(asked) == steps
+    assert not asked[0].reuse
+    age, guided = 0, False
+    for step in asked:
+        if step.reuse:
+            age += 1
+            assert age < reuse
+            assert guided or step.guidance == 1
+        else:
+            age, guided = 0, step.guidance != 1
+    if guidance == 1 or interval == (0, 15):
+        assert [step.reuse for step in asked] == [bool(i % reuse) for i in range(steps)]
 
 
 def test_eta_is_refused_where_it_would_be_ignored():

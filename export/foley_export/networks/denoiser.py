@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from foley import clip, sampler
+from foley import clip, schedule
 from foley.manifest import Manifest
 from foley_export.networks.network import Network
 from foley_export.networks.unet import ControlNet, UNet
@@ -28,7 +28,7 @@ class Denoiser(Network):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self.prediction = manifest.denoiser.prediction
-        self.register_buffer("signal", torch.from_numpy(sampler.alphas_cumprod()), persistent=False)
+        self.register_buffer("signal", torch.from_numpy(schedule.alphas_cumprod()), persistent=False)
         self.unet = UNet(manifest.denoiser)
         self.control_net = ControlNet(manifest.denoiser)
         self.control_projection = nn.Sequential(
@@ -49,24 +49,20 @@ class Denoiser(Network):
         embedding: Tensor,
         negative_embedding: Tensor,
         guidance: Tensor,
-    ) -> Tensor:
-        """The guided noise [batch, 8, 256, 16]; inputs as in the stage's contract.
+    ) -> tuple[Tensor, Tensor]:
+        """The guided noise [batch, 8, 256, 16] and both branches' deep features; inputs as in the stage's contract.
 
         The unconditional branch runs only for rows whose guidance is not 1, in one batch with all the
         conditional ones: a row without guidance costs half.
         """
-        batch = latents.shape[0]
-        guided = torch.nonzero(guidance[:, 0] != 1)[:, 0]
-        rows = torch.cat([torch.arange(batch, device=latents.device), guided])
-        noise = self.branch(
-            latents[rows],
-            timestep[rows, 0],
-            torch.cat([embedding, negative_embedding[guided]]),
-            self.control(envelope)[rows],
+        branches = Branches(guidance)
+        noise, deep = self.deep_branch(
+            latents[branches.rows],
+            timestep[branches.rows, 0],
+            branches.join(embedding, negative_embedding),
+            self.control(envelope)[branches.rows],
         )
-        conditional = noise[:batch]
-        unconditional = conditional.index_copy(0, guided, noise[batch:])
-        return unconditional + guidance[:, :, None, None] * (conditional - unconditional)
+        return branches.guide(noise), torch.stack(branches.split(deep), dim=1)
 
     def control(self, envelope: Tensor) -> Tensor:
         """The envelope [batch, 1024] (linear RMS, 0 to 1) as the control [batch, 8, 256, 1]."""
@@ -77,15 +73,74 @@ class Denoiser(Network):
 
         Without a `control` the ControlNet is left out and AudioLDM predicts alone.
         """
+        return self.deep_branch(latents, timestep, embedding, control)[0]
+
+    def deep_branch(
+        self, latents: Tensor, timestep: Tensor, embedding: Tensor, control: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `branch` answers, and the UNet's deep features."""
         additions = None if control is None else self.control_net(latents + control, timestep, embedding)
-        answer = self.unet(latents, timestep, embedding, additions)
-        return answer if self.prediction == "noise" else self._noise_of(answer, latents, timestep)
+        answer, deep = self.unet(latents, timestep, embedding, additions)
+        return self.to_noise(answer, latents, timestep), deep
 
-    def _noise_of(self, velocity: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Salimans & Ho, "Progressive Distillation" (ICLR 2022): the noise in `latents` that have this velocity.
+    def to_noise(self, answer: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The noise in `latents`, where the UNet's `answer` is that or the velocity.
 
-        Almost all of very noisy latents is noise. A small network that has to say all of it gets the rest, the sound,
-        wrong by more than there is of it; one that says the velocity has only the rest to say.
+        Salimans & Ho, "Progressive Distillation" (ICLR 2022): almost all of very noisy latents is noise. A small
+        network that has to say all of it gets the rest, the sound, wrong by more than there is of it; one that says
+        the velocity has only the rest to say.
         """
+        if self.prediction == "noise":
+            return answer
         signal = self.signal[timestep][:, None, None, None]
-        return signal.sqrt() * velocity + (1 - signal).sqrt() * latents
+        return signal.sqrt() * answer + (1 - signal).sqrt() * latents
+
+
+class DenoiserReuse(Denoiser):
+    """The denoiser's layers at the full size, on deep features that a `Denoiser` found at a step before.
+
+    Of the layers below changes little from one step to the next (Ma et al., "DeepCache", CVPR 2024).
+    """
+
+    stage_name = "denoiser_reuse"
+
+    def forward(  # type: ignore[override]  # one input more, one output less
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        envelope: Tensor,
+        embedding: Tensor,
+        negative_embedding: Tensor,
+        guidance: Tensor,
+        deep: Tensor,
+    ) -> Tensor:
+        """The guided noise [batch, 8, 256, 16]; inputs as in the stage's contract."""
+        branches = Branches(guidance)
+        rows, steps = latents[branches.rows], timestep[branches.rows, 0]
+        embeddings = branches.join(embedding, negative_embedding)
+        additions = self.control_net.forward_top(rows + self.control(envelope)[branches.rows], steps, embeddings)
+        answer = self.unet.forward_top(rows, steps, embeddings, additions, branches.join(deep[:, 0], deep[:, 1]))
+        return branches.guide(self.to_noise(answer, rows, steps))
+
+
+class Branches:
+    """The rows of a batch, each in its conditional branch, and after them those with guidance in the unconditional."""
+
+    def __init__(self, guidance: Tensor) -> None:
+        self.guidance = guidance  # [batch, 1]
+        self.guided = torch.nonzero(guidance[:, 0] != 1)[:, 0]
+        self.rows = torch.cat([torch.arange(guidance.shape[0], device=guidance.device), self.guided])
+
+    def join(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """What the two branches see [batch, ...], for all rows."""
+        return torch.cat([conditional, unconditional[self.guided]])
+
+    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What came out for all rows as both branches [batch, ...]; without guidance they are the same."""
+        conditional, unconditional = values.tensor_split([self.guidance.shape[0]])
+        return conditional, conditional.index_copy(0, self.guided, unconditional)
+
+    def guide(self, noise: Tensor) -> Tensor:
+        """Classifier-free guidance on the noise of all rows."""
+        conditional, unconditional = self.split(noise)
+        return unconditional + self.guidance[:, :, None, None] * (conditional - unconditional)

@@ -5,6 +5,8 @@ numbers with less work: every frame is encoded once though two pairs share it, w
 to the recurrent units is computed once, and only the last update is brought to full size.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +16,7 @@ from foley.manifest import Manifest, OpticalFlowConfig
 from foley_export.networks.network import Network
 from foley_export.networks.raft_correlation import CorrelationPyramid
 from foley_export.networks.raft_encoder import REDUCTION, Encoder
-from foley_export.networks.raft_update import UpdateBlock
+from foley_export.networks.raft_update import PreparedGRU, UpdateBlock
 
 _NEIGHBOURS = 9  # a pixel of the full size is a mean of its cell and the eight around it
 
@@ -45,24 +47,105 @@ class OpticalFlow(Network):
 
     def flow(self, frames: Tensor) -> Tensor:
         """Flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
+        seen = self.look(frames)
+        estimate = seen.start()
+        for _ in range(self.updates):
+            estimate = self.update(seen, estimate)
+        return _upsample(estimate.flow, self.mask_predictor(estimate.hidden))
+
+    def look(self, frames: Tensor) -> "Pairs":
+        """All that is known before the first update of the n pairs of neighbours in `frames` [n+1, 256, 344, 3]."""
         images = frames.permute(0, 3, 1, 2) / 127.5 - 1
         features = self.feature_encoder(images)
-        pyramid = self.correlation.build(features[:-1], features[1:])
-
         hidden, context = self.context_encoder(images[:-1]).tensor_split([self.hidden_width], 1)
-        hidden, prepared = hidden.tanh(), self.update_block.prepare(context.relu())
-        origin = _pixel_grid(features)
-        flow = torch.zeros_like(hidden[:, :2])
-        for _ in range(self.updates):
-            correlation = self.correlation.look_up(pyramid, origin + flow)
-            hidden, change = self.update_block(hidden, prepared, correlation, flow)
-            flow = flow + change
-        return _upsample(flow, self.mask_predictor(hidden))
+        return Pairs(
+            self.correlation.build(features[:-1], features[1:]),
+            hidden.tanh(),
+            self.update_block.prepare(context.relu()),
+        )
+
+    def update(self, pairs: "Pairs", estimate: "Estimate") -> "Estimate":
+        """One update of the flow of all `pairs`."""
+        correlation = self.correlation.look_up(pairs.pyramid, _pixel_grid(estimate.flow) + estimate.flow)
+        hidden, change = self.update_block(estimate.hidden, pairs.prepared, correlation, estimate.flow)
+        return Estimate(hidden, estimate.flow + change)
 
     def forward(self, frames: Tensor) -> Tensor:
         flow = self.flow(frames).clamp(-clip.LARGEST_FLOW, clip.LARGEST_FLOW)
         levels = (flow + clip.LARGEST_FLOW) * (255 / (2 * clip.LARGEST_FLOW))
         return levels.to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class OpticalFlowWarm(OpticalFlow):
+    """The same with fewer updates: in every chain of pairs, each starts from the flow of the pair before.
+
+    Motion changes little within a thirtieth of a second. Chains are short so that errors do not add up, so that many
+    are found at once, and so that no call depends on the one before.
+    """
+
+    stage_name = "optical_flow_warm"
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        config = manifest.optical_flow
+        assert isinstance(config, OpticalFlowConfig)
+        self.chain = config.chain
+        self.first_updates, self.warm_updates = config.first_updates, config.warm_updates
+
+    def flow(self, frames: Tensor) -> Tensor:
+        """Flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
+        found: list[Estimate] = []
+        for pairs in self.look(frames).chains(self.chain):  # all that come first in a chain, all that come second, ...
+            estimate = pairs.start()
+            if found:
+                estimate = estimate._replace(flow=found[-1].flow)
+            for _ in range(self.warm_updates if found else self.first_updates):
+                estimate = self.update(pairs, estimate)
+            found.append(estimate)
+        in_order = Estimate(
+            *(torch.stack(nth, 1).flatten(0, 1)[: frames.shape[0] - 1] for nth in zip(*found, strict=True))
+        )
+        return _upsample(in_order.flow, self.mask_predictor(in_order.hidden))
+
+
+class Estimate(NamedTuple):
+    """What one update hands to the next."""
+
+    hidden: Tensor  # [n, hidden, h, w]
+    flow: Tensor  # [n, 2, h, w], in cells of the features
+
+
+class Pairs(NamedTuple):
+    """n pairs of images as the updates see them."""
+
+    pyramid: Tensor
+    hidden: Tensor  # before the first update
+    prepared: list[PreparedGRU]
+
+    def start(self) -> Estimate:
+        """Nothing has moved."""
+        return Estimate(self.hidden, torch.zeros_like(self.hidden[:, :2]))
+
+    def chains(self, length: int) -> list["Pairs"]:
+        """All pairs that come first in a chain of neighbours of this length, all that come second, ...
+
+        Where the pairs do not fill the last chain, its last one is repeated.
+        """
+        count = self.hidden.shape[0]
+        places = torch.arange((count + length - 1) // length * length).clamp(max=count - 1).unflatten(0, (-1, length))
+
+        def take(nth: int) -> "Pairs":
+            rows = places[:, nth]
+            prepared = [
+                gru._replace(
+                    gate_share=gru.gate_share.index_select(0, rows),
+                    candidate_share=gru.candidate_share.index_select(0, rows),
+                )
+                for gru in self.prepared
+            ]
+            return Pairs(self.pyramid.index_select(0, rows), self.hidden.index_select(0, rows), prepared)
+
+        return [take(nth) for nth in range(length)]
 
 
 class MaskPredictor(nn.Module):

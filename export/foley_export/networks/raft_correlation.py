@@ -1,6 +1,7 @@
 """RAFT's all-pairs correlation: built once for a pair of images, looked up at every update."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,38 +14,69 @@ class CorrelationPyramid(nn.Module):
     `levels` halvings of the second image widen the view; at each, (2 * radius + 1)**2 places are read.
     """
 
-    offsets: Tensor  # float [side, side, 2]: (x, y), x along the first axis as in the published weights
-
     def __init__(self, levels: int, radius: int) -> None:
         super().__init__()
         self.levels = levels
-        side = torch.arange(-radius, radius + 1, dtype=torch.float32)
-        self.register_buffer("offsets", torch.stack(torch.meshgrid(side, side, indexing="ij"), -1), persistent=False)
+        self.radius = radius
 
     @property
     def width(self) -> int:
         """Channels that a lookup returns."""
-        return self.levels * self.offsets[..., 0].numel()
+        return self.levels * (2 * self.radius + 1) ** 2
 
-    def build(self, first: Tensor, second: Tensor) -> list[Tensor]:
-        """Features of both images, [n, C, h, w] -> the correlations [n * h * w, 1, h / 2**i, w / 2**i]."""
+    def build(self, first: Tensor, second: Tensor) -> Tensor:
+        """Features of both images, [n, C, h, w] -> for every place of the first one row: all levels, and a zero.
+
+        [n, h * w, sum of (h / 2**i) * (w / 2**i) + 1].
+        """
         channels, height, width = first.shape[1:]
-        volume = first.flatten(2).transpose(1, 2) @ second.flatten(2) / math.sqrt(channels)
-        pyramid = [volume.reshape(-1, 1, height, width)]
+        volume = first.flatten(2).transpose(1, 2) @ (second.flatten(2) / math.sqrt(channels))
+        level = volume.reshape(-1, 1, height, width)
+        rows = [level.flatten(1)]
         for _ in range(self.levels - 1):
-            pyramid.append(functional.avg_pool2d(pyramid[-1], 2))
-        return pyramid
+            level = functional.avg_pool2d(level, 2)
+            rows.append(level.flatten(1))
+        pyramid = torch.cat([*rows, torch.zeros_like(rows[0][:, :1])], 1)
+        return pyramid.unflatten(0, (-1, height * width))
 
-    def look_up(self, pyramid: list[Tensor], points: Tensor) -> Tensor:
+    def look_up(self, pyramid: Tensor, points: Tensor) -> Tensor:
         """`points` [n, 2, h, w], (x, y) in the second image's features -> correlations [n, width, h, w].
 
-        Between places linear, outside the image zero.
+        Between places linear, outside the image zero. All places that one point reads at a level lie at the same
+        distance from the grid: what is read is a window of the grid itself, and mixed with one pair of weights.
         """
         height, width = points.shape[2:]
-        centres = points.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
-        found = []
-        for level, volume in enumerate(pyramid):
-            last = volume.new_tensor([volume.shape[3] - 1, volume.shape[2] - 1])
-            grid = 2 * (centres / 2**level + self.offsets) / last - 1
-            found.append(functional.grid_sample(volume, grid, align_corners=True).flatten(1))
-        return torch.cat(found, 1).unflatten(0, (-1, height, width)).permute(0, 3, 1, 2)
+        sizes = [(height >> level, width >> level) for level in range(self.levels)]
+        last = torch.tensor([[w - 1, h - 1] for h, w in sizes], dtype=points.dtype, device=points.device)
+        begins = torch.tensor(list(_begins(sizes)), dtype=points.dtype, device=points.device)
+        scales = torch.tensor([1 / 2**level for level in range(self.levels)], dtype=points.dtype, device=points.device)
+        side = torch.arange(-self.radius, self.radius + 2, dtype=points.dtype, device=points.device)
+
+        centres = points.flatten(2).transpose(1, 2).unsqueeze(2) * scales[:, None]  # [n, h * w, levels, 2]
+        corners = centres.floor()
+        wanted = corners[..., None] + side
+        inside = wanted.maximum(torch.zeros(())).minimum(last[..., None])
+        zero = pyramid.shape[2] - 1
+        beyond = zero * (wanted - inside).abs()  # at least as far as the zero lies, for what is outside the image
+        x, y = (inside * _strides(sizes, points)[..., None] + beyond).unbind(-2)
+        places = (x[..., :, None] + (y + begins[:, None])[..., None, :]).clamp(max=zero)  # x first, as in the weights
+
+        window = pyramid.gather(2, places.flatten(2).long()).transpose(1, 2)
+        window = window.unflatten(1, (self.levels, len(side), len(side)))  # [n, levels, x, y, h * w]
+        x_share, y_share = (centres - corners).permute(0, 2, 3, 1)[:, :, :, None, None].unbind(2)
+        window = window[:, :, :-1] * (1 - x_share) + window[:, :, 1:] * x_share
+        found = window[:, :, :, :-1] * (1 - y_share) + window[:, :, :, 1:] * y_share
+        return found.flatten(1, 3).unflatten(2, (height, width))
+
+
+def _strides(sizes: Iterable[tuple[int, int]], like: Tensor) -> Tensor:
+    """How far apart neighbours in x and in y lie in a row of the pyramid: [levels, 2]."""
+    return torch.tensor([[1, width] for _, width in sizes], dtype=like.dtype, device=like.device)
+
+
+def _begins(sizes: Iterable[tuple[int, int]]) -> Iterable[int]:
+    """Where each level begins in a row of the pyramid."""
+    begin = 0
+    for height, width in sizes:
+        yield begin
+        begin += height * width

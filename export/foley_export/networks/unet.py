@@ -6,6 +6,7 @@ Maps are [batch, channels, time, mel]; `conditioning` is the [batch, 8 * width] 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from foley import clip
 from foley.manifest import DenoiserConfig
+from foley_export.networks.attention import attention
 
 
 class Encoder(nn.Module):
@@ -21,6 +23,7 @@ class Encoder(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.width = config.width
+        self.top = 1 + config.residual_blocks  # input blocks that work at the full size
         conditioning_width = 8 * config.width
         half = conditioning_width // 2
         self.time_embed = nn.Sequential(nn.Linear(config.width, half), nn.SiLU(), nn.Linear(half, half))
@@ -56,11 +59,18 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, conditioning: Tensor) -> tuple[list[Tensor], Tensor]:
         """The output of every input block, for the skip connections, and the output of the middle."""
+        skips = self.encode_top(x, conditioning)
+        for block in self.input_blocks[self.top :]:
+            skips.append(block(skips[-1], conditioning))
+        return skips, self.middle_block(skips[-1], conditioning)
+
+    def encode_top(self, x: Tensor, conditioning: Tensor) -> list[Tensor]:
+        """The output of the input blocks at the full size, the first ones."""
         skips = []
-        for block in self.input_blocks:
+        for block in self.input_blocks[: self.top]:
             x = block(x, conditioning)
             skips.append(x)
-        return skips, self.middle_block(x, conditioning)
+        return skips
 
 
 class ControlNet(Encoder):
@@ -76,10 +86,14 @@ class ControlNet(Encoder):
 
     def forward(self, latents: Tensor, timestep: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
         """One addition for every skip connection of the UNet, first to last, and one for its middle."""
-        conditioning = self.conditioning(timestep, embedding)
-        skips, middle = self.encode(latents, conditioning)
+        skips, middle = self.encode(latents, self.conditioning(timestep, embedding))
         additions = [convolution(skip) for convolution, skip in zip(self.zero_convs, skips, strict=True)]
         return additions, self.middle_block_out_zero_conv(middle)
+
+    def forward_top(self, latents: Tensor, timestep: Tensor, embedding: Tensor) -> list[Tensor]:
+        """The additions for the skip connections at the full size only."""
+        skips = self.encode_top(latents, self.conditioning(timestep, embedding))
+        return [convolution(skip) for convolution, skip in zip(self.zero_convs[: self.top], skips, strict=True)]
 
 
 class UNet(Encoder):
@@ -111,10 +125,11 @@ class UNet(Encoder):
         timestep: Tensor,
         embedding: Tensor,
         control: tuple[list[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """Noise like `latents` [batch, 8, time, mel]; timesteps [batch], embeddings [batch, 512].
+    ) -> tuple[Tensor, Tensor]:
+        """Noise like `latents` [batch, 8, time, mel], and deep features; timesteps [batch], embeddings [batch, 512].
 
-        `control` is what the `ControlNet` answers: it is added to the skip connections and the middle.
+        `control` is what the `ControlNet` answers: it is added to the skip connections and the middle. Deep features,
+        [batch, channels, time / 2, mel / 2], are all that `forward_top` needs to know of the layers below it.
         """
         conditioning = self.conditioning(timestep, embedding)
         skips, x = self.encode(latents, conditioning)
@@ -122,7 +137,29 @@ class UNet(Encoder):
             additions, middle = control
             skips = [skip + addition for skip, addition in zip(skips, additions, strict=True)]
             x = x + middle
-        for block, skip in zip(self.output_blocks, reversed(skips), strict=True):
+        below: list[Any] = [*self.output_blocks[: -self.top]]
+        for block in below[:-1]:
+            x = block(torch.cat([x, skips.pop()], dim=1), conditioning)
+        deep = below[-1][:-1](torch.cat([x, skips.pop()], dim=1), conditioning)
+        return self._finish(deep, skips, conditioning), deep
+
+    def forward_top(
+        self, latents: Tensor, timestep: Tensor, embedding: Tensor, additions: list[Tensor], deep: Tensor
+    ) -> Tensor:
+        """Noise from the layers at the full size alone, on `deep` features of a step before (Ma et al. 2024).
+
+        `additions` is what `ControlNet.forward_top` answers.
+        """
+        conditioning = self.conditioning(timestep, embedding)
+        skips = self.encode_top(latents, conditioning)
+        skips = [skip + addition for skip, addition in zip(skips, additions, strict=True)]
+        return self._finish(deep, skips, conditioning)
+
+    def _finish(self, deep: Tensor, skips: list[Tensor], conditioning: Tensor) -> Tensor:
+        """From the deep features up: the layers at the full size."""
+        last_below: Any = self.output_blocks[-self.top - 1]
+        x = last_below[-1](deep)  # the upsampling
+        for block, skip in zip(self.output_blocks[-self.top :], reversed(skips), strict=True):
             x = block(torch.cat([x, skip], dim=1), conditioning)
         return self.out(x)
 
@@ -194,18 +231,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
-        self.head_width = head_width
+        self.heads = width // head_width
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(width, width, bias=False)
         self.to_v = nn.Linear(width, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            layer(x).unflatten(2, (-1, self.head_width)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v)
-        )
-        heads = F.scaled_dot_product_attention(query, key, value)
-        return self.to_out(heads.transpose(1, 2).flatten(2))
+        return self.to_out(attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
 
 
 class FeedForward(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from foley import loudness, sampler
+from foley import loudness, solvers
 from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.network import Network
 from foley_export.networks.vae_decoder import VaeDecoder
@@ -39,7 +39,7 @@ def _branches(network: Denoiser, vectors: Vectors) -> Comparisons:
 def _noise(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["unet_controlnet"]
     rows = len(vector["latents"])
-    (noise,) = forward(
+    noise, _ = forward(
         vector["latents"],
         vector["timesteps"][:, None],
         vector["rms"][:, 0, :, 0],
@@ -59,12 +59,12 @@ def _guided_trajectory(forward: Forward, vectors: Vectors) -> Comparisons:
     def denoise(latents: np.ndarray, timestep: int) -> np.ndarray:
         timesteps.append(timestep)
         step = np.array([[timestep]])
-        (noise,) = forward(latents[None], step, envelope, vector["embedding"], vector["negative_embedding"], guidance)
+        noise, _ = forward(latents[None], step, envelope, vector["embedding"], vector["negative_embedding"], guidance)
         return noise[0]
 
     steps = len(vector["timesteps"])
     # eta 0 asks for no noise; the step's formula with it is checked against diffusers (tests/unit/test_sampler.py)
-    latents = np.stack(list(sampler.ddim(denoise, vector["x_T"][0], steps, 0.0, np.random.default_rng())))
+    latents = np.stack(list(solvers.ddim(denoise, vector["x_T"][0], steps, 0.0, np.random.default_rng())))
     yield exact("timesteps of the trajectory", np.array(timesteps), vector["timesteps"])
     for step, (ours, official) in enumerate(zip(latents, vector["latents"], strict=True), start=1):
         yield Comparison(f"guided latents, step {step}", ours, official)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from foley import clip, envelope, metrics, sampler
+from foley import clip, envelope, metrics, schedule
 from foley_export import targets
 from foley_export.verification.check import Comparisons, TableCheck
 from foley_export.verification.comparison import Comparison, exact
@@ -15,15 +15,15 @@ _FLOAT64 = 1e-9  # relative: another version of SciPy rounds the last bits anoth
 
 def _noise_schedule(vectors: Vectors) -> Comparisons:
     vector = vectors["ddim_tables"]
-    yield exact("betas", sampler.betas().astype(np.float32), vector["betas"])
-    yield exact("cumulative alphas", sampler.alphas_cumprod(), vector["alphas_cumprod"])
+    yield exact("betas", schedule.betas().astype(np.float32), vector["betas"])
+    yield exact("cumulative alphas", schedule.alphas_cumprod(), vector["alphas_cumprod"])
 
 
 def _ddim_tables(vectors: Vectors) -> Comparisons:
     vector = vectors["ddim_tables"]
     for table in ("timesteps", "alphas", "alphas_prev", "sigmas"):
         for eta in _ETAS:
-            ours = [getattr(sampler.ddim_tables(steps, eta), table) for steps in _STEPS]
+            ours = [getattr(schedule.ddim_tables(steps, eta), table) for steps in _STEPS]
             official = [vector[f"ddim_{table}_{steps}_eta{eta}"] for steps in _STEPS]
             what = f"{table}, eta {eta}, {', '.join(map(str, _STEPS))} steps"
             yield exact(what, np.concatenate(ours), np.concatenate(official))

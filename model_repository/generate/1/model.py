@@ -3,6 +3,7 @@
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from foley.denoising import served_denoiser
 from foley.errors import FoleyError, ServerFailure, SettingError
 from foley.sampler import Sampling, sample
 
@@ -34,20 +35,19 @@ class TritonPythonModel:
             guidance=float(inputs["guidance"][0]),
             eta=float(inputs["eta"][0]),
             seed=seed,
+            spacing=inputs["spacing"][0].decode(errors="replace"),
+            guidance_interval=tuple(inputs["guidance_interval"].tolist()),
+            reuse=int(inputs["reuse"][0]),
         )
-        conditions = {name: inputs[name][None] for name in ("envelope", "embedding", "negative_embedding", "guidance")}
-
-        def denoise(latents, timestep):
-            return infer(
-                "denoiser", "noise", latents=latents[None], timestep=np.array([[timestep]], np.int64), **conditions
-            )[0]
-
+        denoise = served_denoiser(
+            infer, sampling, inputs["envelope"], inputs["embedding"], inputs["negative_embedding"]
+        )
         for step, latents in enumerate(sample(denoise, sampling, window), start=1):
             if request.is_cancelled():
                 return
-            sound = (
-                infer("latents_to_waveform", "waveform", latents=latents[None])[0] if step == sampling.steps else None
-            )
+            sound = None
+            if step == sampling.steps:
+                sound = infer("latents_to_waveform", ("waveform",), latents=latents[None])["waveform"][0]
             sender.send(event(step, sound))
 
 
@@ -59,15 +59,15 @@ def event(step, waveform=None):
     )
 
 
-def infer(model, output, **inputs):
-    """One output of another served model."""
+def infer(model, outputs, **inputs):
+    """The named outputs of another served model."""
     request = pb_utils.InferenceRequest(
         model_name=model,
-        requested_output_names=[output],
+        requested_output_names=list(outputs),
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
     )
     response = request.exec()
     if response.has_error():
         raise ServerFailure(f"{model}: {response.error().message()}")
-    array = pb_utils.get_output_tensor_by_name(response, output).as_numpy()
-    return array.copy()  # the response's memory goes with the response
+    # copied: the response's memory goes with the response
+    return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy() for name in outputs}

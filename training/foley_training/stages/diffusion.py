@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
-from foley import clip, sampler
+from foley import clip, schedule
 from foley.manifest import Manifest
-from foley.sampler import Sampling
+from foley.sampler import Sampling, Step, sample
 from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.vae_decoder import VaeDecoder
 from foley_training.config import LoopConfig
@@ -58,7 +58,7 @@ class Diffusion(Task[Noisy]):
         self.config, self.train, self.validation, self.vae = config, train, validation, vae
         self.empty = empty  # the embedding of the empty text
         self.denoiser = Denoiser(manifest)
-        self.signal = torch.from_numpy(sampler.alphas_cumprod())
+        self.signal = torch.from_numpy(schedule.alphas_cumprod())
         # a velocity's error is the noise's error over the root of the signal; 1 / (1 - signal) is the SNR plus one
         self.weights = (_SNR_LIMIT * (1 - self.signal)).clamp(max=1) / self.signal
         self._start()
@@ -86,7 +86,7 @@ class Diffusion(Task[Noisy]):
             prompted = random.random() >= _NO_PROMPT
             embeddings.append(self.train.embeddings[index] if prompted else self.empty.numpy())
         latents = torch.from_numpy(np.stack(clean))
-        timestep = torch.from_numpy(random.integers(sampler.TRAIN_STEPS, size=count))
+        timestep = torch.from_numpy(random.integers(schedule.TRAIN_STEPS, size=count))
         noise = torch.from_numpy(random.standard_normal(latents.shape, np.float32))
         signal = self.signal[timestep][:, None, None, None]
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
@@ -118,7 +118,7 @@ class Diffusion(Task[Noisy]):
             envelope = torch.from_numpy(np.array(self.validation.sounds.envelopes[i]))[None].to(self.device)
             asked = self.denoiser.control(envelope) if control else None
             denoise = self._guided(embedding, asked)
-            *_, latents = sampler.sample(denoise, Sampling(steps=steps, seed=i))
+            *_, latents = sample(denoise, Sampling(steps=steps, seed=i))
             mel = self.vae(torch.from_numpy(latents)[None].to(self.device))
             results.append((envelope[0].cpu().numpy(), mel_loudness(mel[0]).cpu().numpy()))
         return results
@@ -126,11 +126,11 @@ class Diffusion(Task[Noisy]):
     def _guided(self, embedding: Tensor, control: Tensor | None, guidance: float = 3.5) -> Callable[..., np.ndarray]:
         both = torch.cat([embedding, self.empty[None].to(self.device)])
 
-        def denoise(latents: np.ndarray, timestep: int) -> np.ndarray:
+        def denoise(latents: np.ndarray, step: Step) -> np.ndarray:
             rows = torch.from_numpy(latents).to(self.device).expand(2, -1, -1, -1)
             controls = None if control is None else control.expand(2, -1, -1, -1)
             with torch.autocast(self.device.type, torch.bfloat16):
-                noise = self.denoiser.branch(rows, torch.full((2,), timestep, device=self.device), both, controls)
+                noise = self.denoiser.branch(rows, torch.full((2,), step.timestep, device=self.device), both, controls)
             conditional, unconditional = noise.float()
             return (unconditional + guidance * (conditional - unconditional)).cpu().numpy()
 

@@ -1,0 +1,52 @@
+"""Attention as one node of a graph: ONNX Runtime has a kernel for it, other runtimes read what it stands for.
+
+`com.microsoft::MultiHeadAttention` never holds the scores of all cells for all others in memory at once. A model-local
+function of that name says the same in standard operators, for runtimes that have no such kernel.
+"""
+
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset20, script
+from onnxscript.values import Opset
+from torch import Tensor
+from torch.nn import functional
+
+_KERNELS = Opset("com.microsoft", 1)
+op: Any = opset20
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Softmax(query @ key^T / sqrt(head width)) @ value of every head; all are [batch, cells, heads * head width]."""
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.symbolic(
+            f"{_KERNELS.domain}::{MultiHeadAttention.name}",
+            (query, key, value),
+            {"num_heads": heads},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=_KERNELS.version,
+        )
+    apart = (tensor.unflatten(2, (heads, -1)).transpose(1, 2) for tensor in (query, key, value))
+    return functional.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+
+
+@script(_KERNELS, default_opset=op)
+def MultiHeadAttention(query, key, value, num_heads: int):  # type: ignore[no-untyped-def]
+    """What `attention` computes."""
+    heads = op.Reshape(op.Constant(value_int=num_heads), op.Constant(value_ints=[1]))
+    apart = op.Concat(op.Constant(value_ints=[0, 0]), heads, op.Constant(value_ints=[-1]), axis=0)
+    queries = op.Transpose(op.Reshape(query, apart), perm=[0, 2, 1, 3])
+    keys = op.Transpose(op.Reshape(key, apart), perm=[0, 2, 3, 1])
+    values = op.Transpose(op.Reshape(value, apart), perm=[0, 2, 1, 3])
+    scores = op.MatMul(queries, keys) / op.Sqrt(op.Cast(op.Shape(queries, start=3), to=1))
+    mixed = op.Transpose(op.MatMul(op.Softmax(scores, axis=-1), values), perm=[0, 2, 1, 3])
+    return op.Reshape(mixed, op.Constant(value_ints=[0, 0, -1]))
+
+
+def define(model: ir.Model) -> None:
+    """Say in `model` what the node stands for, where there is one."""
+    if any(node.domain == _KERNELS.domain for node in model.graph):
+        function = ir.serde.deserialize_function(MultiHeadAttention.to_function_proto())
+        model.functions[function.identifier()] = function
