@@ -1,23 +1,20 @@
 """`foley-bench`: how fast and how good the deployment is, and what its differences from the original do."""
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from foley import bundle as bundles
 from foley import command
 from foley.errors import OutputError, SettingError
-from foley.output import check_destination, replacing
-from foley_bench import stages as stages_bench
+from foley_bench import report
 from foley_client import Foley, embedded_triton
 from foley_client.console import ProgressWatch
 
-_WIDE = 160  # columns of a table that no terminal shows
+_CHECKOUT = Path(__file__).resolve().parents[2]
+DEMO = _CHECKOUT / "bundles" / "demo"
+EXAMPLES = _CHECKOUT / "examples"
 
 app = typer.Typer(
     help="Measure Video-Foley's deployment, with a baseline and a floor beside every figure.",
@@ -29,7 +26,11 @@ app = typer.Typer(
 ClipCount = Annotated[int, typer.Option("--clips", help="Test clips of 10 s.", min=2)]  # a covariance takes two
 Seed = Annotated[int, typer.Option(help="Chooses other test clips.", min=0)]
 BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle to measure.", metavar="BUNDLE")]
+BundleOption = Annotated[Path, typer.Option(help="Folder of the bundle to measure.", envvar="FOLEY_BUNDLE")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the numbers here too: a .json file.")]
+ReportFile = Annotated[
+    Path | None, typer.Option("--report", help="Write a page with tables and plots: an .html file that needs no other.")
+]
 Plots = Annotated[Path | None, typer.Option(help="Folder for pictures, PNG; made where it is missing.")]
 
 
@@ -40,28 +41,113 @@ def _root() -> None:
 
 @app.command()
 def stages(
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to measure.", envvar="FOLEY_BUNDLE")] = (
-        stages_bench.CHECKOUT / "bundles" / "demo"
-    ),
-    repeats: Annotated[int, typer.Option(help="Calls of each network, each way.", min=1)] = 10,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the bundle to measure.",
+            envvar="FOLEY_BUNDLE",
+            show_default="bundles/paper, made when it is missing",
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Calls of each network, each way, at most.", min=1)] = 10,
+    seconds: Annotated[
+        float, typer.Option(help="No further round of calls of a network begins after this time.", min=0)
+    ] = 10.0,
     json_file: JsonFile = None,
+    report_file: ReportFile = None,
 ) -> None:
-    """Time every network: PyTorch, ONNX Runtime, Triton, and the floor that its arithmetic sets.
+    """Time every network: as the official pipeline runs it, in ONNX Runtime, through Triton, and its floor.
 
-    foley-bench stages --bundle bundles/mine --json stages.json
+    The floor is the time that the network's arithmetic takes at the machine's best rate in a large matrix product.
+    Also: how long the server takes to start, and its memory. By default at the official size, with seeded weights: five
+    minutes, and three more the first time.
+
+    foley-bench stages --json stages.json --report stages.html
     """
-    if json_file is not None:
-        check_destination(json_file, {".json"})
+    report.prepare(json_file, report_file)
+    from foley_bench import stages as bench
+    from foley_bench.paper import paper_bundle
+
     with ProgressWatch() as watch:
-        report = stages_bench.measure(bundles.read(bundle), repeats, watch)
-    _show([stages_bench.table(report)], stages_bench.document(report), json_file)
+        measured = bundles.read(bundle) if bundle else paper_bundle(watch)
+        found = bench.measure(measured, repeats, seconds, watch)
+    report.deliver(found, json_file, report_file)
+
+
+@app.command()
+def latency(
+    bundle: BundleOption = DEMO,
+    video: Annotated[Path, typer.Option(help="Video to make sound for.")] = EXAMPLES / "steel.mp4",
+    runs: Annotated[int, typer.Option(help="Clips with each loop.", min=1)] = 8,
+    json_file: JsonFile = None,
+    report_file: ReportFile = None,
+) -> None:
+    """Time one clip at a time, from a video of 10 s to its sound over gRPC, and count what serving adds.
+
+    Percentiles of the latency, for the diffusion loop in the client and on the server; where the time goes; and the
+    overhead, everything that is not a network, of a clip and of a denoising step. Two minutes with bundles/demo.
+
+    foley-bench latency --json latency.json --report latency.html
+    """
+    report.prepare(json_file, report_file)
+    from foley_bench import latency as bench
+
+    with ProgressWatch() as watch:
+        found = bench.measure(bundles.read(bundle), video, runs, watch)
+    report.deliver(found, json_file, report_file)
+
+
+@app.command()
+def throughput(
+    bundle: BundleOption = DEMO,
+    clips: Annotated[int, typer.Option(help="Clips at every load, at least.", min=2)] = 24,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Find the envelope of this video for every clip.", show_default="a given envelope"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Chooses other times of arrival.", min=0)] = 0,
+    json_file: JsonFile = None,
+    report_file: ReportFile = None,
+) -> None:
+    """Make many clips at once: clips a minute, batches, queues and latency, up to saturation and past it.
+
+    First with 1, 2, 4, 8 and 16 callers, each of whom asks again when answered. That gives the capacity; then requests
+    arrive at random, at 0.5 to 1.3 times as many a minute. Three minutes with bundles/demo.
+
+    foley-bench throughput --json throughput.json --report throughput.html
+    foley-bench throughput --video examples/steel.mp4 --clips 8
+    """
+    report.prepare(json_file, report_file)
+    from foley_bench import throughput as bench
+
+    with ProgressWatch() as watch:
+        found = bench.measure(bundles.read(bundle), clips, video, seed, watch)
+    report.deliver(found, json_file, report_file)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="What the first run wrote with --json.", metavar="A.json")],
+    b: Annotated[Path, typer.Argument(help="What the second one wrote.", metavar="B.json")],
+) -> None:
+    """Compare two runs of the same benchmark: every figure of both, and B relative to A.
+
+    Says so where machine, versions, bundle or settings differ: figures differ for that reason too.
+
+    foley-bench diff before.json after.json
+    """
+    from foley_bench import diff as bench
+
+    of_a, of_b = bench.read(a), bench.read(b)
+    compared = bench.table(of_a, of_b)
+    for warning in bench.warnings(of_a, of_b):
+        typer.echo(f"warning: {warning}", err=True)
+    report.show([compared])
 
 
 @app.command()
 def fidelity(
-    video: Annotated[Path, typer.Option(help="Video of at most 10 s to measure with.")] = (
-        stages_bench.CHECKOUT / "examples" / "drumstick.mp4"
-    ),
+    video: Annotated[Path, typer.Option(help="Video of at most 10 s to measure with.")] = (EXAMPLES / "drumstick.mp4"),
 ) -> None:
     """Measure what the official pipeline's losses and habits do to the numbers: the figures of docs/fidelity.md."""
     try:
@@ -87,7 +173,8 @@ def quality(
     _prepare(json_file, plots)
     with ProgressWatch() as watch:
         evaluation = evaluate(bundles.read(bundle), clips, seed, watch)
-    _show(tables(evaluation.figures), evaluation.figures, json_file)
+    report.show(tables(evaluation.figures))
+    report.write_json(json_file, evaluation.figures)
     if plots is not None:
         pictures.draw(evaluation, plots)
 
@@ -105,7 +192,8 @@ def steps(
     _prepare(json_file, plots)
     with ProgressWatch() as watch:
         figures = steps_bench.measure_steps(bundles.read(bundle), clips, seed, watch)
-    _show([steps_bench.table(figures)], figures, json_file)
+    report.show([steps_bench.table(figures)])
+    report.write_json(json_file, figures)
     if plots is not None:
         steps_bench.draw(figures, plots / "steps.png")
 
@@ -126,20 +214,9 @@ def figures(
         make(Foley(triton), output, watch)
 
 
-def _show(tables: Sequence[Table], document: Mapping[str, Any], json_file: Path | None) -> None:
-    """Print the tables, and write the document if there is a file for it."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDE  # a file has no edge; 80 columns would cut figures off
-    console.print(*tables, sep="\n")
-    if json_file is not None:
-        _write_json(json_file, document)
-
-
 def _prepare(json_file: Path | None, plots: Path | None) -> None:
     """Find out before the long work whether its results can be written."""
-    if json_file is not None:
-        check_destination(json_file, {".json"})
+    report.prepare(json_file, None)
     if plots is not None:
         _make_folder(plots)
 
@@ -149,11 +226,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from error
-
-
-def _write_json(destination: Path, document: Mapping[str, Any]) -> None:
-    with replacing(destination) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def main() -> None:

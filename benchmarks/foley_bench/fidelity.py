@@ -23,7 +23,9 @@ from foley.envelope import Floats, measure
 from foley.manifest import DisFlowConfig
 from foley.media import read_frames
 from foley.metrics import event_l1, tolerant_accuracy
-from foley.sampler import LATENTS_SHAPE, alphas_cumprod, ddim, dpm_solver
+from foley.sampler import LATENTS_SHAPE
+from foley.schedule import alphas_cumprod
+from foley.solvers import ddim, multistep
 from foley_client.video2rms import clip_features
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_export.networks.clap_text import ClapText
@@ -179,7 +181,7 @@ def samplers() -> Iterator[Effect]:
             *_, result = ddim(denoise, start, steps, 0.0, random)
             yield Effect(f"mixture of spread {spread}: ddim, {steps} steps", _relative(exact, result), "relative L2")
         for steps in (25, 50):
-            *_, result = dpm_solver(denoise, start, steps)
+            *_, result = multistep(denoise, start, steps)
             yield Effect(f"mixture of spread {spread}: dpm++, {steps} steps", _relative(exact, result), "relative L2")
 
 

@@ -1,38 +1,158 @@
 """`foley-bench`: its figures are whole and agree with each other. Never how fast anything is."""
 
 import json
+import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from foley.bundle import read
 from foley.stages import networks
+from foley_bench import throughput
+from foley_bench.throughput import CALLERS, SHARES
+from foley_client import Foley, Watch
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+SHORT_S = 0.5
+PREDICT = Foley.predict_envelope
+
+
+@pytest.fixture(scope="module")
+def short_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "short.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("h264", rate=30)
+        stream.width, stream.height = 64, 48
+        for i in range(round(SHORT_S * 30)):
+            frame = np.roll(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3), i, axis=1)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "foley-bench", *map(str, arguments)], capture_output=True, text=True, timeout=500)
+
+
+def measured(command: str, bundle: Path, folder: Path, *options: object) -> tuple[dict[str, Any], str]:
+    """What a command wrote as JSON, and what it printed; its page is looked at here."""
+    file, page = folder / f"{command}.json", folder / f"{command}.html"
+    done = bench(command, "--bundle", bundle, "--json", file, "--report", page, *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(file.read_text())
+    assert document["bundle"] == {"name": "tiny", "digest": read(bundle).digest}
+    assert document["machine"]["cores"] >= 1
+    assert document["versions"]["torch"]
+    assert "://" not in page.read_text()
+    assert not re.search('src="(?!data:)', page.read_text())
+    assert document["bundle"]["digest"][:12] in page.read_text()
+    assert ratios_to_itself(file) == {"1.000"}
+    return document, done.stdout
+
+
+def ratios_to_itself(file: Path) -> set[str]:
+    done = bench("diff", file, file)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    return set(re.findall(r"[-\d.einf]+ +[-\d.einf]+ +([\d.]+) *$", done.stdout, re.MULTILINE))
 
 
 def test_stages_reports_every_network(tiny_bundle: Path, tmp_path: Path) -> None:
-    file = tmp_path / "stages.json"
-    command = [BIN / "foley-bench", "stages", "--bundle", tiny_bundle, "--repeats", "1", "--json", file]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    document, printed = measured("stages", tiny_bundle, tmp_path, "--repeats", 1)
+    assert document["settings"]["repeats"] == 1
+    assert document["settings"]["threads"] >= 1
+    assert document["server"]["start_s"] > 0
+    assert 0 < document["server"]["memory_loaded_bytes"] < document["machine"]["memory_bytes"]
+    assert 0 < document["server"]["memory_called_bytes"] < document["machine"]["memory_bytes"]
 
-    report = json.loads(file.read_text())
-    bundle = read(tiny_bundle)
-    assert report["bundle"] == {"name": "tiny", "digest": bundle.digest}
-    assert report["repeats"] == 1
-    assert report["threads"] >= 1
-    assert report["machine"]["cores"] >= 1
-    assert report["versions"]["torch"]
+    rate = max(document["matrix_flop_per_s"].values())
+    assert set(document["networks"]) == set(networks(read(tiny_bundle).manifest))
+    for name, figures in document["networks"].items():
+        assert name in printed
+        official, ours, served, floor = (figures[f"{way}_s"] for way in ("official", "onnxruntime", "triton", "floor"))
+        assert min(official, ours, served, floor, figures["load_s"]) > 0
+        assert figures["rounds"] == 1
+        assert figures["onnxruntime_to_official"] == pytest.approx(ours / official)
+        assert figures["onnxruntime_to_floor"] == pytest.approx(ours / floor)
+        assert figures["triton_overhead_s"] == pytest.approx(served - ours)
+        assert floor == pytest.approx(figures["flop"] / rate)
 
-    assert set(report["networks"]) == set(networks(bundle.manifest))
-    for name, figures in report["networks"].items():
-        assert name in done.stdout
-        seconds = figures["seconds"]
-        assert set(seconds) == {"eager", "onnxruntime", "triton", "floor"}
-        assert all(value > 0 for value in seconds.values())
-        assert figures["onnxruntime_to_eager"] == pytest.approx(seconds["onnxruntime"] / seconds["eager"])
-        assert figures["onnxruntime_to_floor"] == pytest.approx(seconds["onnxruntime"] / seconds["floor"])
-        assert figures["triton_overhead_s"] == pytest.approx(seconds["triton"] - seconds["onnxruntime"])
-        assert seconds["floor"] == pytest.approx(figures["flop"] / report["machine"]["matrix_flop_per_s"])
+
+def test_latency_accounts_for_all_of_the_time(tiny_bundle: Path, short_video: Path, tmp_path: Path) -> None:
+    document, printed = measured("latency", tiny_bundle, tmp_path, "--runs", 1, "--video", short_video)
+    steps = document["settings"]["steps"]
+    for loop in ("client", "server"):
+        assert loop in printed
+        found, overhead = document["latency"][loop], document["overhead"][loop]
+        assert 0 < found["p50_s"] <= found["p95_s"] <= found["p99_s"]
+        assert all(0 < seconds < found["mean_s"] for seconds in found["stages_s"].values())
+        networks_s = overhead["networks_s"]
+        assert all(seconds > 0 for seconds in networks_s.values())
+        assert overhead["overhead_s"] == pytest.approx(overhead["wall_s"] - sum(networks_s.values()))
+        assert overhead["overhead_s"] == pytest.approx(overhead["serving_s"] + overhead["client_s"])
+        assert overhead["overhead_percent"] == pytest.approx(100 * overhead["overhead_s"] / overhead["wall_s"])
+        assert 0 < overhead["overhead_ms_per_step"] * steps / 1e3 < overhead["overhead_s"]
+    step = document["step"]
+    parts = [step[f"{part}_ms"] for part in ("network", "queue", "copies", "grpc", "client")]
+    assert all(part > 0 for part in parts)
+    assert step["wall_ms"] == pytest.approx(sum(parts))
+    assert step["network_ms"] * steps / 1e3 == pytest.approx(document["overhead"]["client"]["networks_s"]["denoising"])
+    assert step["wall_ms"] - step["network_ms"] == pytest.approx(document["overhead"]["client"]["overhead_ms_per_step"])
+
+
+def test_throughput_counts_every_step(tiny_bundle: Path, tmp_path: Path) -> None:
+    document, _ = measured("throughput", tiny_bundle, tmp_path, "--clips", 2)
+    closed, opened = document["closed"], document["open"]
+    assert list(closed) == [str(callers) for callers in CALLERS]
+    assert list(opened) == [str(share) for share in SHARES]
+    for name, row in [*closed.items(), *opened.items()]:
+        assert row["clips"] == (max(2, int(name)) if name in closed else 2)
+        assert 0 < row["p50_s"] <= row["p95_s"] <= row["p99_s"]
+        assert 1 <= row["most_under_way"] <= row["clips"]
+        denoiser = row["denoiser"]
+        batches = {int(size): count for size, count in denoiser["batches"].items()}
+        assert sum(batches.values()) == denoiser["executions"]
+        assert sum(size * count for size, count in batches.items()) == denoiser["rows"]
+        assert denoiser["rows"] == row["clips"] * document["settings"]["steps"]
+        assert max(batches) <= (int(name) if name in closed else row["clips"])
+        assert denoiser["queue_ms"] > 0
+    assert all(row["most_under_way"] == int(callers) for callers, row in closed.items())
+    assert document["capacity_per_minute"] == max(row["clips_per_minute"] for row in closed.values())
+    assert document["saturated_at_callers"] in CALLERS
+    rates = [row["arrivals_per_minute"] for row in opened.values()]
+    assert all(slower < faster for slower, faster in pairwise(rates))
+
+
+def test_throughput_finds_the_envelope_of_a_video_each_time(
+    tiny_bundle: Path, short_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throughput, "CALLERS", (2,))
+    monkeypatch.setattr(throughput, "SHARES", (1.3,))
+    seen = []
+    monkeypatch.setattr(Foley, "predict_envelope", lambda *arguments: seen.append(1) or PREDICT(*arguments))
+    found = throughput.measure(read(tiny_bundle), 2, short_video, 0, Watch())
+    assert len(seen) == 1 + 2 + 2  # warming up, closed, open
+    assert found.document["settings"]["with_video"]
+    assert found.document["settings"]["seconds"] == pytest.approx(SHORT_S)
+    assert "A video's envelope" in found.lead
+
+
+def test_diff_refuses_what_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("no JSON")
+    done = bench("diff", tmp_path / "a.json", tmp_path / "a.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["stages", "latency", "throughput"])
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path, command: str) -> None:
+    done = bench(command, "--bundle", tmp_path / "none", "--json", tmp_path / "a.json", "--report", tmp_path / "a.md")
+    assert done.returncode == 2
+    assert "a.md" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

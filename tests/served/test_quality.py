@@ -61,9 +61,11 @@ def numbers(document: object) -> list[float]:
 
 
 def test_steps_compares_the_same_noise(tiny_bundle: Path, tmp_path: Path) -> None:
-    settings = (("ddim", 8), ("ddim", 2), ("dpm++", 2), ("ddim", 8))
+    whole = {"sampler": "ddim", "steps": 8}
+    settings = (whole, {**whole, "steps": 2}, {"sampler": "dpm++", "steps": 2}, whole, {**whole, "guidance": 2.0})
     document = steps.measure_steps(read(tiny_bundle), 2, 0, Watch(), settings)
-    first, coarse, other, again = document["rows"]
+    first, coarse, other, again, guided = document["rows"]
+    assert guided["mel_distance_db"] == guided["waveform_distance"] == 0  # the first of its guidance
     assert first["mel_distance_db"] == 0
     assert again["mel_distance_db"] < 0.1  # other batches round differently
     assert coarse["mel_distance_db"] > again["mel_distance_db"]
@@ -71,7 +73,7 @@ def test_steps_compares_the_same_noise(tiny_bundle: Path, tmp_path: Path) -> Non
     assert all(math.isfinite(value) for row in document["rows"] for value in numbers(row))
     steps.draw(document, tmp_path / "steps.png")
     assert (tmp_path / "steps.png").stat().st_size > 10_000
-    assert "dpm++" in [cell for column in steps.table(document).columns for cell in column.cells]
+    assert "dpm++, 2 steps, guidance 3.5" in [cell for column in steps.table(document).columns for cell in column.cells]
 
 
 def test_figures_are_pictures_and_sounds(foley_sdk: Foley, tmp_path: Path) -> None:

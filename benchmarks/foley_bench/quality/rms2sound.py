@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foley.envelope import Floats
-from foley.sampler import Sampling, sample
+from foley.sampler import Sampling, Step, sample
 from foley_bench.quality import clips
 from foley_client import Triton, Watch
 from foley_client.rms2sound import CONCURRENT_WINDOWS, Condition, synthesize
@@ -50,10 +50,10 @@ def latents_without_control(denoiser: Denoiser, condition: Condition, sampling: 
     """Final latents [8, 256, 16] of the same loop when AudioLDM hears the prompt, with guidance, and no envelope."""
     embeddings = torch.from_numpy(np.stack([condition.embedding, condition.negative_embedding]))
 
-    def denoise(latents: Floats, timestep: int) -> Floats:
+    def denoise(latents: Floats, step: Step) -> Floats:
         both = torch.from_numpy(latents).expand(2, -1, -1, -1)
-        prompted, unprompted = denoiser.branch(both, torch.full((2,), timestep), embeddings)
-        guided: Floats = (unprompted + sampling.guidance * (prompted - unprompted)).numpy()
+        prompted, unprompted = denoiser.branch(both, torch.full((2,), step.timestep), embeddings)
+        guided: Floats = (unprompted + step.guidance * (prompted - unprompted)).numpy()
         return guided
 
     *_, result = sample(denoise, sampling)

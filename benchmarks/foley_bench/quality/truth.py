@@ -14,7 +14,7 @@ from foley_bench.quality import clips
 from foley_bench.quality.frechet import frechet_distance
 from foley_bench.quality.timbre import timbre, train_classifier
 from foley_client import Triton, Watch
-from foley_client.prompt import embed_audio, embed_texts
+from foley_client.prompt import embed_audio, embed_text
 from foley_client.rms2sound import Condition
 from foley_training.data.caption import plain_caption
 from foley_training.data.scene import Material, Scene
@@ -56,7 +56,7 @@ def listen(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> 
         sounds, texts, timbres = [], [], []
         for scene in scenes:
             sounds.append(hear(triton, clips.sound(scene)))
-            texts.append(embed_texts(triton, [plain_caption(scene.material, scene.action)])[0])
+            texts.append(embed_text(triton, plain_caption(scene.material, scene.action)))
             stage.advance()
         for scene in others:
             timbres.append(timbre(clips.sound(scene)))
@@ -64,7 +64,7 @@ def listen(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> 
     return Truth(
         sounds=sounds,
         texts=np.stack(texts),
-        empty_text=embed_texts(triton, [""])[0],
+        empty_text=embed_text(triton, ""),
         materials=[scene.material for scene in scenes],
         classifier=train_classifier(timbres, [scene.material for scene in others]),
     )
