@@ -75,6 +75,37 @@ def stages(
 
 
 @app.command()
+def compare(
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the bundle to measure; it must have RAFT.",
+            envvar="FOLEY_BUNDLE",
+            show_default="bundles/paper, made when it is missing",
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Run every stage whole: a quarter of an hour.")] = False,
+    json_file: JsonFile = None,
+    report_file: ReportFile = None,
+) -> None:
+    """Compare a whole clip, the official way against this way, stage by stage: how many times as fast it is.
+
+    Slow stages are measured on a part and scaled, and say so; --full runs them whole. By default at the official size,
+    with seeded weights: about three minutes, and three more the first time.
+
+    foley-bench compare --json compare.json --report compare.html
+    """
+    from foley_bench import compare as bench
+    from foley_bench.paper import paper_bundle
+
+    report.prepare(json_file, report_file)
+    with ProgressWatch() as watch:
+        measured = bundles.read(bundle) if bundle else paper_bundle(watch)
+        found = bench.measure(measured, full, watch)
+    report.deliver(found, json_file, report_file)
+
+
+@app.command()
 def latency(
     bundle: BundleOption = DEMO,
     video: Annotated[Path, typer.Option(help="Video to make sound for.")] = EXAMPLES / "steel.mp4",

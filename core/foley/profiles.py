@@ -20,9 +20,9 @@ class Profile:
 
 PROFILES: Mapping[ProfileName, Profile] = MappingProxyType(
     {
-        "quality": Profile("exact", {"steps": 50}),
+        "quality": Profile("exact", {"steps": 50, "spacing": "log-snr"}),
         "balanced": Profile("exact", {}),
-        "fast": Profile("warm", {"steps": 10, "guidance_interval": (0.3, 5.0)}),
+        "fast": Profile("warm", {"steps": 10, "spacing": "log-snr", "guidance_interval": (0.3, 100.0)}),
     }
 )
 """Chosen from the table in `docs/performance.md`. `balanced`, the default, is the bundle's own: every network exact."""

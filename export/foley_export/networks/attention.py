@@ -33,7 +33,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 @script(_KERNELS, default_opset=op)
-def MultiHeadAttention(query, key, value, num_heads: int):  # type: ignore[no-untyped-def]
+def MultiHeadAttention(query, key, value, num_heads: int):
     """What `attention` computes."""
     heads = op.Reshape(op.Constant(value_int=num_heads), op.Constant(value_ints=[1]))
     apart = op.Concat(op.Constant(value_ints=[0, 0]), heads, op.Constant(value_ints=[-1]), axis=0)
