@@ -5,6 +5,7 @@ import resource
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,8 +49,8 @@ WAYS: Mapping[str, Mapping[str, str]] = {
 """Our ways, by the stages that they put in the place of others."""
 
 UNJUDGED = (
-    "What `fast` does to optical flow cannot be judged without the published weights: RAFT's updates converge with them, "
-    "with seeded ones they do not. `classical_flow` changes what Video2RMS sees. Neither is a default."
+    "What `fast` does to optical flow cannot be judged without the published weights: RAFT's updates converge with "
+    "them, with seeded ones they do not. `classical_flow` changes what Video2RMS sees. Neither is a default."
 )
 
 
@@ -139,13 +140,12 @@ def _flop(bundle: Bundle, samplings: Mapping[str, Sampling]) -> dict[str, float]
         if stage.startswith("denoiser") or stage == "clap_audio":
             continue
         network = load_network(bundle, stage)
-        inputs = network.sample_inputs(1, sizes)
-        flop = count_flop(lambda network=network, inputs=inputs: network(*inputs))  # type: ignore[misc]
+        flop = count_flop(partial(network, *network.sample_inputs(1, sizes)))
         in_time = stage.startswith("optical_flow") or stage.endswith("_features")
         found[stage] = flop * (PAIRS / pairs if in_time else len(TEXTS) if stage == "clap_text" else 1)
     denoiser = load_network(bundle, "denoiser")
-    *inputs, guidance = denoiser.sample_inputs(1)
-    one, two = (count_flop(lambda scale=scale: denoiser(*inputs, scale * guidance**0)) for scale in (1, 2))  # type: ignore[misc]
+    *conditions, guidance = denoiser.sample_inputs(1)
+    one, two = (count_flop(partial(denoiser, *conditions, torch.full_like(guidance, scale))) for scale in (1, 2))
     for stage, sampling in samplings.items():
         found[stage] = sum(one if step.guidance == 1 else two for step in _steps(sampling))
     return found
@@ -202,12 +202,12 @@ def _report(
     }
     return Report(
         title="The whole clip: the official way against this way",
-        lead="A video of 10 s, every stage by itself: official is eager PyTorch in the official order of work (RAFT pair "
-        "by pair, 200 steps of two calls, JPEG files between); ours goes through Triton. The end to end is the sum of the "
-        "stages: that ours overlap is not counted. The floor is the arithmetic of ours at "
-        f"{rate / 1e9:.0f} GFLOP/s, the best rate of a large matrix product in this run. A stage measured on a part says "
-        f"so. Peak memory: official {memory['official'] / 2**30:.1f} GiB, ours {memory['ours'] / 2**30:.1f} GiB, client "
-        f"and server. {UNJUDGED}",
+        lead="A video of 10 s, every stage by itself: official is eager PyTorch in the official order of work (RAFT "
+        "pair by pair, 200 steps of two calls, JPEG files between); ours goes through Triton. The end to end is the "
+        "sum of the stages: that ours overlap is not counted. The floor is the arithmetic of ours at "
+        f"{rate / 1e9:.0f} GFLOP/s, the best rate of a large matrix product in this run. A stage measured on a part "
+        "says so. Peak memory: official {memory['official'] / 2**30:.1f} GiB, ours {memory['ours'] / 2**30:.1f} GiB, "
+        f"client and server. {UNJUDGED}",
         document=document,
         tables=[_totals(document["end_to_end"]), _stages(rows)],
         pictures={"Seconds of a clip, by stage": _bars(ways, rows)},

@@ -1,4 +1,4 @@
-"""The sound side as the official pipeline runs it: prompts padded to the limit, 200 steps of two calls each, the peak."""
+"""The sound side as the official pipeline runs it: padded prompts, 200 steps of two calls each, the peak."""
 
 from collections.abc import Iterator, Sequence
 
