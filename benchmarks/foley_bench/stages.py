@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from matplotlib.figure import Figure
 from rich import box
@@ -34,6 +33,7 @@ from foley_export.networks.clap_text import ClapText
 from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.network import Network
 from foley_export.networks.optical_flow import OpticalFlow
+from foley_server.session import open_session
 
 FRAMES = 17  # a chunk of 16 pairs
 FRAMES_OFFICIAL_RAFT = 3  # every pair costs it about 100 GFLOP
@@ -118,7 +118,7 @@ def _timing(
 ) -> Timing:
     with watch.stage(name, repeats) as progress:
         started = time.perf_counter()
-        session = _session(bundle, name)
+        session = open_session(bundle.path(graph_file(name)))
         load_s = time.perf_counter() - started
         network = load_network(bundle, name)
         sizes = _sizes(bundle.manifest)
@@ -196,18 +196,11 @@ def _sizes(manifest: Manifest) -> dict[str, int]:
     return {"batch": 1, "frames": frames, "pairs": frames - 1, "tokens": TOKENS}
 
 
-def _session(bundle: Bundle, stage: str) -> ort.InferenceSession:
-    """The session that `foley_server.network_model` opens inside Triton."""
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(bundle.path(graph_file(stage)), options, providers=["CPUExecutionProvider"])
-
-
 def _session_threads(bundle: Bundle) -> int:
     """How many threads a session computes with: its caller and those that appear with it."""
     threads = Path("/proc/self/task")
     before = len(list(threads.iterdir()))
-    session = _session(bundle, next(iter(networks(bundle.manifest))))
+    session = open_session(bundle.path(graph_file(next(iter(networks(bundle.manifest))))))
     count = 1 + len(list(threads.iterdir())) - before
     del session
     return count

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from foley.bundle import graph_file
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
+from foley_server.session import open_session
 
 ONNX_ERRORS = (InvalidArgument, RuntimeException, Fail)
 
@@ -31,11 +31,8 @@ class TritonPythonModel:
         }
         manifest = Manifest.model_validate_json(parameters["manifest"])
         self.stage: Stage = stages(manifest)[args["model_name"]]
-        options = ort.SessionOptions()
-        # several sessions share the cores: a pool that spins while it waits takes them from the others
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         graph = Path(parameters["bundle"]) / graph_file(self.stage.name)
-        self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.session = open_session(graph)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, in order. Triton hands over a list; stacking it is up to the model."""

@@ -1,0 +1,18 @@
+"""The ONNX Runtime session of a graph on the processor, the same in Triton and beside it."""
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+
+def open_session(graph: Path) -> ort.InferenceSession:
+    """Load `graph` and the weights beside it.
+
+    Raises ONNX Runtime's exceptions where the file is no graph, or its weights are missing.
+    """
+    options = ort.SessionOptions()
+    # several sessions share the cores: a pool that spins while it waits takes them from the others
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # a pattern plans the memory of each shape of inputs, and holds it beside what is in use: twice as much, no faster
+    options.enable_mem_pattern = False
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
