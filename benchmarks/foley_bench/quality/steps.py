@@ -40,7 +40,10 @@ SETTINGS: tuple[Setting, ...] = (
         {"sampler": "dpm++", "steps": 25, "guidance": GUIDANCE, "guidance_interval": interval}
         for interval in ((0.0, 5.0), (0.3, 100.0), (0.3, 5.0), (1.0, 5.0))
     ),
-    {"sampler": "dpm++", "steps": 10, "guidance": GUIDANCE, "guidance_interval": (0.3, 5.0)},
+    *(
+        {"sampler": "dpm++", "steps": 10, "spacing": "log-snr", "guidance": GUIDANCE, "guidance_interval": interval}
+        for interval in ((0.0, 100.0), (0.3, 100.0))
+    ),
 )
 """The first of every guidance is the official sampler (but for its fresh noise, eta: 0 here); the rows that have the
 same guidance are measured against it."""
