@@ -157,6 +157,28 @@ def throughput(
 
 
 @app.command()
+def convergence(
+    bundle: Annotated[Path, typer.Option(help="Folder of a bundle with RAFT.", envvar="FOLEY_BUNDLE")],
+    video: Annotated[Path, typer.Option(help="Video to find the flow of.")] = EXAMPLES / "steel.mp4",
+    pairs: Annotated[int, typer.Option(help="Pairs of frames.", min=1)] = 16,
+    json_file: JsonFile = None,
+    report_file: ReportFile = None,
+) -> None:
+    """Follow RAFT's updates: after how many the flow changes no more than its bytes can show.
+
+    To choose how many the warm-started flow of `--profile fast` takes. Needs the published weights to mean anything.
+
+    foley-bench convergence --bundle bundles/official --report convergence.html
+    """
+    report.prepare(json_file, report_file)
+    from foley_bench import convergence as bench
+
+    with ProgressWatch() as watch:
+        found = bench.measure(bundles.read(bundle), video, pairs, watch)
+    report.deliver(found, json_file, report_file)
+
+
+@app.command()
 def diff(
     a: Annotated[Path, typer.Argument(help="What the first run wrote with --json.", metavar="A.json")],
     b: Annotated[Path, typer.Argument(help="What the second one wrote.", metavar="B.json")],

@@ -20,7 +20,7 @@ class Profile:
 
 PROFILES: Mapping[ProfileName, Profile] = MappingProxyType(
     {
-        "quality": Profile("exact", {"steps": 50, "spacing": "log-snr"}),
+        "quality": Profile("exact", {"steps": 50}),
         "balanced": Profile("exact", {}),
         "fast": Profile("warm", {"steps": 10, "spacing": "log-snr", "guidance_interval": (0.3, 100.0)}),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
 
@@ -30,7 +31,7 @@ SETTINGS: tuple[Setting, ...] = (
     *({"sampler": "ddim", "steps": steps} for steps in (200, 50, 25, 10)),
     *({"sampler": "dpm++", "steps": steps} for steps in (50, 25, 15, 10, 8, 5)),
     *({"sampler": "dpm++", "steps": steps, "spacing": "karras"} for steps in (25, 10)),
-    *({"sampler": "dpm++", "steps": steps, "spacing": "log-snr"} for steps in (25, 10)),
+    *({"sampler": "dpm++", "steps": steps, "spacing": "log-snr"} for steps in (50, 25, 10)),
     *({"sampler": "unipc", "steps": steps} for steps in (25, 10, 5)),
     *({"sampler": "dpm++", "steps": 25, "reuse": reuse} for reuse in (2, 3, 5)),
     {"sampler": "dpm++", "steps": 10, "reuse": 2},
@@ -150,6 +151,9 @@ def draw(figures: Mapping[str, Any], destination: Path) -> None:
                     label = sampler if plain else f"{sampler}, with a switch"
                     axes.scatter(*zip(*points, strict=True), label=label, facecolors=face, edgecolors=f"C{number}")
         axes.set(title=_COLUMNS[key], xlabel="seconds a clip", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     figure.axes[-1].set_axis_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=3)
     figure.savefig(destination, dpi=120, format="png")

@@ -51,7 +51,7 @@ class OpticalFlow(Network):
         estimate = seen.start()
         for _ in range(self.updates):
             estimate = self.update(seen, estimate)
-        return _upsample(estimate.flow, self.mask_predictor(estimate.hidden))
+        return self.upsample(estimate)
 
     def look(self, frames: Tensor) -> "Pairs":
         """All that is known before the first update of the n pairs of neighbours in `frames` [n+1, 256, 344, 3]."""
@@ -69,6 +69,10 @@ class OpticalFlow(Network):
         correlation = self.correlation.look_up(pairs.pyramid, _pixel_grid(estimate.flow) + estimate.flow)
         hidden, change = self.update_block(estimate.hidden, pairs.prepared, correlation, estimate.flow)
         return Estimate(hidden, estimate.flow + change)
+
+    def upsample(self, estimate: "Estimate") -> Tensor:
+        """The flow at full size, in pixels: [n, 2, 256, 344]."""
+        return _upsample(estimate.flow, self.mask_predictor(estimate.hidden))
 
     def forward(self, frames: Tensor) -> Tensor:
         flow = self.flow(frames).clamp(-clip.LARGEST_FLOW, clip.LARGEST_FLOW)
@@ -105,7 +109,7 @@ class OpticalFlowWarm(OpticalFlow):
         in_order = Estimate(
             *(torch.stack(nth, 1).flatten(0, 1)[: frames.shape[0] - 1] for nth in zip(*found, strict=True))
         )
-        return _upsample(in_order.flow, self.mask_predictor(in_order.hidden))
+        return self.upsample(in_order)
 
 
 class Estimate(NamedTuple):
