@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SERVING := core client server
+SERVING := core pipeline client server
 COMPONENTS := $(SERVING) export training benchmarks
 # With no GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA libraries.
 TORCH := torch==2.13.0
@@ -31,7 +31,7 @@ lint: $(VENV)/.tested ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict core/foley client/foley_client
+	$(BIN)/mypy --strict core/foley pipeline/foley_pipeline client/foley_client
 
 $(VENV)/.serving: $(SERVING:%=%/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "needs Python 3.10 to 3.13; choose one with make PYTHON=...")'

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from foley_bench.work import Work
 from foley_client import Triton
-from foley_client.triton import Arrays
+from foley_pipeline.triton import Arrays
 
 FEATURES, DENOISING, DECODING = "optical flow and features", "denoising", "VAE and vocoder"
 NETWORKS: Mapping[str, tuple[str, ...]] = {

@@ -26,13 +26,13 @@ from foley.metrics import event_l1, tolerant_accuracy
 from foley.sampler import LATENTS_SHAPE
 from foley.schedule import alphas_cumprod
 from foley.solvers import ddim, multistep
-from foley_client.video2rms import clip_features
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_export.networks.clap_text import ClapText
 from foley_export.networks.video2rms import Video2RMS
 from foley_export.presets import PAPER
 from foley_export.weights import fill
 from foley_export.wiring import wire
+from foley_pipeline.video2rms import clip_features
 
 Images = npt.NDArray[np.uint8]
 

@@ -23,7 +23,7 @@ from foley_bench.machine import describe
 from foley_bench.report import Report
 from foley_bench.work import read
 from foley_client import Foley, Prompt, Triton, Watch, embedded_triton
-from foley_client.rms2sound import Loop
+from foley_pipeline.rms2sound import Loop
 
 LOOPS: tuple[Loop, ...] = get_args(Loop)
 PROMPT = Prompt("a stick hits metal")

@@ -11,8 +11,8 @@ from foley.media import read_frames
 from foley.sampler import Sampling, sample
 from foley_bench.material import TEXTS, Images, Material
 from foley_client import Triton
-from foley_client.prompt import embed_text
-from foley_client.video2rms import CHUNK_PAIRS
+from foley_pipeline.prompt import embed_text
+from foley_pipeline.video2rms import CHUNK_PAIRS
 
 Work = Callable[[], Iterator[int]]
 

@@ -19,17 +19,18 @@ from foley.profiles import ProfileName
 from foley.sampler import SamplerName, Sampling
 from foley.schedule import Spacing
 from foley.stages import FlowMethod
-from foley_client import cache, outputs
+from foley_client import outputs
 from foley_client.console import ProgressWatch, print_timings
-from foley_client.content import content_sha256
 from foley_client.curves import read_envelope
 from foley_client.embedded import embedded_triton
-from foley_client.foley import Foley, override, vary
 from foley_client.outputs import Result
-from foley_client.prompt import Prompt
-from foley_client.rms2sound import Loop
-from foley_client.triton import Triton
-from foley_client.watch import Watch
+from foley_pipeline import cache
+from foley_pipeline.content import content_sha256
+from foley_pipeline.foley import Foley, override, vary
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.rms2sound import Loop
+from foley_pipeline.triton import Triton
+from foley_pipeline.watch import Watch
 
 app = typer.Typer(
     help="Make synchronised sound for silent video with Video-Foley.",

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from foley_client.watch import Watch
+from foley_pipeline.watch import Watch
 
 console = Console(stderr=True)  # standard output stays free for results
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foley.errors import ServerUnavailable
-from foley_client.triton import Triton
+from foley_pipeline.triton import Triton
 
 STOP_TIMEOUT_S = 60.0
 

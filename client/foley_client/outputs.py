@@ -10,8 +10,8 @@ from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, SourceAudio, write_video, write_wav
 from foley.output import check_destination
-from foley_client.foley import Take
 from foley_client.picture import draw
+from foley_pipeline.foley import Take
 
 PICTURE_ENDINGS = (".png",)
 ENVELOPE_ENDINGS = (*envelope_file.SUFFIXES, *PICTURE_ENDINGS)

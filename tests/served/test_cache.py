@@ -12,7 +12,7 @@ from foley.errors import MediaError, SettingError
 from foley.media import probe
 from foley.sampler import Sampling
 from foley_client import Foley, Prompt, Triton, Watch
-from foley_client.cache import Cache
+from foley_pipeline.cache import Cache
 
 MODELS = ("optical_flow", "rgb_features", "flow_features", "video2rms", "clap_text", "clap_audio", "denoiser")
 TEXT = ("--text", "a stick hits metal", "--steps", 1)

@@ -15,12 +15,12 @@ from foley.envelope import Floats, frames, samples
 from foley.manifest import Manifest
 from foley.media import probe, read_frames
 from foley.sampler import Sampling, Step, sample
-from foley_client.video2rms import clip_features
 from foley_export import importer
 from foley_export.import_plan import Files, plan
 from foley_export.networks import NETWORKS
 from foley_export.presets import PAPER, TINY
 from foley_export.weights import fill
+from foley_pipeline.video2rms import clip_features
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SALT = "import:"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from foley_client.cache import Cache, default_folder
-from foley_client.content import content_sha256
+from foley_pipeline.cache import Cache, default_folder
+from foley_pipeline.content import content_sha256
 
 ENTRY = np.arange(6, dtype=np.float32)
 ABOUT = ("prompt", "text", "a stick hits metal")
@@ -207,7 +207,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from foley_client.cache import Cache
+from foley_pipeline.cache import Cache
 cache = Cache(Path(sys.argv[1]), 2000)
 for i in range(300):
     about, array = [str(i % 7)], np.full(50, i % 7, np.float32)

@@ -24,12 +24,13 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PACKAGES = {"foley", "foley_client", "foley_server", "foley_export", "foley_training", "foley_bench"}
+PACKAGES = {"foley", "foley_pipeline", "foley_client", "foley_server", "foley_export", "foley_training", "foley_bench"}
 # folder -> those of PACKAGES that it may import
 ALLOWED = {
     "core/foley": {"foley"},
-    "client/foley_client": {"foley", "foley_client"},
-    "server/foley_server": {"foley", "foley_server"},
+    "pipeline/foley_pipeline": {"foley", "foley_pipeline"},
+    "client/foley_client": {"foley", "foley_pipeline", "foley_client"},
+    "server/foley_server": {"foley", "foley_pipeline", "foley_server"},
     "export/foley_export": {"foley", "foley_export"},
     "training/foley_training": {"foley", "foley_export", "foley_training"},
     "benchmarks/foley_bench": PACKAGES,
@@ -61,7 +62,7 @@ def test_imports_point_down_only(folder):
 
 
 def test_no_folder_of_the_house_is_an_import_package():
-    folders = ("client", "server", "export", "training", "tests", "core", "benchmarks", "model_repository")
+    folders = ("client", "server", "export", "training", "tests", "core", "pipeline", "benchmarks", "model_repository")
     assert not [folder for folder in folders if (ROOT / folder / "__init__.py").exists()]
 
 
@@ -74,7 +75,7 @@ def test_every_component_has_the_one_version(component):
 
 
 def test_the_components_are_all_there():
-    assert {"core", "client", "server", "export"} <= set(COMPONENTS)
+    assert {"core", "pipeline", "client", "server", "export"} <= set(COMPONENTS)
 
 
 def test_the_client_works_where_nothing_heavy_is_installed():
@@ -116,7 +117,7 @@ def requirements(distribution: str, extras: frozenset[str], seen: set[tuple[str,
 
 def test_installing_the_client_brings_core_and_nothing_heavy():
     names = requirements("foley-client", frozenset(), set())
-    assert {"foley-core", "tritonclient", "grpcio", "numpy"} <= names
+    assert {"foley-core", "foley-pipeline", "tritonclient", "grpcio", "numpy"} <= names
     heavy = re.compile(
         r"torch.*|onnx.*|nvidia-.*|tensorrt.*|triton|transformers|diffusers|opencv.*|foley-(server|export|training|bench)"
     )

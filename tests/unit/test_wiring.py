@@ -10,12 +10,12 @@ import torch
 
 from foley import clip
 from foley.media import read_frames
-from foley_client.video2rms import clip_features
 from foley_export.networks.bn_inception import RgbFeatures
 from foley_export.networks.video2rms import Video2RMS
 from foley_export.presets import TINY
 from foley_export.weights import fill
 from foley_export.wiring import wire
+from foley_pipeline.video2rms import clip_features
 
 
 @pytest.fixture(scope="module")

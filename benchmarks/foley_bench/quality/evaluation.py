@@ -17,10 +17,10 @@ from foley_bench.quality.frechet import frechet_distance
 from foley_bench.quality.rms2sound import generate, generate_without_control
 from foley_bench.quality.truth import PROMPTS, Heard, PromptKind, Truth, conditions, hear, listen, scores, seeded
 from foley_client import Foley, Triton, Watch, embedded_triton
-from foley_client.prompt import embed_audio
-from foley_client.rms2sound import Condition
 from foley_export.make import load_network
 from foley_export.networks.denoiser import Denoiser
+from foley_pipeline.prompt import embed_audio
+from foley_pipeline.rms2sound import Condition
 from foley_training.data.scene import HELD_OUT_STYLE
 
 

@@ -10,8 +10,8 @@ from foley.envelope import Floats
 from foley.sampler import Sampling, Step, sample
 from foley_bench.quality import clips
 from foley_client import Triton, Watch
-from foley_client.rms2sound import CONCURRENT_WINDOWS, Condition, synthesize
 from foley_export.networks.denoiser import Denoiser
+from foley_pipeline.rms2sound import CONCURRENT_WINDOWS, Condition, synthesize
 
 
 def generate(

@@ -20,7 +20,7 @@ from foley_bench.quality.rms2sound import generate
 from foley_bench.quality.timbre import spectrogram_db
 from foley_bench.quality.truth import conditions, hear, listen, scores, seeded
 from foley_client import Foley, Watch, embedded_triton
-from foley_client.foley import override
+from foley_pipeline.foley import override
 
 Setting = Mapping[str, Any]
 """What is chosen in place of the bundle's sampling defaults: fields of `foley.sampler.Sampling`."""

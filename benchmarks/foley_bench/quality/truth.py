@@ -14,8 +14,8 @@ from foley_bench.quality import clips
 from foley_bench.quality.frechet import frechet_distance
 from foley_bench.quality.timbre import timbre, train_classifier
 from foley_client import Triton, Watch
-from foley_client.prompt import embed_audio, embed_text
-from foley_client.rms2sound import Condition
+from foley_pipeline.prompt import embed_audio, embed_text
+from foley_pipeline.rms2sound import Condition
 from foley_training.data.caption import plain_caption
 from foley_training.data.scene import Material, Scene
 

@@ -12,8 +12,8 @@ from foley import clip
 from foley.envelope import Floats, frames
 from foley.stages import FlowMethod, features_stage
 from foley.windows import crossfade, cut, window_starts_s
-from foley_client.triton import Triton
-from foley_client.watch import Watch
+from foley_pipeline.triton import Triton
+from foley_pipeline.watch import Watch
 
 CHUNK_PAIRS = 16  # frame pairs a call: 4.5 MB of frames, and a step in which the work can be stopped
 CHUNKS_ON_SERVER = 2  # the flow of one is found while the networks behind it read the flow of the other

@@ -13,8 +13,8 @@ from foley.denoising import served_denoiser
 from foley.envelope import Floats
 from foley.sampler import Sampling, sample
 from foley.windows import crossfade, cut, window_starts_s
-from foley_client.triton import Triton
-from foley_client.watch import Watch
+from foley_pipeline.triton import Triton
+from foley_pipeline.watch import Watch
 
 Loop = Literal["client", "server"]
 

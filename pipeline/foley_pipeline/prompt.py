@@ -8,7 +8,7 @@ import numpy as np
 from foley import clip
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley_client.triton import Triton
+from foley_pipeline.triton import Triton
 
 MAX_TEXT = 2_000  # characters; CLAP reads 512 tokens
 

@@ -18,13 +18,13 @@ from foley.media import read_frames
 from foley.profiles import PROFILES, ProfileName
 from foley.sampler import Sampling
 from foley.stages import FlowMethod, features_stage
-from foley_client.cache import Cache
-from foley_client.content import content_sha256
-from foley_client.prompt import Prompt, embed_audio, embed_text
-from foley_client.rms2sound import Condition, Loop, synthesize
-from foley_client.triton import Triton
-from foley_client.video2rms import predict_envelope
-from foley_client.watch import Watch
+from foley_pipeline.cache import Cache
+from foley_pipeline.content import content_sha256
+from foley_pipeline.prompt import Prompt, embed_audio, embed_text
+from foley_pipeline.rms2sound import Condition, Loop, synthesize
+from foley_pipeline.triton import Triton
+from foley_pipeline.video2rms import predict_envelope
+from foley_pipeline.watch import Watch
 
 MAX_VARIATIONS = 16
 
