@@ -1,7 +1,6 @@
 """`foley`: video in, sound out."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,27 +9,24 @@ import typer
 
 from foley import command, envelope
 from foley.audio import read_audio
-from foley.errors import SettingError
 from foley.loudness import Loudness
 from foley.media import probe
 from foley.mux import SourceAudio
 from foley.output import replacing
 from foley.profiles import ProfileName
-from foley.sampler import SamplerName, Sampling
+from foley.sampler import SamplerName
 from foley.schedule import Spacing
 from foley.stages import FlowMethod
 from foley_client import outputs
-from foley_client.console import ProgressWatch, print_timings
+from foley_client.console import print_timings
 from foley_client.curves import read_envelope
-from foley_client.embedded import embedded_triton
 from foley_client.outputs import Result
+from foley_client.session import Where, session
 from foley_pipeline import cache
 from foley_pipeline.content import content_sha256
-from foley_pipeline.foley import Foley, override, vary
+from foley_pipeline.job import Curve, Job
 from foley_pipeline.prompt import Prompt
 from foley_pipeline.rms2sound import Loop
-from foley_pipeline.triton import Triton
-from foley_pipeline.watch import Watch
 
 app = typer.Typer(
     help="Make synchronised sound for silent video with Video-Foley.",
@@ -43,8 +39,20 @@ app = typer.Typer(
 Video = Annotated[Path, typer.Argument(help="The video, in any format; it is only read.", show_default=False)]
 Server = Annotated[
     str | None,
-    typer.Option(help="Server to use, HOST:PORT. Without it one is started for this call.", envvar="FOLEY_SERVER"),
+    typer.Option(
+        help="Server to use: grpcs://HOST, a public API, whose token is in $FOLEY_TOKEN or the file "
+        "$FOLEY_TOKEN_FILE; or HOST:PORT, a Triton or an API without TLS. Without it one is started for this call.",
+        envvar="FOLEY_SERVER",
+    ),
 ]
+CA = Annotated[
+    Path | None, typer.Option("--ca", help="Certificates to trust in place of the system's.", envvar="FOLEY_CA")
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option("--certificate", help="Certificate to show where one is asked for.", envvar="FOLEY_CERTIFICATE"),
+]
+Key = Annotated[Path | None, typer.Option("--key", help="Key of that certificate.", envvar="FOLEY_KEY")]
 BundleFolder = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="demo")
 ]
@@ -139,8 +147,11 @@ def generate(
         SourceAudio,
         typer.Option(help="The video's own sound: replace it, mix it with the new one, or keep it as a second track."),
     ] = "replace",
-    loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs.")] = "client",
+    loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs, with a Triton.")] = "client",
     server: Server = None,
+    ca: CA = None,
+    certificate: Certificate = None,
+    key: Key = None,
     bundle: BundleFolder = None,
     no_cache: NoCache = False,
 ) -> None:
@@ -153,14 +164,13 @@ def generate(
         "seed": seed,
         "steps": steps,
         "sampler": sampler,
-        "eta": eta,
+        "eta": eta or None,
         "guidance": guidance,
         "spacing": spacing,
         "guidance_interval": guidance_interval,
         "reuse": reuse,
     }
-    vary(override(Sampling(sampler="ddim" if eta else "dpm++"), chosen), variations)
-    prompt = Prompt(text, audio, negative_text)
+    job = Job(video, Prompt(text, audio, negative_text), profile, flow, chosen, variations, loudness)
     paths = output or [Path(f"{video.stem}-foley.mp4")]
     numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(variations)]
     outputs.check(
@@ -171,34 +181,21 @@ def generate(
     if audio:
         read_audio(audio)
     info = probe(video)
-    samples, frames = envelope.samples(info.duration_s), envelope.frames(info.duration_s)
-    curve = read_envelope(envelope_file, info.duration_s, frames) if envelope_file else None
+    if envelope_file:
+        samples, frames = envelope.samples(info.duration_s), envelope.frames(info.duration_s)
+        job = replace(job, source=Curve(read_envelope(envelope_file, info.duration_s, frames), samples))
     origin = {
         "video": video.name,
         "video_sha256": content_sha256(video),
         "envelope": envelope_file.name if envelope_file else "predicted",
+        "audio": audio.name if audio else None,
     }
-    with ExitStack() as files, _session(server, bundle, no_cache) as (foley, watch):
-        profiled, profiled_flow = foley.profile(profile)
-        sampling = override(profiled, chosen)
-        prompt.check(sampling.guidance)  # before the long work on the video
-        embeddings = None
-        if curve is None:
-            curve, embeddings = foley.prepare(video, prompt, watch, flow or profiled_flow)
-        takes = foley.generate(
-            curve,
-            samples,
-            prompt,
-            sampling,
-            embeddings=embeddings,
-            variations=variations,
-            loop=loop,
-            level=loudness,
-            watch=watch,
-        )
-        with watch.stage("writing", len(takes)) as stage:
-            for take, group in zip(takes, numbered, strict=True):
-                result = Result(video, curve, replace(take, recipe={**origin, **take.recipe}), source_audio)
+    where = Where(server, ca, certificate, key, bundle, no_cache)
+    with ExitStack() as files, session(where) as (maker, watch):
+        sound = maker.generate(job, watch, loop)
+        with watch.stage("writing", len(sound.takes)) as stage:
+            for take, group in zip(sound.takes, numbered, strict=True):
+                result = Result(video, sound.envelope, replace(take, recipe={**take.recipe, **origin}), source_audio)
                 for path in group:
                     outputs.write(files.enter_context(replacing(path)), result)
                 stage.advance()
@@ -217,6 +214,9 @@ def predict_envelope(
     ],
     flow: Flow = None,
     server: Server = None,
+    ca: CA = None,
+    certificate: Certificate = None,
+    key: Key = None,
     bundle: BundleFolder = None,
     no_cache: NoCache = False,
 ) -> None:
@@ -226,25 +226,13 @@ def predict_envelope(
     """
     outputs.check(output, outputs.ENVELOPE_ENDINGS, [video])
     probe(video)
-    with ExitStack() as files, _session(server, bundle, no_cache) as (foley, watch):
-        curve = foley.predict_envelope(video, watch, flow or "exact")
+    where = Where(server, ca, certificate, key, bundle, no_cache)
+    with ExitStack() as files, session(where) as (maker, watch):
+        curve = maker.predict_envelope(video, watch, flow)
         for path in output:
             outputs.write(files.enter_context(replacing(path)), Result(video, curve))
     for path in output:
         typer.echo(path)
-
-
-@contextmanager
-def _session(server: str | None, bundle: Path | None, no_cache: bool) -> Iterator[tuple[Foley, Watch]]:
-    """A connected server, given or started, under a progress display."""
-    if server is not None and bundle is not None:
-        raise SettingError("--bundle is for a server that is started for the call; leave out --bundle or --server")
-    with ExitStack() as stack:
-        watch = stack.enter_context(ProgressWatch())
-        with watch.stage("starting the server" if server is None else "connecting"):
-            triton = stack.enter_context(embedded_triton(bundle) if server is None else Triton(server))
-        folder = None if no_cache else cache.default_folder()
-        yield Foley(triton, cache.Cache(folder) if folder else None), watch
 
 
 def main() -> None:

@@ -10,6 +10,14 @@
     ├── OutputError            exit 2    FAILED_PRECONDITION   the result cannot be written
     ├── BundleError            exit 2    FAILED_PRECONDITION   a bundle is missing, incomplete or damaged
     ├── ServerUnavailable      exit 2    UNAVAILABLE           no server answers, or it is not ready
+    ├── Overloaded             exit 2    RESOURCE_EXHAUSTED    the server's queue is full
+    │   └── RateLimited                  ... or the caller's own share of it
+    ├── Unauthenticated        exit 2    UNAUTHENTICATED       no token, or one that the server does not know
+    ├── Forbidden              exit 2    PERMISSION_DENIED     a token without the scope
+    ├── NotFound               exit 2    NOT_FOUND             no such generation, or somebody else's
+    ├── AlreadyExists          exit 2    ALREADY_EXISTS        a request id that stands for another request
+    ├── NotFinished            exit 2    FAILED_PRECONDITION   a generation that is still being made
+    ├── TimedOut               exit 2    DEADLINE_EXCEEDED     the work took longer than it was given
     ├── DownloadError          exit 2    UNAVAILABLE           a published file cannot be had from its home
     ├── ServerFailure          exit 1    INTERNAL              the server answered with an error
     └── Cancelled              exit 130  CANCELLED             the user stopped the work
@@ -25,6 +33,11 @@ class FoleyError(Exception):
 
     exit_code: ClassVar[int] = 1
     grpc_status: ClassVar[str] = "INTERNAL"
+
+    field: str | None = None
+    """Of a request over the network: the path of the field that is to blame."""
+    retry_after_s: float | None = None
+    """After how many seconds it makes sense to try again; None: it does not."""
 
 
 class InvalidInput(FoleyError):
@@ -80,6 +93,59 @@ class DownloadError(FoleyError):
 
     exit_code = 2
     grpc_status = "UNAVAILABLE"
+
+
+class Overloaded(FoleyError):
+    """The server has as much to do as it takes on."""
+
+    exit_code = 2
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class RateLimited(Overloaded):
+    """The caller has as much under way, or asked as often, as its token may."""
+
+
+class Unauthenticated(FoleyError):
+    """There is no token, or the server does not know it."""
+
+    exit_code = 2
+    grpc_status = "UNAUTHENTICATED"
+
+
+class Forbidden(FoleyError):
+    """The token lacks the scope that the call needs."""
+
+    exit_code = 2
+    grpc_status = "PERMISSION_DENIED"
+
+
+class NotFound(FoleyError):
+    """There is no such generation, or it is not the caller's."""
+
+    exit_code = 2
+    grpc_status = "NOT_FOUND"
+
+
+class AlreadyExists(FoleyError):
+    """The request id was given to another request before."""
+
+    exit_code = 2
+    grpc_status = "ALREADY_EXISTS"
+
+
+class NotFinished(FoleyError):
+    """The generation is still being made."""
+
+    exit_code = 2
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class TimedOut(FoleyError):
+    """The work took longer than it was given."""
+
+    exit_code = 2
+    grpc_status = "DEADLINE_EXCEEDED"
 
 
 class ServerFailure(FoleyError):

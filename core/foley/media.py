@@ -80,7 +80,7 @@ class Frames:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.info = probe(path, limits)
-        self._path = path
+        self.path = path
         self._limits = limits
 
     def __len__(self) -> int:
@@ -95,7 +95,7 @@ class Frames:
         # ticks once a frame. The microsecond is for sums of floats.
         late_s = 1e-6 + (self.info.clock_s / 2 if self.info.clock_s <= 1e-3 else 0.0)
         count = 0
-        for frame, _, until_s in shown_frames(self._path, self.info, self._limits):
+        for frame, _, until_s in shown_frames(self.path, self.info, self._limits):
             image = None
             while count < len(self) and count / FRAME_RATE_HZ + late_s < until_s:
                 if image is None:  # only what is shown is worth converting: half of a 60 fps video is not

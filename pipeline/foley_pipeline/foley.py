@@ -10,17 +10,16 @@ from typing import Any, TypeAlias
 import av
 
 from foley import __version__, clip, loudness
-from foley.audio import read_audio
 from foley.envelope import Floats, frames, validate
 from foley.errors import SettingError
 from foley.loudness import Loudness
-from foley.media import read_frames
 from foley.profiles import PROFILES, ProfileName
 from foley.sampler import Sampling
 from foley.stages import FlowMethod, features_stage
 from foley_pipeline.cache import Cache
 from foley_pipeline.content import content_sha256
 from foley_pipeline.prompt import Prompt, embed_audio, embed_text
+from foley_pipeline.reader import IN_PROCESS, Reader, Video
 from foley_pipeline.rms2sound import Condition, Loop, synthesize
 from foley_pipeline.triton import Triton
 from foley_pipeline.video2rms import predict_envelope
@@ -71,11 +70,13 @@ class Foley:
 
     Args:
         cache: where envelopes and embeddings are looked for before they are made, and kept. The numbers are the same.
+        reader: what opens videos and recordings.
     """
 
-    def __init__(self, triton: Triton, cache: Cache | None = None) -> None:
+    def __init__(self, triton: Triton, cache: Cache | None = None, reader: Reader = IN_PROCESS) -> None:
         self.triton = triton
         self.cache = cache
+        self.reader = reader
 
     @property
     def defaults(self) -> Sampling:
@@ -88,8 +89,8 @@ class Foley:
         flow = chosen.flow if features_stage(chosen.flow) in self.triton.stages else "exact"
         return replace(self.defaults, **chosen.sampling), flow
 
-    def predict_envelope(self, video: Path, watch: Watch | None = None, flow: FlowMethod = "exact") -> Floats:
-        """The envelope [ceil(duration * 100)] that Video2RMS predicts for a video file.
+    def predict_envelope(self, video: Path | Video, watch: Watch | None = None, flow: FlowMethod = "exact") -> Floats:
+        """The envelope [ceil(duration * 100)] that Video2RMS predicts for a video, a file or an opened one.
 
         Raises:
             MediaError: the file is not a video that can be used.
@@ -100,13 +101,13 @@ class Foley:
                 f"{flow!r} stands in for RAFT, which this bundle does not have; take its own optical flow"
             )
         watch = watch or Watch()
-        source = read_frames(video)
+        source = self.reader.video(video) if isinstance(video, Path) else video
         duration_s = source.info.duration_s
 
         def predict() -> Floats:
             return predict_envelope(self.triton, source, duration_s, watch, flow)
 
-        return self._once(("envelope", flow), (frames(duration_s),), predict, watch, video)
+        return self._once(("envelope", flow), (frames(duration_s),), predict, watch, source.path)
 
     def embed(self, prompt: Prompt, watch: Watch | None = None) -> Embeddings:
         """The embeddings of a prompt and of what the sound should not be (the empty text by default).
@@ -119,7 +120,7 @@ class Foley:
         return made, self._embed_text(prompt.negative_text, watch)
 
     def prepare(
-        self, video: Path, prompt: Prompt, watch: Watch | None = None, flow: FlowMethod = "exact"
+        self, video: Path | Video, prompt: Prompt, watch: Watch | None = None, flow: FlowMethod = "exact"
     ) -> tuple[Floats, Embeddings]:
         """`predict_envelope` and `embed` at the same time; an error of one stops the other."""
         watch = watch or Watch()
@@ -179,7 +180,7 @@ class Foley:
     def _embed_audio(self, audio: Path, watch: Watch) -> Floats:
         def embed() -> Floats:
             with watch.stage("prompt"):
-                return embed_audio(self.triton, read_audio(audio))
+                return embed_audio(self.triton, self.reader.audio(audio))
 
         return self._once(("prompt", "audio"), (clip.EMBEDDING,), embed, watch, audio)
 

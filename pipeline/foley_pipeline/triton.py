@@ -1,5 +1,6 @@
 """A Triton server that serves a Video-Foley bundle, as typed calls of its stages."""
 
+import copy
 import json
 import queue
 import re
@@ -41,6 +42,8 @@ class Triton:
         if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.url):
             raise SettingError(f"the server is given as {url!r}; give it as HOST:PORT, such as localhost:8001")
         self._client = grpcclient.InferenceServerClient(self.url)
+        self._request_id = ""
+        self._headers: dict[str, str] = {}
         try:
             self._connect()
         except BaseException:
@@ -81,6 +84,19 @@ class Triton:
         """Close the connection."""
         self._client.close()
 
+    def ready(self) -> bool:
+        """Whether it answers now, and is ready."""
+        try:
+            return bool(self._client.is_server_ready(client_timeout=CONNECT_TIMEOUT_S))
+        except (InferenceServerException, ValueError):
+            return False
+
+    def for_request(self, request_id: str, headers: Mapping[str, str]) -> "Triton":
+        """The same connection, whose calls carry an id for the server's logs, and headers such as a trace's."""
+        other = copy.copy(self)
+        other._request_id, other._headers = request_id, dict(headers)
+        return other
+
     def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
         """Call a stage with arrays of the shapes in `foley.stages` (batch in front where it has one).
 
@@ -98,9 +114,13 @@ class Triton:
                 _tensors(contract, inputs),
                 outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
                 client_timeout=CALL_TIMEOUT_S,
+                request_id=self._request_id,
+                headers=self._headers,
             )
         except InferenceServerException as error:
             raise _translated(error) from error
+        except ValueError as error:  # gRPC's word for a connection that was closed in the meantime
+            raise ServerUnavailable(f"the connection to the server is closed ({error})") from error
         return {name: result.as_numpy(name) for name in outputs}
 
     def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
@@ -109,10 +129,12 @@ class Triton:
         responses: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
         with grpcclient.InferenceServerClient(self.url) as client:  # a client holds one stream at a time
             # not with the header triton_grpc_error, though it brings the status of errors: 24.10 crashes over it
-            client.start_stream(lambda result, error: responses.put((result, error)))
+            client.start_stream(lambda result, error: responses.put((result, error)), headers=self._headers)
             ended = False
             try:
-                client.async_stream_infer(stage, _tensors(contract, inputs), enable_empty_final_response=True)
+                client.async_stream_infer(
+                    stage, _tensors(contract, inputs), request_id=self._request_id, enable_empty_final_response=True
+                )
                 while True:
                     result, error = responses.get(timeout=CALL_TIMEOUT_S)
                     if error is not None:
@@ -153,7 +175,7 @@ def _translated(error: InferenceServerException) -> FoleyError:
     marked = re.fullmatch("([A-Z_]+): (.*)", message, re.DOTALL)
     if error.status() is None and marked:  # on a stream, where the status goes in front of the message
         status, message = marked.groups()
-    if status.endswith("UNAVAILABLE"):
+    if status.endswith(("UNAVAILABLE", "CANCELLED")):  # we cancel no calls: it was closed
         return ServerUnavailable(f"the server went away ({message}); is it still running?")
     if status.endswith("INVALID_ARGUMENT"):
         return InvalidInput(message)

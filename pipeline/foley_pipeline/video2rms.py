@@ -1,9 +1,8 @@
 """The first stage: video frames -> features -> envelope."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +11,12 @@ from foley import clip
 from foley.envelope import Floats, frames
 from foley.stages import FlowMethod, features_stage
 from foley.windows import crossfade, cut, window_starts_s
+from foley_pipeline.reader import FrameStream, Image
 from foley_pipeline.triton import Triton
 from foley_pipeline.watch import Watch
 
 CHUNK_PAIRS = 16  # frame pairs a call: 4.5 MB of frames, and a step in which the work can be stopped
 CHUNKS_ON_SERVER = 2  # the flow of one is found while the networks behind it read the flow of the other
-
-Image = npt.NDArray[np.uint8]
-
-
-class FrameStream(Sized, Iterable[Image], Protocol):
-    """Frames at 30 fps, uint8 [256, 344, 3] each, whose number is known (`foley.media.Frames`)."""
 
 
 def predict_envelope(

@@ -68,6 +68,38 @@ def run(
         return  # the way to stop a server
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def api(context: typer.Context) -> None:
+    """Serve the public API: video in, sound out. `foley-server api --help` lists its settings."""
+    from foley_server.api import app as api_app  # what serves the API takes a second to import
+    from foley_server.api.settings import load
+
+    api_app.serve(load(context.args))
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who will use it: letters, digits, dots, dashes.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do: generate, read; may be given twice.", show_default="both")
+    ] = None,
+    requests_per_minute: Annotated[float, typer.Option(help="Calls a minute.")] = 60,
+    concurrent_requests: Annotated[int, typer.Option(help="Calls at the same time.")] = 4,
+) -> None:
+    """Make a token for the API: prints it once, and on standard error what to add to the file of --tokens.
+
+    foley-server token alice 2>> tokens.toml > alice.token
+    """
+    from foley_server.api import tokens
+
+    made = tokens.new_token()
+    sys.stderr.write(tokens.entry(name, made, scope or tokens.SCOPES, requests_per_minute, concurrent_requests))
+    typer.echo(made)
+
+
 def _interrupt_at_end_of_stdin() -> None:
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)

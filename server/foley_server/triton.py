@@ -72,8 +72,11 @@ def serve(
     address: str = "127.0.0.1",
     grpc_port: int = 0,
     metrics_port: int = 0,
+    trace: str | None = None,
 ) -> Iterator[Triton]:
     """Serve `bundle` with the repository `models` while the context lasts; port 0 picks a free one.
+
+    Requests that belong to a trace have spans of theirs sent to `trace`, an OTLP/HTTP endpoint.
 
     Raises:
         BundleError: the bundle has no graphs.
@@ -90,6 +93,7 @@ def serve(
             installation.link_backends(found, run / "backends"),
             endpoints,
             run,
+            trace,
         )
         log = run / "triton.log"
         environment = {
@@ -112,7 +116,7 @@ def serve(
 
 
 def _command(
-    found: installation.Installation, models: Path, backends: Path, endpoints: Endpoints, run: Path
+    found: installation.Installation, models: Path, backends: Path, endpoints: Endpoints, run: Path, trace: str | None
 ) -> list[str]:
     grpc_address, grpc_port = endpoints.grpc.rsplit(":", 1)
     metrics_address, metrics_port = endpoints.metrics.rsplit(":", 1)
@@ -135,7 +139,13 @@ def _command(
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
         "--allow-gpu-metrics=false",
+        *(_trace_flags(trace) if trace else []),
     ]
+
+
+def _trace_flags(endpoint: str) -> list[str]:
+    settings = ("mode=opentelemetry", "level=TIMESTAMPS", "rate=1", f"opentelemetry,url={endpoint}")
+    return [f"--trace-config={setting}" for setting in settings]
 
 
 def _end_with_parent() -> None:

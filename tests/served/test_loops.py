@@ -41,7 +41,7 @@ def test_client_and_server_make_the_same_sound(foley_sdk: Foley, sampling: Sampl
 
 
 def test_steps_of_several_clients_are_merged_and_nobody_hears_it(triton: Triton, foley_sdk: Foley) -> None:
-    """Shown from Triton's own statistics: fewer executions than steps. While a step of one runs, those of others wait."""
+    """Shown from Triton's own statistics: fewer executions than steps. While one runs, the others wait."""
     samplings = [Sampling("ddim" if seed % 2 else "dpm++", steps=15, seed=seed) for seed in range(4)]
     alone = [wave(foley_sdk, sampling) for sampling in samplings]
     before = triton.statistics("denoiser")

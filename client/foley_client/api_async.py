@@ -1,0 +1,181 @@
+"""The SDK of the public API for asyncio."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from foley.envelope import Floats
+from foley.stages import FlowMethod
+from foley_client.channel import Channel
+from foley_client.exchange import (
+    ATTEMPTS,
+    CALL_TIMEOUT_S,
+    GENERATE_TIMEOUT_S,
+    HEALTH_CHECK,
+    SERVING,
+    Collector,
+    Generation,
+    check_file,
+    check_files,
+    create_messages,
+    embedding,
+    envelope,
+    envelope_messages,
+    generate_messages,
+    generation,
+    new_request_id,
+    page_request,
+    pause_s,
+    prompt_messages,
+)
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api import foley_pb2_grpc
+from foley_pipeline.job import Job, Sound
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.watch import Watch
+
+Result = TypeVar("Result")
+
+
+class AsyncFoleyClient:
+    """`FoleyClient` for asyncio: the same methods, awaited. A cancelled task stops its work on the server."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
+        channel = Channel(url, token, ca, certificate, key)
+        self._metadata = channel.metadata
+        self._channel = channel.open_async()
+        self._foley = foley_pb2_grpc.FoleyServiceStub(self._channel)
+        self._operations = operations_pb2_grpc.OperationsStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> "AsyncFoleyClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; what is under way is cancelled."""
+        await self._channel.close()
+
+    async def serving(self) -> bool:
+        """See `FoleyClient.serving`."""
+        answer = await self._call(self._health.Check, HEALTH_CHECK)
+        return bool(answer.status == SERVING)
+
+    async def generate(self, job: Job, watch: Watch | None = None) -> Sound:
+        """See `FoleyClient.generate`."""
+        check_files(job)
+        one = watch or Watch()
+        return await _retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
+
+    async def predict_envelope(self, video: Path, flow: FlowMethod | None = None, watch: Watch | None = None) -> Floats:
+        """See `FoleyClient.predict_envelope`."""
+        check_file(video)
+        one = watch or Watch()
+
+        async def call() -> Floats:
+            answer = await self._foley.PredictEnvelope(
+                envelope_messages(video, flow, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
+            )
+            return envelope(answer)
+
+        return await _retried(call, one)
+
+    async def embed(self, prompt: Prompt) -> tuple[Floats, Floats]:
+        """See `FoleyClient.embed`."""
+        if prompt.audio:
+            check_file(prompt.audio)
+
+        async def call() -> tuple[Floats, Floats]:
+            answer = await self._foley.EmbedPrompt(
+                prompt_messages(prompt, Watch()), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
+            )
+            return embedding(answer.embedding), embedding(answer.negative_embedding)
+
+        return await _retried(call)
+
+    async def create(self, job: Job, request_id: str | None = None, watch: Watch | None = None) -> str:
+        """See `FoleyClient.create`."""
+        check_files(job)
+        one, chosen = watch or Watch(), request_id or new_request_id()
+
+        async def call() -> operations_pb2.Operation:
+            return await self._foley.CreateGeneration(
+                create_messages(job, chosen, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
+            )
+
+        return str((await _retried(call, one)).name)
+
+    async def result(self, name: str, watch: Watch | None = None) -> Sound:
+        """See `FoleyClient.result`."""
+        one, request = watch or Watch(), pb.WatchGenerationRequest(name=name)
+        return await _retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
+
+    async def status(self, name: str) -> Generation:
+        """See `FoleyClient.status`."""
+        request = operations_pb2.GetOperationRequest(name=name)
+        return generation(await self._call(self._operations.GetOperation, request))
+
+    async def generations(self) -> AsyncIterator[Generation]:
+        """See `FoleyClient.generations`."""
+        token = ""
+        while True:
+            page = await self._call(self._operations.ListOperations, page_request(token))
+            for operation in page.operations:
+                yield generation(operation)
+            if not (token := page.next_page_token):
+                return
+
+    async def cancel(self, name: str) -> None:
+        """See `FoleyClient.cancel`."""
+        await self._call(self._operations.CancelOperation, operations_pb2.CancelOperationRequest(name=name))
+
+    async def delete(self, name: str) -> None:
+        """See `FoleyClient.delete`."""
+        await self._call(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
+
+    async def _call(self, method: Callable[..., Awaitable[Result]], request: object) -> Result:
+        async def call() -> Result:
+            return await method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
+
+        return await _retried(call)
+
+    async def _collect(self, method: Callable[..., grpc.aio.UnaryStreamCall], request: object, watch: Watch) -> Sound:
+        events = method(request, timeout=GENERATE_TIMEOUT_S, metadata=self._metadata)
+        collector = Collector(watch)
+        try:
+            async for event in events:
+                collector.add(event)
+        finally:
+            events.cancel()
+            collector.close()
+        return collector.sound()
+
+
+async def _retried(call: Callable[[], Awaitable[Result]], watch: Watch | None = None) -> Result:
+    """`call`, again where the server says when."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return await call()
+        except grpc.RpcError as error:
+            if watch:
+                watch.check()  # the upload was stopped, for which gRPC has another word
+            await asyncio.sleep(pause_s(error, attempt))
+    raise AssertionError("the last attempt either answers or raises")

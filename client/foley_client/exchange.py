@@ -1,0 +1,208 @@
+"""What is said between the SDK and the public API, whichever way it is sent."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import grpc
+import numpy as np
+from google.longrunning import operations_pb2
+from grpc_health.v1 import health_pb2
+
+from foley.envelope import Floats
+from foley.errors import FoleyError, MediaError, ServerFailure
+from foley.stages import FlowMethod
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api.messages import CHUNK_BYTES, options_of, prompt_message, takes_of, video_message
+from foley_pipeline.api.status import from_call, from_status
+from foley_pipeline.job import Job, Sound
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.watch import Watch
+
+GENERATE_TIMEOUT_S = 3600.0
+CALL_TIMEOUT_S = 60.0
+ATTEMPTS = 4  # of a call that the server lets us try again
+LONGEST_PAUSE_S = 30.0
+
+HEALTH_CHECK = health_pb2.HealthCheckRequest(service="foley.v1.FoleyService")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Where a long-running generation is."""
+
+    name: str
+    request_id: str
+    state: State
+    queue_position: int
+    steps_done: int
+    steps: int
+    error: FoleyError | None
+
+
+class Collector:
+    """Puts a sound together from the events of its generation, and tells a watch how far it is."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._stage = ExitStack()
+        self._total = self._stage.enter_context(watch.stage("on the server"))
+        self._shown: str | None = None
+        self._envelope: Floats | None = None
+        self._sounds: dict[int, bytearray] = {}
+        self._finished: pb.Generation | None = None
+
+    def add(self, event: pb.GenerateEvent) -> None:
+        """Take the next event in. Raises Cancelled once the watch says stop."""
+        self._watch.check()
+        kind = event.WhichOneof("event")
+        if kind == "accepted" and event.accepted.queue_position:
+            self._show(f"waiting, {event.accepted.queue_position} in front", 0, None)
+        elif kind == "envelope_ready":
+            self._envelope = np.array(event.envelope_ready.envelope.rms, np.float32)
+        elif kind == "step_done":
+            self._show("denoising", event.step_done.done_count, event.step_done.total_count)
+        elif kind == "audio":
+            self._sounds.setdefault(event.audio.variation, bytearray()).extend(event.audio.samples)
+        elif kind == "finished":
+            self._finished = event.finished
+
+    def close(self) -> None:
+        """No more events come."""
+        if self._shown:
+            self._watch.on_end(self._shown)
+            self._shown = None
+        self._stage.close()
+
+    def sound(self) -> Sound:
+        """What came. Raises ServerFailure where something is missing."""
+        if self._finished is None or self._envelope is None:
+            raise ServerFailure("the server ended the call before it was finished; try again")
+        try:
+            takes = takes_of(self._finished, self._sounds)
+        except ValueError as error:
+            raise ServerFailure(f"the server sent less than it said ({error}); try again") from error
+        self._watch.timings_s.update(takes[0].timings_s if takes else {})
+        return Sound(self._envelope, takes)
+
+    def _show(self, stage: str, done: int, total: int | None) -> None:
+        if self._shown not in (None, stage):
+            self._watch.on_end(str(self._shown))
+        self._shown = stage
+        self._watch.on_progress(stage, done, total)
+
+
+def pause_s(error: grpc.RpcError, attempt: int) -> float:
+    """How long to wait before the call that failed is tried again.
+
+    Raises:
+        FoleyError: what `error` stands for, where the server does not say that trying again helps, or we have often.
+    """
+    translated = from_call(error)
+    if translated.retry_after_s is None or attempt >= ATTEMPTS:
+        raise translated from error
+    return min(translated.retry_after_s, LONGEST_PAUSE_S)
+
+
+def generate_messages(job: Job, watch: Watch) -> Iterator[pb.GenerateRequest]:
+    """The upload of `Generate`."""
+    yield pb.GenerateRequest(options=options_of(job))
+    for chunk in _files(job, watch):
+        yield pb.GenerateRequest(chunk=chunk)
+
+
+def create_messages(job: Job, request_id: str, watch: Watch) -> Iterator[pb.CreateGenerationRequest]:
+    """The upload of `CreateGeneration`."""
+    options = pb.CreateGenerationOptions(request_id=request_id, options=options_of(job))
+    yield pb.CreateGenerationRequest(options=options)
+    for chunk in _files(job, watch):
+        yield pb.CreateGenerationRequest(chunk=chunk)
+
+
+def envelope_messages(video: Path, flow: FlowMethod | None, watch: Watch) -> Iterator[pb.PredictEnvelopeRequest]:
+    """The upload of `PredictEnvelope`."""
+    yield pb.PredictEnvelopeRequest(video=video_message(flow))
+    for chunk in _chunks(video, pb.FILE_KIND_VIDEO, watch):
+        yield pb.PredictEnvelopeRequest(chunk=chunk)
+
+
+def prompt_messages(prompt: Prompt, watch: Watch) -> Iterator[pb.EmbedPromptRequest]:
+    """The upload of `EmbedPrompt`."""
+    yield pb.EmbedPromptRequest(prompt=prompt_message(prompt))
+    if prompt.audio:
+        for chunk in _chunks(prompt.audio, pb.FILE_KIND_AUDIO_PROMPT, watch):
+            yield pb.EmbedPromptRequest(chunk=chunk)
+
+
+def new_request_id() -> str:
+    """A request id that nobody else has."""
+    return str(uuid.uuid4())
+
+
+def page_request(token: str) -> operations_pb2.ListOperationsRequest:
+    """Asks for the page of generations after `token`."""
+    return operations_pb2.ListOperationsRequest(name="operations", page_token=token)
+
+
+def envelope(answer: pb.PredictEnvelopeResponse) -> Floats:
+    """The envelope of an answer."""
+    return np.array(answer.envelope.rms, np.float32)
+
+
+def embedding(message: pb.Embedding) -> Floats:
+    """The embedding in a message."""
+    return np.array(message.values, np.float32)
+
+
+def generation(operation: operations_pb2.Operation) -> Generation:
+    """What an operation says."""
+    metadata = pb.GenerationMetadata()
+    operation.metadata.Unpack(metadata)
+    state: Any = pb.GenerationState.Name(metadata.state).removeprefix("GENERATION_STATE_").lower()
+    return Generation(
+        operation.name,
+        metadata.request_id,
+        state,
+        metadata.queue_position,
+        metadata.progress.done_count,
+        metadata.progress.total_count,
+        from_status(operation.error) if operation.HasField("error") else None,
+    )
+
+
+def check_files(job: Job) -> None:
+    """Raises MediaError where a file of `job` cannot be read."""
+    for path in (job.source, job.prompt.audio):
+        if isinstance(path, Path):
+            check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Raises MediaError where `path` is no file that can be read."""
+    try:
+        if not path.is_file():
+            raise MediaError(f"{path} is not a file; give the name of a media file")
+        path.open("rb").close()
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read ({error.strerror}); check the permissions") from error
+
+
+def _files(job: Job, watch: Watch) -> Iterator[pb.FileChunk]:
+    if isinstance(job.source, Path):
+        yield from _chunks(job.source, pb.FILE_KIND_VIDEO, watch)
+    if job.prompt.audio:
+        yield from _chunks(job.prompt.audio, pb.FILE_KIND_AUDIO_PROMPT, watch)
+
+
+def _chunks(path: Path, kind: pb.FileKind, watch: Watch) -> Iterator[pb.FileChunk]:
+    # read by a thread of gRPC's, which hides errors: `check_file` comes first
+    with path.open("rb") as file, watch.stage("uploading", path.stat().st_size) as stage:
+        while data := file.read(CHUNK_BYTES):
+            yield pb.FileChunk(kind=kind, data=data)
+            stage.advance(len(data))

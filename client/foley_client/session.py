@@ -1,0 +1,143 @@
+"""What the command line makes sound with: a public API, a Triton, or a Triton that it starts."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+
+from foley.envelope import Floats
+from foley.errors import ServerUnavailable, SettingError
+from foley.stages import FlowMethod
+from foley_client.api import FoleyClient
+from foley_client.channel import Channel
+from foley_client.console import ProgressWatch
+from foley_client.embedded import embedded_triton
+from foley_pipeline import cache
+from foley_pipeline.foley import Foley
+from foley_pipeline.job import Job, Sound, run
+from foley_pipeline.rms2sound import Loop
+from foley_pipeline.triton import Triton
+from foley_pipeline.watch import Watch
+
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the options say about the server.
+
+    Raises:
+        SettingError: two of them exclude each other.
+    """
+
+    server: str | None
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    bundle: Path | None
+    no_cache: bool
+
+    def __post_init__(self) -> None:
+        if self.server is not None and self.bundle is not None:
+            raise SettingError("--bundle is for a server that is started for the call; leave out --bundle or --server")
+        if (self.ca or self.certificate or self.key) and not (self.server or "").startswith("grpcs://"):
+            raise SettingError("certificates are for a public API; give --server grpcs://HOST, or leave them out")
+
+
+class Maker(Protocol):
+    """Makes envelopes and sounds."""
+
+    def generate(self, job: Job, watch: Watch, loop: Loop) -> Sound:
+        """Do `job`; `loop` says where the diffusion loop runs, where there is a choice."""
+
+    def predict_envelope(self, video: Path, watch: Watch, flow: FlowMethod | None) -> Floats:
+        """The envelope of a video."""
+
+
+@dataclass(frozen=True)
+class OnTriton:
+    """Drives the two stages itself."""
+
+    foley: Foley
+
+    def generate(self, job: Job, watch: Watch, loop: Loop) -> Sound:
+        """See `foley_pipeline.job.run`."""
+        return run(self.foley, job, watch, loop)
+
+    def predict_envelope(self, video: Path, watch: Watch, flow: FlowMethod | None) -> Floats:
+        """See `Foley.predict_envelope`."""
+        return self.foley.predict_envelope(video, watch, flow or "exact")
+
+
+@dataclass(frozen=True)
+class OnApi:
+    """Leaves the work to a public API."""
+
+    client: FoleyClient
+
+    def generate(self, job: Job, watch: Watch, loop: Loop) -> Sound:
+        """See `FoleyClient.generate`; the loop is the API's own."""
+        return self.client.generate(job, watch)
+
+    def predict_envelope(self, video: Path, watch: Watch, flow: FlowMethod | None) -> Floats:
+        """See `FoleyClient.predict_envelope`."""
+        return self.client.predict_envelope(video, flow, watch)
+
+
+@contextmanager
+def session(where: Where) -> Iterator[tuple[Maker, Watch]]:
+    """A connected server, given or started, under a progress display."""
+    with ExitStack() as stack:
+        watch = stack.enter_context(ProgressWatch())
+        with watch.stage("connecting" if where.server else "starting the server"):
+            maker = _api(where, stack) if where.server and _is_api(where.server) else _triton(where, stack)
+        yield maker, watch
+
+
+def _api(where: Where, stack: ExitStack) -> OnApi:
+    url = where.server if "://" in str(where.server) else f"grpc://{where.server}"
+    client = stack.enter_context(
+        FoleyClient(str(url), token=_token(), ca=where.ca, certificate=where.certificate, key=where.key)
+    )
+    if not client.serving():
+        raise ServerUnavailable(f"the server at {where.server} takes no work now; try again in a while")
+    return OnApi(client)
+
+
+def _triton(where: Where, stack: ExitStack) -> OnTriton:
+    triton = stack.enter_context(embedded_triton(where.bundle) if where.server is None else Triton(where.server))
+    folder = None if where.no_cache else cache.default_folder()
+    return OnTriton(Foley(triton, cache.Cache(folder) if folder else None))
+
+
+def _is_api(server: str) -> bool:
+    """Whether what answers at `server` is a public API: one over TLS is, another says that it is no Triton."""
+    if server.startswith("grpcs://"):
+        return True
+    try:
+        channel = Channel(f"grpc://{server.removeprefix('grpc://')}").open()
+    except SettingError:
+        return False  # what is wrong with the address is said by who connects to it
+    with channel:
+        try:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            live(b"", timeout=CONNECT_TIMEOUT_S, wait_for_ready=False)
+        except grpc.RpcError as error:
+            return error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
+    return False
+
+
+def _token() -> str | None:
+    """The token in `$FOLEY_TOKEN`, or in the file that `$FOLEY_TOKEN_FILE` names."""
+    if token := os.environ.get("FOLEY_TOKEN"):
+        return token
+    if name := os.environ.get("FOLEY_TOKEN_FILE"):
+        try:
+            return Path(name).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"the token file {name} cannot be read; check $FOLEY_TOKEN_FILE") from error
+    return None

@@ -1,0 +1,1 @@
+"""The public API, in Python: messages, errors, and what they stand for."""

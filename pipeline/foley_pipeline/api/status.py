@@ -1,0 +1,76 @@
+"""Errors over the network: every class of `foley.errors` as a google.rpc.Status with details, and back."""
+
+import re
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from foley.errors import Cancelled, FoleyError, InvalidInput, ServerFailure
+
+DOMAIN = "foley.v1"
+
+
+def _family(kind: type[FoleyError]) -> list[type[FoleyError]]:
+    return [kind, *(one for child in kind.__subclasses__() for one in _family(child))]
+
+
+def reason(kind: type[FoleyError]) -> str:
+    """The word for an error's class in ErrorInfo: MEDIA_TOO_LARGE for MediaTooLarge."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
+
+
+# the first of a status is the most general one: it stands for errors of servers in between, which bring no ErrorInfo
+_KINDS = {reason(kind): kind for kind in _family(FoleyError)}
+_BY_CODE = {kind.grpc_status: kind for kind in reversed(_KINDS.values())} | {"INTERNAL": ServerFailure}
+
+
+def to_status(error: FoleyError, request_id: str = "") -> status_pb2.Status:
+    """The status of an error: ErrorInfo, BadRequest where a field is to blame, RetryInfo where a retry may help."""
+    details: list[Any] = [
+        error_details_pb2.ErrorInfo(reason=reason(type(error)), domain=DOMAIN, metadata={"request_id": request_id})
+    ]
+    if isinstance(error, InvalidInput) and error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code_pb2.Code.Value(error.grpc_status), message=str(error), details=packed)
+
+
+def from_status(status: status_pb2.Status) -> FoleyError:
+    """The error that `to_status` made `status` of; of a stranger's, the one that its code comes nearest to."""
+    info, blamed, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    retry_given = False
+    for detail in status.details:
+        detail.Unpack(info), detail.Unpack(blamed)
+        retry_given |= detail.Unpack(retry)
+    code = code_pb2.Code.Name(status.code) if status.code in code_pb2.Code.values() else "UNKNOWN"
+    ours = _KINDS.get(info.reason) if info.domain == DOMAIN else None
+    error = (ours or _BY_CODE.get(code, ServerFailure))(status.message or f"the server answered {code}")
+    if blamed.field_violations:
+        error.field = blamed.field_violations[0].field
+    if retry_given:
+        error.retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return error
+
+
+def from_call(error: grpc.RpcError) -> FoleyError:
+    """The error that a failed call stands for."""
+    try:
+        status = rpc_status.from_call(error)
+    except (ValueError, NotImplementedError):  # details that contradict the code
+        status = None
+    if status is None:
+        code = error.code().value[0] if isinstance(error.code(), grpc.StatusCode) else code_pb2.UNKNOWN
+        status = status_pb2.Status(code=code, message=error.details() or "")
+    found = from_status(status)
+    return Cancelled("stopped") if isinstance(found, Cancelled) else found

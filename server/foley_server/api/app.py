@@ -1,0 +1,238 @@
+"""The API as one process: Triton below it, health and metrics beside it, and an orderly end."""
+
+import asyncio
+import fcntl
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from foley import bundle as bundles
+from foley.errors import OutputError, SettingError
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api import foley_pb2_grpc
+from foley_pipeline.cache import Cache
+from foley_server.api import logs, tracing
+from foley_server.api.engine import Engine
+from foley_server.api.generations import Generations
+from foley_server.api.guard import Guard
+from foley_server.api.line import Line
+from foley_server.api.media_store import MediaStore
+from foley_server.api.metrics import Metrics, MetricsServer
+from foley_server.api.operations import Operations
+from foley_server.api.sandbox import Sandbox
+from foley_server.api.service import FoleyService
+from foley_server.api.settings import Settings
+from foley_server.api.store import Store
+from foley_server.api.supervisor import Embedded, Joined, Supervisor
+from foley_server.api.tokens import Tokens
+from foley_server.api.upload import Uploads
+
+log = logging.getLogger(__name__)
+
+SERVICES = (
+    pb.DESCRIPTOR.services_by_name["FoleyService"].full_name,
+    operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
+)
+MAX_MESSAGE = 4 * 2**20  # gRPC's own limit, which holds after decompression too
+LAST_WORDS_S = 2.0  # for answers on their way when all else has ended
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Prints one line when it is ready: `ready grpc=ADDRESS:PORT metrics=ADDRESS:PORT`.
+
+    Raises:
+        SettingError, OutputError, BundleError, ServerUnavailable: what keeps it from starting.
+    """
+    logs.configure(settings.log_level)
+    with tracing.exporting(str(settings.trace) if settings.trace else None, settings.trace_share):
+        asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stopped = _stopped(settings.until_stdin_closes)
+    async with AsyncExitStack() as stack:
+        data = stack.enter_context(_data_folder(settings.data))
+        uploads = Uploads(
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uploads-", dir=data))),
+            settings.upload_mib * 2**20,
+        )
+        tokens, metrics = Tokens(settings.tokens), Metrics()
+        store = Store(data / "generations.sqlite")
+        stack.callback(store.close)
+        media = MediaStore(settings.media_place)
+        health_service = health.aio.HealthServicer()
+        supervisor = _supervisor(settings, health_service)
+        stack.callback(supervisor.stop)
+        await asyncio.to_thread(supervisor.start)
+
+        line = Line(settings.running, settings.waiting)
+        sandbox = Sandbox(settings.limits, settings.decoder_mib * 2**20, settings.decoder_cpu, settings.decoder_wall)
+        engine = Engine(
+            supervisor,
+            line,
+            sandbox.reader,
+            Cache(data / "results"),
+            metrics,
+            settings.running,
+            settings.request_timeout,
+            settings.sound,
+        )
+        stack.callback(engine.close)
+        generations = Generations(
+            store, media, engine, uploads, settings.running, settings.stored, settings.keep_results
+        )
+        _watch(metrics, engine, store, supervisor)
+        service = FoleyService(engine, generations, uploads, metrics, settings.upload_timeout, settings.duration)
+        server = _server(settings, Guard(tokens, metrics), health_service, service, Operations(generations))
+        port = _listen(server, settings)
+        metrics_server = MetricsServer(
+            metrics, settings.metrics_address, settings.metrics_port, lambda: supervisor.metrics_url
+        )
+        stack.callback(metrics_server.close)
+        await server.start()
+        await _set_health(health_service, supervisor.ready)
+        work = asyncio.create_task(generations.run())
+        sys.stdout.write(
+            f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}\n"
+        )
+        sys.stdout.flush()
+
+        await asyncio.wait([stopped, work], return_when=asyncio.FIRST_COMPLETED)
+        log.info("draining")
+        await health_service.enter_graceful_shutdown()
+        await asyncio.gather(engine.drain(settings.grace), generations.settle(settings.grace))
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+        await server.stop(LAST_WORDS_S)
+        log.info("ended")
+
+
+def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:
+    loop = asyncio.get_running_loop()
+
+    def told(ready: bool) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
+
+    if settings.triton:
+        return Supervisor(Joined(settings.triton, str(settings.triton_metrics or "") or None), told)
+    bundle = bundles.read(settings.bundle)
+    bundles.verify(bundle)
+    return Supervisor(Embedded(settings.models, bundle, str(settings.trace) if settings.trace else None), told)
+
+
+async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
+    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", *SERVICES):
+        await service.set(name, status)
+
+
+def _server(
+    settings: Settings,
+    guard: Guard,
+    health_service: health.aio.HealthServicer,
+    service: FoleyService,
+    operations: Operations,
+) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        interceptors=[guard],
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.max_concurrent_streams", 1_000),
+            ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word is noticed within a minute
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.so_reuseport", 0),  # a second server on the port is an error
+        ],
+    )
+    foley_pb2_grpc.add_FoleyServiceServicer_to_server(service, server)
+    operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+    address = f"[{settings.address}]" if ":" in settings.address else settings.address
+    where = f"{address}:{settings.port}"
+    try:
+        if settings.tls_certificate and settings.tls_key:
+            credentials = grpc.ssl_server_credentials(
+                [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
+                settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None,
+                require_client_auth=settings.tls_client_ca is not None,
+            )
+            port = server.add_secure_port(where, credentials)
+        else:
+            port = server.add_insecure_port(where)
+    except OSError as error:
+        raise SettingError(f"a certificate or key cannot be read ({error.strerror}); check the names") from error
+    except RuntimeError as error:
+        raise OutputError(f"cannot listen on {where}; choose another address or port, or other certificates") from error
+    if not port:
+        raise OutputError(f"cannot listen on {where}; choose another address or port, or other certificates")
+    return int(port)
+
+
+def _watch(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:
+    """Metrics that are asked for when they are read."""
+    metrics.gauge("triton_ready", "Whether Triton is there.", lambda: float(supervisor.ready))
+    metrics.gauge("triton_starts", "How often Triton was started or joined.", lambda: supervisor.starts)
+    metrics.gauge("admitted", "Requests that are let in.", lambda: engine.line.admitted)
+    metrics.gauge("waiting", "Requests and generations that wait for their turn.", lambda: engine.line.waiting)
+    metrics.gauge("stored_waiting", "Long-running generations that wait.", lambda: store.count("queued"))
+    metrics.gauge("stored_running", "Long-running generations under way.", lambda: store.count("running"))
+
+
+@contextmanager
+def _data_folder(path: Path) -> Iterator[Path]:
+    """The folder, ours alone. Raises OutputError where it cannot be had."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (path / "lock").open("wb")
+    except OSError as error:
+        raise OutputError(f"the data folder {path} cannot be used ({error.strerror}); choose another") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"another server uses the data folder {path}; choose another") from error
+        for left in path.glob("uploads-*"):  # of one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield path.resolve()
+
+
+def _stopped(when_stdin_closes: bool) -> "asyncio.Future[None]":
+    """Done when the process is asked to end."""
+    loop = asyncio.get_running_loop()
+    stopped = loop.create_future()
+
+    def stop() -> None:
+        if not stopped.done():
+            stopped.set_result(None)
+
+    def follow_stdin() -> None:
+        sys.stdin.buffer.read()
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    if when_stdin_closes:
+        threading.Thread(target=follow_stdin, daemon=True).start()
+    return stopped

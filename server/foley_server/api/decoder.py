@@ -1,0 +1,87 @@
+"""The process that decodes one untrusted file: `python -m foley_server.api.decoder VERB FILE JSON`.
+
+It bounds itself before it opens the file, has nothing but its standard output, and says there, in `frame`s of one
+letter and a length: H a header, D data, E an error, Z the end. Who reads it trusts none of it (`sandbox`).
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from foley.audio import read_audio
+from foley.container import Limits
+from foley.errors import FoleyError, MediaTooLarge
+from foley.media import probe, read_frames
+from foley_pipeline.api.status import reason
+
+HEADER, DATA, ERROR, END = b"H", b"D", b"E", b"Z"
+PREFIX = struct.Struct("<cI")
+AUDIO_BLOCK = 1 << 16  # samples in a piece of data
+
+
+def bound(memory_bytes: int, cpu_s: float) -> None:
+    """From here on: no more memory and time than this, no file written, no new process, no new right."""
+    seconds = max(1, round(cpu_s))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    libc = ctypes.CDLL(None)
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not without the one who waits for us
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+
+
+def main(out: BinaryIO, verb: str, file: Path, order: Mapping[str, Any]) -> None:
+    """Do `verb` with `file` and say what comes of it."""
+
+    def say(kind: bytes, content: bytes) -> None:
+        out.write(PREFIX.pack(kind, len(content)))
+        out.write(content)
+        out.flush()
+
+    limits = Limits(**order["limits"])
+    try:
+        _VERBS[verb](file, limits, say)
+        say(END, b"")
+    except FoleyError as error:
+        say(ERROR, json.dumps([reason(type(error)), str(error)]).encode())
+    except MemoryError:
+        too_large = f"{file.name} takes too much memory to decode; lower its resolution"
+        say(ERROR, json.dumps([reason(MediaTooLarge), too_large]).encode())
+
+
+Say = Callable[[bytes, bytes], None]
+
+
+def _probe(file: Path, limits: Limits, say: Say) -> None:
+    say(HEADER, json.dumps(asdict(probe(file, limits))).encode())
+
+
+def _frames(file: Path, limits: Limits, say: Say) -> None:
+    for image in read_frames(file, limits):
+        say(DATA, image.tobytes())
+
+
+def _audio(file: Path, limits: Limits, say: Say) -> None:
+    samples = read_audio(file, limits)
+    for start in range(0, len(samples), AUDIO_BLOCK):
+        say(DATA, samples[start : start + AUDIO_BLOCK].astype("<f4").tobytes())
+
+
+_VERBS: Mapping[str, Callable[[Path, Limits, Say], None]] = {"probe": _probe, "frames": _frames, "audio": _audio}
+
+if __name__ == "__main__":
+    order = json.loads(sys.argv[3])
+    bound(order["memory_bytes"], order["cpu_s"])
+    stdout = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not get between what we say
+    main(stdout, sys.argv[1], Path(sys.argv[2]), order)

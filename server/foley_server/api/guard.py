@@ -1,0 +1,127 @@
+"""Stands before every method: who calls, may they, how did it end. What is not said to be open is closed."""
+
+import asyncio
+import inspect
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+
+from foley.errors import Cancelled, FoleyError, ServerFailure
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api.status import to_status
+from foley_server.api import logs
+from foley_server.api.metrics import Metrics
+from foley_server.api.tokens import Principal, Scope, Tokens
+from foley_server.api.tracing import call_span
+
+log = logging.getLogger(__name__)
+
+OPEN = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
+_FOLEY = pb.DESCRIPTOR.services_by_name["FoleyService"].full_name
+SCOPES: Mapping[str, Scope] = {
+    **dict.fromkeys(
+        (f"/{_FOLEY}/{name}" for name in ("Generate", "PredictEnvelope", "EmbedPrompt", "CreateGeneration")), "generate"
+    ),
+    f"/{_FOLEY}/WatchGeneration": "read",
+    **dict.fromkeys(
+        (f"/google.longrunning.Operations/{name}" for name in ("ListOperations", "GetOperation", "WaitOperation")),
+        "read",
+    ),
+    **dict.fromkeys(
+        (f"/google.longrunning.Operations/{name}" for name in ("CancelOperation", "DeleteOperation")), "generate"
+    ),
+}
+"""Method -> scope of the token that it needs. Others, reflection for one, need any token."""
+
+caller: ContextVar[Principal] = ContextVar("caller")
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Tokens, limits, request ids, errors, metrics, logs and traces, for all services of a server."""
+
+    def __init__(self, tokens: Tokens, metrics: Metrics) -> None:
+        self._tokens = tokens
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Let a call through, or answer in its place."""
+        handler = await continuation(details)
+        if details.method in OPEN:
+            return handler
+        metadata = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
+        method = details.method if handler else "unknown"  # not one of the callers' invention a metric each
+        try:
+            principal = self._tokens.principal(metadata.get("authorization"))
+            principal.check(SCOPES.get(details.method))
+        except FoleyError as error:
+            refusal = error
+
+            async def refuse(request: Any, context: Any) -> None:
+                async with self._answer(method, metadata, context):
+                    raise refusal
+
+            return grpc.stream_stream_rpc_method_handler(refuse)
+        if handler is None:
+            return None  # gRPC says UNIMPLEMENTED
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        async def call(request: Any, context: Any) -> Any:
+            async with self._answer(method, metadata, context):
+                with principal.counted():
+                    caller.set(principal)
+                    if inspect.isasyncgenfunction(behaviour):
+                        async for response in behaviour(request, context):
+                            await context.write(response)
+                        return None
+                    return await behaviour(request, context)
+
+        kind = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[(bool(handler.request_streaming), bool(handler.response_streaming))]
+        return kind(call, handler.request_deserializer, handler.response_serializer)
+
+    @asynccontextmanager
+    async def _answer(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[None]:
+        """Count, log and trace what happens inside; an error becomes the call's status."""
+        id = uuid.uuid4().hex
+        logs.request_id.set(id)
+        began = time.monotonic()
+        status: status_pb2.Status | None = None
+        code = "OK"
+        await context.send_initial_metadata((("x-request-id", id),))
+        with self._metrics.active.labels(method).track_inprogress(), call_span(method, id, metadata) as span:
+            try:
+                yield
+            except FoleyError as error:
+                status, code = to_status(error, id), error.grpc_status
+            except asyncio.CancelledError:
+                code = Cancelled.grpc_status
+                raise
+            except grpc.aio.AbortError:
+                code = "ABORTED"
+                raise
+            except Exception:
+                log.exception("%s failed", method)
+                mistake = ServerFailure(f"the server made a mistake; tell its operator the request id {id}")
+                status, code = to_status(mistake, id), mistake.grpc_status
+            finally:
+                seconds = time.monotonic() - began
+                span.set_attribute("rpc.grpc.status", code)
+                self._metrics.requests.labels(method, code).inc()
+                self._metrics.request_seconds.labels(method).observe(seconds)
+                log.info("%s %s", method, code, extra={"method": method, "code": code, "seconds": round(seconds, 3)})
+        if status:
+            details = (("grpc-status-details-bin", status.SerializeToString()),)
+            await context.abort(getattr(grpc.StatusCode, code), status.message, details)

@@ -1,0 +1,26 @@
+"""Logs: a JSON object a line on standard error, with the id of the request that it is about."""
+
+import logging
+import sys
+from contextvars import ContextVar
+
+from pythonjsonlogger.json import JsonFormatter
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class _About(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id.get()
+        return True
+
+
+def configure(level: str) -> None:
+    """Log from `level` on. What callers send is never logged: no metadata, no text, no file name."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_About())
+    fields = {"levelname": "level", "asctime": "time", "name": "logger"}
+    handler.setFormatter(
+        JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s", rename_fields=fields)
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

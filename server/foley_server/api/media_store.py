@@ -1,0 +1,69 @@
+"""Where the media of long-running generations are kept: a folder, or an S3-compatible bucket. Each is whole or not there.
+
+A bucket's address and keys come from the usual `AWS_*` variables.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from foley.errors import OutputError, ServerFailure
+
+
+class MediaStore:
+    """Files by generation and name, such as `0a1b/video`.
+
+    Args:
+        place: a folder, which is made, or `s3://BUCKET/PREFIX`.
+
+    Raises:
+        OutputError: it cannot be used.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        try:
+            self._store: ObjectStore = (
+                S3Store.from_url(place) if place.startswith("s3://") else LocalStore(Path(place), mkdir=True)
+            )
+            obstore.list_with_delimiter(self._store)
+        except (BaseError, OSError, ValueError) as error:
+            raise OutputError(f"media cannot be kept in {place} ({error}); choose another place") from error
+
+    def put(self, id: str, name: str, content: Path | bytes) -> None:
+        """Keep a file; one of this name is replaced."""
+        with self._translated():
+            obstore.put(self._store, f"{id}/{name}", content)
+
+    def get(self, id: str, name: str) -> bytes:
+        """A file's content."""
+        with self._translated():
+            return bytes(obstore.get(self._store, f"{id}/{name}").bytes())
+
+    def fetch(self, id: str, name: str, path: Path) -> None:
+        """Write a file's content to `path`, in pieces."""
+        with self._translated(), path.open("wb") as file:
+            for piece in obstore.get(self._store, f"{id}/{name}").stream():
+                file.write(piece)
+
+    def ids(self) -> list[str]:
+        """The generations that have files."""
+        with self._translated():
+            return [str(prefix) for prefix in obstore.list_with_delimiter(self._store)["common_prefixes"]]
+
+    def remove(self, id: str) -> None:
+        """Remove all files of a generation."""
+        with self._translated():
+            for page in obstore.list(self._store, id):
+                obstore.delete(self._store, [one["path"] for one in page])
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            raise ServerFailure(f"media cannot be read from or written to their store ({error})") from error

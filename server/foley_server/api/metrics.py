@@ -1,0 +1,98 @@
+"""The API's own Prometheus metrics, and an endpoint that shows Triton's beside them."""
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from foley.errors import OutputError
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+TRITON_TIMEOUT_S = 5.0
+
+
+class Metrics:
+    """What is counted. Names begin with `foley_api_`; those of Triton keep theirs, `nv_`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "foley_api_requests", "Calls that have ended.", ["method", "code"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "foley_api_request_seconds", "How long calls took.", ["method"], buckets=_SECONDS, registry=self.registry
+        )
+        self.active = Gauge("foley_api_active_requests", "Calls under way.", ["method"], registry=self.registry)
+        self.upload_bytes = Counter("foley_api_upload_bytes", "Bytes of media received.", registry=self.registry)
+        self._stages = Histogram(
+            "foley_api_stage_seconds", "How long stages took.", ["stage"], buckets=_SECONDS, registry=self.registry
+        )
+
+    def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """A gauge `foley_api_NAME` whose value is asked for when it is read."""
+        Gauge(f"foley_api_{name}", about, registry=self.registry).set_function(value)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """A stage of the pipeline took so long."""
+        self._stages.labels(stage).observe(seconds)
+
+
+class MetricsServer:
+    """`GET /metrics` on a port of its own.
+
+    Args:
+        triton: where Triton's metrics are now.
+
+    Raises:
+        OutputError: the port is in use.
+    """
+
+    def __init__(self, metrics: Metrics, address: str, port: int, triton: Callable[[], str | None]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                if self.path.split("?")[0] != "/metrics":
+                    self.send_error(404)
+                    return
+                content = generate_latest(metrics.registry) + _triton_metrics(triton())
+                self.send_response(200)
+                self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing: scrapes are not worth a line."""
+
+        try:
+            self._server = ThreadingHTTPServer((address, port), Handler)
+        except OSError as error:
+            raise OutputError(f"cannot show metrics on {address}:{port} ({error.strerror}); choose another") from error
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _triton_metrics(url: str | None) -> bytes:
+    if url is None:
+        return b""
+    try:
+        with urlopen(url, timeout=TRITON_TIMEOUT_S) as answer:
+            return bytes(answer.read())
+    except (URLError, OSError):
+        return b""  # `foley_api_triton_ready` says why

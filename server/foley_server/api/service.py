@@ -1,0 +1,153 @@
+"""`foley.v1.FoleyService`: what each method does, once `Guard` has let the call through."""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foley import clip
+from foley.envelope import Floats
+from foley.errors import InvalidInput, MediaTooLarge
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api import foley_pb2_grpc
+from foley_pipeline.api.messages import field, flow_of, job_of, prompt_of
+from foley_pipeline.foley import Foley
+from foley_pipeline.job import Curve, Job
+from foley_pipeline.watch import Watch
+from foley_server.api import logs
+from foley_server.api.engine import Engine
+from foley_server.api.generations import Generations, announced
+from foley_server.api.guard import caller
+from foley_server.api.metrics import Metrics
+from foley_server.api.operations import operation
+from foley_server.api.progress import Progress
+from foley_server.api.upload import Folder, Uploads, first
+
+
+@dataclass
+class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
+    """See `foley.proto`."""
+
+    engine: Engine
+    generations: Generations
+    uploads: Uploads
+    metrics: Metrics
+    upload_timeout_s: float
+    max_duration_s: float
+
+    async def Generate(self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Any) -> None:
+        """Makes sound while the caller waits."""
+        async with self.engine.request():
+            options = await first(request_iterator, "options")
+            with self.uploads.folder() as folder:
+                job = self._job(options, folder)
+                await self._receive(request_iterator, announced(options, folder), folder)
+                progress = Progress(logs.request_id.get())
+                work = asyncio.create_task(self._generate(progress, job))
+                try:
+                    async for event in progress.events():
+                        await context.write(event)
+                finally:
+                    work.cancel()
+                    await asyncio.wait([work])
+
+    async def PredictEnvelope(
+        self, request_iterator: AsyncIterator[pb.PredictEnvelopeRequest], context: Any
+    ) -> pb.PredictEnvelopeResponse:
+        """Predicts the envelope of a video."""
+        async with self.engine.request():
+            message = await first(request_iterator, "video")
+            flow = flow_of(message, "video")
+            with self.uploads.folder() as folder:
+                await self._receive(request_iterator, {pb.FILE_KIND_VIDEO: folder.video}, folder)
+
+                def predict(foley: Foley, watch: Watch) -> tuple[Floats, float]:
+                    video = foley.reader.video(folder.video)
+                    return foley.predict_envelope(video, watch, flow or "exact"), video.info.duration_s
+
+                progress = Progress(logs.request_id.get())
+                with field("video"):
+                    envelope, duration_s = await self.engine.in_time(self.engine.call(progress, predict))
+        answer = pb.PredictEnvelopeResponse(envelope=pb.Envelope(rms=envelope))
+        answer.video_duration.FromNanoseconds(round(duration_s * 1e9))
+        return answer
+
+    async def EmbedPrompt(
+        self, request_iterator: AsyncIterator[pb.EmbedPromptRequest], context: Any
+    ) -> pb.EmbedPromptResponse:
+        """Embeds a prompt."""
+        async with self.engine.request():
+            message = await first(request_iterator, "prompt")
+            with self.uploads.folder() as folder:
+                with field("prompt"):
+                    prompt = prompt_of(message, folder.recording)
+                files = {pb.FILE_KIND_AUDIO_PROMPT: folder.recording} if prompt.audio else {}
+                await self._receive(request_iterator, files, folder)
+                progress = Progress(logs.request_id.get())
+                with field("prompt"):
+                    embeddings = await self.engine.in_time(
+                        self.engine.call(progress, lambda foley, watch: foley.embed(prompt, watch))
+                    )
+        made, negative = (pb.Embedding(values=values) for values in embeddings)
+        return pb.EmbedPromptResponse(embedding=made, negative_embedding=negative)
+
+    async def CreateGeneration(self, request_iterator: AsyncIterator[pb.CreateGenerationRequest], context: Any) -> Any:
+        """Accepts a generation, and keeps it until it is done and for a while after."""
+        async with self.engine.request(later=True):
+            message = await first(request_iterator, "options")
+            owner, request_id = caller.get().name, _uuid(message.request_id)
+            asked = hashlib.sha256(message.options.SerializeToString(deterministic=True)).hexdigest()
+            row = await self.generations.known(owner, request_id, asked)
+            if row is None:
+                with self.uploads.folder() as folder:
+                    self._job(message.options, folder)
+                    files = announced(message.options, folder)
+                    received = await self._receive(request_iterator, files, folder)
+                    row = await self.generations.add(
+                        owner, request_id, f"{asked}:{received}", message.options, list(files.values())
+                    )
+            return operation(row, self.generations)
+
+    async def WatchGeneration(self, request: pb.WatchGenerationRequest, context: Any) -> None:
+        """Tells the events of a generation from its beginning."""
+        with field("name"):
+            row = await self.generations.find(caller.get().name, request.name)
+        progress = await self.generations.progress(row)
+        async for event in progress.events():
+            await context.write(event)
+
+    async def _generate(self, progress: Progress, job: Job) -> None:
+        try:
+            with field("options"):
+                progress.sound = await self.engine.generate(progress, job)
+        except Exception as error:  # the call says it, and knows what to do with a mistake of ours
+            progress.error = error
+        progress.changed()
+
+    def _job(self, options: pb.GenerateOptions, folder: Folder) -> Job:
+        job = job_of(options, folder.video, folder.recording)
+        if isinstance(job.source, Curve) and job.source.samples > self.max_duration_s * clip.SAMPLE_RATE_HZ:
+            with field("options.envelope"):
+                raise MediaTooLarge(f"the envelope lasts more than {self.max_duration_s:g} s, the limit; cut it")
+        return job
+
+    async def _receive(self, messages: AsyncIterator[Any], files: dict[int, Path], folder: Folder) -> str:
+        try:
+            digest = await asyncio.wait_for(folder.receive(messages, files), self.upload_timeout_s)
+        except asyncio.TimeoutError as error:
+            raise InvalidInput(
+                f"the upload took more than {self.upload_timeout_s:g} s; send less, or faster"
+            ) from error
+        self.metrics.upload_bytes.inc(sum(file.stat().st_size for file in files.values()))
+        return digest
+
+
+def _uuid(text: str) -> str:
+    with field("options.request_id"):
+        try:
+            return str(uuid.UUID(text))
+        except ValueError as error:
+            raise InvalidInput("the request id is no UUID; make one anew for every new request") from error

@@ -1,0 +1,185 @@
+"""Everything that can be set about the API: flags, then `FOLEY_API_*` in the environment, then a TOML file."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, HttpUrl, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from foley.container import Limits
+from foley.errors import SettingError
+
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Mebibytes = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class Settings(BaseSettings):
+    """Video-Foley's public API: video in, sound out, over gRPC.
+
+    Starts a Triton of its own and watches it, or joins one. Stops in order on SIGTERM. Without --tokens everyone may
+    use it, so it listens on this machine only unless told otherwise.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="FOLEY_API_",
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="foley-server api",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
+
+    config: Path | None = Field(None, description="TOML file with any of these settings, named with underscores.")
+    bundle: Path = Field(_CHECKOUT / "bundles" / "demo", description="Folder of the bundle to serve.")
+    models: Path = Field(_CHECKOUT / "model_repository", description="The model repository.")
+    triton: str | None = Field(None, description="HOST:PORT of a Triton to join instead of starting one.")
+    triton_metrics: HttpUrl | None = Field(None, description="Metrics of that Triton, to be shown beside our own.")
+
+    address: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 picks a free one.")
+    metrics_address: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
+    metrics_port: int = Field(8081, ge=0, le=65535, description="Port of the Prometheus metrics; 0 picks a free one.")
+    tls_certificate: Path | None = Field(None, description="Certificate chain of the server, PEM; turns TLS on.")
+    tls_key: Path | None = Field(None, description="Key of that certificate, PEM.")
+    tls_client_ca: Path | None = Field(None, description="Who signs clients' certificates, PEM; turns mutual TLS on.")
+    tokens: Path | None = Field(None, description="TOML file of the tokens' hashes (`foley-server token` makes one).")
+    plaintext: bool = Field(
+        False, description="Listen beyond this machine without TLS: behind a proxy that has it, and nowhere else."
+    )
+
+    data: Path = Field(
+        Path("foley-data"),
+        description="Folder that survives a restart: long-running generations, and results to reuse.",
+    )
+    media: str | None = Field(
+        None, description="Where their media is kept: a folder, or s3://BUCKET/PREFIX. By default `media` in --data."
+    )
+    keep_results: float = Field(
+        7 * 86_400, gt=0, description="Seconds that a long-running generation is kept after it ended."
+    )
+
+    running: int = Field(4, ge=1, le=256, description="Requests that are worked on at once.")
+    waiting: int = Field(16, ge=0, le=10_000, description="Requests that may wait for their turn.")
+    stored: int = Field(1_000, ge=0, le=1_000_000, description="Long-running generations that may wait.")
+    request_timeout: Seconds = Field(3_600, description="Seconds that a request may take in all.")
+    upload_timeout: Seconds = Field(600, description="Seconds that an upload may take.")
+    grace: Seconds = Field(60, description="Seconds after SIGTERM in which running work may finish.")
+
+    upload_mib: Mebibytes = Field(512, description="Size of an uploaded file.")
+    duration: float = Field(120, gt=0, le=600, description="Seconds of a video, a recording or an envelope.")
+    sound: float = Field(600, gt=0, le=9_600, description="Seconds of sound in one request, over all variations.")
+    pixels: int = Field(4096 * 2304, ge=1, description="Pixels of a frame.")
+    frames: int = Field(240 * 120, ge=2, description="Frames of a video, shown or not.")
+    streams: int = Field(16, ge=1, description="Streams in a file.")
+    packets: int = Field(200_000, ge=1, description="Packets in a file.")
+    decoder_mib: Mebibytes = Field(2_048, description="Address space of the process that decodes a file.")
+    decoder_cpu: Seconds = Field(120, description="Seconds of processor time of that process.")
+    decoder_wall: Seconds = Field(180, description="Seconds that we wait for that process in all.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    trace: HttpUrl | None = Field(
+        None, description="OTLP/HTTP endpoint for traces, such as http://localhost:4318/v1/traces."
+    )
+    trace_share: float = Field(1.0, ge=0, le=1, description="Share of requests that are traced.")
+    until_stdin_closes: bool = Field(False, description="Stop when standard input closes.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags go before these."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("media")
+    @classmethod
+    def _known_place(cls, media: str | None) -> str | None:
+        if media and "://" in media and urlsplit(media).scheme != "s3":
+            raise ValueError("give a folder, or s3://BUCKET/PREFIX")
+        return media
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together; give both or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca is for mutual TLS; give tls_certificate and tls_key too")
+        if self.address not in _LOOPBACK and not self.tls_certificate and not self.plaintext:
+            raise ValueError(f"without TLS anyone on the way to {self.address} can listen; give a certificate")
+        if self.triton_metrics and not self.triton:
+            raise ValueError("triton_metrics is for a Triton that is joined; give triton too")
+        for path in (self.tls_certificate, self.tls_key, self.tls_client_ca, self.tokens):
+            if path and not path.is_file():
+                raise ValueError(f"there is no file {path}")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """How much of an uploaded file is read."""
+        return Limits(
+            bytes=self.upload_mib * 2**20,
+            duration_s=self.duration,
+            pixels=self.pixels,
+            frames=self.frames,
+            samples=round(2 * 192_000 * self.duration),
+            packets=self.packets,
+            streams=self.streams,
+        )
+
+    @property
+    def media_place(self) -> str:
+        """Where media is kept: a folder's name, or a bucket's address."""
+        return self.media or str(self.data / "media")
+
+
+def load(arguments: Sequence[str]) -> Settings:
+    """The settings that the flags `arguments`, the environment and the file that one of these names give.
+
+    Raises:
+        SettingError: one sentence about all that is wrong.
+        SystemExit: `--help` was asked for, and printed.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", default=os.environ.get("FOLEY_API_CONFIG"))
+    file = finder.parse_known_args(arguments)[0].config
+    if file is not None and not Path(file).is_file():
+        raise SettingError(f"there is no settings file {file}")
+
+    class FromFile(Settings):
+        __doc__ = Settings.__doc__
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        return CliApp.run(FromFile, cli_args=list(arguments), cli_exit_on_error=False)
+    except ValidationError as error:
+        raise SettingError("; ".join(map(_sentence, error.errors()))) from error
+    except SettingsError as error:
+        raise SettingError(f"{error}; see `foley-server api --help`") from error
+    except ValueError as error:  # not TOML
+        raise SettingError(f"{file} cannot be read as TOML ({error})") from error
+
+
+def _sentence(error: ErrorDetails) -> str:
+    name = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message

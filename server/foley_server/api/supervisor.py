@@ -1,0 +1,156 @@
+"""Keeps a Triton there: starts one and starts it again when it dies, or joins one and joins it again."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from foley.bundle import Bundle
+from foley.errors import FoleyError, ServerUnavailable
+from foley_pipeline.triton import Triton
+from foley_server import triton as embedded
+
+LOOK_S = 0.2  # between two looks at the processes of an embedded Triton
+ASK_S = 5.0  # between two questions whether it is ready
+UNANSWERED = 3  # of these in a row, and it hangs
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before it is started again
+STABLE_S = 60.0  # who has lived so long begins with the first pause again
+
+log = logging.getLogger(__name__)
+
+Alive = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A Triton of our own."""
+
+    models: Path
+    bundle: Bundle
+    trace: str | None  # OTLP/HTTP endpoint for its spans
+
+    @contextmanager
+    def serve(self) -> Iterator[tuple[Triton, str | None, Alive]]:
+        """Start it; yields it, where its metrics are, and whether all of its processes live."""
+        with (
+            embedded.serve(self.models, self.bundle, trace=self.trace) as server,
+            Triton(server.endpoints.grpc) as client,
+        ):
+            process = psutil.Process(server.process.pid)
+            # 24.10 does not see that a model's process has died: requests to it would wait for ever
+            parts = process.children(recursive=True)
+
+            def alive() -> bool:
+                if server.process.poll() is not None:
+                    log.error("Triton ended by itself: %s", server.log_end()[-500:])
+                    return False
+                dead = [part.pid for part in parts if not part.is_running() or part.status() == psutil.STATUS_ZOMBIE]
+                if dead:
+                    log.error("a model's process died: %s", dead)
+                return not dead
+
+            yield client, f"http://{server.endpoints.metrics}/metrics", alive
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A Triton that somebody else runs."""
+
+    url: str
+    metrics: str | None
+
+    @contextmanager
+    def serve(self) -> Iterator[tuple[Triton, str | None, Alive]]:
+        """Connect to it."""
+        with Triton(self.url) as client:
+            yield client, self.metrics, lambda: True
+
+
+class Supervisor:
+    """One Triton in the background, from `start` to `stop`.
+
+    Args:
+        on_change: told, from another thread, when it has come or gone.
+    """
+
+    def __init__(self, source: Embedded | Joined, on_change: Callable[[bool], None]) -> None:
+        self._source = source
+        self._on_change = on_change
+        self._stopping = threading.Event()
+        self._started = threading.Event()
+        self._failure: FoleyError | None = None
+        self._triton: Triton | None = None
+        self._pause_s = FIRST_PAUSE_S
+        self.metrics_url: str | None = None
+        self.starts = 0
+        # one thread for all of its life: an embedded Triton ends with the thread that has started it
+        self._thread = threading.Thread(target=self._run, name="triton", daemon=True)
+
+    def start(self) -> None:
+        """Return when it is ready for the first time. Raises what keeps it from being."""
+        self._thread.start()
+        self._started.wait()
+        if self._failure:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End it, or leave it."""
+        self._stopping.set()
+        self._thread.join()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is there."""
+        return self._triton is not None
+
+    def triton(self) -> Triton:
+        """It. Raises ServerUnavailable while it is not there."""
+        found = self._triton
+        if found is None:
+            error = ServerUnavailable("the networks are being started again; try again in a moment")
+            error.retry_after_s = max(2.0, self._pause_s)
+            raise error
+        return found
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                with self._source.serve() as (client, metrics, alive):
+                    self.starts += 1
+                    self._change(client, metrics)
+                    log.info("Triton is ready")
+                    self._watch(client, alive)
+                    self._change(None, None)
+            except FoleyError as error:
+                if not self._started.is_set():
+                    self._failure = error
+                    self._started.set()
+                    return
+                log.error("Triton did not start: %s", error)
+            if time.monotonic() - began > STABLE_S:
+                self._pause_s = FIRST_PAUSE_S
+            self._stopping.wait(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _watch(self, client: Triton, alive: Alive) -> None:
+        """Return when it has died, hangs, or is to stop."""
+        unanswered, asked = 0, time.monotonic()
+        while not self._stopping.wait(LOOK_S) and alive():
+            if time.monotonic() - asked < ASK_S:
+                continue
+            unanswered = 0 if client.ready() else unanswered + 1
+            asked = time.monotonic()
+            if unanswered >= UNANSWERED:
+                log.error("Triton does not answer")
+                return
+
+    def _change(self, client: Triton | None, metrics: str | None) -> None:
+        self._triton, self.metrics_url = client, metrics
+        self._on_change(client is not None)
+        self._started.set()

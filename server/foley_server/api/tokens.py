@@ -1,0 +1,177 @@
+"""Bearer tokens: a TOML file of their hashes, with what each may do and how much.
+
+[tokens.alice]
+sha256 = "..."              # of the token itself, which is kept nowhere
+scopes = ["generate", "read"]
+requests_per_minute = 60
+concurrent_requests = 4
+"""
+
+import hashlib
+import json
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from foley.errors import Forbidden, RateLimited, SettingError, Unauthenticated
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Scope = Literal["generate", "read"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+MAX_TOKEN = 512  # characters
+
+log = logging.getLogger(__name__)
+
+
+class Entry(BaseModel):
+    """What a token may do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    scopes: tuple[Scope, ...] = SCOPES
+    requests_per_minute: Annotated[float, Field(gt=0)] = 60
+    concurrent_requests: Annotated[int, Field(ge=1)] = 4
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")], Entry] = {}
+
+
+class Principal:
+    """Who calls, and how much of their share they have used."""
+
+    def __init__(self, name: str, entry: Entry | None) -> None:
+        self.name = name
+        self.entry = entry  # None: everyone, without limits of their own
+        self._active = 0
+        self._left = entry.requests_per_minute if entry else 0.0
+        self._counted_at = time.monotonic()
+
+    def check(self, scope: Scope | None) -> None:
+        """Raises Forbidden without the scope."""
+        if self.entry and scope and scope not in self.entry.scopes:
+            raise Forbidden(f"the token {self.name!r} lacks the scope {scope!r}")
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what happens inside as one request. Raises RateLimited past the token's share."""
+        if self.entry is None:
+            yield
+            return
+        per_second = self.entry.requests_per_minute / 60
+        now = time.monotonic()
+        self._left = min(self.entry.requests_per_minute, self._left + (now - self._counted_at) * per_second)
+        self._counted_at = now
+        if self._active >= self.entry.concurrent_requests:
+            raise _limited(f"{self.entry.concurrent_requests} requests of this token are under way, its limit", 1.0)
+        if self._left < 1:
+            wait_s = (1 - self._left) / per_second
+            raise _limited(f"this token may ask {self.entry.requests_per_minute:g} times a minute", wait_s)
+        self._left -= 1
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+
+class Tokens:
+    """The tokens in a file, read again whenever it changes; without a file everyone may do everything.
+
+    Raises:
+        SettingError: the file is not one of tokens.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._state: tuple[int, ...] = ()
+        self._known: dict[str, Principal] = {}
+        self._everyone = Principal("everyone", None)
+        if path:
+            self._read(path)
+
+    def principal(self, authorization: str | None) -> Principal:
+        """Who sent this `authorization` metadata. Raises Unauthenticated where that is nobody we know."""
+        if self._path is None:
+            return self._everyone
+        self._refresh(self._path)
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN:
+            raise Unauthenticated("this server needs a token: send the metadata `authorization: Bearer TOKEN`")
+        known = self._known.get(sha256(token))
+        if known is None:
+            raise Unauthenticated("this server does not know the token; ask its operator for one")
+        return known
+
+    def _refresh(self, path: Path) -> None:
+        try:
+            if _state(path) != self._state:
+                self._read(path)
+                log.info("tokens read again")
+        except (OSError, SettingError) as error:
+            log.error("tokens cannot be read again, those before stay valid: %s", error)
+
+    def _read(self, path: Path) -> None:
+        state = _state(path)
+        try:
+            file = _File.model_validate(tomllib.loads(path.read_text()))
+        except (ValueError, ValidationError) as error:
+            raise SettingError(f"{path} is not a file of tokens ({error}); `foley-server token` shows how") from error
+        before = {one.name: one for one in self._known.values()}
+        self._known = {
+            entry.sha256: before[name] if name in before and before[name].entry == entry else Principal(name, entry)
+            for name, entry in file.tokens.items()
+        }
+        self._state = state
+
+
+def new_token() -> str:
+    """A token of 256 random bits: so many that a plain hash of it is safe to keep."""
+    return f"foley_{secrets.token_urlsafe(32)}"
+
+
+def entry(name: str, token: str, scopes: Sequence[str], requests_per_minute: float, concurrent_requests: int) -> str:
+    """What the file of tokens says about one. Raises SettingError where it cannot."""
+    allowed = {
+        "sha256": sha256(token),
+        "scopes": list(scopes),
+        "requests_per_minute": requests_per_minute,
+        "concurrent_requests": concurrent_requests,
+    }
+    try:
+        _File.model_validate({"tokens": {name: allowed}})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingError(f"{first['loc'][-1]}: {first['msg']}") from error
+    lines = [f'[tokens."{name}"]', *(f"{key} = {json.dumps(value)}" for key, value in allowed.items())]
+    return "\n".join([*lines, "", ""])
+
+
+def sha256(token: str) -> str:
+    """What is kept of a token."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _limited(message: str, retry_after_s: float) -> RateLimited:
+    error = RateLimited(f"{message}; try again later")
+    error.retry_after_s = retry_after_s
+    return error

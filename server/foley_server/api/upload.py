@@ -1,0 +1,111 @@
+"""Files that come in messages: written to a folder of the request's own, in the order and the size that is allowed."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from foley.errors import InvalidInput, MediaTooLarge
+from foley_pipeline.api import foley_pb2 as pb
+
+MAX_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Where requests put their files, and how large each may be."""
+
+    root: Path
+    max_bytes: int
+
+    @contextmanager
+    def folder(self) -> Iterator["Folder"]:
+        """A folder that is gone at the end. No name in it comes from the request."""
+        root = Path(tempfile.mkdtemp(dir=self.root))
+        try:
+            yield Folder(root, self.max_bytes)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of one request."""
+
+    root: Path
+    max_bytes: int
+
+    @property
+    def video(self) -> Path:
+        """Where the video is, or will be."""
+        return self.root / "video"
+
+    @property
+    def recording(self) -> Path:
+        """Where the audio prompt is, or will be."""
+        return self.root / "recording"
+
+    async def receive(self, messages: AsyncIterator[Any], expected: Mapping[int, Path]) -> str:
+        """Write the chunks of `messages` to the files `expected`, by kind and in this order; their hash.
+
+        Raises:
+            InvalidInput: something else comes, or not all of them.
+            MediaTooLarge: one of them is larger than it may be.
+        """
+        digest = hashlib.sha256()
+        order, position, size = list(expected), -1, 0
+        file: BinaryIO | None = None
+        try:
+            async for message in messages:
+                if message.WhichOneof("part") != "chunk":
+                    raise _wrong("part", "the first message holds the options, and no other; send chunks after it")
+                kind, data = message.chunk.kind, message.chunk.data
+                if kind not in order or order.index(kind) < position:
+                    name = pb.FileKind.Name(kind) if kind in pb.FileKind.values() else str(kind)
+                    raise _wrong("chunk.kind", f"{name} was not announced, or comes too late; see GenerateOptions")
+                if not data or len(data) > MAX_CHUNK:
+                    raise _wrong("chunk.data", f"a chunk holds 1 to {MAX_CHUNK} bytes, this one {len(data)}")
+                if order.index(kind) > position:
+                    if order.index(kind) != position + 1:
+                        break  # one is missing
+                    if file:
+                        file.close()
+                    position, size = position + 1, 0
+                    file = expected[kind].open("xb")
+                    digest.update(bytes([kind]))
+                size += len(data)
+                if size > self.max_bytes:
+                    error = MediaTooLarge(
+                        f"the {expected[kind].name} has more than {self.max_bytes >> 20} MiB, which is the limit; "
+                        "compress it or cut it"
+                    )
+                    error.field = "chunk.data"
+                    raise error
+                assert file is not None
+                file.write(data)
+                digest.update(data)
+        finally:
+            if file:
+                file.close()
+        if position + 1 < len(order):
+            raise _wrong("chunk.kind", f"the {expected[order[position + 1]].name} was announced, and did not come")
+        return digest.hexdigest()
+
+
+async def first(messages: AsyncIterator[Any], part: str) -> Any:
+    """What the first message holds as `part`. Raises InvalidInput where it is something else."""
+    async for message in messages:
+        if message.WhichOneof("part") == part:
+            return getattr(message, part)
+        break
+    raise _wrong("part", f"the first message holds `{part}`; send it before any chunk")
+
+
+def _wrong(field: str, message: str) -> InvalidInput:
+    error = InvalidInput(message)
+    error.field = field
+    return error
