@@ -78,29 +78,30 @@ def job_of(options: pb.GenerateOptions, video: Path, recording: Path) -> Job:
     Raises:
         InvalidInput: with the path of the field that is wrong.
     """
-    with field("options.prompt"):
+    with field("prompt"):
         prompt = prompt_of(options.prompt, recording)
     sampling = _sampling_of(options.sampling)
     variations = options.variation_count or 1
-    with field("options.variation_count"):
+    with field("variation_count"):
         vary(Sampling(seed=sampling.get("seed", 0)), variations)
     source: Path | Curve = video
     if options.WhichOneof("source") == "envelope":
-        with field("options.envelope"):
+        with field("envelope"):
             source = _curve_of(options.envelope)
     elif options.WhichOneof("source") is None:
-        with field("options.source"):
+        with field("source"):
             raise SettingError("there is neither a video nor an envelope; set one of them, `video {}` at least")
-    with field("options"):
-        return Job(
-            source,
-            prompt,
-            _word(_PROFILES, options.sampling.profile, "options.sampling.profile") or "balanced",
-            flow_of(options.video, "options.video"),
-            sampling,
-            variations,
-            _word(_LEVELS, options.loudness, "options.loudness") or "level",
-        )
+    with field("video"):
+        flow = flow_of(options.video)
+    return Job(
+        source,
+        prompt,
+        _word(_PROFILES, options.sampling.profile, "sampling.profile") or "balanced",
+        flow,
+        sampling,
+        variations,
+        _word(_LEVELS, options.loudness, "loudness") or "level",
+    )
 
 
 def prompt_message(prompt: Prompt) -> pb.Prompt:
@@ -121,9 +122,9 @@ def video_message(flow: FlowMethod | None) -> pb.VideoSource:
     return pb.VideoSource(optical_flow=_FLOWS[flow] if flow else pb.OPTICAL_FLOW_UNSPECIFIED)
 
 
-def flow_of(message: pb.VideoSource, path: str) -> FlowMethod | None:
-    """The optical flow that a message at `path` asks for. Raises SettingError."""
-    return _word(_FLOWS, message.optical_flow, f"{path}.optical_flow")
+def flow_of(message: pb.VideoSource) -> FlowMethod | None:
+    """The optical flow that a message asks for. Raises SettingError."""
+    return _word(_FLOWS, message.optical_flow, "optical_flow")
 
 
 def take_message(take: Take) -> pb.Take:
@@ -165,11 +166,11 @@ def pieces(content: bytes) -> Iterator[bytes]:
 
 @contextmanager
 def field(path: str) -> Iterator[None]:
-    """An error that is raised inside blames the field at `path`, unless it names one already."""
+    """An error that is raised inside blames the field at `path`, or the one in there that it names already."""
     try:
         yield
     except FoleyError as error:
-        error.field = error.field or path
+        error.field = f"{path}.{error.field}" if error.field else path
         raise
 
 
@@ -192,22 +193,22 @@ def _sampling_of(message: pb.Sampling) -> dict[str, Any]:
     chosen: dict[str, Any] = {key: getattr(message, name) for key, name in _NUMBERS.items() if message.HasField(name)}
     if message.HasField("guidance_interval"):
         chosen["guidance_interval"] = (message.guidance_interval.low, message.guidance_interval.high)
-    if sampler := _word(_SAMPLERS, message.sampler, "options.sampling.sampler"):
+    if sampler := _word(_SAMPLERS, message.sampler, "sampling.sampler"):
         chosen["sampler"] = sampler
-    if spacing := _word(_SPACINGS, message.spacing, "options.sampling.spacing"):
+    if spacing := _word(_SPACINGS, message.spacing, "sampling.spacing"):
         chosen["spacing"] = spacing
     for key, value in chosen.items():
-        with field(f"options.sampling.{_NUMBERS.get(key, key)}"):
+        with field(f"sampling.{_NUMBERS.get(key, key)}"):
             override(Sampling(sampler="ddim" if key == "eta" else "dpm++"), {key: value})
-    with field("options.sampling"):
+    with field("sampling"):
         override(Sampling(sampler="ddim" if chosen.get("eta") else "dpm++"), chosen)
     return chosen
 
 
 def _curve_of(message: pb.EnvelopeSource) -> Curve:
-    with field("options.envelope.envelope.rms"):
+    with field("envelope.rms"):
         envelope: Floats = validate(message.envelope.rms)
-    with field("options.envelope.sample_count"):
+    with field("sample_count"):
         longest = len(envelope) * clip.HOP
         samples = message.sample_count or longest
         if not longest - clip.HOP < samples <= longest:
@@ -225,4 +226,4 @@ def _word(table: Mapping[Word, int], number: int, path: str) -> Word | None:
         if value == number:
             return word
     with field(path):
-        raise SettingError(f"{path} is {number}, which means nothing to this server; leave it out or use a newer one")
+        raise SettingError(f"{number} means nothing to this server; leave it out, or use a newer server")

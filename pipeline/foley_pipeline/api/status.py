@@ -29,9 +29,8 @@ _BY_CODE = {kind.grpc_status: kind for kind in reversed(_KINDS.values())} | {"IN
 
 def to_status(error: FoleyError, request_id: str = "") -> status_pb2.Status:
     """The status of an error: ErrorInfo, BadRequest where a field is to blame, RetryInfo where a retry may help."""
-    details: list[Any] = [
-        error_details_pb2.ErrorInfo(reason=reason(type(error)), domain=DOMAIN, metadata={"request_id": request_id})
-    ]
+    metadata = {"request_id": request_id} | ({"field": error.field} if error.field else {})
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason(type(error)), domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidInput) and error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
@@ -48,16 +47,16 @@ def to_status(error: FoleyError, request_id: str = "") -> status_pb2.Status:
 
 def from_status(status: status_pb2.Status) -> FoleyError:
     """The error that `to_status` made `status` of; of a stranger's, the one that its code comes nearest to."""
-    info, blamed, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     retry_given = False
     for detail in status.details:
-        detail.Unpack(info), detail.Unpack(blamed)
+        detail.Unpack(info)
         retry_given |= detail.Unpack(retry)
     code = code_pb2.Code.Name(status.code) if status.code in code_pb2.Code.values() else "UNKNOWN"
     ours = _KINDS.get(info.reason) if info.domain == DOMAIN else None
     error = (ours or _BY_CODE.get(code, ServerFailure))(status.message or f"the server answered {code}")
-    if blamed.field_violations:
-        error.field = blamed.field_violations[0].field
+    if ours:
+        error.field = info.metadata.get("field")
     if retry_given:
         error.retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     return error

@@ -251,9 +251,9 @@ class Generations:
                 self.media.remove(id)
 
 
-def announced(options: pb.GenerateOptions, folder: Folder) -> dict[int, Path]:
+def announced(options: pb.GenerateOptions, folder: Folder) -> dict[pb.FileKind, Path]:
     """The files that come with `options`, in their order."""
-    files: dict[int, Path] = {}
+    files: dict[pb.FileKind, Path] = {}
     if options.WhichOneof("source") == "video":
         files[pb.FILE_KIND_VIDEO] = folder.video
     if options.prompt.WhichOneof("like") == "audio":

@@ -1,4 +1,4 @@
-"""Where the media of long-running generations are kept: a folder, or an S3-compatible bucket. Each is whole or not there.
+"""Where the media of long-running generations are kept: a folder, or an S3-compatible bucket. All whole, or absent.
 
 A bucket's address and keys come from the usual `AWS_*` variables.
 """

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from foley.container import Limits
 from foley.envelope import Floats
 from foley.errors import MediaError, MediaTooLarge
 from foley.media import VideoInfo
+from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import reason
 from foley_pipeline.reader import Image, Reader
 from foley_server.api.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
@@ -48,23 +49,29 @@ class Sandbox:
     @property
     def reader(self) -> Reader:
         """What opens files with these bounds."""
-        return Reader(lambda path: SandboxedVideo(path, self), self.read_audio)
+        return Reader(self.open_video, self.read_audio)
+
+    def open_video(self, path: Path) -> "SandboxedVideo":
+        """`foley.media.read_frames`, whose errors blame the field `video`; those of `read_audio` blame `prompt.audio`."""
+        with field("video"):
+            return SandboxedVideo(path, self)
 
     def read_audio(self, path: Path) -> Floats:
         """`foley.audio.read_audio`, at 16 kHz."""
         longest = int(self.limits.duration_s * SAMPLE_RATE_HZ * 1.1) + AUDIO_BLOCK
         blocks, count = [], 0
-        for _, content in self.run("audio", path, 4 * AUDIO_BLOCK):
-            blocks.append(np.frombuffer(content, "<f4").astype(np.float32))
-            count += len(blocks[-1])
-            if count > longest:
+        with field("prompt.audio"):
+            for _, content in self.run("audio", path, 4 * AUDIO_BLOCK):
+                blocks.append(np.frombuffer(content, "<f4").astype(np.float32))
+                count += len(blocks[-1])
+                if count > longest:
+                    raise _broken(path)
+            samples: Floats = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+            if not len(samples) or not np.isfinite(samples).all():
                 raise _broken(path)
-        samples: Floats = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-        if not len(samples) or not np.isfinite(samples).all():
-            raise _broken(path)
         return samples
 
-    def run(self, verb: str, path: Path, data_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    def run(self, verb: str, path: Path, data_bytes: int) -> Generator[tuple[bytes, bytes], None, None]:
         """What the decoder says about `path`, letter and content; no data longer than `data_bytes`. It ends with us.
 
         Raises:
@@ -125,7 +132,7 @@ class SandboxedVideo:
 
     def __iter__(self) -> Iterator[Image]:
         count = 0
-        with closing(self._sandbox.run("frames", self.path, FRAME_BYTES)) as said:  # type: ignore[type-var]
+        with field("video"), closing(self._sandbox.run("frames", self.path, FRAME_BYTES)) as said:
             for _, content in said:
                 count += 1
                 if len(content) != FRAME_BYTES or count > len(self):

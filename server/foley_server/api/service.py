@@ -3,14 +3,14 @@
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from foley import clip
 from foley.envelope import Floats
-from foley.errors import InvalidInput, MediaTooLarge
+from foley.errors import InvalidInput, MediaTooLarge, TimedOut
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.api.messages import field, flow_of, job_of, prompt_of
@@ -43,7 +43,8 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         async with self.engine.request():
             options = await first(request_iterator, "options")
             with self.uploads.folder() as folder:
-                job = self._job(options, folder)
+                with field("options"):
+                    job = self._job(options, folder)
                 await self._receive(request_iterator, announced(options, folder), folder)
                 progress = Progress(logs.request_id.get())
                 work = asyncio.create_task(self._generate(progress, job))
@@ -60,17 +61,18 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         """Predicts the envelope of a video."""
         async with self.engine.request():
             message = await first(request_iterator, "video")
-            flow = flow_of(message, "video")
+            with field("video"):
+                flow = flow_of(message)
             with self.uploads.folder() as folder:
-                await self._receive(request_iterator, {pb.FILE_KIND_VIDEO: folder.video}, folder)
+                files = {pb.FILE_KIND_VIDEO: folder.video}
+                await self._receive(request_iterator, files, folder)
 
                 def predict(foley: Foley, watch: Watch) -> tuple[Floats, float]:
                     video = foley.reader.video(folder.video)
                     return foley.predict_envelope(video, watch, flow or "exact"), video.info.duration_s
 
                 progress = Progress(logs.request_id.get())
-                with field("video"):
-                    envelope, duration_s = await self.engine.in_time(self.engine.call(progress, predict))
+                envelope, duration_s = await self.engine.in_time(self.engine.call(progress, predict))
         answer = pb.PredictEnvelopeResponse(envelope=pb.Envelope(rms=envelope))
         answer.video_duration.FromNanoseconds(round(duration_s * 1e9))
         return answer
@@ -87,10 +89,9 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
                 files = {pb.FILE_KIND_AUDIO_PROMPT: folder.recording} if prompt.audio else {}
                 await self._receive(request_iterator, files, folder)
                 progress = Progress(logs.request_id.get())
-                with field("prompt"):
-                    embeddings = await self.engine.in_time(
-                        self.engine.call(progress, lambda foley, watch: foley.embed(prompt, watch))
-                    )
+                embeddings = await self.engine.in_time(
+                    self.engine.call(progress, lambda foley, watch: foley.embed(prompt, watch))
+                )
         made, negative = (pb.Embedding(values=values) for values in embeddings)
         return pb.EmbedPromptResponse(embedding=made, negative_embedding=negative)
 
@@ -103,7 +104,8 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             row = await self.generations.known(owner, request_id, asked)
             if row is None:
                 with self.uploads.folder() as folder:
-                    self._job(message.options, folder)
+                    with field("options.options"):
+                        self._job(message.options, folder)
                     files = announced(message.options, folder)
                     received = await self._receive(request_iterator, files, folder)
                     row = await self.generations.add(
@@ -134,13 +136,11 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
                 raise MediaTooLarge(f"the envelope lasts more than {self.max_duration_s:g} s, the limit; cut it")
         return job
 
-    async def _receive(self, messages: AsyncIterator[Any], files: dict[int, Path], folder: Folder) -> str:
+    async def _receive(self, messages: AsyncIterator[Any], files: Mapping[pb.FileKind, Path], folder: Folder) -> str:
         try:
             digest = await asyncio.wait_for(folder.receive(messages, files), self.upload_timeout_s)
         except asyncio.TimeoutError as error:
-            raise InvalidInput(
-                f"the upload took more than {self.upload_timeout_s:g} s; send less, or faster"
-            ) from error
+            raise TimedOut(f"the upload took more than {self.upload_timeout_s:g} s; send less, or faster") from error
         self.metrics.upload_bytes.inc(sum(file.stat().st_size for file in files.values()))
         return digest
 

@@ -49,7 +49,7 @@ class Folder:
         """Where the audio prompt is, or will be."""
         return self.root / "recording"
 
-    async def receive(self, messages: AsyncIterator[Any], expected: Mapping[int, Path]) -> str:
+    async def receive(self, messages: AsyncIterator[Any], expected: Mapping[pb.FileKind, Path]) -> str:
         """Write the chunks of `messages` to the files `expected`, by kind and in this order; their hash.
 
         Raises:

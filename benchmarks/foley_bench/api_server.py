@@ -1,0 +1,104 @@
+"""A real `foley-server api` of one's own, for benchmarks, the soak, the fuzzer and the tests."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from foley_client.api import FoleyClient
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 120.0
+
+
+@dataclass
+class ApiServer:
+    """A running server: where it is, and its process."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    metrics: str
+    log: Path
+
+    def client(self, token: str | None = None) -> FoleyClient:
+        """A client of it, without TLS."""
+        return FoleyClient(f"grpc://{self.grpc}", token=token)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL, to the server only; returns when it and all that it had started are gone."""
+        family = self.family()
+        self.process.kill()
+        self.process.wait()
+        psutil.wait_procs(family, STOP_TIMEOUT_S)
+
+    def family(self) -> list[psutil.Process]:
+        """The processes below it: Triton, its models, decoders."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def triton(self) -> psutil.Process:
+        """Its embedded Triton."""
+        return next(one for one in self.family() if one.name() == "tritonserver")
+
+
+@contextmanager
+def api_server(folder: Path, environment: Mapping[str, str] | None = None, **settings: object) -> Iterator[ApiServer]:
+    """Start one on free ports, with `settings` as `foley-server api` names them; stop it at the end.
+
+    What it logs is in `folder`/api.log, its data are in `folder`/data unless set otherwise.
+
+    Raises:
+        RuntimeError: it did not become ready; says what it said.
+    """
+    chosen = {"port": 0, "metrics_port": 0, "data": folder / "data", **settings}
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not True]
+    flags += [f"--{key.replace('_', '-')}" for key, value in chosen.items() if value is True]
+    log = folder / "api.log"
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("foley-server"), "api", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+    assert process.stdout is not None
+    try:
+        ready = process.stdout.readline()
+        if not ready.startswith("ready "):
+            raise RuntimeError(f"foley-server api did not start: {log.read_text()[-2000:]}")
+        endpoints = dict(part.split("=", 1) for part in ready.split()[1:])
+        yield ApiServer(process, endpoints["grpc"], endpoints["metrics"], log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdout.close()
+
+
+def await_serving(server: ApiServer, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Return when the server takes work. Raises TimeoutError."""
+    until = time.monotonic() + timeout_s
+    with server.client() as client:
+        while not client.serving():
+            if time.monotonic() > until:
+                raise TimeoutError(f"{server.grpc} takes no work; its log is {server.log}")
+            time.sleep(0.1)
