@@ -27,9 +27,9 @@ class ApiServer:
     metrics: str
     log: Path
 
-    def client(self, token: str | None = None) -> FoleyClient:
+    def client(self, token: str | None = None, attempts: int = 1) -> FoleyClient:
         """A client of it, without TLS."""
-        return FoleyClient(f"grpc://{self.grpc}", token=token)
+        return FoleyClient(f"grpc://{self.grpc}", token=token, attempts=attempts)
 
     def terminate(self) -> None:
         """SIGTERM."""

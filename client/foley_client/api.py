@@ -18,6 +18,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from foley.envelope import Floats
+from foley.errors import SettingError
 from foley.stages import FlowMethod
 from foley_client.channel import Channel
 from foley_client.exchange import (
@@ -53,7 +54,9 @@ Result = TypeVar("Result")
 class FoleyClient:
     """A Foley server's public API. Use it as a context manager, or call `close`; calls may come from several threads.
 
-    Args: see `foley_client.channel.Channel`.
+    Args:
+        url, token, ca, certificate, key: see `foley_client.channel.Channel`.
+        attempts: how often a call is made in all, where the server says that it may be tried again.
 
     Raises:
         SettingError: an address or a certificate that cannot be used.
@@ -67,9 +70,11 @@ class FoleyClient:
         ca: Path | None = None,
         certificate: Path | None = None,
         key: Path | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
         channel = Channel(url, token, ca, certificate, key)
         self._metadata = channel.metadata
+        self._attempts = attempts
         self._channel = channel.open()
         self._foley = foley_pb2_grpc.FoleyServiceStub(self._channel)
         self._operations = operations_pb2_grpc.OperationsStub(self._channel)
@@ -99,7 +104,7 @@ class FoleyClient:
         """
         check_files(job)
         one = watch or Watch()
-        return _retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
+        return self._retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
 
     def predict_envelope(self, video: Path, flow: FlowMethod | None = None, watch: Watch | None = None) -> Floats:
         """The envelope [ceil(duration * 100)] that the server predicts for a video file."""
@@ -112,7 +117,7 @@ class FoleyClient:
             )
             return envelope(answer)
 
-        return _retried(call, one)
+        return self._retried(call, one)
 
     def embed(self, prompt: Prompt) -> tuple[Floats, Floats]:
         """CLAP embeddings, [512] each: of a prompt, and of what the sound should not be."""
@@ -125,7 +130,7 @@ class FoleyClient:
             )
             return embedding(answer.embedding), embedding(answer.negative_embedding)
 
-        return _retried(call)
+        return self._retried(call)
 
     def create(self, job: Job, request_id: str | None = None, watch: Watch | None = None) -> str:
         """Leave `job` with the server, which keeps it until it is done; its name, for the methods below.
@@ -140,7 +145,7 @@ class FoleyClient:
                 create_messages(job, chosen, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
             )
 
-        return str(_retried(call, one).name)
+        return str(self._retried(call, one).name)
 
     def result(self, name: str, watch: Watch | None = None) -> Sound:
         """What comes of a generation that was left with the server; waits for it. `watch.cancel` ends the waiting only.
@@ -150,7 +155,7 @@ class FoleyClient:
             FoleyError: why it failed.
         """
         one, request = watch or Watch(), pb.WatchGenerationRequest(name=name)
-        return _retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
+        return self._retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
 
     def status(self, name: str) -> Generation:
         """Where a generation is. Raises NotFound."""
@@ -175,7 +180,7 @@ class FoleyClient:
         self._call(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
 
     def _call(self, method: Callable[..., Result], request: object) -> Result:
-        return _retried(lambda: method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata))
+        return self._retried(lambda: method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata))
 
     def _collect(self, method: Callable[..., grpc.Call], request: object, watch: Watch) -> Sound:
         events = method(request, timeout=GENERATE_TIMEOUT_S, metadata=self._metadata)
@@ -188,14 +193,13 @@ class FoleyClient:
             collector.close()
         return collector.sound()
 
-
-def _retried(call: Callable[[], Result], watch: Watch | None = None) -> Result:
-    """`call`, again where the server says when."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return call()
-        except grpc.RpcError as error:
-            if watch:
-                watch.check()  # the upload was stopped, for which gRPC has another word
-            time.sleep(pause_s(error, attempt))
-    raise AssertionError("the last attempt either answers or raises")
+    def _retried(self, call: Callable[[], Result], watch: Watch | None = None) -> Result:
+        """`call`, again where the server says when."""
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return call()
+            except grpc.RpcError as error:
+                if watch:
+                    watch.check()  # the upload was stopped, for which gRPC has another word
+                time.sleep(pause_s(error, last=attempt == self._attempts))
+        raise SettingError(f"attempts is {self._attempts}; give 1 or more")

@@ -11,6 +11,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from foley.envelope import Floats
+from foley.errors import SettingError
 from foley.stages import FlowMethod
 from foley_client.channel import Channel
 from foley_client.exchange import (
@@ -54,9 +55,11 @@ class AsyncFoleyClient:
         ca: Path | None = None,
         certificate: Path | None = None,
         key: Path | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
         channel = Channel(url, token, ca, certificate, key)
         self._metadata = channel.metadata
+        self._attempts = attempts
         self._channel = channel.open_async()
         self._foley = foley_pb2_grpc.FoleyServiceStub(self._channel)
         self._operations = operations_pb2_grpc.OperationsStub(self._channel)
@@ -83,7 +86,7 @@ class AsyncFoleyClient:
         """See `FoleyClient.generate`."""
         check_files(job)
         one = watch or Watch()
-        return await _retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
+        return await self._retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
 
     async def predict_envelope(self, video: Path, flow: FlowMethod | None = None, watch: Watch | None = None) -> Floats:
         """See `FoleyClient.predict_envelope`."""
@@ -96,7 +99,7 @@ class AsyncFoleyClient:
             )
             return envelope(answer)
 
-        return await _retried(call, one)
+        return await self._retried(call, one)
 
     async def embed(self, prompt: Prompt) -> tuple[Floats, Floats]:
         """See `FoleyClient.embed`."""
@@ -109,7 +112,7 @@ class AsyncFoleyClient:
             )
             return embedding(answer.embedding), embedding(answer.negative_embedding)
 
-        return await _retried(call)
+        return await self._retried(call)
 
     async def create(self, job: Job, request_id: str | None = None, watch: Watch | None = None) -> str:
         """See `FoleyClient.create`."""
@@ -121,12 +124,12 @@ class AsyncFoleyClient:
                 create_messages(job, chosen, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
             )
 
-        return str((await _retried(call, one)).name)
+        return str((await self._retried(call, one)).name)
 
     async def result(self, name: str, watch: Watch | None = None) -> Sound:
         """See `FoleyClient.result`."""
         one, request = watch or Watch(), pb.WatchGenerationRequest(name=name)
-        return await _retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
+        return await self._retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
 
     async def status(self, name: str) -> Generation:
         """See `FoleyClient.status`."""
@@ -155,7 +158,7 @@ class AsyncFoleyClient:
         async def call() -> Result:
             return await method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
 
-        return await _retried(call)
+        return await self._retried(call)
 
     async def _collect(self, method: Callable[..., grpc.aio.UnaryStreamCall], request: object, watch: Watch) -> Sound:
         events = method(request, timeout=GENERATE_TIMEOUT_S, metadata=self._metadata)
@@ -168,14 +171,13 @@ class AsyncFoleyClient:
             collector.close()
         return collector.sound()
 
-
-async def _retried(call: Callable[[], Awaitable[Result]], watch: Watch | None = None) -> Result:
-    """`call`, again where the server says when."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return await call()
-        except grpc.RpcError as error:
-            if watch:
-                watch.check()  # the upload was stopped, for which gRPC has another word
-            await asyncio.sleep(pause_s(error, attempt))
-    raise AssertionError("the last attempt either answers or raises")
+    async def _retried(self, call: Callable[[], Awaitable[Result]], watch: Watch | None = None) -> Result:
+        """`call`, again where the server says when."""
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return await call()
+            except grpc.RpcError as error:
+                if watch:
+                    watch.check()  # the upload was stopped, for which gRPC has another word
+                await asyncio.sleep(pause_s(error, last=attempt == self._attempts))
+        raise SettingError(f"attempts is {self._attempts}; give 1 or more")

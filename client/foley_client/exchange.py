@@ -24,7 +24,7 @@ from foley_pipeline.watch import Watch
 
 GENERATE_TIMEOUT_S = 3600.0
 CALL_TIMEOUT_S = 60.0
-ATTEMPTS = 4  # of a call that the server lets us try again
+ATTEMPTS = 4
 LONGEST_PAUSE_S = 30.0
 
 HEALTH_CHECK = health_pb2.HealthCheckRequest(service="foley.v1.FoleyService")
@@ -98,14 +98,14 @@ class Collector:
         self._watch.on_progress(stage, done, total)
 
 
-def pause_s(error: grpc.RpcError, attempt: int) -> float:
+def pause_s(error: grpc.RpcError, last: bool) -> float:
     """How long to wait before the call that failed is tried again.
 
     Raises:
-        FoleyError: what `error` stands for, where the server does not say that trying again helps, or we have often.
+        FoleyError: what `error` stands for, where trying again does not help, or this was the last try.
     """
     translated = from_call(error)
-    if translated.retry_after_s is None or attempt >= ATTEMPTS:
+    if translated.retry_after_s is None or last:
         raise translated from error
     return min(translated.retry_after_s, LONGEST_PAUSE_S)
 

@@ -188,7 +188,10 @@ class Generations:
             await _off(self.store.put_back, row.id, False)
             raise
         finally:
-            self._live.pop(row.id, None)
+            if progress.ended:
+                self._live.pop(row.id, None)
+            elif row.id in self._live:  # queued again: those who watch it go on watching
+                self._live[row.id] = (progress, None)
 
     async def _generate(self, row: Row, progress: Progress) -> None:
         try:
@@ -206,6 +209,7 @@ class Generations:
             progress.changed()
         except ServerUnavailable as error:
             log.warning("begins again: %s", error)
+            await asyncio.sleep(error.retry_after_s or PAUSE_S)  # it may not be known yet that Triton is gone
             await _off(self.store.put_back, row.id, True)
         except FoleyError as error:
             await self._fail(row, progress, error)

@@ -27,6 +27,11 @@ class Progress:
         self.expires_s: float | None = None  # when a finished one is forgotten, since 1970
         self._news = asyncio.Event()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens."""
+        return self.sound is not None or self.error is not None
+
     def at(self, position: int) -> None:
         """So many are in front."""
         self.position = position

@@ -52,7 +52,7 @@ class Sandbox:
         return Reader(self.open_video, self.read_audio)
 
     def open_video(self, path: Path) -> "SandboxedVideo":
-        """`foley.media.read_frames`, whose errors blame the field `video`; those of `read_audio` blame `prompt.audio`."""
+        """`foley.media.read_frames`; errors blame the field `video`, and those of `read_audio` `prompt.audio`."""
         with field("video"):
             return SandboxedVideo(path, self)
 

@@ -23,7 +23,21 @@ STABLE_S = 60.0  # who has lived so long begins with the first pause again
 
 log = logging.getLogger(__name__)
 
-Alive = Callable[[], bool]
+
+@dataclass(frozen=True)
+class Served:
+    """A Triton that is there.
+
+    Attributes:
+        metrics: where its metrics are.
+        alive: whether all of its processes live.
+        kill: end it at once, where it is ours; requests to it fail.
+    """
+
+    client: Triton
+    metrics: str | None
+    alive: Callable[[], bool]
+    kill: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,8 @@ class Embedded:
     trace: str | None  # OTLP/HTTP endpoint for its spans
 
     @contextmanager
-    def serve(self) -> Iterator[tuple[Triton, str | None, Alive]]:
-        """Start it; yields it, where its metrics are, and whether all of its processes live."""
+    def serve(self) -> Iterator[Served]:
+        """Start it."""
         with (
             embedded.serve(self.models, self.bundle, trace=self.trace) as server,
             Triton(server.endpoints.grpc) as client,
@@ -54,7 +68,7 @@ class Embedded:
                     log.error("a model's process died: %s", dead)
                 return not dead
 
-            yield client, f"http://{server.endpoints.metrics}/metrics", alive
+            yield Served(client, f"http://{server.endpoints.metrics}/metrics", alive, server.process.kill)
 
 
 @dataclass(frozen=True)
@@ -65,10 +79,10 @@ class Joined:
     metrics: str | None
 
     @contextmanager
-    def serve(self) -> Iterator[tuple[Triton, str | None, Alive]]:
+    def serve(self) -> Iterator[Served]:
         """Connect to it."""
         with Triton(self.url) as client:
-            yield client, self.metrics, lambda: True
+            yield Served(client, self.metrics, lambda: True, lambda: None)
 
 
 class Supervisor:
@@ -121,12 +135,14 @@ class Supervisor:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                with self._source.serve() as (client, metrics, alive):
+                with self._source.serve() as served:
                     self.starts += 1
-                    self._change(client, metrics)
+                    self._change(served)
                     log.info("Triton is ready")
-                    self._watch(client, alive)
-                    self._change(None, None)
+                    self._watch(served)
+                    self._change(None)
+                    if not self._stopping.is_set():
+                        served.kill()
             except FoleyError as error:
                 if not self._started.is_set():
                     self._failure = error
@@ -138,19 +154,19 @@ class Supervisor:
             self._stopping.wait(self._pause_s)
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def _watch(self, client: Triton, alive: Alive) -> None:
+    def _watch(self, served: Served) -> None:
         """Return when it has died, hangs, or is to stop."""
         unanswered, asked = 0, time.monotonic()
-        while not self._stopping.wait(LOOK_S) and alive():
+        while not self._stopping.wait(LOOK_S) and served.alive():
             if time.monotonic() - asked < ASK_S:
                 continue
-            unanswered = 0 if client.ready() else unanswered + 1
+            unanswered = 0 if served.client.ready() else unanswered + 1
             asked = time.monotonic()
             if unanswered >= UNANSWERED:
                 log.error("Triton does not answer")
                 return
 
-    def _change(self, client: Triton | None, metrics: str | None) -> None:
-        self._triton, self.metrics_url = client, metrics
-        self._on_change(client is not None)
+    def _change(self, served: Served | None) -> None:
+        self._triton, self.metrics_url = (served.client, served.metrics) if served else (None, None)
+        self._on_change(served is not None)
         self._started.set()

@@ -1,0 +1,213 @@
+"""The API with a Triton of its own: what happens when one of them is stopped or killed, at any moment."""
+
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from foley.errors import FoleyError, ServerUnavailable
+from foley_bench.api_server import ApiServer, api_server, await_serving
+from foley_client.api import FoleyClient
+from foley_pipeline.job import Curve, Job
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.watch import Watch
+
+ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
+
+
+def job(steps: int, seed: int = 0) -> Job:
+    return Job(Curve(ENVELOPE, 200 * 160), Prompt("glass"), sampling={"steps": steps, "seed": seed})
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("foley-triton-*")}
+
+
+def until(what: Callable[[], bool], timeout_s: float = 30) -> None:
+    end = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One for the tests that leave it alive."""
+    with api_server(tmp_path_factory.mktemp("api"), bundle=tiny_bundle, running=2) as server:
+        yield server
+
+
+class Steps(Watch):
+    """Says when denoising is under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = threading.Event()
+
+    def on_progress(self, name: str, done: int, total: int | None) -> None:
+        if name == "denoising" and done:
+            self.under_way.set()
+
+
+def ends(client: FoleyClient, asked: Job, watch: Watch) -> FoleyError | None:
+    """The error that `asked` ends with."""
+    try:
+        client.generate(asked, watch)
+    except FoleyError as error:
+        return error
+    return None
+
+
+def under_way(pool: ThreadPoolExecutor, client: FoleyClient, asked: Job) -> "Future[FoleyError | None]":
+    """A generation that denoises now."""
+    watch = Steps()
+    call = pool.submit(ends, client, asked, watch)
+    assert watch.under_way.wait(60)
+    return call
+
+
+@pytest.mark.parametrize("victim", ["Triton", "a model's process"])
+def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, victim: str) -> None:
+    """Checklist B4, 2 and 3; health follows, and Triton comes back by itself."""
+    memory = len(shared_memory())
+    with server.client() as client, ThreadPoolExecutor(2) as pool:
+        calls = [under_way(pool, client, job(1000, seed)) for seed in range(2)]
+        triton = server.triton()
+        (triton if victim == "Triton" else triton.children()[0]).kill()
+        for call in calls:
+            error = call.result(timeout=30)
+            assert isinstance(error, ServerUnavailable)
+            assert error.retry_after_s
+        until(lambda: not client.serving())
+        refused = ends(client, job(1), Watch())
+        assert isinstance(refused, ServerUnavailable)
+        assert refused.retry_after_s
+        await_serving(server)
+        assert ends(client, job(2), Watch()) is None
+    assert server.process.poll() is None
+    assert len(shared_memory()) == memory
+
+
+def test_a_client_that_may_try_again_does_not_notice_a_crash(server: ApiServer) -> None:
+    with server.client(attempts=10) as client, ThreadPoolExecutor(1) as pool:
+        call = under_way(pool, client, job(300))
+        server.triton().kill()
+        assert call.result(timeout=60) is None
+    await_serving(server)
+
+
+def test_a_generation_that_was_left_survives_a_crash_of_triton(server: ApiServer) -> None:
+    with server.client(attempts=5) as client:
+        name = client.create(job(200, seed=5))
+        until(lambda: client.status(name).steps_done > 0)
+        server.triton().kill()
+        (take,) = client.result(name).takes
+        await_serving(server)
+        (again,) = client.generate(job(200, seed=5)).takes
+    np.testing.assert_array_equal(take.waveform, again.waveform)
+
+
+def test_sigterm_lets_running_work_finish_and_takes_no_more_on(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Checklist B4, 5: health turns first, deploys lose no request."""
+    with api_server(tmp_path, bundle=tiny_bundle, grace=60) as server, server.client() as client:
+        family = server.family()
+        with ThreadPoolExecutor(1) as pool:
+            call = under_way(pool, client, job(100))
+            server.terminate()
+            until(lambda: not client.serving())
+            refused = ends(client, job(1), Watch())
+            assert isinstance(refused, ServerUnavailable)
+            assert refused.retry_after_s
+            assert not call.done()
+            assert call.result(timeout=60) is None
+        assert server.process.wait(60) == 0
+        assert not psutil.wait_procs(family, 5)[1]
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Checklist B4, 6: a request that does not end, and a connection that does nothing, hold nobody up."""
+    with api_server(tmp_path, bundle=tiny_bundle, grace=1) as server, server.client() as client:
+        name = client.create(job(1000, seed=1))
+        with server.client() as idle, ThreadPoolExecutor(1) as pool:
+            assert idle.serving()
+            call = under_way(pool, client, job(1000))
+            began = time.monotonic()
+            server.terminate()
+            error = call.result(timeout=30)
+            assert server.process.wait(30) == 0
+        assert isinstance(error, ServerUnavailable)
+        assert error.retry_after_s
+        assert time.monotonic() - began < 15
+    with api_server(tmp_path, bundle=tiny_bundle) as server, server.client() as client:
+        assert client.status(name).state in ("queued", "running")  # it was not failed, and begins again
+        client.cancel(name)
+
+
+def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(tiny_bundle: Path, tmp_path: Path) -> None:
+    """kill -9 at moments all over its life; what was acknowledged is there, once, and gives the same sound."""
+    asked = {str(uuid.uuid4()): job(30, seed) for seed in range(6)}
+    names: dict[str, str] = {}
+    for pause_s in (0.3, 1.2):
+        with api_server(tmp_path, bundle=tiny_bundle, running=2) as server, server.client() as client:
+            for request_id, one in asked.items():
+                name = client.create(one, request_id)
+                assert names.setdefault(request_id, name) == name
+            time.sleep(pause_s)
+            server.kill()
+    with api_server(tmp_path, bundle=tiny_bundle) as server, server.client() as client:
+        assert {one.name for one in client.generations()} == set(names.values())
+        for request_id, one in asked.items():
+            (take,) = client.result(names[request_id]).takes
+            (expected,) = client.generate(one).takes
+            np.testing.assert_array_equal(take.waveform, expected.waveform)
+        assert {one.state for one in client.generations()} == {"succeeded"}
+        folder = tmp_path / "data" / "media"
+        assert {path.name for path in folder.iterdir()} == {name.split("/")[1] for name in names.values()}
+    assert not list((tmp_path / "data").glob("uploads-*"))
+
+
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGSEGV"])
+def test_nothing_is_left_behind(tiny_bundle: Path, tmp_path: Path, signal: str) -> None:
+    """Checklist B4, 4: no process, port or shared memory."""
+    memory = shared_memory()
+    with api_server(tmp_path, bundle=tiny_bundle) as server:
+        family = server.family()
+        assert {one.name() for one in family} >= {"tritonserver"}
+        ports = [server.grpc, server.metrics]
+        subprocess.run(["kill", f"-{signal}", str(server.process.pid)], check=True)
+        code = server.process.wait(60)
+        assert code == (-11 if signal == "SIGSEGV" else 0)
+        assert not psutil.wait_procs(family, 30)[1]
+    if signal == "SIGSEGV":  # what it could not do itself is done by the next
+        with api_server(tmp_path, bundle=tiny_bundle):
+            pass
+    assert shared_memory() <= memory
+    listening = {f"{c.laddr.ip}:{c.laddr.port}" for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
+    assert not listening & set(ports)
+
+
+def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(tiny_bundle: Path, tmp_path: Path) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [".venv/bin/foley-server", "api", "--port=0", f"--data={tmp_path / 'data'}", *map(str, arguments)]
+        root = tiny_bundle.parents[1]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+
+    for arguments, word in (
+        (["--bundle", tmp_path / "none"], "none"),
+        (["--address", "0.0.0.0"], "TLS"),
+        (["--triton", "localhost:1"], "no server answers"),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 2, result.stderr
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: ")
+        assert word in last
+        assert "Traceback" not in result.stderr
