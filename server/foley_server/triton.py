@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -139,6 +140,8 @@ def _command(
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
         "--allow-gpu-metrics=false",
+        # nobody knows the word: these are closed
+        f"--grpc-restricted-protocol=shared-memory,model-repository,trace,logging:closed={secrets.token_hex()}",
         *(_trace_flags(trace) if trace else []),
     ]
 

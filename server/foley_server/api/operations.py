@@ -93,7 +93,7 @@ def operation(row: Row, generations: Generations) -> operations_pb2.Operation:
         if seconds is not None:
             stamp.FromNanoseconds(round(seconds * 1e9))
     if live := generations.live(row):
-        metadata.queue_position = live.position
+        metadata.queue_position = live.position or 0
         metadata.progress.done_count, metadata.progress.total_count = live.done, live.total
     elif row.state == "queued":
         metadata.queue_position = 1 + generations.store.in_front_of(row.number)

@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, id: str) -> None:
         self.id = id
-        self.position = 0
+        self.position: int | None = None  # in front of it; None as long as nobody knows
         self.envelope: Floats | None = None
         self.done = self.total = 0
         self.sound: Sound | None = None
@@ -44,10 +44,12 @@ class Progress:
 
     async def events(self) -> AsyncIterator[pb.GenerateEvent]:
         """What has happened, and what happens, to the end. Raises the error that the generation ends with."""
-        position, envelope_told, done = -1, False, 0
+        position, envelope_told, done = None, False, 0
         while True:
             news = self._news
-            if self.position != position:
+            if self.ended and self.position is None:
+                self.position = 0
+            if self.position not in (None, position):
                 position = self.position
                 yield pb.GenerateEvent(accepted=pb.Accepted(id=self.id, queue_position=position))
             if self.envelope is not None and not envelope_told:
