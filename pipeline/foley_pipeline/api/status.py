@@ -68,8 +68,11 @@ def from_call(error: grpc.RpcError) -> FoleyError:
         status = rpc_status.from_call(error)
     except (ValueError, NotImplementedError):  # details that contradict the code
         status = None
-    if status is None:
+    if status is None:  # not from our server: it was not reached, or something in between has answered
         code = error.code().value[0] if isinstance(error.code(), grpc.StatusCode) else code_pb2.UNKNOWN
-        status = status_pb2.Status(code=code, message=error.details() or "")
+        message = error.details() or ""
+        if code == code_pb2.UNAVAILABLE:
+            message = f"the server cannot be reached ({message}); check its address, and the certificates"
+        status = status_pb2.Status(code=code, message=message)
     found = from_status(status)
     return Cancelled("stopped") if isinstance(found, Cancelled) else found
