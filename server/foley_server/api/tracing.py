@@ -43,7 +43,8 @@ def call_span(method: str, request_id: str, metadata: dict[str, str]) -> Iterato
 
 
 def trace_headers() -> dict[str, str]:
-    """What tells Triton which span its own belong to; nothing where nothing is traced."""
+    """What tells Triton which span its own belong to; nothing where none is recorded, or Triton would record all."""
     headers: dict[str, str] = {}
-    inject(headers)
+    if trace.get_current_span().is_recording():
+        inject(headers)
     return headers

@@ -1,0 +1,125 @@
+"""What operators see: traces that go from a call into Triton's spans, and logs that are JSON and hold no secrets."""
+
+import base64
+import gzip
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from foley.errors import FoleyError
+from foley_bench.api_server import api_server
+from foley_client import Prompt
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api import foley_pb2_grpc
+from foley_pipeline.api.messages import options_of
+from foley_pipeline.job import Curve, Job
+from foley_server.api.tokens import entry, new_token
+
+JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000), Prompt("a very secret sound"), sampling={"steps": 3})
+
+
+@dataclass
+class Collector:
+    """An OTLP/HTTP receiver."""
+
+    url: str
+    spans: list[tuple[str, Span]] = field(default_factory=list)
+
+
+def request(content: bytes, content_type: str) -> ExportTraceServiceRequest:
+    """What an exporter sent: protobuf from Python, from Triton OTLP's JSON, whose ids are hexadecimal."""
+    if content_type == "application/x-protobuf":
+        return ExportTraceServiceRequest.FromString(content)
+    ids = re.compile(r'("(?:traceId|spanId|parentSpanId)":)"([0-9a-f]*)"')
+    recoded = ids.sub(
+        lambda found: f'{found[1]}"{base64.b64encode(bytes.fromhex(found[2])).decode()}"', content.decode()
+    )
+    return json_format.Parse(recoded, ExportTraceServiceRequest(), ignore_unknown_fields=True)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                content = gzip.decompress(content)
+            for resource in request(content, self.headers["Content-Type"]).resource_spans:
+                (service,) = [
+                    one.value.string_value for one in resource.resource.attributes if one.key == "service.name"
+                ]
+                found.spans.extend((service, span) for scope in resource.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    found = Collector(f"http://127.0.0.1:{server.server_address[1]}/v1/traces")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield found
+    server.shutdown()
+
+
+def test_what_is_not_sampled_is_not_traced_by_triton_either(
+    collector: Collector, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    settings = {"bundle": tiny_bundle, "trace": collector.url, "trace_share": 0}
+    with api_server(tmp_path, **settings) as server, server.client() as client:
+        client.generate(JOB)
+    assert collector.spans == []
+
+
+def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, tiny_bundle: Path, tmp_path: Path) -> None:
+    trace_id, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    token = new_token()
+    (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
+    metadata = [("traceparent", f"00-{trace_id}-{caller}-01"), ("authorization", f"Bearer {token}")]
+    with api_server(tmp_path, bundle=tiny_bundle, trace=collector.url, tokens=tmp_path / "tokens.toml") as server:
+        with server.client(token) as client:
+            client.generate(JOB)  # of each model, 24.10 does not trace the first call
+        with grpc.insecure_channel(server.grpc) as channel:
+            call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
+                iter([pb.GenerateRequest(options=options_of(JOB))]), metadata=metadata, timeout=60
+            )
+            list(call)
+            (request_id,) = (value for key, value in call.initial_metadata() if key == "x-request-id")
+        with server.client("wrong") as client, pytest.raises(FoleyError):
+            client.generate(JOB)
+        log = server.log
+        until = time.monotonic() + 20
+        while sum(span.name == "denoiser" for _, span in collector.spans) < 3 and time.monotonic() < until:
+            time.sleep(0.1)
+
+    ours = [(service, span) for service, span in collector.spans if span.trace_id.hex() == trace_id]
+    (root,) = [span for _, span in ours if span.parent_span_id.hex() == caller]
+    assert root.name == "foley.v1.FoleyService/Generate"
+    assert request_id in str(root.attributes)
+    tritons = [span for service, span in ours if service != "foley-api"]
+    below = {root.span_id}
+    while grown := {span.span_id for span in tritons if span.parent_span_id in below} - below:
+        below |= grown
+    assert {span.span_id for span in tritons} <= below
+    assert sum(span.name == "denoiser" for span in tritons) == 3
+    assert "a very secret sound" not in str(collector.spans)
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (about,) = [line for line in lines if line["request_id"] == request_id]
+    assert (about["method"], about["code"]) == ("/foley.v1.FoleyService/Generate", "OK")
+    assert about["seconds"] > 0
+    assert {"time", "level", "logger", "message"} <= set(about)
+    for secret in (token, "a very secret sound", "wrong"):
+        assert secret not in log.read_text()
