@@ -1,6 +1,7 @@
 """`foley-bench`: how fast and how good the deployment is, and what its differences from the original do."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -265,6 +266,30 @@ def figures(
     _make_folder(output)
     with ProgressWatch() as watch, embedded_triton(bundle) as triton:
         make(Foley(triton), output, watch)
+
+
+@app.command()
+def soak(
+    bundle: BundleOption = DEMO,
+    count: Annotated[int, typer.Option(help="Generations in all.", min=2)] = 500,
+    seed: Annotated[int, typer.Option(help="Chooses who asks for what, and what is killed when.", min=0)] = 0,
+) -> None:
+    """Many generations on a real API, with callers that cancel and processes that are killed: what is lost or leaked?
+
+    foley-bench soak --bundle bundles/tiny
+    """
+    from foley_bench import soak as harness
+
+    with TemporaryDirectory(prefix="foley-soak-") as folder:
+        outcome = harness.soak(bundle, Path(folder), count, seed, typer.echo)
+    typer.echo(f"{outcome.seconds:.0f} s")
+    for title, counts in (("ended", outcome.ended), ("killed", outcome.kills)):
+        typer.echo(f"{title}: " + ", ".join(f"{number} {name}" for name, number in counts.most_common()))
+    for fault in outcome.faults:
+        typer.echo(f"FAULT: {fault}")
+    if outcome.faults:
+        raise typer.Exit(1)
+    typer.echo("nothing lost, nothing twice, nothing leaked")
 
 
 def _prepare(json_file: Path | None, plots: Path | None) -> None:

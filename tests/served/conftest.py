@@ -5,10 +5,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 
+from foley_bench.small_video import write_small_video
 from foley_client import Foley, Triton, embedded_triton
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
@@ -37,14 +36,7 @@ def media(repository: Path) -> Path:
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second and a half of a bright bar that falls."""
     path = tmp_path_factory.mktemp("video") / "falling.mp4"
-    with av.open(path, "w") as file:
-        stream = file.add_stream("libx264", 24, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for i in range(36):
-            picture = np.full((64, 96, 3), 40, np.uint8)
-            picture[2 * (i % 24) : 2 * (i % 24) + 12, 30:60] = 220
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        file.mux(stream.encode())
+    write_small_video(path)
     return path
 
 

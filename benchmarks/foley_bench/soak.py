@@ -1,0 +1,289 @@
+"""A soak of the API: many generations at once, with callers that cancel and processes that are killed.
+
+What must hold at the end: every generation that was asked for is there, once, with the sound that it has in peace, or
+was cancelled by its caller; the server that lived through the callers' crashes and Triton's has leaked nothing.
+"""
+
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from foley.errors import Cancelled, FoleyError, InvalidInput, NotFound
+from foley_bench import leaks
+from foley_bench.api_server import ApiServer, api_server, await_serving
+from foley_bench.small_video import write_small_video
+from foley_client.api import FoleyClient
+from foley_pipeline.job import Curve, Job, Sound
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.watch import Watch
+from foley_server.triton import claim_port
+
+Result = TypeVar("Result")
+
+CALLERS = 6
+PATIENCE_S = 300.0  # of a caller, while servers come and go
+LEFT_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
+DISTURB_S = (2.0, 8.0)  # between two kills
+
+
+@dataclass
+class Outcome:
+    """What the soak has seen.
+
+    Attributes:
+        ended: how generations ended -> how many.
+        kills: what was killed -> how often.
+        faults: what must not be, in words.
+    """
+
+    ended: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class _Soak:
+    """The state that callers and the disturber share."""
+
+    bundle: Path
+    folder: Path
+    random: random.Random
+    say: Callable[[str], None]
+    outcome: Outcome = field(default_factory=Outcome)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    left: dict[str, Sound | None] = field(default_factory=dict)  # request id -> its sound; None: taken back
+
+    def count(self, how: str) -> None:
+        with self.lock:
+            self.outcome.ended[how] += 1
+
+    def fault(self, what: str) -> None:
+        with self.lock:
+            self.outcome.faults.append(what)
+        self.say(f"FAULT: {what}")
+
+
+def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Outcome:
+    """Run `count` generations: half of them while callers crash and Triton is killed, half while the API is too.
+
+    Args:
+        bundle: a small one.
+        folder: an empty one, for data, logs and videos.
+        say: told what happens.
+    """
+    state = _Soak(bundle, folder, random.Random(seed), say)
+    began = time.monotonic()
+    jobs = _jobs(folder)
+    port = claim_port("127.0.0.1", 0)  # the same after each restart
+    with ExitStack() as stack:
+        server = stack.enter_context(_server(state, port))
+        with server.client() as client:
+            expected = [client.generate(one) for one in jobs]
+            for one in jobs:  # what is made once in a life is made before the first look
+                client.result(client.create(one))
+        before = leaks.settled(server)
+        say(f"{count // 2} generations; callers crash, Triton is killed")
+        _phase(state, lambda: server, jobs, expected, count // 2, lambda: _kill_triton(state, server))
+        await_serving(server)
+        state.outcome.faults += leaks.leaks(before, leaks.settled(server, before))
+    with ExitStack() as stack:
+        current = [stack.enter_context(_server(state, port))]
+        say(f"{count - count // 2} generations; the API itself is killed too")
+
+        def restart() -> None:
+            if state.random.random() < 0.5:
+                _kill_triton(state, current[0])
+                return
+            state.outcome.kills["API"] += 1
+            current[0].kill()
+            current[0] = stack.enter_context(_server(state, port))
+
+        _phase(state, lambda: current[0], jobs, expected, count - count // 2, restart)
+        await_serving(current[0])
+        _check_left(state, current[0])
+    state.outcome.seconds = time.monotonic() - began
+    return state.outcome
+
+
+def _server(state: _Soak, port: int) -> "AbstractContextManager[ApiServer]":
+    return api_server(state.folder, bundle=state.bundle, port=port, running=4, waiting=CALLERS, grace=5)
+
+
+def _jobs(folder: Path) -> list[Job]:
+    """A few different ones, small: with and without a video, of one variation and more."""
+    video = folder / "small.mp4"
+    write_small_video(video)
+    curve = Curve((0.2 + 0.2 * np.sin(np.arange(100) / 9)).astype(np.float32), 16_000)
+    jobs = [Job(curve, Prompt(text), sampling={"steps": steps}) for text, steps in (("glass", 1), ("wood", 4), ("", 8))]
+    jobs.append(replace(jobs[0], variations=3, level="follow"))
+    jobs.append(replace(jobs[0], sampling={"steps": 3, "sampler": "ddim", "eta": 1.0, "seed": 5}))
+    jobs.append(Job(video, Prompt("metal"), sampling={"steps": 2}))
+    return jobs
+
+
+def _same(ours: Sound, theirs: Sound) -> bool:
+    """But for the last bits, in which it shows who else was in a batch."""
+    if len(ours.takes) != len(theirs.takes):
+        return False
+    pairs = zip(ours.takes, theirs.takes, strict=True)
+    return all(
+        a.waveform.shape == b.waveform.shape and bool(np.allclose(a.waveform, b.waveform, atol=1e-3)) for a, b in pairs
+    )
+
+
+def _phase(
+    state: _Soak,
+    server: Callable[[], ApiServer],
+    jobs: list[Job],
+    expected: list[Sound],
+    count: int,
+    disturb: Callable[[], None],
+) -> None:
+    """`count` generations by `CALLERS` at once, while `disturb` is called now and then."""
+    over = threading.Event()
+
+    def disturber() -> None:
+        while not over.wait(state.random.uniform(*DISTURB_S)):
+            disturb()
+
+    disturbing = threading.Thread(target=disturber)
+    disturbing.start()
+    try:
+        seeds = [state.random.randrange(2**32) for _ in range(count)]
+        with ThreadPoolExecutor(CALLERS) as pool:
+            list(pool.map(lambda seed: _one(state, server, jobs, expected, random.Random(seed)), seeds))
+    finally:
+        over.set()
+        disturbing.join()
+
+
+def _one(
+    state: _Soak, server: Callable[[], ApiServer], jobs: list[Job], expected: list[Sound], dice: random.Random
+) -> None:
+    """One generation by one caller, in one of the ways that there are."""
+    i = dice.randrange(len(jobs))
+    way = dice.random()
+    try:
+        if way < LEFT_SHARE:
+            _leave(state, server, jobs[i], expected[i], dice)
+        elif way < LEFT_SHARE + CANCEL_SHARE:
+            _cancel(state, server, jobs[i], dice)
+        elif way < LEFT_SHARE + CANCEL_SHARE + CRASH_SHARE:
+            _crash(state, server(), dice)
+        else:
+            sound = _patiently(lambda client: client.generate(jobs[i]), server)
+            _compare(state, sound, expected[i])
+    except Exception as error:
+        state.fault(f"a caller got {type(error).__name__}: {error}")
+
+
+def _leave(state: _Soak, server: Callable[[], ApiServer], job: Job, expected: Sound, dice: random.Random) -> None:
+    """Leave it with the server, perhaps twice, perhaps take it back; come for it later."""
+    request_id = str(uuid.uuid4())
+    with state.lock:
+        state.left[request_id] = expected
+    name = _patiently(lambda client: client.create(job, request_id), server)
+    if dice.random() < 0.3 and _patiently(lambda client: client.create(job, request_id), server) != name:
+        state.fault(f"{request_id} was accepted twice")
+    if dice.random() < 0.2:
+        with state.lock:
+            state.left[request_id] = None
+        _patiently(lambda client: client.cancel(name), server)
+        state.count("cancelled, left")
+        return
+    _compare(state, _patiently(lambda client: client.result(name), server), expected)
+
+
+def _cancel(state: _Soak, server: Callable[[], ApiServer], job: Job, dice: random.Random) -> None:
+    """Go away in the middle."""
+    watch = Watch()
+    timer = threading.Timer(dice.uniform(0, 0.5), watch.cancel)
+    timer.start()
+    endless = replace(job, sampling={**job.sampling, "steps": 500, "eta": 0.0, "sampler": "dpm++"})
+    with suppress(Cancelled):
+        _patiently(lambda client: client.generate(endless, watch), server)
+    state.count("cancelled")
+
+
+_CRASHING = """
+import sys
+import numpy as np
+from foley_bench.small_video import write_small_video
+from foley_client.api import FoleyClient
+from foley_pipeline.job import Curve, Job
+FoleyClient("grpc://" + sys.argv[1]).generate(Job(Curve(np.full(100, 0.1, "f4"), 16000), sampling={"steps": 1000}))
+"""
+
+
+def _crash(state: _Soak, server: ApiServer, dice: random.Random) -> None:
+    """A caller that is killed with -9."""
+    process = subprocess.Popen([sys.executable, "-c", _CRASHING, server.grpc], stderr=subprocess.DEVNULL)
+    time.sleep(dice.uniform(0.5, 2.0))
+    process.kill()
+    process.wait()
+    state.count("crashed")
+
+
+def _patiently(call: Callable[[FoleyClient], Result], server: Callable[[], ApiServer]) -> Result:
+    """The answer to `call`, however often servers go away in the meantime."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with server().client() as client:
+                return call(client)
+        except (Cancelled, InvalidInput, NotFound):
+            raise
+        except FoleyError as error:
+            if time.monotonic() > until:
+                raise
+            time.sleep(error.retry_after_s or 0.2)
+
+
+def _compare(state: _Soak, sound: Sound, expected: Sound) -> None:
+    if _same(sound, expected):
+        state.count("right")
+    else:
+        state.fault("a sound is not the one that it is in peace")
+
+
+def _kill_triton(state: _Soak, server: ApiServer) -> None:
+    """Kill Triton, or one of its models' processes."""
+    with suppress(Exception):  # it may have gone by itself in the meantime
+        triton = server.triton()
+        whole = state.random.random() < 0.5
+        (triton if whole else state.random.choice(triton.children())).kill()
+        state.outcome.kills["Triton" if whole else "a model's process"] += 1
+
+
+def _check_left(state: _Soak, server: ApiServer) -> None:
+    """Of what was left with the server, all is there, once, and as it should be."""
+    with server.client() as client:
+        found = {one.request_id: one for one in client.generations()}
+        numbers = Counter(one.request_id for one in client.generations())
+        for request_id, expected in state.left.items():
+            if request_id not in found:
+                state.fault(f"{request_id} is lost")
+                continue
+            if numbers[request_id] != 1:
+                state.fault(f"{request_id} is there {numbers[request_id]} times")
+            ended = found[request_id].state
+            if expected is None and ended not in (
+                "cancelled",
+                "succeeded",
+            ):  # it may have been too late to take it back
+                state.fault(f"{request_id} was taken back and is {ended}")
+            if expected and not _same(client.result(found[request_id].name), expected):
+                state.fault(f"{request_id} has another sound")
