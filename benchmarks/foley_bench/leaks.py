@@ -13,7 +13,8 @@ SETTLE_S = 30.0
 SHARED_MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 64 * 2**20  # of growth that is no leak: allocators keep some of what they were given back
 SHARED_BYTES = 32 * 2**20  # Triton's Python backend keeps what a model's busiest moment took
-DESCRIPTORS, THREADS = 4, 2  # a connection that comes or goes in the same moment
+DESCRIPTORS = 4  # a connection that comes or goes in the same moment
+THREADS = 16  # pools grow to their size when they are needed
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Snapshot:
     descriptors: int
     threads: int
     children: Counter[str]
-    segments: int
+    shared_memory_segments: int
     shared_memory_bytes: int
     uploads: int
 
