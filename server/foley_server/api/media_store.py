@@ -3,6 +3,7 @@
 A bucket's address and keys come from the usual `AWS_*` variables.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from foley.errors import OutputError, ServerFailure
+
+log = logging.getLogger(__name__)
 
 
 class MediaStore:
@@ -28,11 +31,15 @@ class MediaStore:
         self._place = place
         try:
             self._store: ObjectStore = (
-                S3Store.from_url(place) if place.startswith("s3://") else LocalStore(Path(place), mkdir=True)
+                S3Store.from_url(place)
+                if place.startswith("s3://")
+                else LocalStore(Path(place), mkdir=True, automatic_cleanup=True)
             )
             obstore.list_with_delimiter(self._store)
         except (BaseError, OSError, ValueError) as error:
-            raise OutputError(f"media cannot be kept in {place} ({error}); choose another place") from error
+            raise OutputError(
+                f"media cannot be kept in {place} ({_first_line(error)}); choose another place"
+            ) from error
 
     def put(self, id: str, name: str, content: Path | bytes) -> None:
         """Keep a file; one of this name is replaced."""
@@ -66,4 +73,9 @@ class MediaStore:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise ServerFailure(f"media cannot be read from or written to their store ({error})") from error
+            log.error("media: %s", _first_line(error))  # with addresses that are not a caller's business
+            raise ServerFailure("the place where media are kept does not work; tell the server's operator") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
