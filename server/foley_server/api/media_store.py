@@ -77,5 +77,11 @@ class MediaStore:
             raise ServerFailure("the place where media are kept does not work; tell the server's operator") from error
 
 
+def _open(place: str) -> ObjectStore:
+    if place.startswith("s3://"):
+        return S3Store.from_url(place)
+    return LocalStore(Path(place), mkdir=True, automatic_cleanup=True)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
