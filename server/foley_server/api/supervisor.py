@@ -19,7 +19,7 @@ LOOK_S = 0.2  # between two looks at the processes of an embedded Triton
 ASK_S = 5.0  # between two questions whether it is ready
 UNANSWERED = 3  # of these in a row, and it hangs
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before it is started again
-STABLE_S = 60.0  # who has lived so long begins with the first pause again
+STABLE_S = 20.0  # who has lived so long begins with the first pause again
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,10 @@ class Embedded:
             parts = process.children(recursive=True)
 
             def alive() -> bool:
-                if server.process.poll() is not None:
-                    log.error("Triton ended by itself: %s", server.log_end()[-500:])
+                if (code := server.process.poll()) is not None:
+                    log.error(
+                        "Triton ended by itself with exit code %d", code, extra={"triton": server.log_end()[-500:]}
+                    )
                     return False
                 dead = [part.pid for part in parts if not part.is_running() or part.status() == psutil.STATUS_ZOMBIE]
                 if dead:
