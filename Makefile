@@ -27,6 +27,9 @@ test: $(VENV)/.tested bundle ## The test suite: a real Triton, real ONNX Runtime
 test-long: $(VENV)/.tested bundle ## Tests at the official size too (minutes, 16 GiB)
 	$(BIN)/pytest -m ""
 
+proto: $(VENV)/.tested ## The public API's Python modules, made anew of its definition
+	$(BIN)/python proto/generate.py pipeline/foley_pipeline/api
+
 lint: $(VENV)/.tested ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,5 +56,5 @@ $(TINY)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/
 	$(BIN)/foley-export init --preset tiny $(TINY)
 	$(BIN)/foley-export onnx $(TINY)
 
-.PHONY: help demo install bundle test test-long lint
+.PHONY: help demo install bundle test test-long proto lint
 .DELETE_ON_ERROR:
