@@ -1,0 +1,90 @@
+"""Settings of the API: where they come from, and that what is wrong is said before anything starts."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from foley.errors import SettingError
+from foley_server.api.metrics import Metrics
+from foley_server.api.settings import Settings, load
+
+OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+
+
+def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "api.toml"
+    file.write_text('running = 3\nwaiting = 3\nstored = 3\nlog_level = "debug"\n')
+    monkeypatch.setenv("FOLEY_API_RUNNING", "2")
+    monkeypatch.setenv("FOLEY_API_WAITING", "2")
+    settings = load(["--config", str(file), "--running", "1"])
+    assert (settings.running, settings.waiting, settings.stored, settings.log_level) == (1, 2, 3, "debug")
+    monkeypatch.setenv("FOLEY_API_CONFIG", str(file))
+    assert load([]).stored == 3
+
+
+def test_the_defaults_are_valid_and_closed():
+    settings = load([])
+    assert settings.address == settings.metrics_address == "127.0.0.1"
+    assert settings.limits.duration_s == settings.duration
+    assert settings.media_place == str(settings.data / "media")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--running", "0"], "running"),
+        (["--running", "many"], "running"),
+        (["--port", "70000"], "port"),
+        (["--grace", "-1"], "grace"),
+        (["--upload-timeout", "nan"], "upload_timeout"),
+        (["--trace-share", "2"], "trace_share"),
+        (["--trace", "localhost"], "trace"),
+        (["--log-level", "loud"], "log"),
+        (["--media", "gs://bucket"], "s3://"),
+        (["--tls-certificate", __file__], "tls_key"),
+        (["--tls-client-ca", __file__], "tls_certificate"),
+        (["--tls-certificate", "/none", "--tls-key", __file__], "/none"),
+        (["--tokens", "/none"], "/none"),
+        (["--address", "0.0.0.0"], "TLS"),
+        (["--triton-metrics", "http://localhost/metrics"], "triton"),
+        (["--config", "/none"], "/none"),
+        (["--nonsense", "1"], "nonsense"),
+        (["stray"], "stray"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_that_names_it(arguments, word):
+    with pytest.raises(SettingError) as refused:
+        load(arguments)
+    assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["running = 0", "nonsense = 1", "not toml ["])
+def test_a_file_is_checked_as_flags_are(tmp_path, content):
+    (tmp_path / "api.toml").write_text(content)
+    with pytest.raises(SettingError):
+        load(["--config", str(tmp_path / "api.toml")])
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(SettingError) as refused:
+        load(["--running", "0", "--waiting", "-1"])
+    assert {"running", "waiting"} <= set(re.findall(r"\w+", str(refused.value)))
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as end:
+        load(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert field.description
+
+
+def test_the_page_for_operators_names_every_setting_and_metric():
+    for name in Settings.model_fields:
+        assert f"`--{name.replace('_', '-')}`" in OPERATIONS, name
+    for family in Metrics().registry.collect():
+        assert family.name in OPERATIONS, family.name

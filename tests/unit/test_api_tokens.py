@@ -1,0 +1,171 @@
+"""Bearer tokens: who is let in, to what, how often; and that the file holds no token."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from foley.errors import FoleyError, Forbidden, RateLimited, SettingError, Unauthenticated
+from foley_server.api.tokens import SCOPES, Tokens, entry, new_token
+from foley_server.cli import app
+
+
+@pytest.fixture
+def token():
+    return new_token()
+
+
+@pytest.fixture
+def file(tmp_path, token):
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("alice", token, ["generate"], 60, 2))
+    return path
+
+
+def test_22_who_is_known_is_let_in(file, token):
+    principal = Tokens(file).principal(f"Bearer {token}")
+    assert principal.name == "alice"
+    principal.check("generate")
+    principal.check(None)
+    with pytest.raises(Forbidden, match="read"):
+        principal.check("read")
+
+
+def test_22_the_file_holds_no_token(file, token):
+    assert token not in file.read_text()
+    assert token.removeprefix("foley_") not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic {}",
+        "{}",
+        "Bearer {}x",
+        "Bearer x{}",
+        "Bearer {} ",
+        "Bearer é",
+        "Bearer " + "x" * 10**6,
+    ],
+)
+def test_22_who_is_not_is_not(file, token, authorization):
+    with pytest.raises(Unauthenticated):
+        Tokens(file).principal(authorization and authorization.replace("{}", token))
+
+
+@given(st.text())
+def test_22_no_text_is_a_token(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    path.write_text(entry("alice", new_token(), SCOPES, 60, 2))
+    with pytest.raises(Unauthenticated):
+        Tokens(path).principal(text)
+
+
+def test_without_a_file_everyone_may_do_everything():
+    everyone = Tokens(None).principal(None)
+    for scope in SCOPES:
+        everyone.check(scope)
+    for _ in range(1000):
+        with everyone.counted():
+            pass
+
+
+def test_14_a_token_has_its_share_of_calls_at_once(file, token):
+    tokens = Tokens(file)
+    with tokens.principal(f"Bearer {token}").counted(), tokens.principal(f"Bearer {token}").counted():
+        with pytest.raises(RateLimited) as refused, tokens.principal(f"Bearer {token}").counted():
+            pass
+        assert refused.value.retry_after_s
+    with tokens.principal(f"Bearer {token}").counted():
+        pass
+
+
+def test_14_a_token_has_its_share_of_calls_a_minute(file, token, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("foley_server.api.tokens.time.monotonic", lambda: now)
+    principal = Tokens(file).principal(f"Bearer {token}")
+
+    def calls() -> int:
+        done = 0
+        try:
+            while True:
+                with principal.counted():
+                    done += 1
+        except RateLimited as error:
+            assert error.retry_after_s == pytest.approx(1.0)  # noqa: PT017
+        return done
+
+    assert calls() == 60
+    now += 5.0
+    assert calls() == 5
+    now += 1e6
+    assert calls() == 60
+
+
+def test_the_file_is_read_again_when_it_changes(file, token):
+    tokens = Tokens(file)
+    other = new_token()
+    with tokens.principal(f"Bearer {token}").counted():
+        file.write_text(file.read_text() + entry("bob", other, ["read"], 1, 1))
+        assert tokens.principal(f"Bearer {other}").name == "bob"
+        assert tokens.principal(f"Bearer {token}")._active == 1  # what is under way still counts
+    file.write_text(entry("bob", other, ["read"], 1, 1))
+    with pytest.raises(Unauthenticated):
+        tokens.principal(f"Bearer {token}")
+
+
+@pytest.mark.parametrize("content", [b"not toml [", b"\xff\xfe", b"[tokens.x]\nsha256 = 'short'\n", None])
+def test_a_file_that_breaks_leaves_those_before_valid(file, token, content):
+    tokens = Tokens(file)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+        os.utime(file, (1, 1))
+    assert tokens.principal(f"Bearer {token}").name == "alice"
+    if content is not None:
+        with pytest.raises(SettingError, match="token"):
+            Tokens(file)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"generate"', '"everything"'),
+        ("requests_per_minute = 60", "requests_per_minute = -1"),
+        ("concurrent_requests = 2", "concurrent_requests = 0"),
+        ("concurrent_requests = 2", "admin = true"),
+        ('"alice"', '"../alice"'),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_refused(file, before, after):
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+    with pytest.raises(SettingError):
+        Tokens(file)
+
+
+def test_the_command_makes_one_that_works(tmp_path):
+    result = CliRunner().invoke(app, ["token", "carol", "--scope", "read", "--concurrent-requests", "1"])
+    assert result.exit_code == 0
+    path = tmp_path / "tokens.toml"
+    path.write_text(result.stderr)
+    principal = Tokens(path).principal(f"Bearer {result.stdout.strip()}")
+    assert principal.name == "carol"
+    with pytest.raises(Forbidden):
+        principal.check("generate")
+    assert result.stdout.strip() not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["a b"], ["carol", "--scope", "all"], ["carol", "--requests-per-minute", "0"]])
+def test_the_command_refuses_what_the_file_could_not_hold(arguments):
+    result = CliRunner().invoke(app, ["token", *arguments])
+    assert isinstance(result.exception, FoleyError)
+    assert result.stdout == ""
