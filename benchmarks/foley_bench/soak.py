@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 CALLERS = 6
 PATIENCE_S = 300.0  # of a caller, while servers come and go
 LEFT_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
-DISTURB_S = (6.0, 25.0)  # between two kills
+DISTURB_S = (4.0, 12.0)  # between two kills; Triton takes 3 s to start
 
 
 @dataclass

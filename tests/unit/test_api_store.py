@@ -1,0 +1,205 @@
+"""What is kept of long-running generations, whatever happens to the process that keeps it."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from foley.errors import OutputError, ServerFailure
+from foley_server.api.media_store import MediaStore
+from foley_server.api.store import Store
+from foley_server.triton import claim_port
+
+RCLONE = Path(sys.executable).with_name("rclone")
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.sqlite")
+    yield store
+    store.close()
+
+
+def add(store, owner="alice", request_id=None):
+    return store.add(uuid.uuid4().hex, owner, request_id or str(uuid.uuid4()), "digest", b"options")
+
+
+def test_a_request_id_is_one_generation_of_one_owner(store):
+    first = add(store, request_id="r")
+    assert add(store, request_id="r") == first
+    assert add(store, owner="bob", request_id="r").id != first.id
+    assert store.find("alice", first.id) == first
+    assert store.find("bob", first.id) is None
+    assert store.find_request("alice", "r") == first
+    assert [row.id for row in store.page("alice", 2**62, 10)] == [first.id]
+
+
+def test_the_oldest_is_claimed_first_and_once(store):
+    rows = [add(store) for _ in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: store.claim(), range(25)))
+    found = [row for row in claimed if row]
+    assert sorted(row.number for row in found) == [row.number for row in rows]
+    assert {row.state for row in found} == {"running"}
+    assert {row.attempts for row in found} == {1}
+
+
+def test_it_ends_once(store):
+    row = add(store)
+    store.claim()
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(lambda i: store.end(row.id, "succeeded" if i % 2 else "cancelled", b"x"), range(16)))
+    assert ended.count(True) == 1
+    store.put_back(row.id, tried=True)  # too late
+    assert store.find("alice", row.id).ended
+    assert store.claim() is None
+
+
+def test_what_is_put_back_is_next_again(store):
+    first, second = add(store), add(store)
+    store.claim()
+    store.put_back(first.id, tried=False)
+    assert store.in_front_of(second.number) == 1
+    again = store.claim()
+    assert (again.id, again.attempts) == (first.id, 1)
+    store.put_back(first.id, tried=True)
+    assert store.claim().attempts == 2
+    assert (store.count("queued"), store.count("running")) == (1, 1)
+
+
+def test_what_was_under_way_begins_again_after_a_restart(tmp_path):
+    store = Store(tmp_path / "store.sqlite")
+    running, queued, done = add(store), add(store), add(store)
+    store.end(done.id, "succeeded", b"result")
+    assert store.claim().id == running.id
+    store.close()
+    again = Store(tmp_path / "store.sqlite")
+    assert [again.by_id(row.id).state for row in (running, queued, done)] == ["queued", "queued", "succeeded"]
+    assert again.ids() == {running.id, queued.id, done.id}
+    assert again.expired(time.time() + 1) == [done.id]
+    again.remove(done.id)
+    assert again.by_id(done.id) is None
+
+
+KILLED = """
+import sys, uuid
+from pathlib import Path
+from foley_server.api.store import Store
+store = Store(Path(sys.argv[1]))
+while True:
+    row = store.add(uuid.uuid4().hex, "alice", str(uuid.uuid4()), "d", b"o")
+    print("added", row.id, flush=True)
+    claimed = store.claim()
+    if claimed and claimed.number % 3:
+        store.end(claimed.id, "succeeded", b"r")
+        print("ended", claimed.id, flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+    path, added, ended = tmp_path / "store.sqlite", set(), set()
+    dice = random.Random(0)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True)
+        timer = threading.Timer(dice.uniform(0.3, 0.6), process.kill)
+        timer.start()
+        said, _ = process.communicate()
+        for line in said.splitlines():
+            what, _, id = line.partition(" ")
+            if len(id) == 32:
+                (added if what == "added" else ended).add(id)
+    assert len(added) > 20
+    store = Store(path)
+    assert added <= store.ids()
+    assert all(store.by_id(id).state == "succeeded" for id in ended)
+    assert store.count("running") == 0
+    assert store.count("queued") == len(store.ids()) - sum(store.by_id(id).state == "succeeded" for id in store.ids())
+    store.close()
+
+
+def test_another_file_is_no_store(tmp_path):
+    (tmp_path / "store.sqlite").write_bytes(os.urandom(5000))
+    with pytest.raises(OutputError, match="--data"):
+        Store(tmp_path / "store.sqlite")
+    with pytest.raises(OutputError):
+        Store(tmp_path / "nowhere" / "store.sqlite")
+
+
+@pytest.fixture(params=["a folder", "a bucket"])
+def media(request, tmp_path, monkeypatch):
+    """A store of each kind; the bucket is that of a real S3 server on loopback."""
+    if request.param == "a folder":
+        yield MediaStore(str(tmp_path / "media"))
+        return
+    (tmp_path / "buckets" / "foley").mkdir(parents=True)
+    port = claim_port("127.0.0.1", 0)
+    command = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "KEY,SECRET", tmp_path / "buckets"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "KEY",
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT": f"http://127.0.0.1:{port}",
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield MediaStore("s3://foley/some/prefix")  # its first request is tried again until the server is there
+    server.send_signal(signal.SIGTERM)
+    server.communicate()
+
+
+def test_media_come_back_and_go(media, tmp_path):
+    file = tmp_path / "video"
+    file.write_bytes(os.urandom(3_000_000))
+    media.put("a" * 32, "video", file)
+    media.put("a" * 32, "take-0", b"old")
+    media.put("a" * 32, "take-0", b"new")
+    media.put("b" * 32, "take-0", b"other")
+    assert media.get("a" * 32, "take-0") == b"new"
+    media.fetch("a" * 32, "video", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == file.read_bytes()
+    assert sorted(media.ids()) == ["a" * 32, "b" * 32]
+    media.remove("a" * 32)
+    media.remove("a" * 32)
+    assert media.ids() == ["b" * 32]
+    with pytest.raises(ServerFailure, match="operator") as failed:
+        media.get("a" * 32, "video")
+    assert "127.0.0.1" not in str(failed.value)  # addresses are not a caller's business
+
+
+def test_a_place_that_is_not_there_is_said_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="media cannot be kept"):
+        MediaStore(str(tmp_path / "file"))
+
+
+PUTTING = """
+import sys
+from foley_server.api.media_store import MediaStore
+media = MediaStore(sys.argv[1])
+content = bytes([int(sys.argv[2])]) * 20_000_000
+print("ready", flush=True)
+while True:
+    media.put("a", "take-0", content)
+"""
+
+
+def test_kill_9_in_the_middle_of_a_put_leaves_the_whole_or_nothing(tmp_path):
+    for number in range(1, 5):
+        command = [sys.executable, "-c", PUTTING, tmp_path / "media", str(number)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(0.05 + 0.02 * number)
+        process.kill()
+        process.communicate()
+        content = MediaStore(str(tmp_path / "media")).get("a", "take-0")
+        assert len(content) == 20_000_000
+        assert len(set(content)) == 1
