@@ -1,0 +1,244 @@
+"""Untrusted media in a process of its own: the same pictures, and a bound on what a bomb can cost."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from foley.audio import read_audio
+from foley.container import Limits
+from foley.errors import MediaError, MediaTooLarge
+from foley.media import read_frames
+from foley_server.api.sandbox import FRAME_BYTES, Sandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+MEDIA = Path(os.environ.get("FOLEY_MEDIA", ROOT.parent / "shared" / "media"))
+EXAMPLE = ROOT / "examples" / "steel.mp4"
+LIMITS = Limits(duration_s=60)
+SANDBOX = Sandbox(LIMITS, memory_bytes=2 << 30, cpu_s=20, wall_s=30)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    """No process, living or not, and no descriptor."""
+    process = psutil.Process()
+    descriptors = process.num_fds()
+    yield
+    assert process.children() == []
+    assert process.num_fds() == descriptors
+
+
+def write_video(path, seconds, size=(64, 48)):
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", 30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        random = np.random.default_rng(0)
+        pictures = [random.integers(0, 256, (size[1], size[0], 3), np.uint8) for _ in range(8)]
+        for i in range(round(seconds * 30)):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pictures[i % 8], format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+def test_a_video_is_read_as_in_this_process():
+    ours, theirs = SANDBOX.reader.video(EXAMPLE), read_frames(EXAMPLE, LIMITS)
+    assert ours.info == theirs.info
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_recording_is_read_as_in_this_process(tmp_path):
+    soundfile.write(tmp_path / "voice.wav", np.random.default_rng(0).normal(0, 0.1, (200_000, 2)), 44_100)
+    np.testing.assert_array_equal(
+        SANDBOX.reader.audio(tmp_path / "voice.wav"), read_audio(tmp_path / "voice.wav", LIMITS)
+    )
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason=f"no media files at {MEDIA}; set FOLEY_MEDIA to their folder")
+def test_19_bad_files_are_refused_for_the_same_reason():
+    def refusal(read):
+        try:
+            for _ in read():
+                pass
+        except MediaError as error:
+            return type(error), str(error)
+        return None
+
+    for path in sorted(MEDIA.iterdir()):
+        if path.suffix in (".mp4", ".mkv", ".webm", ".gif", ".mov", ".m4a"):
+            assert refusal(lambda: SANDBOX.reader.video(path)) == refusal(lambda: read_frames(path, LIMITS)), path  # noqa: B023
+
+
+def test_19_a_playlist_reads_no_other_file(tmp_path):
+    secret = write_video(tmp_path / "secret.mp4", 1)
+    for name, content in {
+        "concat": f"ffconcat version 1.0\nfile {secret}\n",
+        "hls": f"#EXTM3U\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n",
+        "sdp": "v=0\nm=video 5004 RTP/AVP 96\nc=IN IP4 127.0.0.1\n",
+        "url": f"file:{secret}",
+    }.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(MediaError, match="known format"):
+            SANDBOX.reader.video(tmp_path / name)
+
+
+def test_19_processor_time_is_bounded(tmp_path):
+    heavy = write_video(tmp_path / "heavy.mp4", 20, (640, 480))
+    sandbox = Sandbox(LIMITS, 2 << 30, cpu_s=1, wall_s=60)
+    began = time.monotonic()
+    with pytest.raises(MediaTooLarge, match="processor time"):
+        for _ in sandbox.reader.video(heavy):
+            pass
+    assert time.monotonic() - began < 15
+
+
+def test_19_memory_is_bounded(tmp_path):
+    video = write_video(tmp_path / "video.mp4", 1, (1920, 1080))
+    with pytest.raises(MediaError):
+        for _ in Sandbox(LIMITS, memory_bytes=220 << 20, cpu_s=20, wall_s=30).reader.video(video):
+            pass
+
+
+def test_19_a_decoder_that_hangs_is_given_up(tmp_path):
+    sandbox = Sandbox(LIMITS, 2 << 30, cpu_s=20, wall_s=1.5)
+    video = sandbox.reader.video(write_video(tmp_path / "video.mp4", 30))
+    frames = iter(video)
+    next(frames)
+    (child,) = psutil.Process().children()
+    child.suspend()
+    with pytest.raises(MediaTooLarge, match=r"1\.5 s"):
+        for _ in frames:
+            pass
+
+
+def test_19_a_decoder_that_is_killed_costs_this_file_only(tmp_path):
+    video = SANDBOX.reader.video(write_video(tmp_path / "video.mp4", 30))
+    frames = iter(video)
+    next(frames)
+    (child,) = psutil.Process().children()
+    child.kill()
+    with pytest.raises(MediaError):
+        for _ in frames:
+            pass
+
+
+def test_who_stops_reading_ends_the_decoder(tmp_path):
+    frames = iter(SANDBOX.reader.video(write_video(tmp_path / "video.mp4", 30)))
+    next(frames)
+    assert psutil.Process().children()
+    frames.close()
+    assert not psutil.Process().children()
+
+
+def test_two_files_at_once_do_not_wait_for_each_other(tmp_path):
+    slow = iter(SANDBOX.reader.video(write_video(tmp_path / "slow.mp4", 30)))
+    next(slow)
+    assert sum(1 for _ in SANDBOX.reader.video(write_video(tmp_path / "quick.mp4", 1))) == 30
+    slow.close()
+
+
+PROBING = """#!{python}
+import os, resource, sys
+sys.argv = ["-c", *sys.argv[4:]]
+from foley_server.api import decoder
+import json
+order = json.loads(sys.argv[3])
+decoder.bound(order["memory_bytes"], order["cpu_s"])
+found = []
+try:
+    with open("/tmp/foley-decoder-was-here", "w") as file:
+        file.write("x")
+    found.append("a file was written")
+except OSError:
+    pass
+if os.environ.keys() - {{"LC_CTYPE"}}:
+    found.append(f"environment: {{sorted(os.environ)}}")
+if resource.getrlimit(resource.RLIMIT_AS)[1] != order["memory_bytes"]:
+    found.append("memory can be had back")
+if "NoNewPrivs:\\t1" not in open("/proc/self/status").read():
+    found.append("new rights can be had")
+out = os.fdopen(1, "wb")
+content = json.dumps(["MEDIA_ERROR", repr(found)]).encode()
+out.write(decoder.PREFIX.pack(b"E", len(content)) + content)
+"""
+
+
+def test_19_the_decoder_has_nothing(tmp_path, monkeypatch):
+    """Said by a program that bounds itself as the decoder does, started in its place."""
+    program = tmp_path / "python"
+    program.write_text(PROBING.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(MediaError) as said:
+        SANDBOX.reader.video(EXAMPLE)
+    Path("/tmp/foley-decoder-was-here").unlink(missing_ok=True)
+    assert str(said.value) == "[]"
+
+
+def lying(tmp_path, monkeypatch, program):
+    """Let `program` speak in the decoder's place."""
+    file = tmp_path / "python"
+    file.write_text(f"#!{sys.executable}\nimport sys, struct, time\nout = sys.stdout.buffer\n{program}")
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "",
+        "out.write(b'garbage' * 1000)",
+        "out.write(struct.pack('<cI', b'H', 2**32 - 1)); out.write(b'x' * 10**7)",
+        "out.write(struct.pack('<cI', b'H', 2) + b'[]' + struct.pack('<cI', b'Z', 0))",
+        "out.write(struct.pack('<cI', b'D', 10) + b'x' * 10)",
+        "out.write(struct.pack('<cI', b'E', 4) + b'oops')",
+        "out.write(struct.pack('<cI', b'E', 20) + b'[\"SETTING_ERROR\", 0]  ')",
+        "out.write(struct.pack('<cI', b'H', 100) + b'x')",
+        "out.write(struct.pack('<cI', b'Z', 5) + b'xxxxx')",
+        "sys.exit(3)",
+    ],
+)
+def test_a_decoder_that_speaks_nonsense_is_not_believed(tmp_path, monkeypatch, program):
+    lying(tmp_path, monkeypatch, program)
+    with pytest.raises(MediaError):
+        SANDBOX.reader.video(EXAMPLE)
+
+
+def test_a_decoder_that_never_ends_is_stopped_by_what_it_promised(tmp_path, monkeypatch):
+    video = SANDBOX.reader.video(EXAMPLE)
+    lying(
+        tmp_path, monkeypatch, f"while True: out.write(struct.pack('<cI', b'D', {FRAME_BYTES}) + bytes({FRAME_BYTES}))"
+    )
+    count = 0
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(MediaError):
+        for _ in video:
+            count += 1
+    assert count == len(video)
+    assert psutil.Process().memory_info().rss - before < 100 << 20
+
+
+def test_many_at_once_from_many_threads(tmp_path):
+    path = write_video(tmp_path / "video.mp4", 1)
+    failures = []
+
+    def read():
+        try:
+            assert sum(1 for _ in SANDBOX.reader.video(path)) == 30
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

@@ -1,0 +1,95 @@
+"""Files in messages: written in the order and the size that is allowed, and gone afterwards."""
+
+import asyncio
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foley.errors import InvalidInput, MediaTooLarge
+from foley_pipeline.api import foley_pb2 as pb
+from foley_server.api.upload import MAX_CHUNK, Uploads, first
+
+V, A = pb.FILE_KIND_VIDEO, pb.FILE_KIND_AUDIO_PROMPT
+
+
+def chunk(kind, data=b"x"):
+    return pb.GenerateRequest(chunk=pb.FileChunk(kind=kind, data=data))
+
+
+OPTIONS = pb.GenerateRequest(options=pb.GenerateOptions())
+
+
+async def stream(messages):
+    for message in messages:
+        yield message
+
+
+def receive(root, messages, kinds=(V,), max_bytes=10_000_000):
+    """The files' contents and the hash that came of `messages`."""
+
+    async def all_of_it():
+        with Uploads(root, max_bytes).folder() as folder:
+            files = {kind: {V: folder.video, A: folder.recording}[kind] for kind in kinds}
+            digest = await folder.receive(stream(messages), files)
+            return [file.read_bytes() for file in files.values()], digest
+
+    try:
+        return asyncio.run(all_of_it())
+    finally:
+        assert list(root.iterdir()) == []
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=50), min_size=1), st.lists(st.binary(min_size=1, max_size=50), min_size=1)
+)
+def test_what_is_sent_is_what_is_there(tmp_path_factory, video, recording):
+    root = tmp_path_factory.mktemp("uploads")
+    messages = [*(chunk(V, data) for data in video), *(chunk(A, data) for data in recording)]
+    files, digest = receive(root, messages, (V, A))
+    assert files == [b"".join(video), b"".join(recording)]
+    content = bytes([V]) + files[0] + bytes([A]) + files[1]
+    assert digest == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("messages", "kinds", "field"),
+    [
+        ([], (V,), "chunk.kind"),
+        ([chunk(V)], (V, A), "chunk.kind"),
+        ([chunk(A)], (V, A), "chunk.kind"),
+        ([chunk(V), chunk(A), chunk(V)], (V, A), "chunk.kind"),
+        ([chunk(A)], (V,), "chunk.kind"),
+        ([chunk(V)], (), "chunk.kind"),
+        ([chunk(0)], (V,), "chunk.kind"),
+        ([chunk(77)], (V,), "chunk.kind"),
+        ([chunk(V, b"")], (V,), "chunk.data"),
+        ([chunk(V, b"x" * (MAX_CHUNK + 1))], (V,), "chunk.data"),
+        ([OPTIONS, chunk(V)], (V,), "part"),
+        ([chunk(V), OPTIONS], (V,), "part"),
+        ([chunk(V), pb.GenerateRequest()], (V,), "part"),
+    ],
+)
+def test_17_anything_else_is_refused_and_leaves_nothing(tmp_path, messages, kinds, field):
+    with pytest.raises(InvalidInput) as refused:
+        receive(tmp_path, messages, kinds)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("size", [999, 1000, 1001])
+def test_15_the_size_is_a_limit(tmp_path, size):
+    messages = [chunk(V, b"x" * 500), chunk(V, b"x" * (size - 500))]
+    if size <= 1000:
+        assert len(receive(tmp_path, messages, max_bytes=1000)[0][0]) == size
+    else:
+        with pytest.raises(MediaTooLarge):
+            receive(tmp_path, messages, max_bytes=1000)
+
+
+@pytest.mark.parametrize("messages", [[], [chunk(V)], [pb.GenerateRequest()]])
+def test_17_options_come_first(messages):
+    with pytest.raises(InvalidInput) as refused:
+        asyncio.run(first(stream(messages), "options"))
+    assert refused.value.field == "part"
+    assert asyncio.run(first(stream([OPTIONS]), "options")) == OPTIONS.options
