@@ -292,6 +292,30 @@ def soak(
     typer.echo("nothing lost, nothing twice, nothing leaked")
 
 
+@app.command()
+def fuzz(
+    bundle: BundleOption = DEMO,
+    count: Annotated[int, typer.Option(help="Damaged media files and malformed requests.", min=200)] = 2_000,
+    seed: Annotated[int, typer.Option(help="Number of the first; a fault names its own.", min=0)] = 0,
+) -> None:
+    """Damaged media and malformed requests to a real API: what does not end well, what is left of it?
+
+    foley-bench fuzz --bundle bundles/tiny
+    """
+    from foley_bench import fuzz as harness
+    from foley_bench.api_server import api_server
+
+    with TemporaryDirectory(prefix="foley-fuzz-") as name, api_server(Path(name), bundle=bundle) as server:
+        outcome = harness.fuzz(server, Path(name), count, seed, typer.echo)
+    for (kind, code), number in sorted(outcome.codes.items()):
+        typer.echo(f"{number:6} {kind}: {code}")
+    for fault in outcome.faults:
+        typer.echo(f"FAULT: {fault}")
+    if outcome.faults:
+        raise typer.Exit(1)
+    typer.echo("every call ended well, the server serves, nothing leaked")
+
+
 def _prepare(json_file: Path | None, plots: Path | None) -> None:
     """Find out before the long work whether its results can be written."""
     report.prepare(json_file, None)

@@ -11,9 +11,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from foley.errors import Cancelled, FoleyError, ServerFailure
+from foley.errors import Cancelled, FoleyError, InvalidInput, ServerFailure
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.status import to_status
 from foley_server.api import logs
@@ -74,23 +75,23 @@ class Guard(grpc.aio.ServerInterceptor):
             return None  # gRPC says UNIMPLEMENTED
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-        async def call(request: Any, context: Any) -> Any:
+        async def call(contents: AsyncIterator[bytes], context: Any) -> Any:
             async with self._answer(method, metadata, context):
                 with principal.counted():
                     caller.set(principal)
+                    messages = _messages(contents, handler.request_deserializer)
+                    request = messages if handler.request_streaming else await _only(messages)
                     if inspect.isasyncgenfunction(behaviour):
                         async for response in behaviour(request, context):
                             await context.write(response)
                         return None
                     return await behaviour(request, context)
 
-        kind = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[(bool(handler.request_streaming), bool(handler.response_streaming))]
-        return kind(call, handler.request_deserializer, handler.response_serializer)
+        # messages come as bytes, and always as a stream: left to gRPC, bytes that are no message are a traceback in the
+        # log and UNKNOWN, and a call without any is never answered
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     @asynccontextmanager
     async def _answer(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[None]:
@@ -125,3 +126,17 @@ class Guard(grpc.aio.ServerInterceptor):
         if status:
             details = (("grpc-status-details-bin", status.SerializeToString()),)
             await context.abort(getattr(grpc.StatusCode, code), status.message, details)
+
+
+async def _messages(contents: AsyncIterator[bytes], deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for content in contents:
+        try:
+            yield deserialize(content)
+        except DecodeError as error:
+            raise InvalidInput("these bytes are no message of this method; see its definition") from error
+
+
+async def _only(messages: AsyncIterator[Any]) -> Any:
+    async for message in messages:
+        return message
+    raise InvalidInput("this method takes a message, and none came")

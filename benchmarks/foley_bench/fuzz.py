@@ -1,0 +1,270 @@
+"""A fuzzer of the API: damaged media and malformed requests, each made from a number alone, to be made again by it.
+
+Whatever comes, the call ends in time with a status that says whose fault it is, and the server lives on, serves, and
+keeps nothing of it.
+"""
+
+import random
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2
+
+from foley_bench import leaks
+from foley_bench.api_server import ApiServer
+from foley_bench.mutation import mutate, seed_files
+from foley_client.channel import OPTIONS
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api.messages import CHUNK_BYTES
+from foley_pipeline.prompt import Prompt
+
+CALLERS = 4
+TIMEOUT_S = 60.0  # of a call; one that takes so long hangs
+ALWAYS = ("OK", "INVALID_ARGUMENT")
+METHODS = {
+    "/foley.v1.FoleyService/Generate": pb.GenerateRequest,
+    "/foley.v1.FoleyService/PredictEnvelope": pb.PredictEnvelopeRequest,
+    "/foley.v1.FoleyService/EmbedPrompt": pb.EmbedPromptRequest,
+    "/foley.v1.FoleyService/CreateGeneration": pb.CreateGenerationRequest,
+    "/foley.v1.FoleyService/WatchGeneration": pb.WatchGenerationRequest,
+    "/google.longrunning.Operations/GetOperation": operations_pb2.GetOperationRequest,
+    "/google.longrunning.Operations/ListOperations": operations_pb2.ListOperationsRequest,
+    "/google.longrunning.Operations/CancelOperation": operations_pb2.CancelOperationRequest,
+    "/google.longrunning.Operations/DeleteOperation": operations_pb2.DeleteOperationRequest,
+}
+
+
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        codes: (kind of case, status) -> how often.
+        faults: what must not be, in words, with the number of the case.
+    """
+
+    codes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One call: its kind, its messages in bytes, and the statuses that are right for it."""
+
+    kind: str
+    method: str
+    messages: Callable[[], Iterator[bytes]]
+    allowed: tuple[str, ...] = ALWAYS
+    timeout_s: float = TIMEOUT_S
+    cancel_after: int | None = None  # answers, after which the caller goes away
+
+
+def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Outcome:
+    """Send `count` cases to `server`, several at once; `folder` holds the sound files that they are made from.
+
+    Args:
+        seed: the first case's number.
+    """
+    outcome = Outcome()
+    files = list(seed_files(folder).values())
+    with grpc.insecure_channel(server.grpc, OPTIONS) as channel, ThreadPoolExecutor(CALLERS) as pool:
+
+        def one(number: int) -> None:
+            dice = random.Random(number)
+            if dice.random() < 0.03:
+                kind, code = "bytes that are no HTTP/2", _garbage(server.grpc, dice)
+            else:
+                case = _case(dice, files)
+                kind, code = case.kind, _ask(channel, case)
+                if code not in case.allowed:
+                    outcome.faults.append(f"case {number} ({case.kind}, {case.method}): {code}")
+            outcome.codes[kind, code] += 1
+
+        for number in range(seed, seed + min(100, count)):  # what is made once in a life is made before the first look
+            one(number)
+        _good_request(server)
+        before = leaks.settled(server)
+        for done, _ in enumerate(pool.map(one, range(seed + 100, seed + count)), 101):
+            if done % 250 == 0:
+                say(f"{done} of {count}")
+    outcome.faults += _aftermath(server, before)
+    return outcome
+
+
+def _aftermath(server: ApiServer, before: leaks.Snapshot) -> list[str]:
+    """What is wrong with the server now."""
+    if server.process.poll() is not None:
+        return [f"the server ended with exit code {server.process.returncode}"]
+    faults = []
+    with server.client() as client:
+        if not client.serving():
+            faults.append("the server does not serve")
+    _good_request(server)
+    faults += leaks.leaks(before, leaks.settled(server, before))
+    if "Traceback" in server.log.read_text():
+        faults.append(f"there is a traceback in {server.log}")
+    return faults
+
+
+def _good_request(server: ApiServer) -> None:
+    with server.client(attempts=3) as client:
+        client.embed(Prompt("glass"))
+
+
+def _ask(channel: grpc.Channel, case: _Case) -> str:
+    """Make a call, and see how it ends."""
+    call = channel.stream_stream(case.method)(case.messages(), timeout=case.timeout_s)
+    try:
+        for number, _ in enumerate(call):
+            if case.cancel_after is not None and number >= case.cancel_after:
+                call.cancel()
+        return "OK"
+    except grpc.RpcError as error:
+        if "Traceback" in (error.details() or ""):
+            return "a traceback"
+        return str(error.code().name)
+
+
+def _case(dice: random.Random, files: list[bytes]) -> _Case:
+    kinds = (_damaged_video, _damaged_sound, _damaged_generate, _order, _mutated_message, _random_bytes, _others)
+    return dice.choices(kinds, weights=(30, 12, 10, 12, 20, 8, 8))[0](dice, files)
+
+
+def _damaged_video(dice: random.Random, files: list[bytes]) -> _Case:
+    return _upload(
+        "a damaged video",
+        "/foley.v1.FoleyService/PredictEnvelope",
+        pb.PredictEnvelopeRequest(video=pb.VideoSource()),
+        pb.PredictEnvelopeRequest,
+        pb.FILE_KIND_VIDEO,
+        mutate(dice, files),
+    )
+
+
+def _damaged_sound(dice: random.Random, files: list[bytes]) -> _Case:
+    return _upload(
+        "a damaged recording",
+        "/foley.v1.FoleyService/EmbedPrompt",
+        pb.EmbedPromptRequest(prompt=pb.Prompt(audio=pb.AudioPrompt())),
+        pb.EmbedPromptRequest,
+        pb.FILE_KIND_AUDIO_PROMPT,
+        mutate(dice, files),
+    )
+
+
+def _damaged_generate(dice: random.Random, files: list[bytes]) -> _Case:
+    options = pb.GenerateOptions(prompt=pb.Prompt(text="x"), video=pb.VideoSource(), sampling=pb.Sampling(step_count=1))
+    case = _upload(
+        "a damaged video to make sound for",
+        "/foley.v1.FoleyService/Generate",
+        pb.GenerateRequest(options=options),
+        pb.GenerateRequest,
+        pb.FILE_KIND_VIDEO,
+        mutate(dice, files),
+    )
+    if dice.random() < 0.3:
+        return _Case(case.kind, case.method, case.messages, (*ALWAYS, "CANCELLED"), cancel_after=dice.randrange(3))
+    return case
+
+
+def _upload(kind: str, method: str, first: Any, message: Any, file_kind: int, content: bytes) -> _Case:
+    def messages() -> Iterator[bytes]:
+        yield first.SerializeToString()
+        for start in range(0, len(content), CHUNK_BYTES):
+            chunk = pb.FileChunk(kind=file_kind, data=content[start : start + CHUNK_BYTES])  # type: ignore[arg-type]
+            yield message(chunk=chunk).SerializeToString()
+
+    return _Case(kind, method, messages)
+
+
+def _order(dice: random.Random, files: list[bytes]) -> _Case:
+    """Good messages in an order that is none, or none at all."""
+    options = pb.GenerateOptions(prompt=pb.Prompt(audio=pb.AudioPrompt()), video=pb.VideoSource())
+    parts = [
+        pb.GenerateRequest(options=options),
+        pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_VIDEO, data=b"x" * dice.randrange(2_000_000))),
+        pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_AUDIO_PROMPT, data=b"x")),
+        pb.GenerateRequest(chunk=pb.FileChunk(kind=dice.randrange(-5, 99))),  # type: ignore[arg-type]
+        pb.GenerateRequest(),
+    ]
+    chosen = [part.SerializeToString() for part in dice.choices(parts, k=dice.randrange(6))]
+    return _Case("messages out of order", "/foley.v1.FoleyService/Generate", lambda: iter(chosen))
+
+
+def _mutated_message(dice: random.Random, files: list[bytes]) -> _Case:
+    """A good message whose bytes were changed here and there."""
+    method = dice.choice(list(METHODS))
+    good: Any = {
+        "Generate": pb.GenerateRequest(options=_good_options()),
+        "PredictEnvelope": pb.PredictEnvelopeRequest(video=pb.VideoSource(optical_flow=pb.OPTICAL_FLOW_EXACT)),
+        "EmbedPrompt": pb.EmbedPromptRequest(prompt=pb.Prompt(text="a", negative_text="b")),
+        "CreateGeneration": pb.CreateGenerationRequest(
+            options=pb.CreateGenerationOptions(
+                request_id="00000000-0000-0000-0000-000000000000", options=_good_options()
+            )
+        ),
+    }.get(method.rsplit("/", 1)[1], pb.WatchGenerationRequest(name="operations/0123456789abcdef"))
+    content = bytearray(good.SerializeToString())
+    for _ in range(dice.randrange(1, 6)):
+        content[dice.randrange(len(content))] = dice.randrange(256)
+    return _Case(
+        "a message with changed bytes",
+        method,
+        lambda: iter([bytes(content)]),
+        (*ALWAYS, "NOT_FOUND", "ALREADY_EXISTS", "CANCELLED", "RESOURCE_EXHAUSTED"),
+        cancel_after=20,  # a thousand steps may be what it asks for now
+    )
+
+
+def _good_options() -> pb.GenerateOptions:
+    return pb.GenerateOptions(
+        prompt=pb.Prompt(text="glass", negative_text="wood"),
+        sampling=pb.Sampling(step_count=2, guidance=2.0, seed=3, guidance_interval=pb.NoiseInterval(low=1, high=9)),
+        envelope=pb.EnvelopeSource(envelope=pb.Envelope(rms=[0.1] * 30), sample_count=4_800),
+        variation_count=1,
+    )
+
+
+def _random_bytes(dice: random.Random, files: list[bytes]) -> _Case:
+    content = dice.randbytes(dice.choice((0, 1, 10, 1_000, 100_000)))
+    allowed = (*ALWAYS, "NOT_FOUND")
+    return _Case("random bytes", dice.choice(list(METHODS)), lambda: iter([content]), allowed)
+
+
+def _others(dice: random.Random, files: list[bytes]) -> _Case:
+    """What no client of ours would do."""
+    huge = pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_VIDEO, data=bytes(5 << 20))).SerializeToString()
+    generate = "/foley.v1.FoleyService/Generate"
+    good = pb.GenerateRequest(options=_good_options()).SerializeToString()
+    late = (*ALWAYS, "DEADLINE_EXCEEDED", "CANCELLED")
+    return dice.choice(
+        (
+            _Case("an unknown method", f"{generate}{dice.randrange(99)}", lambda: iter([b""]), ("UNIMPLEMENTED",)),
+            _Case("an unknown service", "/grpc.admin.v1/Shutdown", lambda: iter([b""]), ("UNIMPLEMENTED",)),
+            _Case("a message over the limit", generate, lambda: iter([huge]), ("RESOURCE_EXHAUSTED",)),
+            _Case("no message", dice.choice(list(METHODS)), lambda: iter([])),
+            _Case("a deadline that passes", generate, lambda: iter([good]), late, dice.uniform(0.001, 0.1)),
+        )
+    )
+
+
+def _garbage(address: str, dice: random.Random) -> str:
+    """Bytes on the port that are no gRPC, or break off in the middle of it."""
+    host, port = address.rsplit(":", 1)
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    content = dice.choice((b"", preface, b"GET / HTTP/1.1\r\n\r\n")) + dice.randbytes(dice.randrange(5_000))
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        try:
+            raw.sendall(content)
+            raw.settimeout(0.2)
+            while raw.recv(65536):
+                pass
+        except OSError:
+            pass
+    return "closed"
