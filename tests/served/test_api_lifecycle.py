@@ -152,16 +152,12 @@ def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(tiny_bundle: P
 
 
 def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(tiny_bundle: Path, tmp_path: Path) -> None:
-    """kill -9 at moments all over its life; what was acknowledged is there, once, and gives the same sound."""
+    """kill -9 in the middle (the soak does it at any moment): what was acknowledged is there, once, with its sound."""
     asked = {str(uuid.uuid4()): job(30, seed) for seed in range(6)}
-    names: dict[str, str] = {}
-    for pause_s in (0.3, 1.2):
-        with api_server(tmp_path, bundle=tiny_bundle, running=2) as server, server.client() as client:
-            for request_id, one in asked.items():
-                name = client.create(one, request_id)
-                assert names.setdefault(request_id, name) == name
-            time.sleep(pause_s)
-            server.kill()
+    with api_server(tmp_path, bundle=tiny_bundle, running=2) as server, server.client() as client:
+        names = {request_id: client.create(one, request_id) for request_id, one in asked.items()}
+        until(lambda: any(one.state == "running" for one in client.generations()))
+        server.kill()
     with api_server(tmp_path, bundle=tiny_bundle) as server, server.client() as client:
         assert {one.name for one in client.generations()} == set(names.values())
         for request_id, one in asked.items():
@@ -174,24 +170,21 @@ def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(tiny_bund
     assert not list((tmp_path / "data").glob("uploads-*"))
 
 
-@pytest.mark.parametrize("signal", ["SIGINT", "SIGSEGV"])
-def test_nothing_is_left_behind(tiny_bundle: Path, tmp_path: Path, signal: str) -> None:
-    """Checklist B4, 4: no process, port or shared memory."""
+def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Checklist B4, 4: no process, port or shared memory; what it cannot remove itself the next one does."""
     memory = shared_memory()
     with api_server(tmp_path, bundle=tiny_bundle) as server:
         family = server.family()
         assert {one.name() for one in family} >= {"tritonserver"}
-        ports = [server.grpc, server.metrics]
-        subprocess.run(["kill", f"-{signal}", str(server.process.pid)], check=True)
-        code = server.process.wait(60)
-        assert code == (-11 if signal == "SIGSEGV" else 0)
+        subprocess.run(["kill", "-SIGSEGV", str(server.process.pid)], check=True)
+        assert server.process.wait(60) == -11
         assert not psutil.wait_procs(family, 30)[1]
-    if signal == "SIGSEGV":  # what it could not do itself is done by the next
-        with api_server(tmp_path, bundle=tiny_bundle):
-            pass
+    with api_server(tmp_path, bundle=tiny_bundle) as server:
+        server.terminate()
+        assert server.process.wait(60) == 0
     assert shared_memory() <= memory
     listening = {f"{c.laddr.ip}:{c.laddr.port}" for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
-    assert not listening & set(ports)
+    assert not listening & {server.grpc, server.metrics}
 
 
 def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -200,11 +193,7 @@ def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(tiny_bundl
         root = tiny_bundle.parents[1]
         return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
 
-    for arguments, word in (
-        (["--bundle", tmp_path / "none"], "none"),
-        (["--address", "0.0.0.0"], "TLS"),
-        (["--triton", "localhost:1"], "no server answers"),
-    ):
+    for arguments, word in ((["--bundle", tmp_path / "none"], "none"), (["--triton", "localhost:1"], "no server")):
         result = run(*arguments)
         assert result.returncode == 2, result.stderr
         last = result.stderr.strip().splitlines()[-1]
