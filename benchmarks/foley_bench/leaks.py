@@ -11,7 +11,7 @@ from foley_bench.api_server import ApiServer
 
 SETTLE_S = 30.0
 SHARED_MEMORY = Path("/dev/shm")
-MEMORY_BYTES = 64 * 2**20  # of growth that is no leak: allocators keep some of what they were given back
+MEMORY_BYTES = 128 * 2**20  # of growth that is no leak: allocators keep some of what they were given back
 SHARED_BYTES = 32 * 2**20  # Triton's Python backend keeps what a model's busiest moment took
 DESCRIPTORS = 4  # a connection that comes or goes in the same moment
 THREADS = 16  # pools grow to their size when they are needed

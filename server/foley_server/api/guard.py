@@ -113,6 +113,9 @@ class Guard(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise
+            except grpc.aio.BaseError as error:  # an answer that nobody is there to take any more
+                code = Cancelled.grpc_status
+                raise asyncio.CancelledError from error
             except Exception:
                 log.exception("%s failed", method)
                 mistake = ServerFailure(f"the server made a mistake; tell its operator the request id {id}")
