@@ -105,6 +105,7 @@ def test_latency_accounts_for_all_of_the_time(tiny_bundle: Path, short_video: Pa
     assert step["wall_ms"] - step["network_ms"] == pytest.approx(document["overhead"]["client"]["overhead_ms_per_step"])
 
 
+@pytest.mark.long
 def test_throughput_counts_every_step(tiny_bundle: Path, tmp_path: Path) -> None:
     document, _ = measured("throughput", tiny_bundle, tmp_path, "--clips", 2)
     closed, opened = document["closed"], document["open"]

@@ -82,6 +82,12 @@ def test_a_request_with_bad_values_does_not_fail_those_beside_it(triton: Triton)
             assert isinstance(answer, InvalidInput)
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foley_pipeline.triton.CONNECT_TIMEOUT_S", 1.0)
+
+
+@pytest.mark.usefixtures("_impatient")
 def test_a_server_that_is_not_there_is_said_to_be() -> None:
     with pytest.raises(ServerUnavailable, match="no server answers"):
         Triton("127.0.0.1:9")
@@ -95,6 +101,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         Triton(url)
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_server_of_another_kind_is_said_to_be_one() -> None:
     """gRPC without Triton's services, and a web server."""
     other = grpc.server(ThreadPoolExecutor(1))
