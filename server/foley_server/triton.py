@@ -141,7 +141,7 @@ def _command(
         f"--metrics-port={metrics_port}",
         "--allow-gpu-metrics=false",
         # nobody knows the word: these are closed
-        f"--grpc-restricted-protocol=shared-memory,model-repository,trace,logging:closed={secrets.token_hex()}",
+        f"--grpc-restricted-protocol=shared-memory,trace,logging:closed={secrets.token_hex()}",
         *(_trace_flags(trace) if trace else []),
     ]
 

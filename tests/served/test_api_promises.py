@@ -586,7 +586,6 @@ def test_23_tritons_own_doors_are_closed(triton: Triton) -> None:
         for call in (
             lambda: client.load_model("denoiser"),
             lambda: client.unload_model("denoiser"),
-            lambda: client.get_model_repository_index(),
             lambda: client.register_system_shared_memory("x", "/x", 1),
             lambda: client.get_system_shared_memory_status(),
             lambda: client.update_log_settings({"log_info": False}),
