@@ -1,5 +1,8 @@
 """The checklist B4 of the research notes, where it applies to this API: each test is named after a promise.
 
+Row 12 asks for a setting that Triton 24.10 does not have; here no more than `CHUNKS_ON_SERVER` chunks of a video are on
+their way (test_lifecycle.py).
+
 Crashes and drains (B4: 2 to 6) are in test_api_lifecycle.py, TLS (24) in test_api_tls.py, damaged media and requests
 (16) in test_api_fuzz.py, the sandbox (18, 19) in unit/test_api_sandbox.py, the soak (25) in test_api_soak.py,
 checkpoints (21) in unit/test_checkpoint.py.

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -88,6 +89,37 @@ def test_19_a_playlist_reads_no_other_file(tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(MediaError, match="known format"):
             SANDBOX.reader.video(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("limit", "word"),
+    [
+        ({"bytes": 1_000}, "bytes"),
+        ({"duration_s": 0.5}, "s, which is the limit"),
+        ({"pixels": 64 * 48 - 1}, "pixels"),
+        ({"frames": 29}, "frames"),
+        ({"packets": 29}, "packets"),
+    ],
+)
+def test_18_a_limit_is_met_before_the_decoding(tmp_path, limit, word):
+    video = write_video(tmp_path / "video.mp4", 1)
+    with pytest.raises(MediaTooLarge, match=word):
+        Sandbox(Limits(**limit), 2 << 30, 20, 30).reader.video(video)
+
+
+def test_18_thousands_of_streams_and_tiny_packets_cost_little(tmp_path):
+    """5,000 packets of one sample each, and more streams than anybody needs."""
+    with av.open(str(tmp_path / "many.mkv"), "w") as file:
+        streams = [file.add_stream("pcm_s16le", 8_000, layout="mono") for _ in range(20)]
+        for i in range(5_000):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8_000, i, Fraction(1, 8_000)
+            file.mux(streams[i % 20].encode(frame))
+    for limits in (Limits(streams=16), Limits(packets=1_000)):
+        began = time.monotonic()
+        with pytest.raises(MediaError):
+            Sandbox(limits, 2 << 30, 20, 30).read_audio(tmp_path / "many.mkv")
+        assert time.monotonic() - began < 5
 
 
 def test_19_processor_time_is_bounded(tmp_path):
