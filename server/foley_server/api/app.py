@@ -119,6 +119,7 @@ async def _serve(settings: Settings) -> None:
         log.info("draining")
         await health_service.enter_graceful_shutdown()
         await asyncio.gather(engine.drain(settings.grace), generations.settle(settings.grace))
+        await engine.abort()
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work

@@ -41,6 +41,7 @@ class Engine:
     draining: bool = False
     _aborting: bool = False
     _requests: set["asyncio.Task[Any]"] = field(default_factory=set)
+    _watchers: set["asyncio.Task[Any]"] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.running, "work")
@@ -57,18 +58,29 @@ class Engine:
             raise _ending()
         if not later:
             self.supervisor.triton()
+        with self.line.place():
+            async with self._until_the_end(self._requests):
+                yield
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """A call that only watches: it takes no place, and no drain waits for it. Raises ServerUnavailable then."""
+        async with self._until_the_end(self._watchers):
+            yield
+
+    @asynccontextmanager
+    async def _until_the_end(self, tasks: set["asyncio.Task[Any]"]) -> AsyncIterator[None]:
         task = asyncio.current_task()
         assert task is not None
-        with self.line.place():
-            self._requests.add(task)
-            try:
-                yield
-            except asyncio.CancelledError:
-                if self._aborting:
-                    raise _ending() from None
-                raise
-            finally:
-                self._requests.discard(task)
+        tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._aborting:
+                raise _ending() from None
+            raise
+        finally:
+            tasks.discard(task)
 
     async def call(self, progress: Progress, work: Callable[[Foley, Watch], Result]) -> Result:
         """What `work` returns, in its turn. Whoever cancels this stops the work before its next call to Triton."""
@@ -109,15 +121,19 @@ class Engine:
             raise TimedOut(f"this took more than {self.request_timeout_s:g} s; ask for less at once") from error
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing more on; after `grace_s` seconds end what is still there, with an error that may be retried."""
+        """Take nothing more on, and wait for what is there, no longer than this."""
         self.draining = True
         if self._requests:
             await asyncio.wait(set(self._requests), timeout=grace_s)
+
+    async def abort(self) -> None:
+        """End what is still there, and those who watch, with an error that may be retried."""
         self._aborting = True
-        for task in list(self._requests):
+        left = self._requests | self._watchers
+        for task in left:
             task.cancel()
-        if self._requests:
-            await asyncio.wait(set(self._requests), timeout=RETRY_AFTER_S)
+        if left:
+            await asyncio.wait(left, timeout=RETRY_AFTER_S)
 
     def close(self) -> None:
         """End the threads; what they still do ends with its next call to Triton."""

@@ -28,7 +28,7 @@ from foley_pipeline.api.status import from_status, to_status
 from foley_pipeline.job import Sound
 from foley_server.api import logs
 from foley_server.api.engine import Engine
-from foley_server.api.media_store import MediaStore
+from foley_server.api.media_store import MediaStore, MediaUnavailable
 from foley_server.api.progress import Progress
 from foley_server.api.store import Row, Store
 from foley_server.api.tracing import call_span
@@ -58,6 +58,7 @@ class Generations:
 
     def __post_init__(self) -> None:
         self._news = asyncio.Event()
+        self._arriving: set[str] = set()
 
     async def known(self, owner: str, request_id: str, digest: str) -> Row | None:
         """The generation that `owner` has given `request_id`. Raises AlreadyExists where that was another request."""
@@ -81,9 +82,13 @@ class Generations:
             error.retry_after_s = 60.0
             raise error
         id = uuid.uuid4().hex
-        for file in files:
-            await _off(self.media.put, id, file.name, file)
-        row = await _off(self.store.add, id, owner, request_id, digest, options.SerializeToString())
+        self._arriving.add(id)
+        try:
+            for file in files:
+                await _off(self.media.put, id, file.name, file)
+            row = await _off(self.store.add, id, owner, request_id, digest, options.SerializeToString())
+        finally:
+            self._arriving.discard(id)
         if row.id != id:  # somebody has given the same request id at the same time
             await _off(self.media.remove, id)
         self._news.set()
@@ -143,9 +148,8 @@ class Generations:
 
     async def run(self) -> None:
         """Work until cancelled: `workers` generations at once take their turns among the other requests."""
-        await _off(self._sweep_media)
         tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
-        tasks.append(asyncio.create_task(self._expire()))
+        tasks.append(asyncio.create_task(self._clean()))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -160,17 +164,20 @@ class Generations:
 
     async def _work(self) -> None:
         while True:
-            row = None
-            if self.engine.supervisor.ready and not self.engine.draining:
-                self._news.clear()
-                row = await _off(self.store.claim)
-            if row:
-                await self._do(row)
-            else:
-                try:
+            try:
+                row = None
+                if self.engine.supervisor.ready and not self.engine.draining:
+                    self._news.clear()
+                    row = await _off(self.store.claim)
+                if row:
+                    await self._do(row)
+                else:
                     await asyncio.wait_for(self._news.wait(), PAUSE_S)
-                except asyncio.TimeoutError:
-                    continue
+            except asyncio.TimeoutError:
+                continue
+            except Exception:  # a full disk, say: what is accepted waits until there is room
+                log.exception("the store does not work")
+                await asyncio.sleep(SWEEP_S)
 
     async def _do(self, row: Row) -> None:
         logs.request_id.set(row.id)
@@ -195,6 +202,9 @@ class Generations:
 
     async def _generate(self, row: Row, progress: Progress) -> None:
         try:
+            if (now := await _off(self.store.by_id, row.id)) is None or now.ended:
+                progress.error = self.error(now or row)  # taken back in the moment in which it was begun
+                return
             if row.attempts > ATTEMPTS:
                 raise ServerFailure(f"the server broke down {ATTEMPTS} times over this; tell its operator {row.id}")
             options = pb.GenerateOptions.FromString(row.options)
@@ -210,7 +220,7 @@ class Generations:
         except ServerUnavailable as error:
             log.warning("begins again: %s", error)
             await asyncio.sleep(error.retry_after_s or PAUSE_S)  # it may not be known yet that Triton is gone
-            await _off(self.store.put_back, row.id, True)
+            await _off(self.store.put_back, row.id, not isinstance(error, MediaUnavailable))
         except FoleyError as error:
             await self._fail(row, progress, error)
         except Exception:
@@ -225,7 +235,9 @@ class Generations:
         expires_s = time.time() + self.keep_s
         result = generation_message(row.id, sound.takes)
         result.expire_time.FromNanoseconds(round(expires_s * 1e9))
-        await _off(self.store.end, row.id, "succeeded", result.SerializeToString())
+        if not await _off(self.store.end, row.id, "succeeded", result.SerializeToString()):
+            await _off(self.media.remove, row.id)
+            raise Cancelled("the generation was cancelled")
         return expires_s
 
     async def _fail(self, row: Row, progress: Progress, error: FoleyError) -> None:
@@ -240,19 +252,23 @@ class Generations:
         progress.envelope, progress.sound = envelope, Sound(envelope, takes_of(generation, sounds))
         progress.expires_s = generation.expire_time.ToNanoseconds() / 1e9
 
-    async def _expire(self) -> None:
+    async def _clean(self) -> None:
+        """Forget those whose time is over; at the start, also media that a process that was killed left behind."""
+        left = self._left_behind
         while True:
-            for id in await _off(self.store.expired, time.time() - self.keep_s):
-                await _off(self.store.remove, id)
-                await _off(self.media.remove, id)
+            try:
+                for id in await _off(left) + await _off(self.store.expired, time.time() - self.keep_s):
+                    await _off(self.store.remove, id)
+                    await _off(self.media.remove, id)
+                left = list
+            except Exception:
+                log.exception("what is over cannot be removed")
             await asyncio.sleep(SWEEP_S)
 
-    def _sweep_media(self) -> None:
-        """Remove what a process that was killed has put there and not accepted."""
+    def _left_behind(self) -> list[str]:
+        """Media that were put there and not accepted, nor being so now."""
         known = self.store.ids()
-        for id in self.media.ids():
-            if id not in known:
-                self.media.remove(id)
+        return [id for id in self.media.ids() if id not in known and id not in self._arriving]
 
 
 def announced(options: pb.GenerateOptions, folder: Folder) -> dict[pb.FileKind, Path]:

@@ -12,9 +12,15 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from foley.errors import OutputError, ServerFailure
+from foley.errors import OutputError, ServerFailure, ServerUnavailable
 
 log = logging.getLogger(__name__)
+
+
+class MediaUnavailable(ServerUnavailable):
+    """The place where media are kept does not answer."""
+
+    retry_after_s = 30.0
 
 
 class MediaStore:
@@ -72,15 +78,11 @@ class MediaStore:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except FileNotFoundError as error:
+            raise ServerFailure("a file of this generation is gone; tell the server's operator") from error
         except (BaseError, OSError) as error:
             log.error("media: %s", _first_line(error))  # with addresses that are not a caller's business
-            raise ServerFailure("the place where media are kept does not work; tell the server's operator") from error
-
-
-def _open(place: str) -> ObjectStore:
-    if place.startswith("s3://"):
-        return S3Store.from_url(place)
-    return LocalStore(Path(place), mkdir=True, automatic_cleanup=True)
+            raise MediaUnavailable("the place where media are kept does not answer; try again later") from error
 
 
 def _first_line(error: Exception) -> str:

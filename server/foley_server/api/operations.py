@@ -72,10 +72,11 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         """Where it is once it has ended, or when the timeout is over."""
         wait_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else LONGEST_WAIT_S
         until = asyncio.get_running_loop().time() + min(wait_s, LONGEST_WAIT_S)
-        row = await self._find(request.name)
-        while not row.ended and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(POLL_S)
+        async with self.generations.engine.watching():
             row = await self._find(request.name)
+            while not row.ended and asyncio.get_running_loop().time() < until:
+                await asyncio.sleep(POLL_S)
+                row = await self._find(request.name)
         return operation(row, self.generations)
 
     async def _find(self, name: str) -> Row:

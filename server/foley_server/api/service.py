@@ -115,11 +115,12 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
 
     async def WatchGeneration(self, request: pb.WatchGenerationRequest, context: Any) -> None:
         """Tells the events of a generation from its beginning."""
-        with field("name"):
-            row = await self.generations.find(caller.get().name, request.name)
-        progress = await self.generations.progress(row)
-        async for event in progress.events():
-            await context.write(event)
+        async with self.engine.watching():
+            with field("name"):
+                row = await self.generations.find(caller.get().name, request.name)
+            progress = await self.generations.progress(row)
+            async for event in progress.events():
+                await context.write(event)
 
     async def _generate(self, progress: Progress, job: Job) -> None:
         try:
