@@ -1,6 +1,7 @@
 """The API with a Triton of its own: what happens when one of them is stopped or killed, at any moment."""
 
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.prompt import Prompt
 from foley_pipeline.watch import Watch
+from foley_server.api.store import Store
 
 ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
 
@@ -148,9 +150,9 @@ def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(tiny_bundle: P
             assert isinstance(error, ServerUnavailable)
             assert error.retry_after_s
         assert time.monotonic() - began < 15
-    with api_server(tmp_path, bundle=tiny_bundle) as server, server.client() as client:
-        assert client.status(name).state in ("queued", "running")  # it was not failed, and begins again
-        client.cancel(name)
+    store = Store(tmp_path / "data" / "generations.sqlite")
+    (row,) = store.page("everyone", 2**62, 2)
+    assert (f"operations/{row.id}", row.state, row.attempts) == (name, "queued", 0)  # it begins again
 
 
 def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -190,16 +192,10 @@ def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) ->
     assert not listening & {server.grpc, server.metrics}
 
 
-def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(tiny_bundle: Path, tmp_path: Path) -> None:
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [".venv/bin/foley-server", "api", "--port=0", f"--data={tmp_path / 'data'}", *map(str, arguments)]
-        root = tiny_bundle.parents[1]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
-
-    for arguments, word in ((["--bundle", tmp_path / "none"], "none"), (["--triton", "localhost:1"], "no server")):
-        result = run(*arguments)
-        assert result.returncode == 2, result.stderr
-        last = result.stderr.strip().splitlines()[-1]
-        assert last.startswith("error: ")
-        assert word in last
-        assert "Traceback" not in result.stderr
+def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(tmp_path: Path) -> None:
+    command = ["foley-server", "api", f"--data={tmp_path / 'data'}", f"--bundle={tmp_path / 'none'}"]
+    command[0] = str(Path(sys.executable).with_name(command[0]))
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: no bundle at ")
+    assert len(result.stderr.strip().splitlines()) == 1

@@ -60,6 +60,7 @@ def numbers(document: object) -> list[float]:
     return [document] if isinstance(document, int | float) else []
 
 
+@pytest.mark.long
 def test_steps_compares_the_same_noise(tiny_bundle: Path, tmp_path: Path) -> None:
     whole = {"sampler": "ddim", "steps": 8}
     settings = (whole, {**whole, "steps": 2}, {"sampler": "dpm++", "steps": 2}, whole, {**whole, "guidance": 2.0})
