@@ -151,9 +151,9 @@ class Generations:
         tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
         tasks.append(asyncio.create_task(self._clean()))
         try:
-            await asyncio.gather(*tasks)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for task in tasks:
+            for task in tasks:  # once: a second time would cut off what a worker does about the first
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
