@@ -55,7 +55,7 @@ class Outcome:
 
 
 @dataclass
-class _Soak:
+class Soak:
     """The state that callers and the disturber share."""
 
     bundle: Path
@@ -84,7 +84,7 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str],
         folder: an empty one, for data, logs and videos.
         say: told what happens.
     """
-    state = _Soak(bundle, folder, random.Random(seed), say)
+    state = Soak(bundle, folder, random.Random(seed), say)
     began = time.monotonic()
     jobs = _jobs(folder)
     port = claim_port("127.0.0.1", 0)  # the same after each restart
@@ -113,12 +113,12 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str],
 
         _phase(state, lambda: current[0], jobs, expected, count - count // 2, restart)
         await_serving(current[0])
-        _check_left(state, current[0])
+        check_left(state, current[0])
     state.outcome.seconds = time.monotonic() - began
     return state.outcome
 
 
-def _server(state: _Soak, port: int) -> "AbstractContextManager[ApiServer]":
+def _server(state: Soak, port: int) -> "AbstractContextManager[ApiServer]":
     return api_server(state.folder, bundle=state.bundle, port=port, running=4, waiting=CALLERS, grace=5)
 
 
@@ -145,7 +145,7 @@ def _same(ours: Sound, theirs: Sound) -> bool:
 
 
 def _phase(
-    state: _Soak,
+    state: Soak,
     server: Callable[[], ApiServer],
     jobs: list[Job],
     expected: list[Sound],
@@ -164,14 +164,18 @@ def _phase(
     try:
         seeds = [state.random.randrange(2**32) for _ in range(count)]
         with ThreadPoolExecutor(CALLERS) as pool:
-            list(pool.map(lambda seed: _one(state, server, jobs, expected, random.Random(seed)), seeds))
+            try:
+                list(pool.map(lambda seed: _one(state, server, jobs, expected, random.Random(seed)), seeds))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # the user stopped: no new ones begin
+                raise
     finally:
         over.set()
         disturbing.join()
 
 
 def _one(
-    state: _Soak, server: Callable[[], ApiServer], jobs: list[Job], expected: list[Sound], dice: random.Random
+    state: Soak, server: Callable[[], ApiServer], jobs: list[Job], expected: list[Sound], dice: random.Random
 ) -> None:
     """One generation by one caller, in one of the ways that there are."""
     i = dice.randrange(len(jobs))
@@ -190,7 +194,7 @@ def _one(
         state.fault(f"a caller got {type(error).__name__}: {error}")
 
 
-def _leave(state: _Soak, server: Callable[[], ApiServer], job: Job, expected: Sound, dice: random.Random) -> None:
+def _leave(state: Soak, server: Callable[[], ApiServer], job: Job, expected: Sound, dice: random.Random) -> None:
     """Leave it with the server, perhaps twice, perhaps take it back; come for it later."""
     request_id = str(uuid.uuid4())
     with state.lock:
@@ -207,7 +211,7 @@ def _leave(state: _Soak, server: Callable[[], ApiServer], job: Job, expected: So
     _compare(state, _patiently(lambda client: client.result(name), server), expected)
 
 
-def _cancel(state: _Soak, server: Callable[[], ApiServer], job: Job, dice: random.Random) -> None:
+def _cancel(state: Soak, server: Callable[[], ApiServer], job: Job, dice: random.Random) -> None:
     """Go away in the middle."""
     watch = Watch()
     timer = threading.Timer(dice.uniform(0, 0.5), watch.cancel)
@@ -228,7 +232,7 @@ FoleyClient("grpc://" + sys.argv[1]).generate(Job(Curve(np.full(100, 0.1, "f4"),
 """
 
 
-def _crash(state: _Soak, server: ApiServer, dice: random.Random) -> None:
+def _crash(state: Soak, server: ApiServer, dice: random.Random) -> None:
     """A caller that is killed with -9."""
     process = subprocess.Popen([sys.executable, "-c", _CRASHING, server.grpc], stderr=subprocess.DEVNULL)
     time.sleep(dice.uniform(0.5, 2.0))
@@ -252,14 +256,14 @@ def _patiently(call: Callable[[FoleyClient], Result], server: Callable[[], ApiSe
             time.sleep(error.retry_after_s or 0.2)
 
 
-def _compare(state: _Soak, sound: Sound, expected: Sound) -> None:
+def _compare(state: Soak, sound: Sound, expected: Sound) -> None:
     if _same(sound, expected):
         state.count("right")
     else:
         state.fault("a sound is not the one that it is in peace")
 
 
-def _kill_triton(state: _Soak, server: ApiServer) -> None:
+def _kill_triton(state: Soak, server: ApiServer) -> None:
     """Kill Triton, or one of its models' processes."""
     with suppress(Exception):  # it may have gone by itself in the meantime
         triton = server.triton()
@@ -268,7 +272,7 @@ def _kill_triton(state: _Soak, server: ApiServer) -> None:
         state.outcome.kills["Triton" if whole else "a model's process"] += 1
 
 
-def _check_left(state: _Soak, server: ApiServer) -> None:
+def check_left(state: Soak, server: ApiServer) -> None:
     """Of what was left with the server, all is there, once, and as it should be."""
     with server.client() as client:
         found = {one.request_id: one for one in client.generations()}

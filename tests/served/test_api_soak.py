@@ -1,14 +1,20 @@
 """The soak in short (in full: `foley-bench soak`), and that its oracle finds what is planted for it."""
 
+import random
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from foley_bench.leaks import leaks, look
-from foley_bench.soak import soak
+from foley_bench.api_server import api_server
+from foley_bench.leaks import leaks, look, settled, take
+from foley_bench.soak import Soak, check_left, soak
+from foley_client import Curve, Job, Sound, Triton
 
 LEAKING = """
 import os, subprocess, sys, threading, time
@@ -59,3 +65,39 @@ def test_25_nothing_is_lost_doubled_or_leaked(tiny_bundle: Path, tmp_path: Path)
     assert outcome.faults == []
     assert sum(outcome.ended.values()) >= 30
     assert outcome.ended["right"] > 10
+
+
+SITE = """
+import os, threading, time
+def leak():
+    while True:
+        time.sleep(0.02)
+        os.open("/dev/null", os.O_RDONLY)
+if "api" in open("/proc/self/cmdline").read().split("\\0"):
+    threading.Thread(target=leak, daemon=True).start()
+"""
+
+
+def test_25_a_server_that_leaks_is_found_out(triton: Triton, tmp_path: Path) -> None:
+    """A real API with a leak in it, under the oracle that the soak and the fuzzer use."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
+    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    with api_server(tmp_path, environment, triton=triton.url) as server:
+        before = take(server)
+        found = leaks(before, settled(server, before, timeout_s=2))
+    assert [one for one in found if one.startswith("descriptors")], found
+
+
+def test_25_what_is_lost_or_wrong_is_found_out(triton: Triton, tmp_path: Path) -> None:
+    """The soak's own look at what was left with the server, with a lost one and a wrong one planted."""
+    job = Job(Curve(np.full(100, 0.1, np.float32), 16_000), sampling={"steps": 1})
+    state = Soak(tmp_path, tmp_path, random.Random(0), print)
+    with api_server(tmp_path, triton=triton.url) as server, server.client() as client:
+        right, wrong, lost = (str(uuid.uuid4()) for _ in range(3))
+        sound = client.result(client.create(job, right))
+        client.result(client.create(job, wrong))
+        silent = Sound(sound.envelope, [replace(sound.takes[0], waveform=0 * sound.takes[0].waveform)])
+        state.left.update({right: sound, wrong: silent, lost: sound})
+        check_left(state, server)
+    assert state.outcome.faults == [f"{wrong} has another sound", f"{lost} is lost"]
