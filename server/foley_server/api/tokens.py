@@ -111,7 +111,7 @@ class Tokens:
         self._refresh(self._path)
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN:
-            raise Unauthenticated("this server needs a token: give it in $FOLEY_TOKEN, or as `authorization: Bearer TOKEN`")
+            raise Unauthenticated("this server needs a token; set $FOLEY_TOKEN, or send `authorization: Bearer TOKEN`")
         known = self._known.get(sha256(token))
         if known is None:
             raise Unauthenticated("this server does not know the token; ask its operator for one")
