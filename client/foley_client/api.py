@@ -35,6 +35,7 @@ from foley_client.exchange import (
     embedding,
     envelope,
     envelope_messages,
+    failure,
     generate_messages,
     generation,
     new_request_id,
@@ -191,6 +192,7 @@ class FoleyClient:
         finally:
             events.cancel()
             collector.close()
+            del events  # from the traceback, see `failure`
         return collector.sound()
 
     def _retried(self, call: Callable[[], Result], watch: Watch | None = None) -> Result:
@@ -199,7 +201,8 @@ class FoleyClient:
             try:
                 return call()
             except grpc.RpcError as error:
-                if watch:
-                    watch.check()  # the upload was stopped, for which gRPC has another word
-                time.sleep(pause_s(error, last=attempt == self._attempts))
+                failed = failure(error)
+            if watch:
+                watch.check()  # the upload was stopped, for which gRPC has another word
+            time.sleep(pause_s(failed, last=attempt == self._attempts))
         raise SettingError(f"attempts is {self._attempts}; give 1 or more")

@@ -28,6 +28,7 @@ from foley_client.exchange import (
     embedding,
     envelope,
     envelope_messages,
+    failure,
     generate_messages,
     generation,
     new_request_id,
@@ -177,7 +178,8 @@ class AsyncFoleyClient:
             try:
                 return await call()
             except grpc.RpcError as error:
-                if watch:
-                    watch.check()  # the upload was stopped, for which gRPC has another word
-                await asyncio.sleep(pause_s(error, last=attempt == self._attempts))
+                failed = failure(error)
+            if watch:
+                watch.check()  # the upload was stopped, for which gRPC has another word
+            await asyncio.sleep(pause_s(failed, last=attempt == self._attempts))
         raise SettingError(f"attempts is {self._attempts}; give 1 or more")

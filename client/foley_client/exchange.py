@@ -98,16 +98,25 @@ class Collector:
         self._watch.on_progress(stage, done, total)
 
 
-def pause_s(error: grpc.RpcError, last: bool) -> float:
+def failure(error: grpc.RpcError) -> FoleyError:
+    """What the call that failed stands for; forgets where it failed.
+
+    gRPC raises the call itself, whose traceback holds the call: in that cycle it would outlive the interpreter's
+    threads, and wait, as it is freed, for a lock that one of them took along (one of 170 runs of the command line).
+    """
+    error.__traceback__ = None
+    return from_call(error)
+
+
+def pause_s(failed: FoleyError, last: bool) -> float:
     """How long to wait before the call that failed is tried again.
 
     Raises:
-        FoleyError: what `error` stands for, where trying again does not help, or this was the last try.
+        FoleyError: `failed`, where trying again does not help, or this was the last try.
     """
-    translated = from_call(error)
-    if translated.retry_after_s is None or last:
-        raise translated from error
-    return min(translated.retry_after_s, LONGEST_PAUSE_S)
+    if failed.retry_after_s is None or last:
+        raise failed
+    return min(failed.retry_after_s, LONGEST_PAUSE_S)
 
 
 def generate_messages(job: Job, watch: Watch) -> Iterator[pb.GenerateRequest]:

@@ -10,6 +10,7 @@
     ├── OutputError            exit 2    FAILED_PRECONDITION   the result cannot be written
     ├── BundleError            exit 2    FAILED_PRECONDITION   a bundle is missing, incomplete or damaged
     ├── ServerUnavailable      exit 2    UNAVAILABLE           no server answers, or it is not ready
+    │   └── MediaUnavailable             ... because the place where it keeps media does not answer
     ├── Overloaded             exit 2    RESOURCE_EXHAUSTED    the server's queue is full
     │   └── RateLimited                  ... or the caller's own share of it
     ├── Unauthenticated        exit 2    UNAUTHENTICATED       no token, or one that the server does not know
@@ -86,6 +87,10 @@ class ServerUnavailable(FoleyError):
 
     exit_code = 2
     grpc_status = "UNAVAILABLE"
+
+
+class MediaUnavailable(ServerUnavailable):
+    """The place where the server keeps media does not answer."""
 
 
 class DownloadError(FoleyError):

@@ -1,6 +1,7 @@
 """The public API in front of a real Triton: what it makes is what the pipeline makes, and it says how far it is."""
 
 import asyncio
+import gc
 import json
 import subprocess
 import uuid
@@ -250,3 +251,31 @@ def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
     with pytest.raises(SettingError, match="more guidance"):
         client.generate(replace(ON_CURVE, prompt=Prompt("a", negative_text="b"), sampling={"guidance": 1.0}))
     assert triton.statistics("denoiser")["inference_count"] == before
+
+
+class StopsAtOnce(Watch):
+    """Stops with the first step."""
+
+    def on_progress(self, name: str, done: int, total: int | None) -> None:
+        self.cancel()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "watch", "error"), [(1.0, Watch(), SettingError), (2.0, StopsAtOnce(), Cancelled)]
+)
+def test_a_call_that_failed_is_let_go(client: FoleyClient, guidance: float, watch: Watch, error: type) -> None:
+    """gRPC's call waits for a lock as it is freed: when the interpreter ends, nobody may be left to give that back."""
+
+    def calls() -> int:
+        return sum(issubclass(type(one), grpc.Call) for one in gc.get_objects())
+
+    job = replace(ON_CURVE, sampling={"guidance": guidance}, prompt=Prompt("a", negative_text="b"))
+    gc.collect()
+    gc.disable()
+    try:
+        before = calls()
+        with pytest.raises(error):
+            client.generate(job, watch)
+        assert calls() == before
+    finally:
+        gc.enable()

@@ -16,6 +16,7 @@ from foley.errors import (
     AlreadyExists,
     Cancelled,
     FoleyError,
+    MediaUnavailable,
     NotFinished,
     NotFound,
     Overloaded,
@@ -28,7 +29,7 @@ from foley_pipeline.api.status import from_status, to_status
 from foley_pipeline.job import Sound
 from foley_server.api import logs
 from foley_server.api.engine import Engine
-from foley_server.api.media_store import MediaStore, MediaUnavailable
+from foley_server.api.media_store import MediaStore
 from foley_server.api.progress import Progress
 from foley_server.api.store import Row, Store
 from foley_server.api.tracing import call_span

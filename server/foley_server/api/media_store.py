@@ -12,15 +12,11 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from foley.errors import OutputError, ServerFailure, ServerUnavailable
+from foley.errors import MediaUnavailable, OutputError, ServerFailure
 
 log = logging.getLogger(__name__)
 
-
-class MediaUnavailable(ServerUnavailable):
-    """The place where media are kept does not answer."""
-
-    retry_after_s = 30.0
+RETRY_AFTER_S = 30.0
 
 
 class MediaStore:
@@ -82,7 +78,9 @@ class MediaStore:
             raise ServerFailure("a file of this generation is gone; tell the server's operator") from error
         except (BaseError, OSError) as error:
             log.error("media: %s", _first_line(error))  # with addresses that are not a caller's business
-            raise MediaUnavailable("the place where media are kept does not answer; try again later") from error
+            unavailable = MediaUnavailable("the place where media are kept does not answer; try again later")
+            unavailable.retry_after_s = RETRY_AFTER_S
+            raise unavailable from error
 
 
 def _first_line(error: Exception) -> str:
