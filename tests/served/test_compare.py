@@ -9,6 +9,7 @@ import pytest
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
 
+@pytest.mark.long
 def test_compare_adds_up_and_says_what_is_scaled(tiny_bundle: Path, tmp_path: Path) -> None:
     file, page = tmp_path / "compare.json", tmp_path / "compare.html"
     command = [BIN / "foley-bench", "compare", "--bundle", tiny_bundle, "--json", file, "--report", page]

@@ -27,6 +27,7 @@ SOUND = {
 }
 
 
+@pytest.mark.long
 def test_quality_measures_everything(tiny_bundle: Path, tmp_path: Path) -> None:
     file, plots = tmp_path / "quality.json", tmp_path / "plots"
     command = [BIN / "foley-bench", "quality", tiny_bundle, "--clips", "2", "--json", file, "--plots", plots]
