@@ -88,7 +88,10 @@ def _read_safetensors(path: Path) -> Mapping[Any, Any]:
 
 
 def _read_torch(path: Path, head: bytes) -> Mapping[Any, Any]:
-    zipped = zipfile.is_zipfile(path)
+    try:
+        zipped = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy or download it again") from error
     if head.startswith(_ZIP) and not zipped:
         raise CheckpointError(f"{path} is cut off: the end of the file is missing; copy or download it again")
     try:

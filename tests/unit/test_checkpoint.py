@@ -165,6 +165,16 @@ def test_a_damaged_file_is_read_or_refused_but_never_worse(tmp_path, data, form)
         assert read(path).tensors
 
 
+def test_an_archive_that_says_it_goes_on_elsewhere_is_damaged(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(WEIGHTS, path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"PK\x06\x07\0", b"PK\x06\x07\1"))
+    assert path.read_bytes() != content
+    with pytest.raises(CheckpointError, match="damaged"):
+        read(path)
+
+
 def test_names_that_would_upset_a_terminal_are_quoted():
     assert shorten(["a\x1b[2J", "b"]) == r"'a\x1b[2J', b"
     assert shorten([str(i) for i in range(5_000)], 2) == "0, 1 and 4,998 more"
