@@ -35,7 +35,8 @@ Result = TypeVar("Result")
 CALLERS = 6
 PATIENCE_S = 300.0  # of a caller, while servers come and go
 LEFT_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
-DISTURB_S = (4.0, 12.0)  # between two kills; Triton takes 3 s to start
+DISTURB_S = (4.0, 12.0)  # between two faults
+RELAPSE_SHARE = 0.1  # of the faults that come while the last one is being mended; more of them are but an outage
 
 
 @dataclass
@@ -156,7 +157,11 @@ def _phase(
     over = threading.Event()
 
     def disturber() -> None:
-        while not over.wait(state.random.uniform(*DISTURB_S)):
+        while True:
+            if state.random.random() > RELAPSE_SHARE:
+                await_serving(server())
+            if over.wait(state.random.uniform(*DISTURB_S)):
+                return
             disturb()
 
     disturbing = threading.Thread(target=disturber)
