@@ -1,0 +1,1 @@
+"""The render farm: many videos, each rendered exactly once in effect, on one machine or many."""
