@@ -2,99 +2,192 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import av
+import numpy as np
 
 from foley import __version__, envelope
-from foley.bundle import file_sha256
+from foley.envelope import Floats
+from foley.errors import FoleyError, ServerUnavailable
 from foley.media import probe
 from foley_client import outputs
 from foley_client.curves import read_envelope
 from foley_client.outputs import Result
 from foley_client.render.place import Output, fetched
 from foley_client.render.row import Row
+from foley_pipeline.content import content_sha256
 from foley_pipeline.foley import Foley
-from foley_pipeline.job import Curve, Job, run
+from foley_pipeline.job import Curve, run
 from foley_pipeline.watch import Watch
+
+log = logging.getLogger(__name__)
 
 SIDECAR = ".foley.json"
 
 
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """An envelope that was predicted, and the key of what it was predicted from."""
+
+    key: str
+    envelope: Floats
+
+
 @dataclass(frozen=True)
-class Done:
-    """What came of a row.
+class Task:
+    """A row to render.
 
     Attributes:
-        key: of everything that it was made from.
-        skipped: it was there already.
-        seconds: what it took, by stage.
+        force: even where its result is there.
+        predicted: the envelope of another row with this video, to be used if it is this row's too.
     """
 
-    output: str
-    key: str
+    row: Row
+    force: bool = False
+    predicted: Predicted | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A row that is rendered.
+
+    Attributes:
+        skipped: it was already.
+        seconds: what it took, by stage.
+        predicted: its envelope, for other rows with its video.
+    """
+
     skipped: bool
     seconds: Mapping[str, float]
+    predicted: Predicted | None
 
 
-def render(row: Row, foley: Foley, output: Output, force: bool = False) -> Done:
-    """Render `row`, unless its result is there already, made from the same things.
+@dataclass(frozen=True)
+class Failed:
+    """A row that is not rendered.
 
-    The sidecar, `NAME.foley.json`, is written last: where it is, its result is whole.
+    Attributes:
+        kind: the error's class.
+        reason: in words.
+        lost: it is not the row's fault: the server went away.
+    """
+
+    kind: str
+    reason: str
+    lost: bool = False
+
+
+def attempt(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch) -> Done | Failed:
+    """`render`, whatever comes of it."""
+    try:
+        return render(task, foley, output, scratch, watch)
+    except FoleyError as error:
+        return Failed(type(error).__name__, str(error), isinstance(error, ServerUnavailable))
+    except Exception as error:  # one row's surprise must not end the night
+        log.exception("a row failed")
+        return Failed(type(error).__name__, f"a mistake of this program ({error}); please report it")
+
+
+def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch) -> Done:
+    """Render a row, unless its result is there already, made of the same things.
+
+    The sidecar, `NAME.foley.json`, is written last, and removed first: where it is, its result is whole.
+
+    Args:
+        scratch: a folder of this machine for copies of inputs.
 
     Raises:
         FoleyError: what is wrong with the row, the place or the server.
     """
-    with (
-        TemporaryDirectory(prefix="foley-render-") as name,
-        fetched(row.video, Path(name), "video") as video,
-        fetched(row.audio, Path(name), "recording") as audio,
-        fetched(row.envelope, Path(name), f"envelope{Path(row.envelope or '').suffix}") as curve,
-    ):
+    row = task.row
+    with ExitStack() as copies:
+        folder = Path(copies.enter_context(TemporaryDirectory(dir=scratch)))
+
+        def local(kind: str, place: str | None) -> Path | None:
+            name = kind + PurePosixPath(place or "").suffix
+            return copies.enter_context(fetched(place, folder, name)) if place else None
+
+        files = {kind: local(kind, getattr(row, kind)) for kind in ("video", "audio", "envelope")}
+        video, audio, curve = files.values()
         assert video is not None
-        files = {"video": video, "audio": audio, "envelope": curve}
-        inputs = {kind: file_sha256(path) if path else None for kind, path in files.items()}
-        key = row_key(row, inputs, foley)
-        if not force and is_done(output, row, key):
-            return Done(row.output, key, True, {})
-        watch = Watch()
-        sound = run(foley, _job(row, video, audio, curve), watch)
-        take = replace(sound.takes[0], recipe={**sound.takes[0].recipe, "key": key})
-        with output.writing(row.output) as path:
+        job, info = row.job(video, audio), probe(video)
+        inputs = {kind: content_sha256(path) if path else None for kind, path in files.items()}
+        key = row_key(row, inputs, foley.triton.versions)
+        flow = row.flow or foley.profile(row.profile)[1]
+        envelope_key = _hash({"video": inputs["video"], "flow": flow, "av": av.__version__, **_made_by(foley)})
+        if not task.force and (predicted := _found(output, row, key)):
+            return Done(True, {}, predicted)
+
+        samples = envelope.samples(info.duration_s)
+        if curve:
+            source = Curve(read_envelope(curve, info.duration_s, envelope.frames(info.duration_s)), samples)
+        elif task.predicted and task.predicted.key == envelope_key:
+            source = Curve(task.predicted.envelope, samples)
+        else:
+            source = None
+        sound = run(foley, replace(job, source=source) if source else job, watch)
+
+        origin = {
+            "video_sha256": inputs["video"],
+            "envelope": inputs["envelope"] or "predicted",
+            "audio": PurePosixPath(row.audio).name if row.audio else None,
+        }
+        (made,) = sound.takes
+        take = replace(made, recipe={**made.recipe, **origin})
+        output.remove(row.output + SIDECAR)
+        with watch.stage("writing"), output.writing(row.output) as path:
             outputs.write(path, Result(video, sound.envelope, take, row.source_audio))
-            digest = file_sha256(path)
-        about = {"key": key, "sha256": digest, "recipe": take.recipe, "row": row.model_dump(mode="json")}
+            size = path.stat().st_size
+        about = {
+            "key": key,
+            "bytes": size,
+            "recipe": take.recipe,
+            "row": row.model_dump(mode="json", exclude_defaults=True),
+            "inputs": inputs,
+            "seconds": {stage: round(seconds, 3) for stage, seconds in watch.timings_s.items()},
+            "envelope_key": None if curve else envelope_key,
+            "envelope": [float(str(value)) for value in sound.envelope],
+            "produced": [round(float(value), 4) for value in envelope.measure(take.waveform)],
+        }
         with output.writing(row.output + SIDECAR) as path:
-            path.write_text(json.dumps({**about, "inputs": inputs, "seconds": watch.timings_s}, indent=1) + "\n")
-    return Done(row.output, key, False, dict(watch.timings_s))
+            path.write_text(json.dumps(about) + "\n")
+    return Done(False, dict(watch.timings_s), None if curve else Predicted(envelope_key, sound.envelope))
 
 
-def row_key(row: Row, inputs: Mapping[str, str | None], foley: Foley) -> str:
-    """sha256 of all that a result depends on: contents, settings, bundle and versions, but no file's name."""
-    about = {
-        "inputs": inputs,
-        "settings": row.model_dump(mode="json", exclude={"video", "audio", "envelope", "output"}),
-        "form": Path(row.output).suffix.lower(),
-        "foley": __version__,
-        **foley.triton.versions,
-    }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def row_key(row: Row, inputs: Mapping[str, str | None], versions: Mapping[str, str]) -> str:
+    """Hash of all that a result depends on: contents, settings, bundle and versions, but no file's name or place."""
+    settings = row.model_dump(mode="json", exclude={"video", "audio", "envelope", "output"})
+    form = PurePosixPath(row.output).suffix.lower()
+    return _hash({"inputs": inputs, "settings": settings, "form": form, "foley": __version__, **versions})
 
 
-def is_done(output: Output, row: Row, key: str) -> bool:
-    """Whether the result of `row` is there, made from the things that `key` stands for."""
-    content = output.read(row.output + SIDECAR)
+def sidecar(output: Output, name: str) -> dict[str, Any] | None:
+    """What is told about the result `name`; None where there is none, or it is not whole. Raises OutputError."""
+    content = output.read(name + SIDECAR)
     try:
-        return content is not None and bool(json.loads(content)["key"] == key) and output.exists(row.output)
+        about = json.loads(content) if content else None
+        return about if about and about["bytes"] == output.size(name) else None
     except (ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
-def _job(row: Row, video: Path, audio: Path | None, curve: Path | None) -> Job:
-    job = row.job(video, audio)
-    if curve is None:
-        return job
-    duration_s = probe(video).duration_s
-    frames, samples = envelope.frames(duration_s), envelope.samples(duration_s)
-    return replace(job, source=Curve(read_envelope(curve, duration_s, frames), samples))
+def _found(output: Output, row: Row, key: str) -> Predicted | None:
+    about = sidecar(output, row.output)
+    if about is None or about.get("key") != key:
+        return None
+    return Predicted(str(about.get("envelope_key")), np.array(about.get("envelope"), np.float32))
+
+
+def _made_by(foley: Foley) -> dict[str, str]:
+    return {"foley": __version__, **foley.triton.versions}
+
+
+def _hash(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

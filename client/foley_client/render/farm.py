@@ -1,0 +1,198 @@
+"""Rendering many rows: which is next, where, and what becomes of those that fail."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Literal
+
+from foley.profiles import PROFILES
+from foley_client.render.engine import Engine
+from foley_client.render.row import Row
+from foley_client.render.task import Done, Failed, Predicted, Task
+
+ATTEMPTS = 3  # of a row that fails
+LOST_ATTEMPTS = 10  # of a row whose server goes away, which is seldom the row's fault
+LONGEST_PAUSE_S = 30.0
+_TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a row.
+
+    Attributes:
+        kind: `started`; `retry`: it failed, and will be tried again; `done`, `skipped` and `failed` are the end of it.
+        attempts: how often it was tried.
+        outcome: None for `started`.
+    """
+
+    kind: Literal["started", "retry", "done", "skipped", "failed"]
+    row: Row
+    place: str
+    attempts: int
+    outcome: Done | Failed | None = None
+
+
+def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Iterator[Event]:
+    """Render every row once, wherever there is room; a row that fails again after a pause, elsewhere if it can be.
+
+    Closing the iterator stops what runs. Rows that share a video share its envelope: the first one's start is not
+    held up, the others' is until there is one.
+    """
+    videos, places = _Videos(rows), _Places(engine)
+    fresh, paused = deque(_Item(row) for row in rows), list[_Item]()
+    running: dict[Future[Done | Failed], tuple[_Item, str]] = {}
+    try:
+        while fresh or paused or running:
+            places.refresh()
+            for item in _startable(fresh, paused, places, videos):
+                place = places.take(item.failed_at)
+                task = Task(item.row, force, videos.predicted(item.row))
+                running[engine.submit(place, task)] = item, place
+                yield Event("started", item.row, place, item.attempts)
+            for future in wait(running, _TICK_S, FIRST_COMPLETED).done if running else _pause():
+                item, place = running.pop(future)
+                outcome = future.result()
+                places.give_back(place, outcome)
+                again = isinstance(outcome, Failed) and item.again(outcome, place)
+                fresh.extendleft(reversed(videos.after(item.row, outcome, last=not again)))
+                if again:
+                    paused.append(item)
+                yield Event(_kind(outcome, again), item.row, place, item.attempts, outcome)
+    finally:
+        if running:
+            engine.stop()
+            wait(running)
+
+
+def _kind(outcome: Done | Failed, again: bool) -> Literal["retry", "done", "skipped", "failed"]:
+    if isinstance(outcome, Failed):
+        return "retry" if again else "failed"
+    return "skipped" if outcome.skipped else "done"
+
+
+def _pause() -> list[Future[Done | Failed]]:
+    time.sleep(_TICK_S)
+    return []
+
+
+@dataclass(eq=False)
+class _Item:
+    """A row that is not rendered yet."""
+
+    row: Row
+    attempts: int = 0
+    losses: int = 0
+    due_s: float = 0.0
+    failed_at: set[str] = field(default_factory=set)
+
+    def again(self, outcome: Failed, place: str) -> bool:
+        """Take a failure down: whether the row is to be tried again, once it is due."""
+        self.attempts += 1
+        self.losses += outcome.lost
+        failures = self.attempts - self.losses
+        if not outcome.lost:
+            self.failed_at.add(place)
+        self.due_s = time.monotonic() + min(2.0 ** (failures - 1), LONGEST_PAUSE_S) if not outcome.lost else 0.0
+        return failures < ATTEMPTS and self.losses < LOST_ATTEMPTS
+
+
+class _Places:
+    """What is free where. A place that was lost takes nothing for a while, then one row to see whether it is back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._room: dict[str, int] = {}
+        self._running: Counter[str] = Counter()
+        self._losses: Counter[str] = Counter()  # in a row
+        self._closed_until_s: dict[str, float] = {}
+
+    def refresh(self) -> None:
+        """Places come and go."""
+        self._room = dict(self._engine.places())
+
+    def free(self, avoided: set[str]) -> str | None:
+        """The place with the most room; none of `avoided`, unless there are no others."""
+        allowed = self._room.keys() - avoided or self._room.keys()
+        room = {place: self._free(place) for place in sorted(allowed)}
+        best = max(room, key=room.__getitem__, default=None)
+        return best if best is not None and room[best] > 0 else None
+
+    def take(self, avoided: set[str]) -> str:
+        """The place that `free` has found, which has room for one row less."""
+        place = self.free(avoided)
+        assert place is not None
+        self._running[place] += 1
+        return place
+
+    def give_back(self, place: str, outcome: Done | Failed) -> None:
+        """A row has ended there."""
+        self._running[place] -= 1
+        now = time.monotonic()
+        if not (isinstance(outcome, Failed) and outcome.lost):
+            self._losses[place] = 0
+        elif now >= self._closed_until_s.get(place, 0.0):  # the others that it took along do not count
+            self._losses[place] += 1
+            self._closed_until_s[place] = now + min(2.0 ** (self._losses[place] - 1), LONGEST_PAUSE_S)
+
+    def _free(self, place: str) -> int:
+        if time.monotonic() < self._closed_until_s.get(place, 0.0):
+            return 0
+        return (1 if self._losses[place] else self._room[place]) - self._running[place]
+
+
+class _Videos:
+    """Rows that share a video: one goes first, the others wait for its envelope."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._left = Counter(map(_video, rows))
+        self._waiting: dict[object, list[_Item]] = {}
+        self._predicted: dict[object, Predicted] = {}
+
+    def admit(self, item: _Item) -> bool:
+        """Whether a row may start; if not, `after` brings it back."""
+        video = _video(item.row)
+        if video is None or self._left[video] == 1 or video in self._predicted:
+            return True
+        if video in self._waiting:
+            self._waiting[video].append(item)
+            return False
+        self._waiting[video] = []
+        return True
+
+    def predicted(self, row: Row) -> Predicted | None:
+        """The envelope of another row with this video."""
+        return self._predicted.get(_video(row))
+
+    def after(self, row: Row, outcome: Done | Failed, last: bool) -> list[_Item]:
+        """Those that waited for a row whose attempt, its `last` or not, has ended."""
+        video = _video(row)
+        self._left[video] -= last
+        if isinstance(outcome, Done) and outcome.predicted:
+            self._predicted[video] = outcome.predicted
+        if not self._left[video]:
+            self._predicted.pop(video, None)
+        return self._waiting.pop(video, [])
+
+
+def _video(row: Row) -> object:
+    """What rows with the same envelope have in common; None where it is given."""
+    return None if row.envelope else (row.video, row.flow or PROFILES[row.profile].flow)
+
+
+def _startable(
+    fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos
+) -> Iterator[_Item]:
+    """Rows for which there is room: those that are tried again first."""
+    now = time.monotonic()
+    for item in [item for item in paused if item.due_s <= now]:
+        if places.free(item.failed_at):
+            paused.remove(item)
+            if videos.admit(item):
+                yield item
+    while fresh and places.free(set()):
+        item = fresh.popleft()
+        if videos.admit(item):
+            yield item

@@ -1,0 +1,154 @@
+"""How far a render is: for people a display that stays in place, for machines JSON lines."""
+
+import json
+import sys
+import time
+from collections import Counter, defaultdict, deque
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from foley_client.console import console
+from foley_client.render.farm import Event
+from foley_client.render.task import Done, Failed
+
+RATE_OVER = 50  # rows
+SHOWN = 5  # of the last failures
+
+
+class Tally:
+    """Counts what has happened so far."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.counts: Counter[str] = Counter()  # rows that have ended, by how
+        self.running = 0
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # of all rows, by stage
+        self.failures: list[Event] = []
+        self.started_s = time.monotonic()
+        self._ends: deque[float] = deque([self.started_s], RATE_OVER)
+
+    def add(self, event: Event) -> None:
+        """Take an event in."""
+        if event.kind == "started":
+            self.running += 1
+            return
+        self.running -= 1
+        if event.kind == "retry":
+            return
+        self.counts[event.kind] += 1
+        if event.kind == "done":
+            self._ends.append(time.monotonic())
+        if event.kind == "failed":
+            self.failures.append(event)
+        if isinstance(event.outcome, Done):
+            for stage, seconds in event.outcome.seconds.items():
+                self.seconds[stage] += seconds
+
+    @property
+    def left(self) -> int:
+        """Rows that have not ended."""
+        return self.total - self.counts.total()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the first row could start."""
+        return time.monotonic() - self.started_s
+
+    @property
+    def rate(self) -> float:
+        """Rows rendered in a second, of late."""
+        since = time.monotonic() - self._ends[0]
+        return (len(self._ends) - (self._ends[0] == self.started_s)) / since if since else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that are left, None where nothing has been rendered yet."""
+        return self.left / self.rate if self.rate else None
+
+
+class Watcher(Protocol):
+    """Is told of every event, after `tally` has counted it. A context manager."""
+
+    def __enter__(self) -> "Watcher":
+        """The first row may start."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """No more events come."""
+
+    def on_event(self, event: Event) -> None:
+        """Something has happened."""
+
+
+class Display:
+    """For people, on standard error."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "Display":
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._live.stop()
+
+    def on_event(self, event: Event) -> None:
+        """A failure stays on the screen; the rest is drawn."""
+        if isinstance(event.outcome, Failed):
+            verb = "failed" if event.kind == "failed" else "is tried again"
+            console.print(f"{event.row.output} {verb}: {event.outcome.reason}", style="red" if verb == "failed" else "yellow", markup=False, highlight=False)
+
+    def _table(self) -> Table:
+        tally = self._tally
+        table = Table.grid(padding=(0, 2))
+        ended = tally.counts.total()
+        table.add_row(
+            ProgressBar(tally.total, ended, width=30),
+            f"{ended} of {tally.total}",
+            f"[green]{tally.counts['done']} done[/]",
+            *([f"{tally.counts['skipped']} done before"] if tally.counts["skipped"] else []),
+            f"{tally.running} running",
+            *([f"[red]{tally.counts['failed']} failed[/]"] if tally.counts["failed"] else []),
+            f"{60 * tally.rate:.1f} a minute",
+            f"{clock(tally.left_s)} left" if tally.left_s is not None else "",
+        )
+        return table
+
+
+class JsonLines:
+    """For machines, on standard output: a line an event, with the counts after it."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        pass
+
+    def on_event(self, event: Event) -> None:
+        """Write it down."""
+        tally = self._tally
+        about: dict[str, Any] = {"event": event.kind, "output": event.row.output, "place": event.place}
+        if isinstance(event.outcome, Failed):
+            about |= {"error": event.outcome.kind, "reason": event.outcome.reason, "attempts": event.attempts}
+        if isinstance(event.outcome, Done):
+            about["seconds"] = {stage: round(seconds, 3) for stage, seconds in event.outcome.seconds.items()}
+        counts = {kind: tally.counts[kind] for kind in ("done", "skipped", "failed")}
+        left_s = None if tally.left_s is None else round(tally.left_s, 1)
+        about |= counts | {"running": tally.running, "total": tally.total, "rate_hz": round(tally.rate, 3), "left_s": left_s}
+        sys.stdout.write(json.dumps(about) + "\n")
+        sys.stdout.flush()
+
+
+def clock(seconds: float) -> str:
+    """`4:05` or `1:04:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,184 @@
+"""Rendering on a Ray cluster: an actor for every node, with a Triton of its own, or for every server that is given.
+
+Ray starts the actors, restarts those that die, and tells of nodes that come and go. Only `--ray` imports this module.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from foley.errors import FoleyError, ServerUnavailable
+from foley.scratch import scratch_folder
+from foley_client.render.place import Output
+from foley_client.render.server import Server
+from foley_client.render.task import Done, Failed, Task
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 30.0
+
+
+class Worker:
+    """What runs on a node: the `Server` there, in a process that Ray watches."""
+
+    def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: str) -> None:
+        self._open = ExitStack()
+        scratch = self._open.enter_context(scratch_folder("foley-render-"))
+        self._server = Server(url, bundle, cache, Output(output, scratch), scratch)
+
+    def versions(self) -> dict[str, str]:
+        """See `Server`."""
+        return self._server.versions()
+
+    def render(self, task: Task) -> Done | Failed:
+        """See `Server`."""
+        return self._server.render(task)
+
+    def stop(self) -> None:
+        """See `Server`."""
+        self._server.stop()
+
+    def close(self) -> None:
+        """End the server where it is the node's own, and remove the scratch folder."""
+        self._server.close()
+        self._open.close()
+
+
+@dataclass
+class _Place:
+    actor: Any
+    versions: Any  # of the server, once it runs
+    state: Literal["starting", "failing", "ready", "refused"] = "starting"
+
+
+class Cluster:
+    """See `foley_client.render.engine.Engine`; made by `cluster`."""
+
+    def __init__(
+        self, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, workers: int
+    ) -> None:
+        self._servers, self._workers = servers, workers
+        self._arguments = bundle, cache, output
+        self._places: dict[str, _Place] = {}
+        self._versions: dict[str, str] | None = None
+        self._reason = ""  # why the last place that did not start did not
+        for url in servers:
+            self._places[url] = self._place(url, {"num_cpus": 1, "scheduling_strategy": "SPREAD"})
+
+    def places(self) -> Mapping[str, int]:
+        """See `Engine`. Without given servers: every node with a processor, once its server runs."""
+        if not self._servers:
+            self._follow_nodes()
+        for name, place in self._places.items():
+            if place.state in ("starting", "failing"):
+                self._look_at(name, place)
+        states = [place.state for place in self._places.values()]
+        if states and "starting" not in states and "ready" not in states:
+            raise ServerUnavailable(f"no worker of the cluster can render: {self._reason}")
+        return {name: self._workers for name, place in self._places.items() if place.state == "ready"}
+
+    def submit(self, place: str, task: Task) -> "Future[Done | Failed]":
+        """See `Engine`."""
+        outcome: Future[Done | Failed] = Future()
+
+        def ended(answer: "Future[Done | Failed]") -> None:
+            error = answer.exception()
+            if error is None:
+                outcome.set_result(answer.result())
+            else:  # the actor died, or its node
+                reason = f"the worker on {place} was lost ({_last_line(error)})"
+                outcome.set_result(Failed(type(error).__name__, reason, lost=True))
+
+        self._places[place].actor.render.remote(task).future().add_done_callback(ended)
+        return outcome
+
+    def stop(self) -> None:
+        """See `Engine`."""
+        for place in self._places.values():
+            place.actor.stop.remote()
+
+    def close(self) -> None:
+        """End the actors, and the servers that are their own."""
+        closing = [place.actor.close.remote() for place in self._places.values()]
+        ray.wait(closing, num_returns=len(closing), timeout=STOP_TIMEOUT_S)
+        for place in self._places.values():
+            ray.kill(place.actor)
+
+    def _follow_nodes(self) -> None:
+        nodes = {
+            f"{node['NodeManagerHostname']} {node['NodeID'][:8]}": node
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        }
+        for name in self._places.keys() - nodes.keys():
+            del self._places[name]
+        for name in nodes.keys() - self._places.keys():
+            resources = nodes[name]["Resources"]
+            self._places[name] = self._place(
+                None,
+                {
+                    "num_cpus": resources["CPU"],  # a server takes all of its node
+                    "num_gpus": resources.get("GPU", 0),
+                    "scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[name]["NodeID"], soft=False),
+                },
+            )
+
+    def _place(self, url: str | None, options: dict[str, Any]) -> _Place:
+        # a thread more than rows, for `stop`
+        actor = ray.remote(Worker).options(max_restarts=-1, max_concurrency=self._workers + 2, **options)
+        handle = actor.remote(url, *self._arguments)
+        return _Place(handle, handle.versions.remote())
+
+    def _look_at(self, name: str, place: _Place) -> None:
+        """Take a place up whose server runs by now, and serves what the others do."""
+        if not ray.wait([place.versions], timeout=0)[0]:
+            return
+        try:
+            versions = ray.get(place.versions)
+        except (RayError, FoleyError) as error:
+            place.state, self._reason = "failing", f"{name}: {_last_line(error)}"
+            place.versions = place.actor.versions.remote()
+            return
+        self._versions = self._versions or versions
+        place.state = "ready" if versions == self._versions else "refused"
+        if place.state == "refused":
+            log.warning("%s is not used: it serves another bundle than the others, or has other versions", name)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2]
+
+
+@contextmanager
+def cluster(
+    address: str, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, workers: int
+) -> Iterator[Cluster]:
+    """Join the cluster at `address`, or start one on this machine for "local", and leave it at the end.
+
+    Raises:
+        ServerUnavailable: there is no cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
+    try:
+        ray.init(address, log_to_driver=False, configure_logging=False)
+    except (RayError, ConnectionError, ValueError, RuntimeError) as error:
+        raise ServerUnavailable(
+            f"no Ray cluster can be joined at {address} ({_last_line(error)}); see `ray status`"
+        ) from error
+    try:
+        joined = Cluster(servers, bundle, cache, output, workers)
+        try:
+            yield joined
+        finally:
+            joined.close()
+    finally:
+        ray.shutdown()

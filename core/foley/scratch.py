@@ -1,0 +1,42 @@
+"""Temporary folders of processes that may be killed: the next one removes what they left."""
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_LOCK = "lock"
+
+
+def _nothing(folder: Path) -> None:
+    pass
+
+
+@contextmanager
+def scratch_folder(prefix: str, also: Callable[[Path], None] = _nothing) -> Iterator[Path]:
+    """A new folder whose name begins with `prefix`, gone at the end.
+
+    Locked while it is in use: kernels drop the locks of a process that dies, so the next one with this prefix can tell
+    which folders are left over, and removes them.
+
+    Args:
+        also: called before a folder is removed, to remove what is named after it.
+    """
+
+    def remove(folder: Path) -> None:
+        also(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*/{_LOCK}"):
+        with suppress(OSError), left.open("rb") as file:  # in use, or somebody else's
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(left.parent)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        with (folder / _LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+    finally:
+        remove(folder)
