@@ -21,6 +21,7 @@ from foley_client import outputs
 from foley_client.console import print_timings
 from foley_client.curves import read_envelope
 from foley_client.outputs import Result
+from foley_client.render.command import render
 from foley_client.session import Where, session
 from foley_pipeline import cache
 from foley_pipeline.content import content_sha256
@@ -233,6 +234,9 @@ def predict_envelope(
             outputs.write(files.enter_context(replacing(path)), Result(video, curve))
     for path in output:
         typer.echo(path)
+
+
+app.command()(render)
 
 
 def main() -> None:

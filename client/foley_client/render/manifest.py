@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from foley_client.render.row import Row
 
 MAX_BYTES = 256 * 2**20
 SHOWN = 20  # faults that are listed; the others are counted
+SETTINGS = [name for name in Row.model_fields if name not in ("video", "output")]
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv")
 
 
@@ -43,12 +44,17 @@ def read(manifest: Path) -> list[Row]:
                 faults.append(f"{where}: {error}")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"the manifest {manifest} cannot be read; give a .csv, a .jsonl or a folder") from error
-    if faults:
-        more = f"\n... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise SettingError(f"{len(faults)} faults in {manifest}:\n" + "\n".join(faults[:SHOWN]) + more)
+    refuse(faults, f"rows of {manifest} are wrong")
     if not rows:
         raise SettingError(f"the manifest {manifest} names no video")
     return rows
+
+
+def refuse(faults: Sequence[str], what: str) -> None:
+    """Raise SettingError, if there are any `faults`, that says them."""
+    if faults:
+        more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise SettingError("\n".join([f"{len(faults)} {what}:", *faults[:SHOWN], *more]))
 
 
 def _values(manifest: Path) -> Iterator[tuple[str, Any]]:

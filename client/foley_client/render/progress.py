@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter, defaultdict, deque
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,7 +16,6 @@ from foley_client.render.farm import Event
 from foley_client.render.task import Done, Failed
 
 RATE_OVER = 50  # rows
-SHOWN = 5  # of the last failures
 
 
 class Tally:
@@ -28,6 +27,10 @@ class Tally:
         self.running = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of all rows, by stage
         self.failures: list[Event] = []
+        self.start()
+
+    def start(self) -> None:
+        """The clock starts now."""
         self.started_s = time.monotonic()
         self._ends: deque[float] = deque([self.started_s], RATE_OVER)
 
@@ -61,26 +64,12 @@ class Tally:
     @property
     def rate(self) -> float:
         """Rows rendered in a second, of late."""
-        since = time.monotonic() - self._ends[0]
-        return (len(self._ends) - (self._ends[0] == self.started_s)) / since if since else 0.0
+        return (len(self._ends) - 1) / (time.monotonic() - self._ends[0] + 1e-9)
 
     @property
     def left_s(self) -> float | None:
         """Seconds that are left, None where nothing has been rendered yet."""
         return self.left / self.rate if self.rate else None
-
-
-class Watcher(Protocol):
-    """Is told of every event, after `tally` has counted it. A context manager."""
-
-    def __enter__(self) -> "Watcher":
-        """The first row may start."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """No more events come."""
-
-    def on_event(self, event: Event) -> None:
-        """Something has happened."""
 
 
 class Display:
@@ -100,8 +89,10 @@ class Display:
     def on_event(self, event: Event) -> None:
         """A failure stays on the screen; the rest is drawn."""
         if isinstance(event.outcome, Failed):
-            verb = "failed" if event.kind == "failed" else "is tried again"
-            console.print(f"{event.row.output} {verb}: {event.outcome.reason}", style="red" if verb == "failed" else "yellow", markup=False, highlight=False)
+            verb, style = ("failed", "red") if event.kind == "failed" else ("is tried again", "yellow")
+            console.print(
+                f"{event.row.output} {verb}: {event.outcome.reason}", style=style, markup=False, highlight=False
+            )
 
     def _table(self) -> Table:
         tally = self._tally
@@ -140,9 +131,9 @@ class JsonLines:
             about |= {"error": event.outcome.kind, "reason": event.outcome.reason, "attempts": event.attempts}
         if isinstance(event.outcome, Done):
             about["seconds"] = {stage: round(seconds, 3) for stage, seconds in event.outcome.seconds.items()}
-        counts = {kind: tally.counts[kind] for kind in ("done", "skipped", "failed")}
-        left_s = None if tally.left_s is None else round(tally.left_s, 1)
-        about |= counts | {"running": tally.running, "total": tally.total, "rate_hz": round(tally.rate, 3), "left_s": left_s}
+        about |= {kind: tally.counts[kind] for kind in ("done", "skipped", "failed")}
+        about |= {"running": tally.running, "total": tally.total, "rate_hz": round(tally.rate, 3)}
+        about["left_s"] = None if tally.left_s is None else round(tally.left_s, 1)
         sys.stdout.write(json.dumps(about) + "\n")
         sys.stdout.flush()
 

@@ -1,0 +1,64 @@
+"""The report of a render: how fast it was, where the time went, what failed, and every result to look at and hear."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from foley import clip
+from foley.mux import SOUND_ENDINGS
+from foley_client.render.place import Output
+from foley_client.render.progress import Tally, clock
+from foley_client.render.row import Row
+from foley_client.render.task import sidecar
+
+PAGE = 100  # results
+FIRST = "report.html"
+_WIDTH, _HEIGHT = 320, 60  # of a curve, in pixels
+_READERS = 16  # a bucket takes its time
+
+
+def write(output: Output, rows: Sequence[Row], tally: Tally) -> None:
+    """Write `report.html` beside the results, and further pages where there are many. Raises OutputError."""
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        files("foley_client.render").joinpath("sheet.html").read_text("utf-8")
+    )
+    names = [FIRST, *(f"report-{i + 2}.html" for i in range((len(rows) - 1) // PAGE))]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for i, name in enumerate(names):
+            page = rows[i * PAGE : (i + 1) * PAGE]
+            results = pool.map(lambda row: _result(row, sidecar(output, row.output)), page)
+            html = template.render(
+                tally=tally, clock=clock, first=i == 0, pages=names, page=name, results=list(results)
+            )
+            with output.writing(name) as path:
+                path.write_text(html, encoding="utf-8")
+
+
+def _result(row: Row, about: dict[str, Any] | None) -> dict[str, Any]:
+    """What the page shows of a row; nothing to hear where it is not rendered."""
+    shown = {
+        "name": row.output,
+        "url": quote(row.output),
+        "is_sound": PurePosixPath(row.output).suffix.lower() in SOUND_ENDINGS,
+        "text": row.text or (PurePosixPath(row.audio).name if row.audio else ""),
+        "seed": row.seed,
+    }
+    if about is None:
+        return {**shown, "curves": None}
+    curves = [np.asarray(about.get(name) or [0.0], np.float32) for name in ("envelope", "produced")]
+    top = max(0.01, *(float(curve.max()) for curve in curves))
+    seconds = len(curves[0]) / clip.ENVELOPE_RATE_HZ
+    return {**shown, "curves": [_polyline(curve / top) for curve in curves], "length": f"{seconds:.1f} s"}
+
+
+def _polyline(curve: "np.ndarray[Any, Any]") -> str:
+    """The points of a curve of values in [0, 1]: the loudest of every pixel."""
+    pieces = np.array_split(curve, min(_WIDTH, len(curve)))
+    step = _WIDTH / max(1, len(pieces) - 1)
+    return " ".join(f"{i * step:.1f},{_HEIGHT * (1 - float(piece.max())):.1f}" for i, piece in enumerate(pieces))
