@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from foley.errors import FoleyError, MediaError, SettingError
+from foley.errors import MediaError, SettingError
 from foley.scratch import scratch_folder
 from foley_client.console import console
 from foley_client.render import manifest, place, sheet
@@ -95,7 +95,8 @@ def render(
             engine = stack.enter_context(_engine(server or [], ray, bundle, kept, output, results, scratch, workers))
         failures = _Failures(results)
         stack.callback(_conclude, results, rows, tally, failures)
-        shown = stack.enter_context(JsonLines(tally) if json_lines else Display(tally))
+        shown: JsonLines | Display = JsonLines(tally) if json_lines else Display(tally)
+        stack.enter_context(shown)
         tally.start()
         for event in stack.enter_context(closing(render_all(rows, engine, force))):
             tally.add(event)

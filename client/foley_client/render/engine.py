@@ -38,7 +38,9 @@ class Threads:
         self._servers, self._workers = servers, workers
         served = [server.versions() for server in servers.values()]
         if any(versions != served[0] for versions in served):
-            raise SettingError("the servers serve different bundles, or have different versions; render with equal ones")
+            raise SettingError(
+                "the servers serve different bundles, or have different versions; render with equal ones"
+            )
         self._pool = ThreadPoolExecutor(len(servers) * workers, "render")
 
     def places(self) -> Mapping[str, int]:

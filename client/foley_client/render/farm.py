@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,11 +35,14 @@ class Event:
     outcome: Done | Failed | None = None
 
 
-def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Iterator[Event]:
+def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Generator[Event, None, None]:
     """Render every row once, wherever there is room; a row that fails again after a pause, elsewhere if it can be.
 
-    Closing the iterator stops what runs. Rows that share a video share its envelope: the first one's start is not
-    held up, the others' is until there is one.
+    Close the generator to stop what runs. Of rows that share a video one goes first, and the others wait for its
+    envelope.
+
+    Raises:
+        ServerUnavailable: nowhere is there a server that could be started.
     """
     videos, places = _Videos(rows), _Places(engine)
     fresh, paused = deque(_Item(row) for row in rows), list[_Item]()
@@ -182,9 +185,7 @@ def _video(row: Row) -> object:
     return None if row.envelope else (row.video, row.flow or PROFILES[row.profile].flow)
 
 
-def _startable(
-    fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos
-) -> Iterator[_Item]:
+def _startable(fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos) -> Iterator[_Item]:
     """Rows for which there is room: those that are tried again first."""
     now = time.monotonic()
     for item in [item for item in paused if item.due_s <= now]:

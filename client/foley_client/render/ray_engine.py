@@ -116,7 +116,7 @@ class Cluster:
     def _follow_nodes(self) -> None:
         nodes = {
             f"{node['NodeManagerHostname']} {node['NodeID'][:8]}": node
-            for node in ray.nodes()
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
             if node["Alive"] and node["Resources"].get("CPU")
         }
         for name in self._places.keys() - nodes.keys():
@@ -135,7 +135,7 @@ class Cluster:
     def _place(self, url: str | None, options: dict[str, Any]) -> _Place:
         # a thread more than rows, for `stop`
         actor = ray.remote(Worker).options(max_restarts=-1, max_concurrency=self._workers + 2, **options)
-        handle = actor.remote(url, *self._arguments)
+        handle: Any = actor.remote(url, *self._arguments)
         return _Place(handle, handle.versions.remote())
 
     def _look_at(self, name: str, place: _Place) -> None:
@@ -154,7 +154,7 @@ class Cluster:
             log.warning("%s is not used: it serves another bundle than the others, or has other versions", name)
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     return str(error).strip().rpartition("\n")[2]
 
 

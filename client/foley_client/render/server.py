@@ -23,9 +23,7 @@ class Server:
         cache: where embeddings and envelopes are kept, None for nowhere.
     """
 
-    def __init__(
-        self, url: str | None, bundle: Path | None, cache: Path | None, output: Output, scratch: Path
-    ) -> None:
+    def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: Output, scratch: Path) -> None:
         self._url, self._bundle, self._output, self._scratch = url, bundle, output, scratch
         self._cache = Cache(cache) if cache else None
         self._lock = threading.Lock()

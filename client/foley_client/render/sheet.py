@@ -25,9 +25,9 @@ _READERS = 16  # a bucket takes its time
 
 def write(output: Output, rows: Sequence[Row], tally: Tally) -> None:
     """Write `report.html` beside the results, and further pages where there are many. Raises OutputError."""
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        files("foley_client.render").joinpath("sheet.html").read_text("utf-8")
-    )
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(files("foley_client.render").joinpath("sheet.html").read_text("utf-8"))
     names = [FIRST, *(f"report-{i + 2}.html" for i in range((len(rows) - 1) // PAGE))]
     with ThreadPoolExecutor(_READERS) as pool:
         for i, name in enumerate(names):

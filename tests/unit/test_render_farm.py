@@ -1,0 +1,175 @@
+"""What is rendered next, where, and what becomes of failures: on an engine whose rows end as the test says."""
+
+from collections import Counter, defaultdict
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foley_client.render import farm
+from foley_client.render.farm import ATTEMPTS, LOST_ATTEMPTS, render_all
+from foley_client.render.row import Row
+from foley_client.render.task import Done, Failed, Predicted
+
+DONE = Done(False, {}, None)
+BAD = Failed("MediaError", "it is no video")
+LOST = Failed("ServerUnavailable", "the server went away", lost=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_pauses():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(farm, "LONGEST_PAUSE_S", 0.0)
+        patch.setattr(farm, "_TICK_S", 0.0)
+        yield
+
+
+class Scripted:
+    """Rooms of a size each; `ends(place, task, attempt)` says how an attempt ends, when `places` is asked next."""
+
+    def __init__(self, rooms, ends):
+        self.rooms, self.ends = rooms, ends
+        self.running = []
+        self.attempts = defaultdict(list)  # output -> places
+        self.stopped = False
+
+    def places(self):
+        for place, task, future in self.running:
+            future.set_result(self.ends(place, task, len(self.attempts[task.row.output])))
+        self.running = []
+        return self.rooms
+
+    def submit(self, place, task):
+        self.attempts[task.row.output].append(place)
+        future = Future()
+        self.running.append((place, task, future))
+        count = Counter(place for place, _, _ in self.running)
+        assert count[place] <= self.rooms[place]
+        return future
+
+    def stop(self):
+        self.stopped = True
+        self.places()
+
+
+def rows(count, video=lambda i: f"{i}.mp4"):
+    return [Row(video=video(i), output=f"{i}.wav") for i in range(count)]
+
+
+def last_words(engine, all_rows):
+    """How every row ended; each has started, and ended once."""
+    ended = {}
+    started = Counter()
+    for event in render_all(all_rows, engine):
+        name = event.row.output
+        assert name not in ended
+        if event.kind == "started":
+            started[name] += 1
+        elif event.kind != "retry":
+            ended[name] = event.kind
+    assert ended.keys() == {row.output for row in all_rows} == started.keys()
+    assert started == {name: len(places) for name, places in engine.attempts.items()}
+    return ended
+
+
+def test_all_rooms_are_filled_and_the_freest_first():
+    engine = Scripted({"a": 2, "b": 4}, lambda place, task, attempt: DONE)
+    events = render_all(rows(12), engine)
+    first = [next(events) for _ in range(6)]
+    assert Counter(event.place for event in first) == {"a": 2, "b": 4}
+    assert [event.place for event in first[:2]] == ["b", "b"]
+    assert [event.kind for event in events].count("done") == 12
+
+
+def test_a_row_that_fails_is_tried_elsewhere_and_given_up():
+    engine = Scripted(
+        {"a": 2, "b": 2, "c": 2}, lambda place, task, attempt: BAD if task.row.output == "3.wav" else DONE
+    )
+    ended = last_words(engine, rows(9))
+    assert ended.pop("3.wav") == "failed"
+    assert set(ended.values()) == {"done"}
+    assert len(engine.attempts["3.wav"]) == ATTEMPTS
+    assert set(engine.attempts["3.wav"]) == {"a", "b", "c"}  # never twice at the same place
+    assert all(len(places) == 1 for name, places in engine.attempts.items() if name != "3.wav")
+
+
+def test_one_place_has_to_do_for_all_attempts():
+    engine = Scripted({"a": 1}, lambda place, task, attempt: DONE if attempt == ATTEMPTS else BAD)
+    assert set(last_words(engine, rows(3)).values()) == {"done"}
+
+
+def test_a_place_that_is_lost_costs_no_row():
+    lost = iter([LOST] * 20)
+    engine = Scripted({"a": 4, "b": 4}, lambda place, task, attempt: next(lost, DONE) if place == "a" else DONE)
+    assert set(last_words(engine, rows(50)).values()) == {"done"}
+
+
+def test_a_row_that_takes_every_server_along_is_given_up():
+    engine = Scripted({"a": 2, "b": 2}, lambda place, task, attempt: LOST if task.row.output == "0.wav" else DONE)
+    ended = last_words(engine, rows(5))
+    assert ended == {"0.wav": "failed"} | {f"{i}.wav": "done" for i in range(1, 5)}
+    assert len(engine.attempts["0.wav"]) == LOST_ATTEMPTS
+
+
+def test_places_come_and_go():
+    rooms = {}
+    engine = Scripted(rooms, lambda place, task, attempt: DONE)
+    events = render_all(rows(6), engine)
+    rooms["late"] = 2
+    assert next(events).place == "late"
+    seen = Counter()
+    for event in events:
+        seen[event.kind] += 1
+        if seen["done"] == 2:
+            rooms.pop("late", None)
+            rooms["later"] = 1
+    assert seen["done"] == 6
+    assert "later" in {places[-1] for places in engine.attempts.values()}
+
+
+@pytest.mark.parametrize("failures", [0, 1, ATTEMPTS])
+def test_rows_that_share_a_video_wait_for_its_envelope_and_get_it(failures):
+    made = Predicted("key", np.ones(3, np.float32))
+    predictions = []
+    left = [failures]
+
+    def ends(place, task, attempt):
+        if task.predicted is not None:
+            assert task.predicted is made
+            return DONE
+        if left[0]:
+            left[0] -= 1
+            return BAD
+        predictions.append(task.row.output)
+        return Done(False, {}, made)
+
+    engine = Scripted({"a": 4, "b": 4}, ends)
+    all_rows = rows(8, lambda i: "same.mp4" if i % 2 else f"{i}.mp4")
+    own = [Row(video="same.mp4", output="own.wav", envelope="curve.json")]
+    engine.ends = lambda place, task, attempt: DONE if task.row.envelope else ends(place, task, attempt)
+    last_words(engine, all_rows + own)
+    assert len([name for name in predictions if int(name.split(".")[0]) % 2]) == 1
+    assert len(engine.attempts["own.wav"]) == 1
+
+
+def test_what_runs_is_stopped_and_waited_for():
+    engine = Scripted({"a": 3}, lambda place, task, attempt: DONE)
+    events = render_all(rows(9), engine)
+    next(events)
+    events.close()
+    assert engine.stopped
+    assert engine.running == []
+
+
+@given(data=st.data())
+def test_every_row_ends_once_whatever_happens(data):
+    outcomes = st.sampled_from([DONE, DONE, BAD, LOST, Done(True, {}, Predicted("k", np.ones(1, np.float32)))])
+    rooms = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1))
+    engine = Scripted(rooms, lambda place, task, attempt: data.draw(outcomes))
+    count = data.draw(st.integers(1, 8))
+    videos = [f"{data.draw(st.integers(0, 2))}.mp4" for _ in range(count)]
+    ended = last_words(engine, rows(count, lambda i: videos[i]))
+    for name, kind in ended.items():
+        assert (kind == "failed") <= (len(engine.attempts[name]) >= ATTEMPTS)
