@@ -293,6 +293,54 @@ def soak(
 
 
 @app.command()
+def chaos(
+    bundle: BundleOption = DEMO,
+    rows: Annotated[int, typer.Option(help="Rows to render.", min=10)] = 1_000,
+    kills: Annotated[int, typer.Option(help="Processes to kill: driver, worker, Triton, in turn.", min=0)] = 18,
+    ray: Annotated[bool, typer.Option(help="On a Ray cluster of this machine.")] = True,
+    seed: Annotated[int, typer.Option(help="Chooses the moments.", min=0)] = 0,
+) -> None:
+    """Render a manifest while processes are killed, until all is done: what is missing, wrong, twice or left over?
+
+    foley-bench chaos --bundle bundles/tiny
+    """
+    from foley_bench import chaos as harness
+
+    with TemporaryDirectory(prefix="foley-chaos-") as folder:
+        outcome = harness.chaos(bundle, Path(folder), rows, kills, seed, ray, typer.echo)
+    typer.echo(f"{rows} rows in {outcome.runs} runs and {outcome.seconds:.0f} s; {outcome.peaceful_s:.0f} s in peace")
+    typer.echo("killed: " + (", ".join(f"{number} {name}" for name, number in outcome.kills.items()) or "nothing"))
+    for fault in outcome.faults:
+        typer.echo(f"FAULT: {fault}")
+    if outcome.faults:
+        raise typer.Exit(1)
+    typer.echo("every result is there, once, whole, and the same as in peace; nothing else is left")
+
+
+@app.command()
+def farm(
+    bundle: BundleOption = DEMO,
+    rows: Annotated[int, typer.Option(help="Rows to render each way.", min=20)] = 100,
+    json_file: JsonFile = None,
+    report_file: ReportFile = None,
+) -> None:
+    """Time `foley render`: against a loop over the client, by rows at once, and on one node of Ray against two.
+
+    foley-bench farm --bundle bundles/tiny --json farm.json --report farm.html
+    """
+    report.prepare(json_file, report_file)
+    from foley_bench import farm as bench
+
+    if not bench.has_ray():
+        typer.echo("Ray is not installed, so its nodes are not measured; install foley-client[ray]", err=True)
+    with TemporaryDirectory(prefix="foley-farm-") as folder:
+        found = bench.measure(
+            bundles.read(bundle), Path(folder), rows, bench.has_ray(), lambda what: typer.echo(what, err=True)
+        )
+    report.deliver(found, json_file, report_file)
+
+
+@app.command()
 def fuzz(
     bundle: BundleOption = DEMO,
     count: Annotated[int, typer.Option(help="Damaged media files and malformed requests.", min=200)] = 2_000,
