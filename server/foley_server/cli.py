@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from foley import command
 from foley.errors import FoleyError
 from foley_server import triton
 
+LOOK_S = 0.2  # between two looks at Triton's processes
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 app = typer.Typer(
@@ -62,8 +64,10 @@ def run(
         with triton.serve(models, opened, address, grpc_port, metrics_port) as server:
             typer.echo(f"ready grpc={server.endpoints.grpc} metrics={server.endpoints.metrics}")
             sys.stdout.flush()
-            code = server.wait()
-            raise FoleyError(f"Triton ended by itself with exit code {code}; its log ends: {server.log_end()}")
+            while (failure := server.failure()) is None:
+                time.sleep(LOOK_S)
+            server.process.kill()  # what waits for a model that has died is told so
+            raise FoleyError(failure)
     except command.Stopped:
         return  # the way to stop a server
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
@@ -33,21 +34,24 @@ class Endpoints:
     metrics: str
 
 
-@dataclass
 class Triton:
-    """A running server process."""
+    """A running server process, and those of its models."""
 
-    process: subprocess.Popen[bytes]
-    endpoints: Endpoints
-    log: Path
+    def __init__(self, process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path) -> None:
+        self.process, self.endpoints = process, endpoints
+        self._log = log
+        self._models = psutil.Process(process.pid).children(recursive=True)
 
-    def wait(self) -> int:
-        """Block until the server ends; its exit code."""
-        return self.process.wait()
+    def failure(self) -> str | None:
+        """Why it serves no more, None while it does.
 
-    def log_end(self) -> str:
-        """The last lines that the server logged."""
-        return self.log.read_text(errors="replace")[-2000:]
+        24.10 does not see that a model's process has died: requests to that model wait for ever.
+        """
+        if (code := self.process.poll()) is not None:
+            end = self._log.read_text(errors="replace")[-2000:]
+            return f"Triton ended by itself with exit code {code}; its log ends: {end}"
+        dead = [one.pid for one in self._models if not one.is_running() or one.status() == psutil.STATUS_ZOMBIE]
+        return f"a model's process died: {dead}" if dead else None
 
 
 def claim_port(address: str, port: int) -> int:
@@ -109,9 +113,8 @@ def serve(
                 command, stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=_end_with_parent, cwd=run
             )
         try:
-            triton = Triton(process, endpoints, log)
-            _await_ready(triton, run.name)
-            yield triton
+            _await_ready(process, endpoints, log, run.name)
+            yield Triton(process, endpoints, log)
         finally:
             _stop(process)
 
@@ -158,13 +161,13 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _await_ready(triton: Triton, name: str) -> None:
+def _await_ready(process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path, name: str) -> None:
     """Wait until the server called `name`, and not another one that was quicker to take its port, is ready."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    with grpcclient.InferenceServerClient(triton.endpoints.grpc) as client:
+    with grpcclient.InferenceServerClient(endpoints.grpc) as client:
         while time.monotonic() < deadline:
-            if triton.process.poll() is not None:
-                raise ServerUnavailable(f"Triton ended while it started: {_first_error(triton.log)}")
+            if process.poll() is not None:
+                raise ServerUnavailable(f"Triton ended while it started: {_first_error(log)}")
             try:
                 if (
                     client.is_server_ready(client_timeout=5.0)
@@ -174,7 +177,7 @@ def _await_ready(triton: Triton, name: str) -> None:
             except InferenceServerException:
                 pass  # not listening yet
             time.sleep(0.05)
-    raise ServerUnavailable(f"Triton was not ready after {START_TIMEOUT_S:.0f} s: {_first_error(triton.log)}")
+    raise ServerUnavailable(f"Triton was not ready after {START_TIMEOUT_S:.0f} s: {_first_error(log)}")
 
 
 def _first_error(log: Path) -> str:

@@ -175,6 +175,24 @@ def test_what_a_killed_server_leaves_the_next_one_removes(tiny_bundle: Path, tra
         assert server.wait(60) == 0
 
 
+@pytest.mark.parametrize("victim", ["tritonserver", "stub"])
+def test_a_server_that_has_lost_a_process_ends_and_says_so(tiny_bundle: Path, traces: Traces, victim: str) -> None:
+    """Requests to a model whose process has died would wait for ever."""
+    command = [BIN / "foley-server", "run", "--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0"]
+    server = subprocess.Popen(
+        command, env=traces.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline().startswith("ready ")
+    traces.processes()
+    children = psutil.Process(server.pid).children(recursive=True)
+    next(child for child in children if victim in child.name() or victim in " ".join(child.cmdline()[:1])).kill()
+    _, message = server.communicate(timeout=60)
+    assert server.returncode == 1
+    assert ("ended by itself" if victim == "tritonserver" else "a model's process died") in message
+    assert "Traceback" not in message
+
+
 def refusal(*options: object) -> str:
     """What `foley-server run` says when it does not start."""
     command = [BIN / "foley-server", "run", *map(str, options)]

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from foley.bundle import Bundle
 from foley.errors import FoleyError, ServerUnavailable
 from foley_pipeline.triton import Triton
@@ -55,20 +53,11 @@ class Embedded:
             embedded.serve(self.models, self.bundle, trace=self.trace) as server,
             Triton(server.endpoints.grpc) as client,
         ):
-            process = psutil.Process(server.process.pid)
-            # 24.10 does not see that a model's process has died: requests to it would wait for ever
-            parts = process.children(recursive=True)
 
             def alive() -> bool:
-                if (code := server.process.poll()) is not None:
-                    log.error(
-                        "Triton ended by itself with exit code %d", code, extra={"triton": server.log_end()[-500:]}
-                    )
-                    return False
-                dead = [part.pid for part in parts if not part.is_running() or part.status() == psutil.STATUS_ZOMBIE]
-                if dead:
-                    log.error("a model's process died: %s", dead)
-                return not dead
+                if failure := server.failure():
+                    log.error("%s", failure[:700])
+                return failure is None
 
             yield Served(client, f"http://{server.endpoints.metrics}/metrics", alive, server.process.kill)
 
