@@ -197,9 +197,11 @@ def _run(
             rendered += 1
             if plan and rendered >= next_kill and not killed:
                 time.sleep(dice.random())  # in the middle of anything
+                victims = [process] if plan[0] == "driver" else night.find(plan[0])
+                if not victims:  # it is being started again
+                    continue
                 kind = plan.pop(0)
-                victims = [process] if kind == "driver" else night.find(kind)
-                with suppress(psutil.Error, IndexError):
+                with suppress(psutil.Error):
                     dice.choice(victims).kill()
                     outcome.kills[kind] += 1
                     say(f"{kind} killed, {event['done'] + event['skipped']} of {event['total']} there")

@@ -47,7 +47,8 @@ def render(
         list[str] | None,
         typer.Option(
             help="A Triton to use, HOST:PORT; may be given several times. Without it one is started: here, or on "
-            "every node of the cluster."
+            "every node of the cluster.",
+            envvar="FOLEY_SERVER",
         ),
     ] = None,
     workers: Annotated[
