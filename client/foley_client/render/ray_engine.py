@@ -5,6 +5,8 @@ Ray starts the actors, restarts those that die, and tells of nodes that come and
 
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -25,6 +27,7 @@ from foley_client.render.task import Done, Failed, Task
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
+KNOCK_TIMEOUT_S = 10.0
 
 
 class Worker:
@@ -154,6 +157,12 @@ class Cluster:
             log.warning("%s is not used: it serves another bundle than the others, or has other versions", name)
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray itself tries for minutes."""
+    if place := re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d{1,5})", address):
+        socket.create_connection((place[1].strip("[]"), int(place[2])), KNOCK_TIMEOUT_S).close()
+
+
 def _last_line(error: BaseException) -> str:
     return str(error).strip().rpartition("\n")[2]
 
@@ -169,8 +178,9 @@ def cluster(
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
     try:
+        _knock(address)
         ray.init(address, log_to_driver=False, configure_logging=False)
-    except (RayError, ConnectionError, ValueError, RuntimeError) as error:
+    except (RayError, OSError, ValueError, RuntimeError) as error:
         raise ServerUnavailable(
             f"no Ray cluster can be joined at {address} ({_last_line(error)}); see `ray status`"
         ) from error
