@@ -62,6 +62,7 @@ def ratios_to_itself(file: Path) -> set[str]:
     return set(re.findall(r"[-\d.einf]+ +[-\d.einf]+ +([\d.]+) *$", done.stdout, re.MULTILINE))
 
 
+@pytest.mark.long
 def test_stages_reports_every_network(tiny_bundle: Path, tmp_path: Path) -> None:
     document, printed = measured("stages", tiny_bundle, tmp_path, "--repeats", 1)
     assert document["settings"]["repeats"] == 1

@@ -108,9 +108,10 @@ def torch_sound(manifest: Manifest, tokenizer: RobertaTokenizer, envelope: Float
 
 @pytest.mark.parametrize(
     "preset",
-    [TINY, pytest.param(PAPER, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
+    [TINY, pytest.param(PAPER, marks=pytest.mark.timeout(3600))],
     ids=lambda preset: preset.name,
 )
+@pytest.mark.long
 def test_published_files_make_the_sound_that_torch_makes(preset, published, media, tiny_bundle, tmp_path):
     video, sound, curve = media / "fps2997.mp4", tmp_path / "sound.wav", tmp_path / "curve.json"
     files = Files(*published(preset))

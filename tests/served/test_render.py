@@ -228,7 +228,7 @@ def test_several_servers_share_the_rows_if_they_serve_the_same(
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: Triton, clips: Path) -> None:
     rows: list[dict[str, object]] = [
-        {"video": "0.mp4", "output": f"{i}.wav", "steps": 150, "seed": i} for i in range(8)
+        {"video": "0.mp4", "output": f"{i}.wav", "steps": 100, "seed": i} for i in range(5)
     ]
     write_manifest(clips, rows)
     command = [BIN / "foley", "render", "rows.jsonl", "-o", "out", "--server", triton.url, "--json", "--workers", "2"]
@@ -247,7 +247,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: Triton, clips
     there = {path.name for path in (clips / "out").iterdir()} - {"report.html", ".foley-render.lock"}
     results = {name for name in there if name.endswith(".wav")}
     assert there == results | {name + SIDECAR for name in results}
-    assert 0 < len(results) < 8
+    assert 0 < len(results) < 5
     again = subprocess.run(command, cwd=clips, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0
     assert {name for name, kind in ended(again).items() if kind == "skipped"} >= results
@@ -268,7 +268,7 @@ def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: Triton, cl
 
 def test_killed_processes_cost_time_and_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
     """In short; `foley-bench chaos` renders a thousand rows, on Ray."""
-    outcome = chaos(tiny_bundle, tmp_path, 60, 3, 1, False, print)
+    outcome = chaos(tiny_bundle, tmp_path, 48, 3, 1, False, print)
     assert outcome.faults == []
     assert outcome.kills == {"driver": 1, "worker": 1, "Triton": 1}
     assert outcome.runs >= 2
@@ -323,19 +323,20 @@ def test_videos_come_from_a_bucket_and_sounds_go_to_one(
 ) -> None:
     (bucket / "in").mkdir()
     shutil.copy(clips / "1.mp4", bucket / "in" / "one.mp4")
+    (bucket / "in" / "bad.mp4").write_bytes(b"no video")
     rows = [
         {"video": "s3://farm/in/one.mp4", "output": "day 1/one.wav", "steps": 2, "text": "glass"},
         {"video": "0.mp4", "output": "zero.mp4", "steps": 1},
     ]
-    write_manifest(clips, [*rows, {"video": "s3://farm/in/gone.mp4", "steps": 1}])
+    write_manifest(clips, [*rows, {"video": "s3://farm/in/gone.mp4"}])
     command = ("render", "rows.jsonl", "-o", "s3://farm/out", "--json")
     missing = foley(*command)
     assert missing.returncode == 2
     assert "s3://farm/in/gone.mp4 is not there" in missing.stderr
-    (bucket / "in" / "gone.mp4").write_bytes(b"no video")
+    write_manifest(clips, [*rows, {"video": "s3://farm/in/bad.mp4"}])
     done = foley(*command)
     assert done.returncode == 1, done.stderr
-    assert ended(done) == {"day 1/one.wav": "done", "zero.mp4": "done", "gone.mp4": "failed"}
+    assert ended(done) == {"day 1/one.wav": "done", "zero.mp4": "done", "bad.mp4": "failed"}
     there = {path.relative_to(bucket / "out").as_posix() for path in (bucket / "out").rglob("*") if path.is_file()}
     results = {"day 1/one.wav", "zero.mp4"}
     assert there == results | {name + SIDECAR for name in results} | {"failures.jsonl", "report.html"}
