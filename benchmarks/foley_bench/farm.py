@@ -19,6 +19,7 @@ from foley.media import probe
 from foley.output import replacing
 from foley_bench import machine
 from foley_bench.chaos import write_manifest
+from foley_bench.ray_nodes import ray_cluster
 from foley_bench.report import Report
 from foley_client import Foley, embedded_triton, outputs
 from foley_client.outputs import Result
@@ -120,26 +121,6 @@ def _nodes(bundle: Bundle, folder: Path, rows: Sequence[Row], say: Callable[[str
                     time.sleep(0.2)
                 rates[str(count)] = _rate(engine, rows)
     return {"rows_per_minute": rates, "two_to_one": rates["2"] / rates["1"]}
-
-
-@contextmanager
-def ray_cluster(cores: Sequence[int]) -> Iterator[str]:
-    """Ray's own test cluster: a head that renders nothing, and a node for each of `cores`, all on this machine."""
-    from ray.cluster_utils import Cluster
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    whole = os.sched_getaffinity(0)
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        try:
-            for core in cores:
-                os.sched_setaffinity(0, {core})  # what a node starts keeps to its core, as on a machine of its own
-                nodes.add_node(num_cpus=1)
-        finally:
-            os.sched_setaffinity(0, whole)
-        yield nodes.address
-    finally:
-        nodes.shutdown()
 
 
 @contextmanager

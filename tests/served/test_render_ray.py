@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from foley_bench.chaos import write_manifest
-from foley_bench.farm import ray_cluster
+from foley_bench.ray_nodes import ray_cluster
 from foley_client.render.task import SIDECAR
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-ROWS = 24
+ROWS = 16
 MARK = "FOLEY_RAY_TEST"
 
 

@@ -134,8 +134,7 @@ class JsonLines:
         about |= {kind: tally.counts[kind] for kind in ("done", "skipped", "failed")}
         about |= {"running": tally.running, "total": tally.total, "rate_hz": round(tally.rate, 3)}
         about["left_s"] = None if tally.left_s is None else round(tally.left_s, 1)
-        sys.stdout.write(json.dumps(about) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(about), file=sys.__stdout__, flush=True)  # what libraries print goes elsewhere
 
 
 def clock(seconds: float) -> str:

@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -177,18 +178,19 @@ def cluster(
         ServerUnavailable: there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
-    try:
-        _knock(address)
-        ray.init(address, log_to_driver=False, configure_logging=False)
-    except (RayError, OSError, ValueError, RuntimeError) as error:
-        raise ServerUnavailable(
-            f"no Ray cluster can be joined at {address} ({_last_line(error)}); see `ray status`"
-        ) from error
-    try:
-        joined = Cluster(servers, bundle, cache, output, workers)
+    with redirect_stdout(sys.stderr):  # Ray prints now and then; standard output is for results
         try:
-            yield joined
+            _knock(address)
+            ray.init(address, log_to_driver=False, configure_logging=False)
+        except (RayError, OSError, ValueError, RuntimeError) as error:
+            raise ServerUnavailable(
+                f"no Ray cluster can be joined at {address} ({_last_line(error)}); see `ray status`"
+            ) from error
+        try:
+            joined = Cluster(servers, bundle, cache, output, workers)
+            try:
+                yield joined
+            finally:
+                joined.close()
         finally:
-            joined.close()
-    finally:
-        ray.shutdown()
+            ray.shutdown()
