@@ -120,7 +120,7 @@ class Cluster:
     def _follow_nodes(self) -> None:
         nodes = {
             f"{node['NodeManagerHostname']} {node['NodeID'][:8]}": node
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
+            for node in ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU")
         }
         for name in self._places.keys() - nodes.keys():
