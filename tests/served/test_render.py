@@ -268,7 +268,7 @@ def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: Triton, cl
 
 def test_killed_processes_cost_time_and_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
     """In short; `foley-bench chaos` renders a thousand rows, on Ray."""
-    outcome = chaos(tiny_bundle, tmp_path, 48, 3, 1, False, print)
+    outcome = chaos(tiny_bundle, tmp_path, 36, 3, 1, False, print)
     assert outcome.faults == []
     assert outcome.kills == {"driver": 1, "worker": 1, "Triton": 1}
     assert outcome.runs >= 2
