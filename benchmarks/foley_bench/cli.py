@@ -285,11 +285,7 @@ def soak(
     typer.echo(f"{outcome.seconds:.0f} s")
     for title, counts in (("ended", outcome.ended), ("killed", outcome.kills)):
         typer.echo(f"{title}: " + ", ".join(f"{number} {name}" for name, number in counts.most_common()))
-    for fault in outcome.faults:
-        typer.echo(f"FAULT: {fault}")
-    if outcome.faults:
-        raise typer.Exit(1)
-    typer.echo("nothing lost, nothing twice, nothing leaked")
+    _judge(outcome.faults, "nothing lost, nothing twice, nothing leaked")
 
 
 @app.command()
@@ -310,11 +306,7 @@ def chaos(
         outcome = harness.chaos(bundle, Path(folder), rows, kills, seed, ray, typer.echo)
     typer.echo(f"{rows} rows in {outcome.runs} runs and {outcome.seconds:.0f} s; {outcome.peaceful_s:.0f} s in peace")
     typer.echo("killed: " + (", ".join(f"{number} {name}" for name, number in outcome.kills.items()) or "nothing"))
-    for fault in outcome.faults:
-        typer.echo(f"FAULT: {fault}")
-    if outcome.faults:
-        raise typer.Exit(1)
-    typer.echo("every result is there, once, whole, and the same as in peace; nothing else is left")
+    _judge(outcome.faults, "every result is there, once, whole, and the same as in peace; nothing else is left")
 
 
 @app.command()
@@ -357,11 +349,7 @@ def fuzz(
         outcome = harness.fuzz(server, Path(name), count, seed, typer.echo)
     for (kind, code), number in sorted(outcome.codes.items()):
         typer.echo(f"{number:6} {kind}: {code}")
-    for fault in outcome.faults:
-        typer.echo(f"FAULT: {fault}")
-    if outcome.faults:
-        raise typer.Exit(1)
-    typer.echo("every call ended well, the server serves, nothing leaked")
+    _judge(outcome.faults, "every call ended well, the server serves, nothing leaked")
 
 
 def _prepare(json_file: Path | None, plots: Path | None) -> None:
@@ -376,6 +364,15 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from error
+
+
+def _judge(faults: list[str], otherwise: str) -> None:
+    """Say what must not be, with exit code 1, or that all is well."""
+    for fault in faults:
+        typer.echo(f"FAULT: {fault}")
+    if faults:
+        raise typer.Exit(1)
+    typer.echo(otherwise)
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ STEPS = 25  # the bundle's own
 
 def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, say: Callable[[str], None]) -> Report:
     """Render `rows` rows each way, in an empty folder."""
-    all_rows = [replace_steps(row) for row in manifest.read(write_manifest(folder, rows))]
+    all_rows = [row.model_copy(update={"steps": STEPS}) for row in manifest.read(write_manifest(folder, rows))]
     document: dict[str, Any] = {**machine.describe(bundle), "settings": {"rows": rows, "steps": STEPS}}
     with embedded_triton(bundle.root) as triton:
         foley = Foley(triton)
@@ -61,11 +61,6 @@ def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, say: Callable[[s
         tables=_tables(document),
         pictures={"Rows a minute by the rows at once on one server.": _picture(document)},
     )
-
-
-def replace_steps(row: Row) -> Row:
-    """With as many steps as a user's row has."""
-    return row.model_copy(update={"steps": STEPS})
 
 
 def _overhead(foley: Foley, rows: Sequence[Row], folder: Path) -> dict[str, float]:
