@@ -312,7 +312,7 @@ def chaos(
 @app.command()
 def farm(
     bundle: BundleOption = DEMO,
-    rows: Annotated[int, typer.Option(help="Rows to render each way.", min=20)] = 100,
+    rows: Annotated[int, typer.Option(help="Rows to render each way.", min=20)] = 40,
     json_file: JsonFile = None,
     report_file: ReportFile = None,
 ) -> None:

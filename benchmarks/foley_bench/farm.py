@@ -33,7 +33,7 @@ from foley_pipeline.job import Curve, run
 from foley_pipeline.watch import Watch
 
 BLOCK = 10  # rows that one way renders before the other way does
-WORKERS = (1, 2, 4, 8)
+WORKERS = (1, 2, 4)
 NODE_WORKERS = 2
 STEPS = 25  # the bundle's own
 
@@ -46,11 +46,13 @@ def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, say: Callable[[s
         foley = Foley(triton)
         say("in a loop, and by the farm, in turns")
         document["one_worker"] = _overhead(foley, all_rows, folder)
+        say(f"the farm takes {document['one_worker']['farm_to_loop']:.3f} of the loop's time")
         document["rows_per_minute"] = {}
         for workers in WORKERS:
-            say(f"{workers} at once")
             with _threads(triton.url, folder / f"{workers}", workers) as engine:
-                document["rows_per_minute"][str(workers)] = _rate(engine, all_rows)
+                rate = _rate(engine, all_rows)
+            say(f"{workers} at once: {rate:.1f} rows a minute")
+            document["rows_per_minute"][str(workers)] = rate
     if ray:
         document["nodes"] = _nodes(bundle, folder, all_rows, say)
     return Report(
@@ -106,7 +108,6 @@ def _nodes(bundle: Bundle, folder: Path, rows: Sequence[Row], say: Callable[[str
     cores = sorted(os.sched_getaffinity(0))[:2]
     rates = {}
     for count in (1, 2):
-        say(f"{count} node{'s' * (count - 1)} of one core")
         with ray_cluster(cores[:count]) as address:
             from foley_client.render.ray_engine import cluster
 
@@ -115,6 +116,7 @@ def _nodes(bundle: Bundle, folder: Path, rows: Sequence[Row], say: Callable[[str
                 while len(engine.places()) < count:
                     time.sleep(0.2)
                 rates[str(count)] = _rate(engine, rows)
+        say(f"Ray, nodes of one core: {count}: {rates[str(count)]:.1f} rows a minute")
     return {"rows_per_minute": rates, "two_to_one": rates["2"] / rates["1"]}
 
 

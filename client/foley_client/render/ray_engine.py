@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
 KNOCK_TIMEOUT_S = 10.0
+PATIENCE_S = 15.0  # without a place that renders, before the user is told
 
 
 class Worker:
@@ -75,6 +77,7 @@ class Cluster:
         self._places: dict[str, _Place] = {}
         self._versions: dict[str, str] | None = None
         self._reason = ""  # why the last place that did not start did not
+        self._tell_at_s = time.monotonic() + PATIENCE_S
         for url in servers:
             self._places[url] = self._place(url, {"num_cpus": 1, "scheduling_strategy": "SPREAD"})
 
@@ -88,7 +91,9 @@ class Cluster:
         states = [place.state for place in self._places.values()]
         if states and "starting" not in states and "ready" not in states:
             raise ServerUnavailable(f"no worker of the cluster can render: {self._reason}")
-        return {name: self._workers for name, place in self._places.items() if place.state == "ready"}
+        ready = {name: self._workers for name, place in self._places.items() if place.state == "ready"}
+        self._tell(waiting=not ready, starting=states.count("starting"))
+        return ready
 
     def submit(self, place: str, task: Task) -> "Future[Done | Failed]":
         """See `Engine`."""
@@ -116,6 +121,15 @@ class Cluster:
         ray.wait(closing, num_returns=len(closing), timeout=STOP_TIMEOUT_S)
         for place in self._places.values():
             ray.kill(place.actor)
+
+    def _tell(self, waiting: bool, starting: int) -> None:
+        now = time.monotonic()
+        if not waiting:
+            self._tell_at_s = now + PATIENCE_S
+        elif now > self._tell_at_s:
+            self._tell_at_s = now + 4 * PATIENCE_S
+            state = f"{starting} starting, or waiting for processors" if starting else "the cluster has none"
+            log.warning("waiting for a worker that can render (%s); `ray status` tells what there is", state)
 
     def _follow_nodes(self) -> None:
         nodes = {
