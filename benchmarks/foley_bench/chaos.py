@@ -28,7 +28,6 @@ from foley_client.render.task import SIDECAR
 VIDEOS = 6
 KINDS = ("driver", "worker", "Triton")
 REPORTS = {"report.html"}
-FAULT_ROWS = (3, 25)  # rows that are rendered between two kills
 END_TIMEOUT_S = 60.0
 
 
@@ -76,7 +75,7 @@ def chaos(
     dice, outcome = random.Random(seed), Outcome()
     manifest = write_manifest(folder, rows)
     names = [json.loads(line)["output"] for line in manifest.read_text().splitlines()]
-    night = _Night(bundle, folder, manifest, ray)
+    night = _Night(bundle, folder, manifest, rows, ray)
     done: Counter[str] = Counter()
     plan = [KINDS[i % len(KINDS)] for i in range(kills)]
     began = time.monotonic()
@@ -120,7 +119,8 @@ def compare(results: Path, peaceful: Path, names: list[str]) -> list[str]:
 class _Night:
     """How `foley render` is called, in an environment by which its processes are known."""
 
-    def __init__(self, bundle: Path, folder: Path, manifest: Path, ray: bool) -> None:
+    def __init__(self, bundle: Path, folder: Path, manifest: Path, rows: int, ray: bool) -> None:
+        self._rows = rows
         self._mark = secrets.token_hex(8)
         self._temporary = folder / "tmp"
         self._temporary.mkdir()
@@ -133,6 +133,10 @@ class _Night:
             "TMPDIR": str(self._temporary),
             "RAY_TMPDIR": "/tmp/ray",  # the names of its sockets must be short
         }
+
+    def most_between(self, done: Counter[str], plan: list[str]) -> int:
+        """The most rows until the next kill, so that those in `plan` come all along what is left."""
+        return max(1, 2 * (self._rows - len(done)) // (len(plan) + 2))
 
     def start(self, results: Path, log: Any) -> "subprocess.Popen[str]":
         """A run whose standard output is JSON lines."""
@@ -184,7 +188,7 @@ def _run(
     with (results.parent / "log").open("a") as log:
         process = night.start(results, log)
         assert process.stdout is not None
-        rendered, next_kill, killed = 0, dice.randint(*FAULT_ROWS), False
+        next_kill, killed = len(done) + dice.randint(1, night.most_between(done, plan)), False
         for line in process.stdout:
             if not line.startswith("{"):
                 continue
@@ -194,8 +198,7 @@ def _run(
             if event["event"] != "done":
                 continue
             done[event["output"]] += 1
-            rendered += 1
-            if plan and rendered >= next_kill and not killed:
+            if plan and len(done) >= next_kill and not killed:
                 time.sleep(dice.random())  # in the middle of anything
                 victims = [process] if plan[0] == "driver" else night.find(plan[0])
                 if not victims:  # it is being started again
@@ -206,7 +209,7 @@ def _run(
                     outcome.kills[kind] += 1
                     say(f"{kind} killed, {event['done'] + event['skipped']} of {event['total']} there")
                 killed = kind == "driver"
-                next_kill = rendered + dice.randint(*FAULT_ROWS)
+                next_kill = len(done) + dice.randint(1, night.most_between(done, plan))
         code = process.wait()
         process.stdout.close()
     return None if killed else code

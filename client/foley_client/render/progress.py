@@ -105,8 +105,7 @@ class Display:
             *([f"{tally.counts['skipped']} done before"] if tally.counts["skipped"] else []),
             f"{tally.running} running",
             *([f"[red]{tally.counts['failed']} failed[/]"] if tally.counts["failed"] else []),
-            f"{60 * tally.rate:.1f} a minute",
-            f"{clock(tally.left_s)} left" if tally.left_s is not None else "",
+            *([f"{60 * tally.rate:.1f} a minute", f"{clock(tally.left_s)} left"] if tally.left_s is not None else []),
         )
         return table
 
