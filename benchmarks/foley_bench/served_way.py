@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from foley import loudness
+from foley.clip import CHUNK_PAIRS
 from foley.denoising import served_denoiser
 from foley.media import read_frames
 from foley.sampler import Sampling, sample
 from foley_bench.material import TEXTS, Images, Material
 from foley_client import Triton
 from foley_pipeline.prompt import embed_text
-from foley_pipeline.video2rms import CHUNK_PAIRS
 
 Work = Callable[[], Iterator[int]]
 

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -12,7 +13,12 @@ from foley.stages import SHARED_WEIGHTS, networks
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer/tokenizer.json"
+ENGINES = "engines"
 _MAX_MANIFEST_BYTES = 2**20
+
+Half = Literal["fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16"]
+"""What a graph computes in. Half precision, with islands of float32, is for GPUs."""
 
 
 def weights_file(stage: str) -> str:
@@ -20,9 +26,9 @@ def weights_file(stage: str) -> str:
     return f"networks/{SHARED_WEIGHTS.get(stage, stage)}.safetensors"
 
 
-def graph_file(stage: str) -> str:
+def graph_file(stage: str, precision: Precision = "fp32") -> str:
     """Path inside the bundle of a network's ONNX graph; its weights are in `weights_file(stage)`."""
-    return f"networks/{stage}.onnx"
+    return f"networks/{stage}.onnx" if precision == "fp32" else f"networks/{stage}.{precision}.onnx"
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,9 @@ class Bundle:
         """sha256 over the manifest, which names the sha256 of every file: the bundle's identity."""
         return hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
 
-    def missing_graphs(self) -> list[str]:
+    def missing_graphs(self, precision: Precision = "fp32") -> list[str]:
         """Networks that `foley-export onnx` has not made a graph for yet."""
-        return [stage for stage in networks(self.manifest) if graph_file(stage) not in self.manifest.files]
+        return [stage for stage in networks(self.manifest) if graph_file(stage, precision) not in self.manifest.files]
 
 
 def read(root: Path) -> Bundle:

@@ -10,6 +10,7 @@ FRAME_RATE_HZ = 30
 FRAME_HEIGHT = 256
 FRAME_WIDTH = 344
 LARGEST_FLOW = 20.0  # pixels either way that the bytes of the optical flow can say
+CHUNK_PAIRS = 16  # frame pairs a call: 4.5 MB of frames, and a step in which the work can be stopped
 CLIP_FRAMES = 300  # feature rows of a clip: FRAME_RATE_HZ * CLIP_SECONDS
 CLASS_RATE_HZ = 125  # Video2RMS predicts loudness classes at this rate
 CLIP_CLASSES = 1250  # CLASS_RATE_HZ * CLIP_SECONDS

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from foley.bundle import MANIFEST, file_sha256
+from foley.bundle import ENGINES, MANIFEST, file_sha256
 from foley.errors import OutputError
 from foley.manifest import Manifest
 
@@ -34,11 +34,15 @@ def new_bundle(destination: Path) -> Iterator[Path]:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json` with the sha256 of every file that lies in the bundle; return what it says."""
+    """Write `manifest.json` with the sha256 of every file that lies in the bundle; return what it says.
+
+    Engines are no part of it: they are of one machine, and say themselves what they were built of.
+    """
+    names = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
     files = {
-        path.relative_to(root).as_posix(): file_sha256(path)
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        name: file_sha256(path)
+        for name, path in names.items()
+        if name != MANIFEST and not name.startswith(f"{ENGINES}/")
     }
     complete = manifest.model_copy(update={"files": files})
     temporary = root / f".{MANIFEST}"

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from foley import bundle as bundles
 from foley import command
+from foley.bundle import Half, Precision
 from foley.errors import SettingError
 from foley.manifest import Manifest
 from foley.stages import networks
@@ -30,6 +31,7 @@ from foley_export.fetch import cache_folder, locked
 from foley_export.fetch import fetch as fetch_file
 from foley_export.presets import PAPER, PRESETS
 from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, TOKENIZER_FOLDER, import_command
+from foley_export.tensorrt.plan import Profile
 
 app = typer.Typer(
     help="Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).",
@@ -92,12 +94,53 @@ def import_(
 
 
 @app.command()
-def onnx(bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
-    """Export every network of a bundle to ONNX, beside its weights; the weights are not copied."""
-    from foley_export import make
+def onnx(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    precision: Annotated[
+        Precision, typer.Option(help="fp16 and bf16 are for GPUs; their graphs lie beside those in fp32.")
+    ] = "fp32",
+) -> None:
+    """Export every network of a bundle to ONNX, beside its weights; the weights are not copied.
+
+    The precision is in the graph: fp16 and bf16 leave in fp32 what needs its range or its digits. What they do to every
+    network is measured at the end, on random inputs; `verify --precision` takes the golden ones.
+    """
+    from foley_export import half_report, make
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
-    _show("graph", bundles.read(bundle).manifest, make.make_graphs(bundle))
+    _show("graph", bundles.read(bundle).manifest, make.make_graphs(bundle, precision))
+    if precision != "fp32":
+        half_report.show(precision, make.half_errors(bundle, precision))
+
+
+@app.command()
+def tensorrt(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, with graphs of the precision.")],
+    precision: Annotated[Half, typer.Option(help="Of the graphs that engines are built from.")] = "fp16",
+    profile: Annotated[
+        Profile, typer.Option(help="What the engines are tuned for: one request at a time, or full batches.")
+    ] = "latency",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what TensorRT would not take; needs no GPU, no TensorRT.")
+    ] = False,
+) -> None:
+    """Build TensorRT engines from a bundle's graphs, on the kind of GPU that they will run on.
+
+    They lie in BUNDLE/engines. Those that are there and still right are kept, and where only the weights have changed
+    they are put in, which takes seconds; what is done about each, and why, is printed.
+    """
+    from foley_export.tensorrt.build import build_engines, refused
+
+    if check:
+        problems = refused(bundles.read(bundle), precision)
+        for stage, problem in problems:
+            typer.echo(f"{stage}: {problem}")
+        if problems:
+            raise typer.Exit(1)
+        typer.echo(f"TensorRT's support matrix lists all that the {precision} graphs need")
+        return
+    for stage, decision in build_engines(bundle, precision, profile):
+        typer.echo(f"{stage}: {decision}")
 
 
 @app.command()
@@ -110,12 +153,15 @@ def verify(
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Also export every network and check its graph (minutes).")
     ] = False,
+    precision: Annotated[
+        Half | None, typer.Option(help="Also its graph in half precision, against the one in fp32 (minutes).")
+    ] = None,
 ) -> None:
     """Compare every network and table, at the official size, with golden vectors of the official implementation."""
     from foley_export.verification import verify as run_checks
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in `onnx`
-    run_checks(vectors, salt, onnx)
+    run_checks(vectors, salt, onnx, precision)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from foley import bundle as bundles
-from foley.bundle import TOKENIZER, graph_file, weights_file
+from foley.bundle import TOKENIZER, Precision, graph_file, weights_file
 from foley.errors import BundleError, CheckpointError
 from foley.manifest import Manifest, Source
 from foley.stages import networks, weighted_networks
@@ -19,6 +19,8 @@ from foley_export.networks.bn_inception import RgbFeatures
 from foley_export.networks.network import Network
 from foley_export.networks.video2rms import Video2RMS
 from foley_export.onnx_export import export
+from foley_export.rounding import HalfError, Rounded
+from foley_export.runtime import Graph
 from foley_export.tokenizer import byte_tokenizer
 from foley_export.weights import fill
 from foley_export.wiring import wire
@@ -108,7 +110,7 @@ def load_network(bundle: bundles.Bundle, stage: str) -> Network:
     return network.eval()
 
 
-def make_graphs(root: Path) -> Iterator[str]:
+def make_graphs(root: Path, precision: Precision = "fp32") -> Iterator[str]:
     """Export every network of the bundle at `root`; yields the name of every stage as it is begun.
 
     Raises:
@@ -118,11 +120,27 @@ def make_graphs(root: Path) -> Iterator[str]:
     bundles.verify(bundle)
     for stage in networks(bundle.manifest):
         yield stage
-        destination = bundle.path(graph_file(stage))
+        destination = bundle.path(graph_file(stage, precision))
         temporary = destination.with_suffix(".tmp")
         try:
-            export(load_network(bundle, stage), bundle.path(weights_file(stage)), temporary)
+            export(load_network(bundle, stage), bundle.path(weights_file(stage)), temporary, precision)
             temporary.replace(destination)
         finally:
             temporary.unlink(missing_ok=True)
     write_manifest(root, bundle.manifest)
+
+
+def half_errors(root: Path, precision: Precision) -> Iterator[tuple[str, HalfError]]:
+    """What half precision does to every network of the bundle at `root`, on random inputs.
+
+    Raises:
+        BundleError: the bundle has no graphs in float32, or none in this precision.
+    """
+    bundle = bundles.read(root)
+    for one in ("fp32", precision):
+        if missing := bundle.missing_graphs(one):
+            raise BundleError(f"{root} has no {one} graph of {', '.join(missing)}: `foley-export onnx` makes them")
+    for stage in networks(bundle.manifest):
+        inputs = [tensor.numpy() for tensor in NETWORKS[stage](bundle.manifest).sample_inputs()]
+        rounded = Rounded(bundle.path(graph_file(stage, precision)))
+        yield stage, rounded.error(inputs, Graph(bundle.path(graph_file(stage)))(*inputs))

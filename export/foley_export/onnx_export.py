@@ -15,18 +15,23 @@ import onnxscript.optimizer
 import torch
 from safetensors.numpy import load_file
 
+from foley.bundle import Precision
 from foley_export.networks import attention
 from foley_export.networks.network import Network
+from foley_export.precision import HALF, halve
 
 OPSET = 20
 FOLDED_SIZE = 512  # values of the largest tensor that is computed while exporting
 
 
-def export(network: Network, weights: Path, destination: Path) -> None:
+def export(network: Network, weights: Path, destination: Path, precision: Precision = "fp32") -> None:
     """Write the graph of `network` to `destination`, pointing into `weights` in the same folder.
 
-    Inputs, outputs and the dimensions that vary are those of the network's stage.
+    Inputs, outputs and the dimensions that vary are those of the network's stage, whatever the `precision`. Half
+    precision is for GPUs (see `Network.for_gpu`).
     """
+    if precision != "fp32":
+        network.for_gpu()
     stage = network.stage
     dynamic = [
         {axis: torch.export.Dim.AUTO for axis, size in enumerate(stage.shape(tensor)) if isinstance(size, str)}
@@ -51,6 +56,10 @@ def export(network: Network, weights: Path, destination: Path) -> None:
     attention.define(model)
     _name_dimensions(model, network)
     _point_into(model, weights, destination.parent)
+    if precision != "fp32":
+        halve(model, HALF[precision], network.full_precision)
+        _simplify(model)
+    ir.passes.common.ClearMetadataAndDocStringPass()(model)  # the exporter's stack traces, larger than the graph
     ir.save(model, destination)
 
 
@@ -63,7 +72,6 @@ def _simplify(model: ir.Model) -> None:
     ir.passes.common.InlinePass()(model)
     onnxscript.optimizer.fold_constants_ir(model, should_fold=_is_small)
     ir.passes.common.RemoveUnusedNodesPass()(model)
-    ir.passes.common.ClearMetadataAndDocStringPass()(model)  # the exporter's stack traces, larger than the graph
 
 
 def _is_small(node: ir.Node) -> bool | None:

@@ -15,7 +15,6 @@ from foley_pipeline.reader import FrameStream, Image
 from foley_pipeline.triton import Triton
 from foley_pipeline.watch import Watch
 
-CHUNK_PAIRS = 16  # frame pairs a call: 4.5 MB of frames, and a step in which the work can be stopped
 CHUNKS_ON_SERVER = 2  # the flow of one is found while the networks behind it read the flow of the other
 
 
@@ -50,7 +49,7 @@ def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: Flo
     """Features of every pair of neighbouring frames, RGB then flow, and of the last frame held still: [n, width].
 
     `CHUNKS_ON_SERVER` chunks are on the server while the next one is decoded. Memory does not grow with the video:
-    each of these three is CHUNK_PAIRS + 1 frames of 256 * 344 * 3 bytes, 4.5 MB, and what gRPC copies of it to send.
+    each of these three is a chunk of 256 * 344 * 3 bytes a frame, 4.5 MB, and what gRPC copies of it to send.
     """
     rows: list[Floats] = []
     pending: deque[Future[Floats]] = deque()
@@ -81,10 +80,10 @@ def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: Flo
 
 
 def _chunks(video: Iterable[Image]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Chunks of up to CHUNK_PAIRS + 1 frames, the first one the last of the chunk before; the last frame twice."""
+    """Chunks of pairs, with a frame more: the first one is the last of the chunk before; the last frame comes twice."""
     chunk: list[Image] = []
     for frame in video:
-        if len(chunk) > CHUNK_PAIRS:
+        if len(chunk) > clip.CHUNK_PAIRS:
             stacked = np.stack(chunk)
             chunk = chunk[-1:]  # before the others wait with us for the server
             yield stacked

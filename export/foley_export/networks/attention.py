@@ -40,8 +40,10 @@ def MultiHeadAttention(query, key, value, num_heads: int):
     queries = op.Transpose(op.Reshape(query, apart), perm=[0, 2, 1, 3])
     keys = op.Transpose(op.Reshape(key, apart), perm=[0, 2, 3, 1])
     values = op.Transpose(op.Reshape(value, apart), perm=[0, 2, 1, 3])
-    scores = op.MatMul(queries, keys) / op.Sqrt(op.Cast(op.Shape(queries, start=3), to=1))
-    mixed = op.Transpose(op.MatMul(op.Softmax(scores, axis=-1), values), perm=[0, 2, 1, 3])
+    width = op.Cast(op.Shape(queries, start=3), to=1)
+    scores = op.MatMul(queries / op.CastLike(op.Sqrt(width), queries), keys)
+    weights = op.CastLike(op.Softmax(op.Cast(scores, to=1), axis=-1), values)  # in float32, whatever comes in
+    mixed = op.Transpose(op.MatMul(weights, values), perm=[0, 2, 1, 3])
     return op.Reshape(mixed, op.Constant(value_ints=[0, 0, -1]))
 
 

@@ -33,6 +33,7 @@ class ClapAudio(Network):
     """Waveform float [B, 163840] at 16 kHz -> embedding [B, 512] of unit length. Only its first 10 s are heard."""
 
     stage_name = "clap_audio"
+    full_precision = frozenset({"upsample", "log_mel", "stretch"})
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
@@ -47,6 +48,7 @@ class ClapAudio(Network):
         )
         self.upsample = clap_frontend.SincUpsample(clap_frontend.SAMPLE_RATE_HZ // clip.SAMPLE_RATE_HZ)
         self.log_mel = clap_frontend.LogMel()
+        self.stretch = clap_frontend.Stretch(1 + clap_frontend.SAMPLES // self.log_mel.hop, clap_frontend.FRAMES)
         self.audio_branch = modeling_clap.ClapAudioModel(settings).audio_encoder
         self.audio_projection = modeling_clap.ClapProjectionLayer(settings)
 
@@ -70,7 +72,9 @@ class ClapAudio(Network):
         return self.log_mel(self.upsample(waveform)[:, : clap_frontend.SAMPLES])
 
     def forward(self, waveform: Tensor) -> Tensor:
-        pooled = self.audio_branch(self.spectrogram(waveform)[:, None]).pooler_output
+        # before its normalisation of every band, not after: that is the same, the shares of a frame add up to one
+        stretched = self.stretch(self.spectrogram(waveform))
+        pooled = self.audio_branch(stretched[:, None]).pooler_output
         return functional.normalize(self.audio_projection(pooled), dim=-1)
 
 

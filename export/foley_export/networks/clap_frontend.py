@@ -1,6 +1,6 @@
-"""What CLAP hears: a 16 kHz waveform, brought to 48 kHz, as a log-mel spectrogram.
+"""What CLAP hears: a 16 kHz waveform, brought to 48 kHz, as a log-mel spectrogram of 1024 frames.
 
-Both steps are convolutions with constant kernels, which every runtime has.
+Convolutions and sums with constant kernels, which every runtime has.
 """
 
 import math
@@ -13,6 +13,7 @@ from transformers.audio_utils import mel_filter_bank
 
 SAMPLE_RATE_HZ = 48_000
 SAMPLES = 10 * SAMPLE_RATE_HZ  # what CLAP takes in
+FRAMES = 1024  # that HTSAT makes of them
 MEL_BINS = 64
 
 
@@ -67,3 +68,34 @@ class LogMel(nn.Module):
         real, imaginary = functional.conv1d(padded, self.fourier, stride=self.hop).chunk(2, 1)
         mel = (real.square() + imaginary.square()).transpose(1, 2) @ self.filters
         return 10 * mel.clamp(min=1e-10).log10()
+
+
+class Stretch(nn.Module):
+    """Spectrogram [B, frames, 64] -> [B, to_frames, 64] by cubic convolution, the ends on each other.
+
+    What `torch.nn.functional.interpolate` calls bicubic with aligned corners (Keys 1981, a = -0.75), as HTSAT does it
+    with its input; TensorRT knows no cubic resize.
+    """
+
+    places: Tensor  # int64 [4, to_frames]: the frames that are mixed
+    shares: Tensor  # float32 [4, to_frames]
+
+    def __init__(self, frames: int, to_frames: int) -> None:
+        super().__init__()
+        wanted = np.arange(to_frames) * ((frames - 1) / (to_frames - 1))
+        places = np.floor(wanted) + np.arange(-1, 3)[:, None]
+        shares = _cubic(np.abs(wanted - places))
+        self.register_buffer("places", torch.from_numpy(places.clip(0, frames - 1).astype(np.int64)), persistent=False)
+        self.register_buffer("shares", torch.from_numpy(shares).float()[:, :, None], persistent=False)
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        taps = zip(self.places, self.shares, strict=True)
+        return torch.stack([spectrogram.index_select(1, place) * share for place, share in taps]).sum(0)
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    """How much a neighbour counts at a distance of up to 2."""
+    a = -0.75
+    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
+    return np.where(distance <= 1, near, far)

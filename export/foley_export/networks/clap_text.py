@@ -49,11 +49,17 @@ class ClapText(Network):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         # the branch's parts, since its own forward makes the mask with gathers that only cost time in a graph
-        hidden = self.text_branch.embeddings(input_ids)
+        hidden = self.text_branch.embeddings(input_ids, position_ids=_positions(input_ids))
         mask = (1 - attention_mask)[:, None, None, :].to(hidden.dtype) * _MASKED
         hidden = self.text_branch.encoder(hidden, attention_mask=mask).last_hidden_state
         pooled = self.text_branch.get_submodule("pooler")(hidden)
         return functional.normalize(self.text_projection(pooled), dim=-1)
+
+
+def _positions(input_ids: Tensor) -> Tensor:
+    """RoBERTa's positions of tokens: they count from 2, padding has 1. Summed as floats, which TensorRT does."""
+    real = (input_ids != _PADDING).float()
+    return (real.cumsum(1) * real).long() + _PADDING
 
 
 def projection_key(key: str) -> str:

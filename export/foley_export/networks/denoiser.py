@@ -23,7 +23,9 @@ class Denoiser(Network):
     """
 
     stage_name = "denoiser"
+    full_precision = frozenset({"unet.time_embed", "control_net.time_embed"})
     signal: Tensor
+    both_branches = False
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
@@ -41,6 +43,10 @@ class Denoiser(Network):
         part, rest = key.split(".", maxsplit=1)
         return f"{_CHECKPOINT_PREFIXES[part]}.{rest}"
 
+    def for_gpu(self) -> None:
+        """Let all rows go through both branches, those without guidance too."""
+        self.both_branches = True
+
     def forward(
         self,
         latents: Tensor,
@@ -53,14 +59,14 @@ class Denoiser(Network):
         """The guided noise [batch, 8, 256, 16] and both branches' deep features; inputs as in the stage's contract.
 
         The unconditional branch runs only for rows whose guidance is not 1, in one batch with all the
-        conditional ones: a row without guidance costs half.
+        conditional ones: a row without guidance costs half, but for `for_gpu`.
         """
-        branches = Branches(guidance)
+        branches = Branches(guidance, self.both_branches)
         noise, deep = self.deep_branch(
-            latents[branches.rows],
-            timestep[branches.rows, 0],
+            branches.repeat(latents),
+            branches.repeat(timestep[:, 0]),
             branches.join(embedding, negative_embedding),
-            self.control(envelope)[branches.rows],
+            branches.repeat(self.control(envelope)),
         )
         return branches.guide(noise), torch.stack(branches.split(deep), dim=1)
 
@@ -115,10 +121,10 @@ class DenoiserReuse(Denoiser):
         deep: Tensor,
     ) -> Tensor:
         """The guided noise [batch, 8, 256, 16]; inputs as in the stage's contract."""
-        branches = Branches(guidance)
-        rows, steps = latents[branches.rows], timestep[branches.rows, 0]
+        branches = Branches(guidance, self.both_branches)
+        rows, steps = branches.repeat(latents), branches.repeat(timestep[:, 0])
         embeddings = branches.join(embedding, negative_embedding)
-        additions = self.control_net.forward_top(rows + self.control(envelope)[branches.rows], steps, embeddings)
+        additions = self.control_net.forward_top(rows + branches.repeat(self.control(envelope)), steps, embeddings)
         answer = self.unet.forward_top(rows, steps, embeddings, additions, branches.join(deep[:, 0], deep[:, 1]))
         return branches.guide(self.to_noise(answer, rows, steps))
 
@@ -126,18 +132,23 @@ class DenoiserReuse(Denoiser):
 class Branches:
     """The rows of a batch, each in its conditional branch, and after them those with guidance in the unconditional."""
 
-    def __init__(self, guidance: Tensor) -> None:
+    def __init__(self, guidance: Tensor, both: bool = False) -> None:
         self.guidance = guidance  # [batch, 1]
-        self.guided = torch.nonzero(guidance[:, 0] != 1)[:, 0]
-        self.rows = torch.cat([torch.arange(guidance.shape[0], device=guidance.device), self.guided])
+        self.guided = None if both else torch.nonzero(guidance[:, 0] != 1)[:, 0]  # None: all
+
+    def repeat(self, values: Tensor) -> Tensor:
+        """What is the same in both branches [batch, ...], for all rows."""
+        return self.join(values, values)
 
     def join(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
         """What the two branches see [batch, ...], for all rows."""
-        return torch.cat([conditional, unconditional[self.guided]])
+        return torch.cat([conditional, unconditional if self.guided is None else unconditional[self.guided]])
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """What came out for all rows as both branches [batch, ...]; without guidance they are the same."""
         conditional, unconditional = values.tensor_split([self.guidance.shape[0]])
+        if self.guided is None:
+            return conditional, unconditional
         return conditional, conditional.index_copy(0, self.guided, unconditional)
 
     def guide(self, noise: Tensor) -> Tensor:

@@ -42,10 +42,15 @@ class Network(OfficialModule):
     """
 
     stage_name: ClassVar[str]
+    full_precision: ClassVar[frozenset[str]] = frozenset()
+    """Names of the modules, with all below them, that half precision leaves in float32 (see `precision`)."""
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
         self.stage: Stage = stages(manifest)[self.stage_name]
+
+    def for_gpu(self) -> None:
+        """Prepare for a graph that runs on GPUs: its shapes must not depend on values, or no CUDA graph holds it."""
 
     def sample_inputs(
         self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0

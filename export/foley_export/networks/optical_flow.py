@@ -77,7 +77,7 @@ class OpticalFlow(Network):
     def forward(self, frames: Tensor) -> Tensor:
         flow = self.flow(frames).clamp(-clip.LARGEST_FLOW, clip.LARGEST_FLOW)
         levels = (flow + clip.LARGEST_FLOW) * (255 / (2 * clip.LARGEST_FLOW))
-        return levels.to(torch.uint8).permute(0, 2, 3, 1)
+        return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 class OpticalFlowWarm(OpticalFlow):
@@ -136,7 +136,8 @@ class Pairs(NamedTuple):
         Where the pairs do not fill the last chain, its last one is repeated.
         """
         count = self.hidden.shape[0]
-        places = torch.arange((count + length - 1) // length * length).clamp(max=count - 1).unflatten(0, (-1, length))
+        places = torch.arange((count + length - 1) // length * length)
+        places = torch.where(places < count, places, count - 1).unflatten(0, (-1, length))
 
         def take(nth: int) -> "Pairs":
             rows = places[:, nth]

@@ -41,7 +41,15 @@ class _ResizeAxis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         taps = zip(self.positions, self.weights, strict=True)
         total = sum(x.index_select(self.axis, position) * weight for position, weight in taps)
-        return (total + _FRACTION // 2) // _FRACTION  # to the nearest
+        return _divide(total + _FRACTION // 2, _FRACTION)  # to the nearest
+
+
+def _divide(numbers: Tensor, by: int) -> Tensor:
+    """Whole numbers, none negative, divided and cut: one operator, where the exporter makes many of `//`."""
+    if not torch.onnx.is_in_onnx_export():
+        return numbers // by
+    divisor = torch.tensor(by, dtype=numbers.dtype)
+    return torch.onnx.ops.symbolic("Div", (numbers, divisor), dtype=numbers.dtype, shape=numbers.shape)
 
 
 def _triangle_filter(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ class Vocoder(Network):
     """HiFi-GAN (Kong et al., NeurIPS 2020) at 16 kHz; transformers' module, which computes the same."""
 
     stage_name = "vocoder"
+    full_precision = frozenset({"hifigan.conv_post"})
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)

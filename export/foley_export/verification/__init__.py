@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from foley.bundle import Half
 from foley.errors import FoleyError
 from foley_export.verification import prompts, report, sound, tables, video
 from foley_export.verification.check import Check
@@ -15,8 +16,11 @@ CHECKS: tuple[Check, ...] = (*tables.CHECKS, *video.CHECKS, *prompts.CHECKS, *so
 """Cheap ones first, then in the order in which a clip meets the networks."""
 
 
-def verify(reference: Path | None, salt: str, onnx: bool) -> None:
+def verify(reference: Path | None, salt: str, onnx: bool, half: Half | None = None) -> None:
     """Run all `CHECKS` against the vectors in `reference`, and print their results.
+
+    Args:
+        onnx, half: see `Check.run`.
 
     Raises:
         InvalidInput: there are no vectors.
@@ -29,7 +33,7 @@ def verify(reference: Path | None, salt: str, onnx: bool) -> None:
         task = progress.add_task("verify", total=len(CHECKS))
         for check in CHECKS:
             progress.update(task, description=f"verify: {check.module}")
-            for result in check.run(vectors, salt, onnx):
+            for result in check.run(vectors, salt, onnx, half):
                 results.append(result)
                 progress.update(task, description=f"verify: {check.module}: {result.what} ({result.engine})")
             progress.advance(task)

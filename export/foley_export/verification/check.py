@@ -11,10 +11,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from foley.bundle import Half
 from foley.errors import FoleyError
 from foley_export.networks.network import Network, OfficialModule
-from foley_export.verification.comparison import Comparison, Engine, Result, compare
-from foley_export.verification.graph import Graph, export_graph
+from foley_export.rounding import Rounded
+from foley_export.runtime import Graph
+from foley_export.verification.comparison import TOLERANCE, Comparison, Engine, Result, compare
+from foley_export.verification.graph import export_graph
 from foley_export.verification.vectors import Vectors
 from foley_export.weights import fill
 
@@ -29,8 +32,13 @@ class Check(ABC):
     module: str
 
     @abstractmethod
-    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False) -> Iterator[Result]:
-        """Make every comparison. What keeps one from being made is a result too: a failed one."""
+    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
+        """Make every comparison. What keeps one from being made is a result too: a failed one.
+
+        Args:
+            onnx: also of the exported graphs.
+            half: also of those in this precision, which are compared with the graphs in float32.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class TableCheck(Check):
     module: str
     comparisons: tuple[Callable[[Vectors], Comparisons], ...]
 
-    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False) -> Iterator[Result]:
+    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
         for compared in self.comparisons:
             yield from _results(self.module, "numpy", compared, vectors)
 
@@ -64,25 +72,51 @@ class NetworkCheck(Check):
         """Whether there is a graph to check."""
         return bool(self.outputs)
 
-    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False) -> Iterator[Result]:
+    def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
         network = fill(self.build(), salt)
         for compared in self.inside:
             yield from _results(self.module, "torch", compared, network, vectors)
         for compared in self.outputs:
             yield from _results(self.module, "torch", compared, _arrays_through(network), vectors)
-        if onnx and self.exported:
+        if (onnx or half) and self.exported:
             assert isinstance(network, Network)
             with tempfile.TemporaryDirectory(prefix="foley-verify-") as folder:
                 try:
-                    graph_file = export_graph(network, Path(folder))
+                    single = export_graph(network, Path(folder))
+                    halved = export_graph(network, Path(folder), half) if half else None
                     del network
                     gc.collect()  # the exporter leaves cycles that hold the weights
-                    graph = Graph(graph_file)
+                    asked = _Asked(Graph(single))
+                    for compared in self.outputs:
+                        yield from _results(self.module, "onnx", compared, asked, vectors)
+                    if half and halved:
+                        yield from _half_results(self.module, half, Rounded(halved), asked)
                 except Exception as error:  # of the exporter, of ONNX Runtime, or a full disk
                     yield _failure(self.module, "graph", "onnx", error)
-                    return
-                for compared in self.outputs:
-                    yield from _results(self.module, "onnx", compared, graph, vectors)
+
+
+class _Asked:
+    """A graph, and what it was asked and has answered."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.calls: list[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]] = []
+
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        answer = self._graph(*inputs)
+        self.calls.append((inputs, answer))
+        return answer
+
+
+def _half_results(module: str, engine: Half, rounded: Rounded, asked: _Asked) -> Iterator[Result]:
+    """Half precision on the inputs of the vectors: how far from float32, and whether every value fits."""
+    for inputs, answer in asked.calls:
+        error = rounded.error(inputs, answer)
+        for name, relative in error.relative.items():
+            allowed = TOLERANCE[engine]
+            yield Result(module, name, engine, relative <= allowed, relative=relative, tolerance=f"{allowed:.0e}")
+        fits = error.headroom > 1
+        yield Result(module, f"largest value {error.peak:.3g}", engine, fits, problem="" if fits else "it overflows")
 
 
 def _arrays_through(network: torch.nn.Module) -> Forward:

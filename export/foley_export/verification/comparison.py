@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-Engine = Literal["numpy", "torch", "onnx"]
+Engine = Literal["numpy", "torch", "onnx", "fp16", "bf16"]
 
-TOLERANCE: dict[Engine, float] = {"numpy": 1e-6, "torch": 1e-4, "onnx": 5e-4}
-"""Largest relative L2 error of float32 results."""
+TOLERANCE: dict[Engine, float] = {"numpy": 1e-6, "torch": 1e-4, "onnx": 5e-4, "fp16": 1e-2, "bf16": 1e-1}
+"""Largest relative L2 error: of float32 results, and of half precision against float32."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The table that `foley-export verify` prints."""
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -34,4 +35,6 @@ def show(results: Sequence[Result], unread: Sequence[str]) -> None:
 
 
 def _short(error: float) -> str:
+    if math.isnan(error):
+        return ""
     return f"{error:.1e}" if error else "0"

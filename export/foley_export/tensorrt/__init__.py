@@ -1,0 +1,1 @@
+"""ONNX graphs to TensorRT engines; needs TensorRT only to build them."""

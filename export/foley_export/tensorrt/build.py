@@ -1,0 +1,152 @@
+"""Building engines with TensorRT's own Python API, release 11: every network is strongly typed there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from foley import bundle as bundles
+from foley.bundle import Bundle, Half, graph_file
+from foley.errors import BundleError, ServerUnavailable
+from foley.stages import networks
+from foley_export.tensorrt import engine
+from foley_export.tensorrt.plan import EnginePlan, Profile, engine_plans
+from foley_export.tensorrt.support import violations
+
+MAJOR = 11
+
+
+def build_engines(root: Path, precision: Half, profile: Profile) -> Iterator[tuple[str, str]]:
+    """Make the engine of every network of the bundle at `root`; yields a stage, and what is done about it and why.
+
+    Engines that are there and still right are kept; where only weights have changed they are put in.
+
+    Raises:
+        ServerUnavailable: no GPU, no TensorRT, or one of another release.
+        BundleError: a graph is missing, or TensorRT does not take it.
+    """
+    bundle = bundles.read(root)
+    bundles.verify(bundle)
+    _need_graphs(bundle, precision)
+    builder = _Builder(bundle)
+    for stage, plan in engine_plans(bundle.manifest, precision, profile).items():
+        path = engine.engine_file(bundle, stage, precision, profile)
+        origin = engine.origin(bundle, plan, builder.gpu, builder.compute_capability, builder.version)
+        decision, why = engine.decide(path, origin)
+        yield stage, f"{decision}: {why}"
+        if decision == "build":
+            engine.write(path, builder.build(plan), origin)
+        if decision == "refit":
+            engine.write(path, builder.refit(plan, path.read_bytes()), origin)
+
+
+def refused(bundle: Bundle, precision: Half) -> list[tuple[str, str]]:
+    """What TensorRT's support matrix does not list, stage by stage; needs no TensorRT.
+
+    Raises:
+        BundleError: the bundle has no graphs in this precision.
+    """
+    _need_graphs(bundle, precision)
+    return [
+        (stage, problem)
+        for stage in networks(bundle.manifest)
+        for problem in violations(bundle.path(graph_file(stage, precision)))
+    ]
+
+
+def _need_graphs(bundle: Bundle, precision: Half) -> None:
+    if missing := bundle.missing_graphs(precision):
+        raise BundleError(
+            f"{bundle.root} has no {precision} graph of {', '.join(missing)}: "
+            f"run `foley-export onnx {bundle.root} --precision {precision}` first"
+        )
+
+
+class _Builder:
+    """TensorRT on this machine's GPU."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._trt = _tensorrt()
+        self._bundle = bundle
+        self._logger = self._trt.Logger(self._trt.Logger.WARNING)
+        self.version = str(self._trt.__version__)
+        self.gpu, self.compute_capability = _gpu()
+
+    def build(self, plan: EnginePlan) -> bytes:
+        """The engine of `plan`, serialized."""
+        trt = self._trt
+        builder = trt.Builder(self._logger)
+        network = builder.create_network()
+        parser = trt.OnnxParser(network, self._logger)
+        self._parse(parser, plan)
+        config = builder.create_builder_config()
+        config.builder_optimization_level = plan.optimization_level
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_bytes)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if plan.refit:
+            config.set_flag(trt.BuilderFlag.REFIT)
+        profile = builder.create_optimization_profile()
+        for name, shapes in plan.shapes.items():
+            profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
+        config.add_optimization_profile(profile)
+        times = engine.timing_cache_file(self._bundle, self.compute_capability, self.version)
+        cache = config.create_timing_cache(times.read_bytes() if times.is_file() else b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+        built = builder.build_serialized_network(network, config)
+        if built is None:
+            raise BundleError(f"TensorRT {self.version} could not build {plan.stage}; its log, above, says why")
+        times.parent.mkdir(parents=True, exist_ok=True)
+        temporary = times.with_suffix(".tmp")
+        temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+        temporary.replace(times)
+        return bytes(built)
+
+    def refit(self, plan: EnginePlan, built: bytes) -> bytes:
+        """The engine with the weights that the bundle has now."""
+        trt = self._trt
+        loaded = trt.Runtime(self._logger).deserialize_cuda_engine(built)
+        refitter = trt.Refitter(loaded, self._logger)
+        parser = trt.OnnxParserRefitter(refitter, self._logger)
+        graph = self._bundle.path(plan.graph)
+        if not parser.refit_from_bytes(_inlined(graph), str(graph)) or not refitter.refit_cuda_engine():
+            raise BundleError(f"TensorRT {self.version} could not put new weights into the engine of {plan.stage}")
+        return bytes(loaded.serialize())
+
+    def _parse(self, parser: Any, plan: EnginePlan) -> None:
+        graph = self._bundle.path(plan.graph)
+        if problems := violations(graph):
+            raise BundleError(f"TensorRT does not take {graph}: {'; '.join(problems[:5])}")
+        if not parser.parse(_inlined(graph), str(graph)):
+            errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+            raise BundleError(f"TensorRT {self.version} does not take {graph}: {errors}")
+
+
+def _inlined(graph: Path) -> bytes:
+    """The graph with the bodies of its own functions in place; its weights stay where they are."""
+    model = ir.load(graph)
+    passes.InlinePass()(model)
+    return ir.to_proto(model).SerializeToString()
+
+
+def _tensorrt() -> Any:
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise ServerUnavailable(
+            f"no TensorRT here ({error}); on a machine with a GPU: pip install 'tensorrt>={MAJOR},<{MAJOR + 1}'"
+        ) from error
+    if int(tensorrt.__version__.partition(".")[0]) != MAJOR:
+        raise ServerUnavailable(f"TensorRT {tensorrt.__version__} is installed; {MAJOR} is needed")
+    return tensorrt
+
+
+def _gpu() -> tuple[str, str]:
+    """Name and compute capability of the GPU that engines are built on."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ServerUnavailable("no GPU here: engines are built on the kind of GPU that they run on")
+    properties = torch.cuda.get_device_properties(0)
+    return properties.name, f"{properties.major}.{properties.minor}"
