@@ -55,6 +55,7 @@ $(TINY)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/
 	rm -rf $(TINY)
 	$(BIN)/foley-export init --preset tiny $(TINY)
 	$(BIN)/foley-export onnx $(TINY)
+	$(BIN)/foley-export onnx $(TINY) --precision fp16
 
 .PHONY: help demo install bundle test test-long proto lint
 .DELETE_ON_ERROR:

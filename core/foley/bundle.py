@@ -16,6 +16,9 @@ TOKENIZER = "tokenizer/tokenizer.json"
 ENGINES = "engines"
 _MAX_MANIFEST_BYTES = 2**20
 
+Tuning = Literal["latency", "throughput"]
+"""What an engine and its server are tuned for: one request at a time, or full batches."""
+
 Half = Literal["fp16", "bf16"]
 Precision = Literal["fp32", "fp16", "bf16"]
 """What a graph computes in. Half precision, with islands of float32, is for GPUs."""
@@ -29,6 +32,11 @@ def weights_file(stage: str) -> str:
 def graph_file(stage: str, precision: Precision = "fp32") -> str:
     """Path inside the bundle of a network's ONNX graph; its weights are in `weights_file(stage)`."""
     return f"networks/{stage}.onnx" if precision == "fp32" else f"networks/{stage}.{precision}.onnx"
+
+
+def engine_file(stage: str, precision: Half, tuning: Tuning) -> str:
+    """Path inside the bundle of a network's TensorRT engine, which is of one machine and in no manifest."""
+    return f"{ENGINES}/{tuning}/{stage}.{precision}.plan"
 
 
 @dataclass(frozen=True)

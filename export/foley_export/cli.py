@@ -22,7 +22,7 @@ from rich.progress import (
 
 from foley import bundle as bundles
 from foley import command
-from foley.bundle import Half, Precision
+from foley.bundle import Half, Precision, Tuning
 from foley.errors import SettingError
 from foley.manifest import Manifest
 from foley.stages import networks
@@ -31,7 +31,6 @@ from foley_export.fetch import cache_folder, locked
 from foley_export.fetch import fetch as fetch_file
 from foley_export.presets import PAPER, PRESETS
 from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, TOKENIZER_FOLDER, import_command
-from foley_export.tensorrt.plan import Profile
 
 app = typer.Typer(
     help="Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).",
@@ -118,7 +117,7 @@ def tensorrt(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, with graphs of the precision.")],
     precision: Annotated[Half, typer.Option(help="Of the graphs that engines are built from.")] = "fp16",
     profile: Annotated[
-        Profile, typer.Option(help="What the engines are tuned for: one request at a time, or full batches.")
+        Tuning, typer.Option(help="What the engines are tuned for: one request at a time, or full batches.")
     ] = "latency",
     check: Annotated[
         bool, typer.Option("--check", help="Only say what TensorRT would not take; needs no GPU, no TensorRT.")

@@ -5,16 +5,17 @@ import signal
 import sys
 import threading
 import time
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from foley import bundle as bundles
 from foley import command
-from foley.errors import FoleyError
-from foley_server import triton
+from foley.bundle import Half, Tuning
+from foley.errors import FoleyError, OutputError
+from foley_server import repository, triton
+from foley_server.gpu import Gpu
 
 LOOK_S = 0.2  # between two looks at Triton's processes
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -27,10 +28,18 @@ app = typer.Typer(
 )
 
 
-class Target(str, Enum):
-    """Where the networks run."""
-
-    cpu = "cpu"
+TargetOption = Annotated[
+    Literal["cpu", "cuda", "tensorrt"],
+    typer.Option(
+        help="Where the networks run; cuda and tensorrt need the official Triton, as in this project's image."
+    ),
+]
+PrecisionOption = Annotated[Half, typer.Option(help="Of the graphs or engines that run on a GPU.")]
+ProfileOption = Annotated[
+    Tuning, typer.Option(help="On a GPU: whether a request waits for nobody, or a moment for a full batch.")
+]
+BundleOption = Annotated[Path, typer.Option(help="Folder of the bundle to serve.", envvar="FOLEY_BUNDLE")]
+ModelsOption = Annotated[Path, typer.Option(help="The model repository.", envvar="FOLEY_MODEL_REPOSITORY")]
 
 
 @app.callback()
@@ -40,12 +49,11 @@ def _root() -> None:
 
 @app.command()
 def run(
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to serve.", envvar="FOLEY_BUNDLE")] = _CHECKOUT
-    / "bundles"
-    / "demo",
-    models: Annotated[Path, typer.Option(help="The model repository.", envvar="FOLEY_MODEL_REPOSITORY")] = _CHECKOUT
-    / "model_repository",
-    target: Annotated[Target, typer.Option(help="Where the networks run.")] = Target.cpu,
+    bundle: BundleOption = _CHECKOUT / "bundles" / "demo",
+    models: ModelsOption = _CHECKOUT / "model_repository",
+    target: TargetOption = "cpu",
+    precision: PrecisionOption = "fp16",
+    profile: ProfileOption = "latency",
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option(help="Port of the KServe v2 gRPC endpoint; 0 picks a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics; 0 picks a free one.")] = 8002,
@@ -61,7 +69,9 @@ def run(
     if until_stdin_closes:
         threading.Thread(target=_interrupt_at_end_of_stdin, daemon=True).start()
     try:
-        with triton.serve(models, opened, address, grpc_port, metrics_port) as server:
+        with triton.serve(
+            models, opened, address, grpc_port, metrics_port, on=_gpu(target, precision, profile)
+        ) as server:
             typer.echo(f"ready grpc={server.endpoints.grpc} metrics={server.endpoints.metrics}")
             sys.stdout.flush()
             while (failure := server.failure()) is None:
@@ -70,6 +80,30 @@ def run(
             raise FoleyError(failure)
     except command.Stopped:
         return  # the way to stop a server
+
+
+@app.command("repository")
+def lay_out(
+    destination: Annotated[Path, typer.Argument(help="Folder to make.")],
+    bundle: BundleOption = _CHECKOUT / "bundles" / "demo",
+    models: ModelsOption = _CHECKOUT / "model_repository",
+    target: TargetOption = "cpu",
+    precision: PrecisionOption = "fp16",
+    profile: ProfileOption = "latency",
+) -> None:
+    """Write the model repository for a target, for a Triton that you start yourself or to look at.
+
+    foley-server repository models/ --bundle bundles/paper --target tensorrt
+    """
+    if destination.exists():
+        raise OutputError(f"{destination} exists already: remove it or choose another folder")
+    opened = bundles.read(bundle)
+    bundles.verify(opened)
+    repository.lay_out(models, opened, destination, _gpu(target, precision, profile))
+
+
+def _gpu(target: Literal["cpu", "cuda", "tensorrt"], precision: Half, tuning: Tuning) -> Gpu | None:
+    return None if target == "cpu" else Gpu(target, precision, tuning)
 
 
 @app.command(
@@ -105,7 +139,8 @@ def token(
 
 
 def _interrupt_at_end_of_stdin() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not through sys.stdin, which Python could not close then
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

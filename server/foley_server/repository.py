@@ -1,6 +1,6 @@
 """Lays the committed model repository out for one bundle and one target.
 
-The committed `config.pbtxt` files are the paper's sizes on the `cpu` target. What depends on the
+The committed `config.pbtxt` files are the paper's sizes on the processor. What depends on the
 bundle (tensor dimensions, where its files are) is written here, from `foley.stages`.
 """
 
@@ -12,9 +12,10 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from foley.bundle import Bundle
+from foley.bundle import Bundle, weights_file
 from foley.errors import BundleError, SettingError
-from foley.stages import Dtype, Stage, Tensor, stages
+from foley.stages import Dtype, Stage, Tensor, networks, stages
+from foley_server.gpu import Gpu, configure
 
 VERSION = "1"
 
@@ -55,18 +56,14 @@ def dims(tensor: Tensor) -> Iterable[int]:
     return [-1 if isinstance(size, str) else size for size in tensor.shape]
 
 
-def lay_out(repository: Path, bundle: Bundle, destination: Path) -> Path:
-    """Write the model repository that serves `bundle` on the `cpu` target into `destination`.
+def lay_out(repository: Path, bundle: Bundle, destination: Path, on: Gpu | None = None) -> Path:
+    """Write the model repository that serves `bundle` into `destination`: on the processor, or `on` a GPU.
 
     Raises:
-        BundleError: the bundle has no graphs yet.
+        BundleError: the bundle has no graphs yet, or no engines.
         SettingError: `repository` is not the model repository.
     """
-    if missing := bundle.missing_graphs():
-        raise BundleError(
-            f"the bundle {bundle.root} has no graph for {', '.join(missing)}: "
-            f"run `foley-export onnx {bundle.root}` first"
-        )
+    _need_sources(bundle, on)
     parameters = {
         "bundle": str(bundle.root.resolve()),
         "digest": bundle.digest,
@@ -76,12 +73,43 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path) -> Path:
     for name, stage in stages(bundle.manifest).items():
         config = read_config(repository / name)
         apply_contract(config, stage)
+        is_on_gpu = on is not None and stage.kind == "network"
+        if on and is_on_gpu:
+            configure(config, stage, on)
         if config.backend == "python":
             for key, value in parameters.items():
                 config.parameters[key].string_value = value
         folder = destination / name
         (folder / VERSION).mkdir(parents=True)
         (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
-        if (repository / name / VERSION / "model.py").is_file():
+        if on and is_on_gpu:
+            _place(bundle, name, on, folder / VERSION)
+        elif (repository / name / VERSION / "model.py").is_file():
             shutil.copy(repository / name / VERSION / "model.py", folder / VERSION / "model.py")
     return destination
+
+
+def _need_sources(bundle: Bundle, on: Gpu | None) -> None:
+    """Raise BundleError where a network has nothing to be served from."""
+    precision = on.precision if on else "fp32"
+    missing = bundle.missing_graphs(precision)
+    command = f"foley-export onnx {bundle.root}" + (f" --precision {precision}" if on else "")
+    if on and on.target == "tensorrt":
+        missing = [name for name in networks(bundle.manifest) if not bundle.path(on.source(name)).is_file()]
+        command = f"foley-export tensorrt {bundle.root} --precision {precision} --profile {on.tuning}"
+    if missing:
+        what = "engine" if on and on.target == "tensorrt" else "graph"
+        raise BundleError(f"the bundle {bundle.root} has no {what} for {', '.join(missing)}: run `{command}` first")
+
+
+def _place(bundle: Bundle, stage: str, on: Gpu, folder: Path) -> None:
+    """Put what a backend loads into a model's `folder`: the graph with its weights beside it, or the engine."""
+    files = {on.source(stage): on.model_file}
+    if on.target == "cuda":
+        files[weights_file(stage)] = Path(weights_file(stage)).name  # as the graph calls it
+    for source, name in files.items():
+        path = bundle.path(source).resolve()
+        try:
+            (folder / name).hardlink_to(path)  # no copy of gigabytes; and ONNX Runtime follows no link out of a folder
+        except OSError:
+            shutil.copyfile(path, folder / name)

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from foley.bundle import Bundle
 from foley.errors import ServerUnavailable
 from foley_server import installation, repository
+from foley_server.gpu import Gpu
 from foley_server.run_folder import memory_prefix, run_folder
 
 START_TIMEOUT_S = 600.0  # the paper's bundle loads 2.4 GB
@@ -78,8 +79,11 @@ def serve(
     grpc_port: int = 0,
     metrics_port: int = 0,
     trace: str | None = None,
+    on: Gpu | None = None,
 ) -> Iterator[Triton]:
-    """Serve `bundle` with the repository `models` while the context lasts; port 0 picks a free one.
+    """Serve `bundle` with the repository `models` while the context lasts, `on` a GPU with the official Triton.
+
+    Port 0 picks a free one.
 
     Requests that belong to a trace have spans of theirs sent to `trace`, an OTLP/HTTP endpoint.
 
@@ -87,23 +91,24 @@ def serve(
         BundleError: the bundle has no graphs.
         ServerUnavailable: no Triton here, or it ended or hung before it was ready.
     """
-    found = installation.find()
+    found = installation.find_official() if on else installation.find()
     endpoints = Endpoints(
         f"{address}:{claim_port(address, grpc_port)}", f"{address}:{claim_port(address, metrics_port)}"
     )
     with run_folder() as run:
         command = _command(
             found,
-            repository.lay_out(models, bundle, run / "models"),
+            repository.lay_out(models, bundle, run / "models", on),
             installation.link_backends(found, run / "backends"),
             endpoints,
             run,
             trace,
+            gpu_metrics=on is not None,
         )
         log = run / "triton.log"
         environment = {
             **os.environ,
-            "LD_LIBRARY_PATH": str(found.libraries),
+            **({"LD_LIBRARY_PATH": str(found.libraries)} if found.libraries else {}),
             "ORT_DISABLE_TELEMETRY": "1",  # from 1.29 on, official Linux builds report to Microsoft unless told not to
             # the stub embeds Python, ignores PYTHONPATH, and takes its environment from the first python3 it finds
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
@@ -120,7 +125,13 @@ def serve(
 
 
 def _command(
-    found: installation.Installation, models: Path, backends: Path, endpoints: Endpoints, run: Path, trace: str | None
+    found: installation.Installation,
+    models: Path,
+    backends: Path,
+    endpoints: Endpoints,
+    run: Path,
+    trace: str | None,
+    gpu_metrics: bool,
 ) -> list[str]:
     grpc_address, grpc_port = endpoints.grpc.rsplit(":", 1)
     metrics_address, metrics_port = endpoints.metrics.rsplit(":", 1)
@@ -142,7 +153,7 @@ def _command(
         f"--grpc-port={grpc_port}",
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
-        "--allow-gpu-metrics=false",
+        f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
         # nobody knows the word: these are closed
         f"--grpc-restricted-protocol=shared-memory,trace,logging:closed={secrets.token_hex()}",
         *(_trace_flags(trace) if trace else []),

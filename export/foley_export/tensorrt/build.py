@@ -8,17 +8,17 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from foley import bundle as bundles
-from foley.bundle import Bundle, Half, graph_file
+from foley.bundle import Bundle, Half, Tuning, engine_file, graph_file
 from foley.errors import BundleError, ServerUnavailable
 from foley.stages import networks
 from foley_export.tensorrt import engine
-from foley_export.tensorrt.plan import EnginePlan, Profile, engine_plans
+from foley_export.tensorrt.plan import EnginePlan, engine_plans
 from foley_export.tensorrt.support import violations
 
 MAJOR = 11
 
 
-def build_engines(root: Path, precision: Half, profile: Profile) -> Iterator[tuple[str, str]]:
+def build_engines(root: Path, precision: Half, tuning: Tuning) -> Iterator[tuple[str, str]]:
     """Make the engine of every network of the bundle at `root`; yields a stage, and what is done about it and why.
 
     Engines that are there and still right are kept; where only weights have changed they are put in.
@@ -31,8 +31,8 @@ def build_engines(root: Path, precision: Half, profile: Profile) -> Iterator[tup
     bundles.verify(bundle)
     _need_graphs(bundle, precision)
     builder = _Builder(bundle)
-    for stage, plan in engine_plans(bundle.manifest, precision, profile).items():
-        path = engine.engine_file(bundle, stage, precision, profile)
+    for stage, plan in engine_plans(bundle.manifest, precision, tuning).items():
+        path = bundle.path(engine_file(stage, precision, tuning))
         origin = engine.origin(bundle, plan, builder.gpu, builder.compute_capability, builder.version)
         decision, why = engine.decide(path, origin)
         yield stage, f"{decision}: {why}"

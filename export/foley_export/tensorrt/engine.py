@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from foley.bundle import ENGINES, Bundle, Half, file_sha256, weights_file
+from foley.bundle import ENGINES, Bundle, file_sha256, weights_file
 from foley.errors import BundleError
-from foley_export.tensorrt.plan import EnginePlan, Profile
+from foley_export.tensorrt.plan import EnginePlan
 
 Decision = Literal["reuse", "refit", "build"]
 
@@ -30,11 +30,6 @@ class Origin(BaseModel):
     weights_sha256: str
     plan: dict[str, Any]
     engine_sha256: str = ""  # of the engine itself, once it is there
-
-
-def engine_file(bundle: Bundle, stage: str, precision: Half, profile: Profile) -> Path:
-    """Where the engine of a network lies."""
-    return bundle.path(ENGINES) / profile / f"{stage}.{precision}.plan"
 
 
 def timing_cache_file(bundle: Bundle, compute_capability: str, tensorrt: str) -> Path:

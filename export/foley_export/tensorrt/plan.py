@@ -2,16 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from foley import clip
-from foley.bundle import Half, graph_file
+from foley.bundle import Half, Tuning, graph_file
 from foley.manifest import Manifest
 from foley.stages import Stage, Tensor, networks
-
-Profile = Literal["latency", "throughput"]
-"""Which shapes an engine is tuned for; both run all shapes of the contract. "latency": one request at a time, and the
-builder tries everything; "throughput": full batches."""
 
 WORKSPACE_BYTES = 8 * 2**30
 _SHORT_TEXT = 16  # tokens: what a prompt has
@@ -46,30 +41,33 @@ class EnginePlan:
     refit: bool = True
 
 
-def engine_plans(manifest: Manifest, precision: Half, profile: Profile) -> dict[str, EnginePlan]:
-    """The plan of every network of the bundle that `manifest` describes, by stage."""
+def engine_plans(manifest: Manifest, precision: Half, tuning: Tuning) -> dict[str, EnginePlan]:
+    """The plan of every network of the bundle that `manifest` describes, by stage.
+
+    Tuned for either, an engine runs all shapes of the contract; for "latency" the builder tries everything.
+    """
     return {
         name: EnginePlan(
             name,
             graph_file(name, precision),
-            {tensor.name: _shapes(stage, tensor, manifest, profile) for tensor in stage.inputs},
-            optimization_level=5 if profile == "latency" else 3,
+            {tensor.name: _shapes(stage, tensor, manifest, tuning) for tensor in stage.inputs},
+            optimization_level=5 if tuning == "latency" else 3,
         )
         for name, stage in networks(manifest).items()
     }
 
 
-def _shapes(stage: Stage, tensor: Tensor, manifest: Manifest, profile: Profile) -> Shapes:
-    sizes = [_sizes(size, stage, manifest, profile) for size in stage.shape(tensor)]
+def _shapes(stage: Stage, tensor: Tensor, manifest: Manifest, tuning: Tuning) -> Shapes:
+    sizes = [_sizes(size, stage, manifest, tuning) for size in stage.shape(tensor)]
     smallest, usual, largest = zip(*sizes, strict=True)
     return Shapes(smallest, usual, largest)
 
 
-def _sizes(size: int | str, stage: Stage, manifest: Manifest, profile: Profile) -> tuple[int, int, int]:
+def _sizes(size: int | str, stage: Stage, manifest: Manifest, tuning: Tuning) -> tuple[int, int, int]:
     """The smallest, usual and largest size of a dimension."""
     match size:
         case "batch":
-            return 1, 1 if profile == "latency" else stage.max_batch, stage.max_batch
+            return 1, 1 if tuning == "latency" else stage.max_batch, stage.max_batch
         case "frames":
             return 2, clip.CHUNK_PAIRS + 1, clip.CHUNK_PAIRS + 1
         case "pairs":

@@ -65,6 +65,7 @@ def infer(model, outputs, **inputs):
         model_name=model,
         requested_output_names=list(outputs),
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),  # also of what a GPU answers
     )
     response = request.exec()
     if response.has_error():

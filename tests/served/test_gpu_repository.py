@@ -1,0 +1,73 @@
+"""The repositories for GPUs in a real Triton: its core takes every configuration, and the sound is right.
+
+Only what needs a GPU is stood in for: the two backends (see `gpu_backend`), and where instances are put.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.grpc import model_config_pb2
+
+from foley.bundle import Bundle, engine_file, graph_file, read
+from foley.envelope import frames
+from foley.sampler import Sampling
+from foley.stages import networks
+from foley_client import Foley, Prompt, Triton
+from foley_export.presets import TINY
+from foley_server import gpu, installation
+from foley_server.gpu import Target
+from foley_server.triton import serve
+
+SAMPLES = 30_000
+ENVELOPE = np.abs(np.sin(np.arange(frames(SAMPLES / 16_000)) / 20)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the official container's /opt/tritonserver, made of the wheel's parts."""
+    found, folder = installation.find(), tmp_path_factory.mktemp("tritonserver")
+    assert found.stub
+    (folder / "bin").mkdir()
+    (folder / "bin" / "tritonserver").symlink_to(found.binary)
+    shutil.copytree(found.python_backend, folder / "backends" / "python")
+    shutil.copy(found.stub, folder / "backends" / "python")
+    for backend in ("onnxruntime", "tensorrt"):
+        (folder / "backends" / backend).mkdir()
+        shutil.copy(Path(__file__).with_name("gpu_backend.py"), folder / "backends" / backend / "model.py")
+    (folder / "caches").symlink_to(found.caches)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tests' bundle with engines that are the names of their graphs."""
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    shutil.copytree(tiny_bundle, folder)
+    for stage in networks(TINY):
+        engine = folder / engine_file(stage, "fp16", "latency")
+        engine.parent.mkdir(parents=True, exist_ok=True)
+        engine.write_text(str(folder / graph_file(stage, "fp16")))
+    return read(folder)
+
+
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
+    foley_sdk: Foley, official: Path, bundle: Bundle, target: Target, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    monkeypatch.setattr(installation, "OFFICIAL", official)
+    monkeypatch.setattr(gpu, "KIND", model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(installation.find().libraries))
+    sampling, prompt = Sampling(steps=3, seed=5), Prompt("a stick hits wood")
+    (expected,) = foley_sdk.generate(ENVELOPE, SAMPLES, prompt, sampling)
+    serving = serve(repository / "model_repository", bundle, on=gpu.Gpu(target))
+    with serving as server, Triton(server.endpoints.grpc) as triton:
+        assert triton.ready()
+        found = {
+            loop: Foley(triton).generate(ENVELOPE, SAMPLES, prompt, sampling, loop=loop)[0].waveform
+            for loop in ("client", "server")
+        }
+    np.testing.assert_allclose(found["server"], found["client"], atol=1e-5)
+    error = np.linalg.norm(found["client"] - expected.waveform) / np.linalg.norm(expected.waveform)
+    assert 0 < error < 0.02  # half precision, and no more than that

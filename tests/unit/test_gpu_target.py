@@ -1,0 +1,141 @@
+"""The configurations for GPUs: they parse, and keep the rules that Triton and its backends enforce."""
+
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc import model_config_pb2
+from typer.testing import CliRunner
+
+from foley.bundle import MANIFEST, TOKENIZER, Bundle, graph_file, read, weights_file
+from foley.errors import BundleError
+from foley.manifest import Manifest
+from foley.stages import networks, stages
+from foley_export.presets import DEMO, PAPER, TINY
+from foley_server.cli import app
+from foley_server.gpu import CUDA_GRAPHS, Gpu
+from foley_server.repository import lay_out, read_config
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+Kind = model_config_pb2.ModelInstanceGroup
+TARGETS = [Gpu(target, "fp16", tuning) for target in ("cuda", "tensorrt") for tuning in ("latency", "throughput")]
+
+
+def gpu_bundle(root: Path, preset: Manifest, gpu: Gpu) -> Bundle:
+    """A bundle that lists all that is served on a GPU, with files of a few bytes."""
+    names = [file(stage) for stage in networks(preset) for file in (graph_file, gpu.source, weights_file)]
+    for name in {*names, TOKENIZER}:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    files = {name: "0" * 64 for name in names if not name.endswith(".plan")}
+    (root / MANIFEST).write_text(preset.model_copy(update={"files": files}).model_dump_json())
+    return read(root)
+
+
+def broken_rules(config: model_config_pb2.ModelConfig) -> list[str]:
+    """What Triton's core (model_config_utils.cc) and its backends would refuse about one model, in words."""
+    broken = []
+    inputs = {one.name: one for one in config.input}
+    batches = config.max_batch_size
+    if config.platform == "ensemble":
+        for field in ("instance_group", "model_warmup"):
+            broken += [f"an ensemble with {field}"] if len(getattr(config, field)) else []
+        broken += ["an ensemble that batches"] if config.HasField("dynamic_batching") else []
+        return broken
+    if config.HasField("dynamic_batching"):
+        broken += ["batching without batches"] if batches < 1 else []
+        broken += [f"prefers {n}" for n in config.dynamic_batching.preferred_batch_size if not 0 < n <= batches]
+    for group in config.instance_group:
+        broken += ["no instances"] if group.count < 1 else []
+        broken += ["GPUs named for a processor"] if group.kind == Kind.KIND_CPU and group.gpus else []
+        broken += ["a plan on a processor"] if config.backend == "tensorrt" and group.kind != Kind.KIND_GPU else []
+    for warmup in config.model_warmup:
+        broken += ["a warm-up of no batch"] if batches and not 1 <= warmup.batch_size <= batches else []
+        broken += ["a warm-up batch without batches"] if not batches and warmup.batch_size else []
+        broken += ["a warm-up that is not complete"] if set(warmup.inputs) != set(inputs) else []
+        for name, said in warmup.inputs.items():
+            broken += _misfits(f"warm-up {name}", said.dims, inputs[name].dims)
+            broken += [f"warm-up type of {name}"] if said.data_type != inputs[name].data_type else []
+    cuda = config.optimization.cuda
+    broken += ["CUDA graphs outside TensorRT"] if cuda.graphs and config.backend != "tensorrt" else []
+    for spec in cuda.graph_spec:
+        broken += ["a CUDA graph of no batch"] if not 1 <= spec.batch_size <= batches else []
+        broken += ["a CUDA graph that is not complete"] if set(spec.input) != set(inputs) else []
+        for name, shape in spec.input.items():
+            broken += _misfits(f"CUDA graph {name}", shape.dim, inputs[name].dims)
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    broken += ["accelerators outside ONNX Runtime"] if accelerators and config.backend != "onnxruntime" else []
+    return broken
+
+
+def _misfits(what, given, contract):
+    fits = len(given) == len(contract) and all(
+        one > 0 and other in (-1, one) for one, other in zip(given, contract, strict=True)
+    )
+    return [] if fits else [f"{what}: {list(given)} is not {list(contract)}"]
+
+
+@pytest.mark.parametrize("preset", [PAPER, TINY, DEMO], ids=lambda preset: preset.name)
+@pytest.mark.parametrize("gpu", TARGETS, ids=lambda gpu: f"{gpu.target}-{gpu.tuning}")
+def test_every_configuration_parses_and_keeps_tritons_rules(tmp_path, preset, gpu):
+    bundle = gpu_bundle(tmp_path / "bundle", preset, gpu)
+    folder = lay_out(REPOSITORY, bundle, tmp_path / "models", gpu)
+    for name, stage in stages(preset).items():
+        config = read_config(folder / name)
+        assert broken_rules(config) == []
+        files = {path.name: path.read_text() for path in (folder / name / "1").iterdir()}
+        if stage.kind == "network":
+            assert config.backend == {"cuda": "onnxruntime", "tensorrt": "tensorrt"}[gpu.target]
+            assert [group.kind for group in config.instance_group] == [Kind.KIND_GPU]
+            assert files.pop(config.default_model_filename) == gpu.source(name)
+            beside = {Path(weights_file(name)).name: weights_file(name)} if gpu.target == "cuda" else {}
+            assert files == beside
+            assert len(config.model_warmup) == (2 if stage.max_batch > 1 else 1)
+            graphs = {spec.batch_size for spec in config.optimization.cuda.graph_spec}
+            captured = gpu.target == "tensorrt" and name in CUDA_GRAPHS
+            assert graphs == (set(range(1, stage.max_batch + 1)) if captured else set())
+        else:  # as on the processor
+            assert set(files) == ({"model.py"} if stage.kind == "python" else set())
+            assert not config.HasField("optimization")
+
+
+def test_a_step_waits_for_a_full_batch_only_where_throughput_counts(tmp_path):
+    for gpu in TARGETS:
+        name = f"{gpu.target}-{gpu.tuning}"
+        folder = lay_out(REPOSITORY, gpu_bundle(tmp_path / name, TINY, gpu), tmp_path / f"{name}-models", gpu)
+        batching = read_config(folder / "denoiser").dynamic_batching
+        assert (batching.max_queue_delay_microseconds > 0) == (gpu.tuning == "throughput")
+        assert list(batching.preferred_batch_size) == ([16] if gpu.tuning == "throughput" else [])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "command"),
+    [
+        (Gpu("cuda", "bf16"), "foley-export onnx .* --precision bf16"),
+        (Gpu("tensorrt", "fp16", "throughput"), "foley-export tensorrt .* --precision fp16 --profile throughput"),
+    ],
+)
+def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path, gpu, command):
+    bundle = gpu_bundle(tmp_path / "bundle", TINY, Gpu("cuda", "fp16"))
+    with pytest.raises(BundleError, match=rf"denoiser.*{command}"):
+        lay_out(REPOSITORY, bundle, tmp_path / "models", gpu)
+
+
+def test_planted_faults_break_rules(tmp_path):
+    """The rules can be broken: a batch too large, an input left out, a plan on a processor."""
+    gpu = Gpu("tensorrt", "fp16")
+    folder = lay_out(REPOSITORY, gpu_bundle(tmp_path / "bundle", TINY, gpu), tmp_path / "models", gpu)
+    config = read_config(folder / "denoiser")
+    config.max_batch_size = 8
+    del config.model_warmup[0].inputs["guidance"]
+    config.instance_group[0].kind = Kind.KIND_CPU
+    config.instance_group[0].gpus[:] = [0]
+    broken = broken_rules(config)
+    assert {"a CUDA graph of no batch", "a warm-up that is not complete", "a plan on a processor"} <= set(broken)
+    assert {"a warm-up of no batch", "GPUs named for a processor"} <= set(broken)
+
+
+def test_a_gpu_is_not_served_by_the_embedded_triton(tiny_bundle, monkeypatch, tmp_path):
+    """It has no backends for it; the message says where they are."""
+    monkeypatch.setattr("foley_server.installation.OFFICIAL", tmp_path)
+    result = CliRunner().invoke(app, ["run", "--bundle", str(tiny_bundle), "--target", "cuda"])
+    assert "no Triton with backends for GPUs" in str(result.exception)
