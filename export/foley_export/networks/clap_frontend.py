@@ -82,8 +82,8 @@ class Stretch(nn.Module):
 
     def __init__(self, frames: int, to_frames: int) -> None:
         super().__init__()
-        wanted = np.arange(to_frames) * ((frames - 1) / (to_frames - 1))
-        places = np.floor(wanted) + np.arange(-1, 3)[:, None]
+        wanted = np.arange(to_frames, dtype=np.float32) * np.float32((frames - 1) / (to_frames - 1))  # torch's digits
+        places = np.floor(wanted) + np.arange(-1, 3, dtype=np.float32)[:, None]
         shares = _cubic(np.abs(wanted - places))
         self.register_buffer("places", torch.from_numpy(places.clip(0, frames - 1).astype(np.int64)), persistent=False)
         self.register_buffer("shares", torch.from_numpy(shares).float()[:, :, None], persistent=False)
