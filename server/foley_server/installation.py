@@ -55,7 +55,7 @@ def find() -> Installation:
     """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
-        raise ServerUnavailable("no Triton server here: install it with `pip install nvidia-pytriton==0.7.0` (Linux)")
+        raise ServerUnavailable("no Triton server here: install foley-server[triton] (Linux)")
     package = Path(spec.submodule_search_locations[0])
     triton = package / "tritonserver"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -4,12 +4,14 @@ import base64
 import gzip
 import json
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -27,6 +29,7 @@ from foley_pipeline.api.messages import options_of
 from foley_pipeline.job import Curve, Job
 from foley_server.api.tokens import entry, new_token
 
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000), Prompt("a very secret sound"), sampling={"steps": 3})
 
 
@@ -126,3 +129,42 @@ def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, tin
     assert {"time", "level", "logger", "message"} <= set(about)
     for secret in (token, "a very secret sound", "wrong"):
         assert secret not in log.read_text()
+
+
+GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes"}  # as Triton documents them; there is no GPU here
+
+
+def test_the_dashboard_asks_for_what_the_server_shows_and_probes_are_told(
+    tiny_bundle: Path, tmp_path: Path, repository: Path
+) -> None:
+    with api_server(tmp_path, bundle=tiny_bundle) as server, server.client() as client:
+        client.generate(JOB)
+        with urlopen(f"http://{server.metrics}/metrics") as page:
+            lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
+        with urlopen(f"http://{server.metrics}/ready") as answer:
+            assert answer.status == 200
+        health = [BIN / "foley-server", "health"]
+        assert subprocess.run([*health, server.grpc], capture_output=True, check=False).returncode == 0
+        triton = server.triton().cmdline()
+        grpc_port = next(word.partition("=")[2] for word in triton if word.startswith("--grpc-port"))
+        asked = subprocess.run([*health, f"127.0.0.1:{grpc_port}"], capture_output=True, text=True, check=False)
+        assert asked.stdout == f"127.0.0.1:{grpc_port} serves\n"
+    nobody = subprocess.run([*health, server.grpc], capture_output=True, text=True, check=False)
+    assert nobody.returncode == 2
+    assert "does not answer" in nobody.stderr
+
+    # not with prometheus_client, which calls Triton's counters what they are not called
+    samples = {
+        (re.split(r"[{ ]", line)[0], label, value)
+        for line in lines
+        for label, value in (*re.findall(r'(\w+)="([^"]*)"', line), ("", ""))
+    }
+    shown = {name for name, _, _ in samples}
+    board = json.loads((repository / "deploy" / "grafana" / "foley.json").read_text())
+    for query in (target["expr"] for panel in board["panels"] for target in panel["targets"]):
+        names = set(re.findall(r"\b(?:foley_api|nv)_\w+", query))
+        assert names
+        assert names - GPU_METRICS <= shown
+        for label, operator, value in re.findall(r'(\w+)(=~?)"([^"]*)"', query):
+            there = {found for name, key, found in samples if name in names and key == label}
+            assert any(re.fullmatch(value, one) if operator == "=~" else value == one for one in there), query

@@ -127,9 +127,9 @@ def test_installing_the_client_brings_core_and_nothing_heavy():
 def test_make_demo_installs_a_server_and_no_torch(tmp_path):
     command = ["make", "--dry-run", "demo", f"VENV={tmp_path}"]
     recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    installed = re.findall(r"-e (\S+)", recipe)
+    installed = [Requirement(f"foley-{path}") for path in re.findall(r"-e '?([\w\[\]]+)", recipe)]
     assert len(re.findall("pip install", recipe)) == 1
-    names = set().union(*(requirements(f"foley-{component}", frozenset(), set()) for component in installed))
+    names = set().union(*(requirements(one.name, frozenset(one.extras), set()) for one in installed))
     assert {"foley-client", "foley-server", "nvidia-pytriton", "onnxruntime", "opencv-python-headless"} <= names
     heavy = re.compile(r"torch.*|onnx|nvidia-cu.*|triton|transformers|diffusers|foley-(export|training|bench)")
     assert not [name for name in names if heavy.fullmatch(name)]

@@ -43,6 +43,11 @@ class Denoiser(Network):
         part, rest = key.split(".", maxsplit=1)
         return f"{_CHECKPOINT_PREFIXES[part]}.{rest}"
 
+    def sample_inputs(self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0) -> tuple[Tensor, ...]:
+        """As everywhere, but at timesteps from the last to the first."""
+        latents, timestep, *rest = super().sample_inputs(batch, lengths, seed)
+        return latents, torch.linspace(1, 999, len(timestep)).long()[:, None], *rest
+
     def for_gpu(self) -> None:
         """Let all rows go through both branches, those without guidance too."""
         self.both_branches = True

@@ -22,11 +22,10 @@ class Encoder(nn.Module):
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        self.width = config.width
         self.top = 1 + config.residual_blocks  # input blocks that work at the full size
         conditioning_width = 8 * config.width
         half = conditioning_width // 2
-        self.time_embed = nn.Sequential(nn.Linear(config.width, half), nn.SiLU(), nn.Linear(half, half))
+        self.time_embed = TimeEmbedding(nn.Linear(config.width, half), nn.SiLU(), nn.Linear(half, half))
         self.film_emb = nn.Linear(clip.EMBEDDING, half)
 
         channels = config.width
@@ -54,7 +53,7 @@ class Encoder(nn.Module):
 
     def conditioning(self, timestep: Tensor, embedding: Tensor) -> Tensor:
         """Timesteps [batch] and CLAP embeddings [batch, 512] side by side, each through its own layers."""
-        time = self.time_embed(sinusoids(timestep, self.width))
+        time = self.time_embed(timestep)
         return torch.cat([time, self.film_emb(embedding)], dim=1)
 
     def encode(self, x: Tensor, conditioning: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -263,6 +262,14 @@ class GEGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values, gates = self.proj(x).chunk(2, dim=-1)
         return values * F.gelu(gates)
+
+
+class TimeEmbedding(nn.Sequential):
+    """Timesteps [batch] through sinusoids, as wide as the first layer takes them, and then the layers."""
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        first: Any = self[0]
+        return super().forward(sinusoids(timestep, first.in_features))
 
 
 class Downsample(nn.Module):

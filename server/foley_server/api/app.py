@@ -104,7 +104,11 @@ async def _serve(settings: Settings) -> None:
         server = _server(settings, Guard(tokens, metrics), health_service, service, Operations(generations))
         port = _listen(server, settings)
         metrics_server = MetricsServer(
-            metrics, settings.metrics_address, settings.metrics_port, lambda: supervisor.metrics_url
+            metrics,
+            settings.metrics_address,
+            settings.metrics_port,
+            triton=lambda: supervisor.metrics_url,
+            ready=lambda: supervisor.ready and not stopped.done(),
         )
         stack.callback(metrics_server.close)
         await server.start()

@@ -50,25 +50,33 @@ class Metrics:
 
 
 class MetricsServer:
-    """`GET /metrics` on a port of its own.
+    """`GET /metrics` on a port of its own, and `GET /ready` for probes: 200 or 503.
 
     Args:
         triton: where Triton's metrics are now.
+        ready: whether calls are taken.
 
     Raises:
         OutputError: the port is in use.
     """
 
-    def __init__(self, metrics: Metrics, address: str, port: int, triton: Callable[[], str | None]) -> None:
+    def __init__(
+        self, metrics: Metrics, address: str, port: int, triton: Callable[[], str | None], ready: Callable[[], bool]
+    ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = 10
 
             def do_GET(self) -> None:
-                if self.path.split("?")[0] != "/metrics":
-                    self.send_error(404)
-                    return
-                content = generate_latest(metrics.registry) + _triton_metrics(triton())
-                self.send_response(200)
+                match self.path.split("?")[0]:
+                    case "/metrics":
+                        self._answer(200, generate_latest(metrics.registry) + _triton_metrics(triton()))
+                    case "/ready":
+                        self._answer(*((200, b"ready\n") if ready() else (503, b"not ready\n")))
+                    case _:
+                        self.send_error(404)
+
+            def _answer(self, status: int, content: bytes) -> None:
+                self.send_response(status)
                 self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

@@ -1,0 +1,104 @@
+# syntax=docker/dockerfile:1
+# The images of this project, one target each:
+#   client   the `foley` command and SDK, for a server elsewhere          docker build --target client .
+#   cpu      Triton inside, the API and `foley`, for processors          docker build --target cpu .
+#   engines  on a GPU machine: builds TensorRT engines of a bundle       docker build --target engines .
+#   gpu      (the last) the official Triton, the API, for NVIDIA GPUs    docker build .
+# The TensorRT that builds engines and the one in Triton's image must be of one version: `gpu` and `engines` share both.
+ARG PYTHON=3.12.12
+ARG TRITON=26.06
+ARG TENSORRT_MAJOR=11
+
+FROM python:${PYTHON}-slim-bookworm AS python-build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/foley
+ENV PATH=/opt/foley/bin:$PATH
+WORKDIR /src
+COPY deploy/constraints.txt deploy/
+COPY core core
+COPY pipeline pipeline
+COPY client client
+
+FROM python-build AS client-build
+RUN pip install --constraint deploy/constraints.txt ./core ./pipeline './client[s3]'
+
+FROM client-build AS cpu-build
+COPY server server
+RUN pip install --constraint deploy/constraints.txt './core[flow]' './server[triton]'
+
+FROM python:${PYTHON}-slim-bookworm AS client
+LABEL org.opencontainers.image.title="Video-Foley client" org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --create-home foley
+COPY --from=client-build /opt/foley /opt/foley
+ENV PATH=/opt/foley/bin:$PATH PYTHONUNBUFFERED=1
+USER 10001
+WORKDIR /work
+ENTRYPOINT ["foley"]
+CMD ["--help"]
+
+FROM python:${PYTHON}-slim-bookworm AS cpu
+LABEL org.opencontainers.image.title="Video-Foley on processors" org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --create-home foley && install --directory --owner=10001 /var/lib/foley
+COPY --from=cpu-build /opt/foley /opt/foley
+COPY model_repository /opt/foley/model_repository
+COPY bundles/demo /opt/foley/bundle
+ENV PATH=/opt/foley/bin:$PATH PYTHONUNBUFFERED=1 \
+    FOLEY_API_MODELS=/opt/foley/model_repository FOLEY_API_BUNDLE=/opt/foley/bundle FOLEY_API_DATA=/var/lib/foley \
+    FOLEY_MODEL_REPOSITORY=/opt/foley/model_repository FOLEY_BUNDLE=/opt/foley/bundle
+USER 10001
+WORKDIR /var/lib/foley
+EXPOSE 8080 8081
+VOLUME /var/lib/foley
+HEALTHCHECK --interval=15s --timeout=6s --start-period=60s CMD ["foley-server", "health", "127.0.0.1:8080"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["foley-server"]
+CMD ["api", "--address", "0.0.0.0", "--plaintext"]
+
+FROM nvcr.io/nvidia/tritonserver:${TRITON}-py3 AS triton
+ARG TENSORRT_MAJOR
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# engines of one release do not run on another: say so now, not when the first one is loaded
+RUN ldconfig -p | grep --quiet "libnvinfer.so.${TENSORRT_MAJOR} " \
+    || { echo "this Triton has no TensorRT ${TENSORRT_MAJOR}; choose another with --build-arg TRITON=YY.MM" >&2; exit 1; }
+
+FROM triton AS gpu-build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv /opt/foley
+ENV PATH=/opt/foley/bin:$PATH
+WORKDIR /src
+COPY deploy/constraints.txt deploy/
+COPY core core
+COPY pipeline pipeline
+COPY client client
+COPY server server
+RUN pip install --constraint deploy/constraints.txt './core[flow]' ./pipeline ./client ./server
+
+FROM gpu-build AS engines
+ARG TENSORRT_MAJOR
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+COPY export export
+# the wheel of the very TensorRT that Triton has; torch names the GPU
+RUN version="$(dpkg-query --showformat='${Version}' --show libnvinfer${TENSORRT_MAJOR} | cut --delimiter=- --fields=1)" \
+    && pip install --constraint deploy/constraints.txt ./export "tensorrt==${version}.*"
+RUN useradd --uid 10001 --create-home foley
+USER 10001
+WORKDIR /work
+ENTRYPOINT ["foley-export"]
+CMD ["tensorrt", "--help"]
+
+FROM triton AS gpu
+LABEL org.opencontainers.image.title="Video-Foley on NVIDIA GPUs" org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --create-home foley && install --directory --owner=10001 /var/lib/foley
+COPY --from=gpu-build /opt/foley /opt/foley
+COPY model_repository /opt/foley/model_repository
+ENV PATH=/opt/foley/bin:$PATH PYTHONUNBUFFERED=1 \
+    FOLEY_API_DATA=/var/lib/foley FOLEY_API_MODELS=/opt/foley/model_repository \
+    FOLEY_MODEL_REPOSITORY=/opt/foley/model_repository FOLEY_API_BUNDLE=/bundle FOLEY_BUNDLE=/bundle
+USER 10001
+WORKDIR /var/lib/foley
+EXPOSE 8001 8002 8080 8081
+VOLUME ["/bundle", "/var/lib/foley"]
+HEALTHCHECK --interval=15s --timeout=6s --start-period=300s CMD ["foley-server", "health", "127.0.0.1:8001"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["foley-server"]
+CMD ["run", "--target", "tensorrt"]
