@@ -8,7 +8,8 @@ import typer
 
 from foley import bundle as bundles
 from foley import command
-from foley.errors import OutputError, SettingError
+from foley.bundle import Half
+from foley.errors import OutputError, ServerUnavailable, SettingError
 from foley_bench import report
 from foley_client import Foley, embedded_triton
 from foley_client.console import ProgressWatch
@@ -330,6 +331,56 @@ def farm(
             bundles.read(bundle), Path(folder), rows, bench.has_ray(), lambda what: typer.echo(what, err=True)
         )
     report.deliver(found, json_file, report_file)
+
+
+@app.command()
+def gpu(
+    bundle: BundleOption = DEMO,
+    precision: Annotated[Half, typer.Option(help="Half precision to measure.")] = "fp16",
+    repeats: Annotated[int, typer.Option(help="Timed calls of each network, each way.", min=1)] = 30,
+    batch: Annotated[int, typer.Option(help="Rows of the denoiser.", min=1, max=16)] = 1,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, ...; cpu only tries the script.")] = "cuda",
+    json_file: JsonFile = None,
+    report_file: ReportFile = None,
+) -> None:
+    """Everything that a GPU has to show: each network and a whole clip, in all ways that are installed here.
+
+    Eager PyTorch as the official pipeline calls it, this project's networks eager, under autocast and compiled, ONNX
+    Runtime's CUDA provider, TensorRT. Each is checked against float32 first, then timed by the device. PyTorch alone is
+    enough; what is missing is said. Results from a real GPU belong into docs/gpu/.
+
+    foley-export onnx BUNDLE --precision fp16 && foley-export tensorrt BUNDLE
+    foley-bench gpu --bundle BUNDLE --json gpu.json --report gpu.html
+    """
+    report.prepare(json_file, report_file)
+    import torch
+
+    from foley_bench.gpu.device import Device
+    from foley_bench.gpu.measure import measure
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ServerUnavailable("PyTorch has no GPU here; `--device cpu` tries the script, and says nothing of GPUs")
+    found = measure(
+        bundles.read(bundle), Device(device), precision, repeats, batch, lambda what: typer.echo(what, err=True)
+    )
+    report.deliver(found, json_file, report_file)
+
+
+@app.command("perf-analyzer")
+def perf_analyzer(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    bundle: BundleOption = DEMO,
+    server: Annotated[str, typer.Option(help="The Triton that will be driven, HOST:PORT.")] = "localhost:8001",
+) -> None:
+    """Write what NVIDIA's perf_analyzer and Model Analyzer need to drive the server: inputs, commands, configuration.
+
+    foley-bench perf-analyzer perf/ && foley-server run & sh perf/commands.sh
+    """
+    from foley_bench import perf_analyzer as tools
+
+    tools.write(bundles.read(bundle).manifest, folder, server)
+    typer.echo(f"{folder / tools.COMMANDS} runs perf_analyzer on every model")
+    typer.echo(f"{folder / tools.MODEL_ANALYZER} is for `model-analyzer profile -f`")
 
 
 @app.command()

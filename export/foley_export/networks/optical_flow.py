@@ -136,7 +136,7 @@ class Pairs(NamedTuple):
         Where the pairs do not fill the last chain, its last one is repeated.
         """
         count = self.hidden.shape[0]
-        places = torch.arange((count + length - 1) // length * length)
+        places = torch.arange((count + length - 1) // length * length, device=self.hidden.device)
         places = torch.where(places < count, places, count - 1).unflatten(0, (-1, length))
 
         def take(nth: int) -> "Pairs":

@@ -1,0 +1,156 @@
+"""The ways to run a network on a GPU, each a call on tensors that lie on the device; what is missing says so."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foley.bundle import Bundle, Half, engine_file, graph_file
+from foley.errors import FoleyError
+from foley_bench.gpu.device import Device
+from foley_bench.stages import official
+from foley_export.networks.network import Network
+
+Call = Callable[[], Sequence[Tensor]]
+"""Runs a network on its inputs; the outputs in the order of the contract."""
+
+_DTYPES: Mapping[Half, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Skipped(FoleyError):
+    """A way that cannot be gone here, and why."""
+
+
+class Material:
+    """A network with inputs for it, on the device."""
+
+    def __init__(self, bundle: Bundle, network: Network, inputs: Sequence[Tensor], device: Device, half: Half) -> None:
+        self.bundle, self.device, self.half = bundle, device, half
+        self.network = network.to(device.name)
+        self.inputs = [tensor.to(device.name) for tensor in inputs]
+        self.stage = network.stage
+
+
+def official_way(material: Material) -> Call:
+    """Eager PyTorch in float32, as the official pipeline calls it: pair by pair, branch by branch, texts padded."""
+    return lambda: _several(official(material.network, material.inputs))
+
+
+def eager(material: Material) -> Call:
+    """This project's network in eager PyTorch, in float32."""
+    return lambda: _several(material.network(*material.inputs))
+
+
+def autocast(material: Material) -> Call:
+    """The same under autocast to half precision."""
+
+    def call() -> Sequence[Tensor]:
+        with torch.autocast(material.device.name, _DTYPES[material.half]):
+            return _several(material.network(*material.inputs))
+
+    return call
+
+
+def compiled(material: Material) -> Call:
+    """The same, compiled by torch.compile, with CUDA graphs where it can."""
+    if not material.device.is_gpu:
+        raise Skipped("torch.compile is measured on GPUs only")
+    call = torch.compile(material.network, mode="reduce-overhead", dynamic=False)
+
+    def run() -> Sequence[Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(material.device.name, _DTYPES[material.half]):
+            return _several(call(*material.inputs))
+
+    return run
+
+
+def onnx_runtime(material: Material) -> Call:
+    """The graph in half precision in ONNX Runtime's CUDA provider, inputs and outputs on the device."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise Skipped("ONNX Runtime has no CUDA provider here; pip install onnxruntime-gpu")
+    graph = _need(material, graph_file(material.stage.name, material.half), "foley-export onnx --precision")
+    session = ort.InferenceSession(graph, providers=[("CUDAExecutionProvider", {"cudnn_conv_use_max_workspace": "1"})])
+    outputs = [
+        torch.empty(tuple(one.shape), dtype=one.dtype, device=material.device.name)
+        for one in _several(material.network(*material.inputs))
+    ]
+    binding = session.io_binding()
+    for tensor, value in zip(material.stage.inputs, material.inputs, strict=True):
+        _bind(binding.bind_input, tensor.name, value, tensor.numpy_dtype)
+    for tensor, value in zip(material.stage.outputs, outputs, strict=True):
+        _bind(binding.bind_output, tensor.name, value, tensor.numpy_dtype)
+
+    def call() -> Sequence[Tensor]:
+        session.run_with_iobinding(binding)
+        return outputs
+
+    return call
+
+
+def tensorrt(material: Material) -> Call:
+    """The engine that `foley-export tensorrt` has built, its inputs and outputs on the device."""
+    try:
+        import tensorrt as trt
+    except ImportError as error:
+        raise Skipped(f"no TensorRT here ({error}); pip install 'tensorrt>=11,<12'") from error
+    engine = _need(material, engine_file(material.stage.name, material.half, "latency"), "foley-export tensorrt")
+    runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+    loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
+    if loaded is None:
+        raise Skipped(f"{engine} is not for this GPU and TensorRT; run `foley-export tensorrt {material.bundle.root}`")
+    context = loaded.create_execution_context()
+    for tensor, value in zip(material.stage.inputs, material.inputs, strict=True):
+        context.set_input_shape(tensor.name, tuple(value.shape))
+        context.set_tensor_address(tensor.name, value.data_ptr())
+    outputs = []
+    for tensor in material.stage.outputs:
+        shape = tuple(context.get_tensor_shape(tensor.name))
+        dtype = torch.from_numpy(_empty(tensor.numpy_dtype)).dtype
+        outputs.append(torch.empty(shape, dtype=dtype, device=material.device.name))
+        context.set_tensor_address(tensor.name, outputs[-1].data_ptr())
+    stream = torch.cuda.current_stream()
+
+    def call() -> Sequence[Tensor]:
+        context.execute_async_v3(stream.cuda_stream)
+        return outputs
+
+    # the call keeps alive what the context only points to
+    call.kept = (runtime, loaded, context, material.inputs)  # type: ignore[attr-defined]
+    return call
+
+
+WAYS: Mapping[str, Callable[[Material], Call]] = {
+    "official": official_way,
+    "eager": eager,
+    "autocast": autocast,
+    "torch.compile": compiled,
+    "ONNX Runtime": onnx_runtime,
+    "TensorRT": tensorrt,
+}
+
+
+def _need(material: Material, name: str, command: str) -> Any:
+    path = material.bundle.path(name)
+    if not path.is_file():
+        raise Skipped(f"{path} is not there: run `{command} {material.bundle.root}`")
+    return path
+
+
+def _several(answer: object) -> Sequence[Tensor]:
+    if isinstance(answer, list):  # flow, pair by pair
+        return [torch.stack(answer)]
+    return answer if isinstance(answer, tuple) else [answer]  # type: ignore[list-item]
+
+
+def _bind(bind: Callable[..., None], name: str, value: Tensor, dtype: Any) -> None:
+    bind(name, "cuda", 0, dtype, tuple(value.shape), value.data_ptr())
+
+
+def _empty(dtype: Any) -> Any:
+    import numpy as np
+
+    return np.empty(0, dtype)
