@@ -339,6 +339,9 @@ def gpu(
     precision: Annotated[Half, typer.Option(help="Half precision to measure.")] = "fp16",
     repeats: Annotated[int, typer.Option(help="Timed calls of each network, each way.", min=1)] = 30,
     batch: Annotated[int, typer.Option(help="Rows of the denoiser.", min=1, max=16)] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this network, and no clip; may be given several times.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cuda, cuda:1, ...; cpu only tries the script.")] = "cuda",
     json_file: JsonFile = None,
     report_file: ReportFile = None,
@@ -356,12 +359,20 @@ def gpu(
     import torch
 
     from foley_bench.gpu.device import Device
-    from foley_bench.gpu.measure import measure
+    from foley_bench.gpu.measure import CLIP, measure
 
+    if unknown := set(only or ()) - set(CLIP):
+        raise SettingError(f"there is no network {min(unknown)!r}; choose from {', '.join(CLIP)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ServerUnavailable("PyTorch has no GPU here; `--device cpu` tries the script, and says nothing of GPUs")
     found = measure(
-        bundles.read(bundle), Device(device), precision, repeats, batch, lambda what: typer.echo(what, err=True)
+        bundles.read(bundle),
+        Device(device),
+        precision,
+        repeats,
+        batch,
+        only or [],
+        lambda what: typer.echo(what, err=True),
     )
     report.deliver(found, json_file, report_file)
 

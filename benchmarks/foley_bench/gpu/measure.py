@@ -26,10 +26,19 @@ TOKENS = 16
 CLIP = ("optical_flow", "rgb_features", "flow_features", "video2rms", "clap_text", "denoiser", "vae_decoder", "vocoder")
 
 
-def measure(bundle: Bundle, device: Device, half: Half, repeats: int, batch: int, say: Callable[[str], None]) -> Report:
-    """Time every network of a clip.
+def measure(
+    bundle: Bundle,
+    device: Device,
+    half: Half,
+    repeats: int,
+    batch: int,
+    only: Sequence[str],
+    say: Callable[[str], None],
+) -> Report:
+    """Time every network of a clip, and a whole clip.
 
     Args:
+        only: these networks alone, and no clip; empty: all.
         batch: rows of the denoiser; the other networks of the sound, and the text, run with one.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the reference is float32
@@ -39,10 +48,10 @@ def measure(bundle: Bundle, device: Device, half: Half, repeats: int, batch: int
     calls: dict[str, dict[str, Call]] = {}
     with torch.inference_mode(), torch.device(device.name):
         for name in CLIP:
-            if name not in networks(bundle.manifest):
-                continue  # DIS on the processor
+            if name not in networks(bundle.manifest) or (only and name not in only):
+                continue  # DIS runs on the processor
             found[name], calls[name] = _network(bundle, name, device, half, repeats, batch, rate, say)
-        whole = _clips(calls, bundle, device, say)
+        whole = {} if only else _clips(calls, bundle, device, say)
     document = {
         **describe(bundle),
         "gpu": {"before": before, "after": device.describe()},
