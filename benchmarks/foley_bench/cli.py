@@ -349,10 +349,10 @@ def gpu(
     """Everything that a GPU has to show: each network and a whole clip, in all ways that are installed here.
 
     Eager PyTorch as the official pipeline calls it, this project's networks eager, under autocast and compiled, ONNX
-    Runtime's CUDA provider, TensorRT. Each is checked against float32 first, then timed by the device. PyTorch alone is
-    enough; what is missing is said. Results from a real GPU belong into docs/gpu/.
+    Runtime's CUDA provider, TensorRT; graphs and engines that are missing are made. Each is checked against float32
+    first, then timed by the device. PyTorch alone is enough; what was skipped is said. Results from a real GPU belong
+    into docs/gpu/.
 
-    foley-export onnx BUNDLE --precision fp16 && foley-export tensorrt BUNDLE
     foley-bench gpu --bundle BUNDLE --json gpu.json --report gpu.html
     """
     report.prepare(json_file, report_file)
@@ -360,20 +360,18 @@ def gpu(
 
     from foley_bench.gpu.device import Device
     from foley_bench.gpu.measure import CLIP, measure
+    from foley_bench.gpu.prepare import prepare
 
     if unknown := set(only or ()) - set(CLIP):
         raise SettingError(f"there is no network {min(unknown)!r}; choose from {', '.join(CLIP)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ServerUnavailable("PyTorch has no GPU here; `--device cpu` tries the script, and says nothing of GPUs")
-    found = measure(
-        bundles.read(bundle),
-        Device(device),
-        precision,
-        repeats,
-        batch,
-        only or [],
-        lambda what: typer.echo(what, err=True),
-    )
+
+    def say(what: str) -> None:
+        typer.echo(what, err=True)
+
+    loaded = prepare(bundle, precision, say)
+    found = measure(loaded, Device(device), precision, repeats, batch, only or [], say)
     report.deliver(found, json_file, report_file)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from foley.bundle import Bundle, Half, engine_file, graph_file
 from foley.errors import FoleyError
 from foley_bench.gpu.device import Device
+from foley_bench.gpu.prepare import has_cuda_provider
 from foley_bench.stages import official
 from foley_export.networks.network import Network
 
@@ -70,7 +71,7 @@ def onnx_runtime(material: Material) -> Call:
     """The graph in half precision in ONNX Runtime's CUDA provider, inputs and outputs on the device."""
     import onnxruntime as ort
 
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+    if not has_cuda_provider():
         raise Skipped("ONNX Runtime has no CUDA provider here; pip install onnxruntime-gpu")
     graph = _need(material, graph_file(material.stage.name, material.half), "foley-export onnx --precision")
     session = ort.InferenceSession(graph, providers=[("CUDAExecutionProvider", {"cudnn_conv_use_max_workspace": "1"})])
