@@ -26,6 +26,7 @@ class ApiServer:
     grpc: str
     metrics: str
     log: Path
+    studio: str = ""
 
     def client(self, token: str | None = None, attempts: int = 1) -> FoleyClient:
         """A client of it, without TLS."""
@@ -82,7 +83,7 @@ def api_server(folder: Path, environment: Mapping[str, str] | None = None, **set
         if not ready.startswith("ready "):
             raise RuntimeError(f"foley-server api did not start: {log.read_text()[-2000:]}")
         endpoints = dict(part.split("=", 1) for part in ready.split()[1:])
-        yield ApiServer(process, endpoints["grpc"], endpoints["metrics"], log)
+        yield ApiServer(process, endpoints["grpc"], endpoints["metrics"], log, endpoints.get("studio", ""))
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

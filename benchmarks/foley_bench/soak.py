@@ -36,6 +36,7 @@ CALLERS = 6
 PATIENCE_S = 300.0  # of a caller, while servers come and go
 LEFT_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
 DISTURB_S = (4.0, 12.0)  # between two faults
+GENERATIONS_A_FAULT, LEAST_FAULTS = 20, 3
 RELAPSE_SHARE = 0.1  # of the faults that come while the last one is being mended; more of them are but an outage
 
 
@@ -153,11 +154,14 @@ def _phase(
     count: int,
     disturb: Callable[[], None],
 ) -> None:
-    """`count` generations by `CALLERS` at once, while `disturb` is called now and then."""
+    """`count` generations by `CALLERS` at once, while `disturb` is called now and then.
+
+    One fault for so many generations at most: where a machine is slow, nothing would ever be done between two.
+    """
     over = threading.Event()
 
     def disturber() -> None:
-        while True:
+        for _ in range(max(LEAST_FAULTS, count // GENERATIONS_A_FAULT)):
             if state.random.random() > RELAPSE_SHARE:
                 await_serving(server())
             if over.wait(state.random.uniform(*DISTURB_S)):

@@ -120,6 +120,22 @@ def api(context: typer.Context) -> None:
     api_app.serve(load(context.args))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def studio(context: typer.Context) -> None:
+    """Open the studio: see a video's loudness curve, change it, hear it, in the browser at http://localhost:8090.
+
+    The API's server with `--studio`; takes its settings, see `foley-server api --help`.
+    """
+    from foley_server.api import app as api_app
+    from foley_server.api.settings import load
+
+    data = Path.home() / ".cache" / "foley" / "studio"
+    api_app.serve(load(["--studio", "--port=0", "--metrics-port=0", f"--data={data}", *context.args]))
+
+
 @app.command()
 def health(
     server: Annotated[str, typer.Argument(help="HOST:PORT of the API, or of Triton.")] = "127.0.0.1:8080",

@@ -60,6 +60,7 @@ def test_25_a_planted_leak_is_found_and_named(leaking: "subprocess.Popen[str]", 
     assert [one for one in found if one.startswith(kind)] if kind in KINDS else not found, found
 
 
+@pytest.mark.long  # each fault has a test of its own in test_api_lifecycle
 def test_25_nothing_is_lost_doubled_or_leaked(tiny_bundle: Path, tmp_path: Path) -> None:
     outcome = soak(tiny_bundle, tmp_path, 30, 3, print)
     assert outcome.faults == []

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -114,9 +114,10 @@ async def _serve(settings: Settings) -> None:
         await server.start()
         await _set_health(health_service, supervisor.ready)
         work = asyncio.create_task(generations.run())
-        sys.stdout.write(
-            f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}\n"
-        )
+        ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
+        if settings.studio:
+            ready += f" studio={await stack.enter_async_context(_studio(settings, engine, sandbox, uploads, tokens))}"
+        sys.stdout.write(f"{ready}\n")
         sys.stdout.flush()
 
         await asyncio.wait([stopped, work], return_when=asyncio.FIRST_COMPLETED)
@@ -129,6 +130,19 @@ async def _serve(settings: Settings) -> None:
             await work
         await server.stop(LAST_WORDS_S)
         log.info("ended")
+
+
+def _studio(
+    settings: Settings, engine: Engine, sandbox: Sandbox, uploads: Uploads, tokens: Tokens
+) -> AbstractAsyncContextManager[str]:
+    """The page beside the gRPC API; its address."""
+    from foley_server.studio.app import Studio  # HTTP takes a moment to import, and most servers have none
+    from foley_server.studio.serve import serving
+    from foley_server.studio.shelf import Shelves
+
+    shelves = Shelves(uploads.root / "studio")
+    studio = Studio(engine, sandbox, shelves, tokens, uploads.max_bytes, settings.duration, settings.upload_timeout)
+    return serving(studio, settings)
 
 
 def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:

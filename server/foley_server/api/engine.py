@@ -148,6 +148,7 @@ class _Watch(Watch):
         self._loop, self._progress = loop, progress
 
     def on_progress(self, name: str, done: int, total: int | None) -> None:
+        self._progress.stage = name, done, total
         if name == "denoising":
             self._progress.done, self._progress.total = done, total or 0
             self._loop.call_soon_threadsafe(self._progress.changed)

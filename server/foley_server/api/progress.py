@@ -21,7 +21,8 @@ class Progress:
         self.id = id
         self.position: int | None = None  # in front of it; None as long as nobody knows
         self.envelope: Floats | None = None
-        self.done = self.total = 0
+        self.done = self.total = 0  # steps of the denoising
+        self.stage: tuple[str, int, int | None] | None = None  # what is worked on now, how much of how much is done
         self.sound: Sound | None = None
         self.error: Exception | None = None
         self.expires_s: float | None = None  # when a finished one is forgotten, since 1970

@@ -63,6 +63,13 @@ class Settings(BaseSettings):
         False, description="Listen beyond this machine without TLS: behind a proxy that has it, and nowhere else."
     )
 
+    studio: bool = Field(False, description="Serve the studio, too: the page on which curves are edited.")
+    studio_address: str = Field("127.0.0.1", description="Address of the studio.")
+    studio_port: int = Field(8090, ge=0, le=65535, description="Port of the studio; 0 picks a free one.")
+    studio_host: list[str] = Field(
+        [], description="Names by which browsers know the studio, besides localhost and its address."
+    )
+
     data: Path = Field(
         Path("foley-data"),
         description="Folder that survives a restart: long-running generations, and results to reuse.",
@@ -124,8 +131,9 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate and tls_key belong together; give both or neither")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca is for mutual TLS; give tls_certificate and tls_key too")
-        if self.address not in _LOOPBACK and not self.tls_certificate and not self.plaintext:
-            raise ValueError(f"without TLS anyone on the way to {self.address} can listen; give a certificate")
+        for address in (self.address, self.studio_address):
+            if address not in _LOOPBACK and not self.tls_certificate and not self.plaintext:
+                raise ValueError(f"without TLS anyone on the way to {address} can listen; give a certificate")
         if self.triton_metrics and not self.triton:
             raise ValueError("triton_metrics is for a Triton that is joined; give triton too")
         for path in (self.tls_certificate, self.tls_key, self.tls_client_ca, self.tokens):

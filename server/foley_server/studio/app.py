@@ -1,0 +1,261 @@
+"""The studio's requests: videos and recordings in, curves and takes out."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from foley import clip
+from foley.envelope import Floats, measure, samples
+from foley.errors import InvalidInput, MediaError, MediaTooLarge, TimedOut
+from foley.loudness import Loudness
+from foley.profiles import PROFILES, ProfileName
+from foley_pipeline.foley import Foley
+from foley_pipeline.job import Curve, Job, Sound
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.watch import Watch
+from foley_server.api.engine import Engine
+from foley_server.api.progress import Progress
+from foley_server.api.sandbox import Sandbox
+from foley_server.api.tokens import Tokens
+from foley_server.studio.shelf import Recording, Shelves, Take, Video
+from foley_server.studio.web import Door, document, handle_errors, lines
+
+STATIC = Path(__file__).with_name("static")
+TICK_S = 0.2  # between two lines about progress
+MAX_DOCUMENT = 4 * 2**20  # a curve of ten minutes is 60,000 numbers
+
+
+class Wish(BaseModel):
+    """What a take is to be: the body of `POST /api/takes`.
+
+    Attributes:
+        envelope: the curve, linear RMS at 100 Hz.
+        sample_count: of the sound at 16 kHz, where it ends inside of the curve's last frame.
+        audio: a recording to be like, by its name, in place of `text`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    envelope: list[float] = Field(min_length=1)
+    sample_count: int | None = Field(None, ge=1)
+    video: str | None = None
+    text: str = ""
+    audio: str | None = None
+    negative_text: str = ""
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance: float | None = Field(None, ge=1, le=100)
+    profile: ProfileName = "balanced"
+    variations: int = Field(1, ge=1, le=16)
+    loudness: Loudness = "level"
+
+
+@dataclass
+class Studio:
+    """Answers the page. Belongs to the event loop of its engine."""
+
+    engine: Engine
+    sandbox: Sandbox
+    shelves: Shelves
+    tokens: Tokens
+    max_bytes: int
+    max_duration_s: float
+    upload_timeout_s: float
+
+    def app(self, hosts: frozenset[str]) -> Starlette:
+        """The page and its API, known by these `hosts`."""
+        app = Starlette(
+            routes=[
+                Route("/", self.page),
+                Route("/api/about", self.about),
+                Route("/api/videos", self.add_video, methods=["POST"]),
+                Route("/api/videos/{name}", self.video),
+                Route("/api/videos/{name}/envelope", self.predict, methods=["POST"]),
+                Route("/api/recordings", self.add_recording, methods=["POST"]),
+                Route("/api/takes", self.make_takes, methods=["POST"]),
+                Route("/api/takes/{name}.wav", self.sound),
+                Mount("/static", StaticFiles(directory=STATIC)),
+            ],
+            middleware=[Middleware(Door, hosts=hosts)],
+        )
+        handle_errors(app)
+        return app
+
+    async def page(self, _: Request) -> Response:
+        """The page itself."""
+        return FileResponse(STATIC / "index.html")
+
+    async def about(self, request: Request) -> Response:
+        """What the page has to know before it begins."""
+        self._check(request)
+        sampling = Foley(self.engine.supervisor.triton()).defaults
+        return JSONResponse(
+            {
+                "bundle": self.engine.supervisor.triton().versions,
+                "steps": sampling.steps,
+                "guidance": sampling.guidance,
+                "profiles": list(PROFILES),
+                "max_bytes": self.max_bytes,
+                "max_duration_s": self.max_duration_s,
+            }
+        )
+
+    async def add_video(self, request: Request) -> Response:
+        """Takes a video: its bytes are the body."""
+        self._check(request)
+        async with self.engine.request():
+            name, folder = self.shelves.videos.room()
+            try:
+                path = folder / "video"
+                await self._receive(request, path)
+                info = await asyncio.to_thread(lambda: self.sandbox.open_video(path).info)
+                video = Video(path, info.duration_s, info.samples(clip.SAMPLE_RATE_HZ))
+            except BaseException:
+                self.shelves.videos.drop(name)
+                raise
+            self.shelves.videos.put(name, video)
+        answer = {"video": name, "duration_s": video.duration_s, "sample_count": video.samples}
+        return JSONResponse(answer, 201)
+
+    async def video(self, request: Request) -> Response:
+        """The video, to be played; in parts where the browser asks for them."""
+        self._check(request)
+        video = self.shelves.videos[request.path_params["name"]]
+        return FileResponse(video.path, media_type="application/octet-stream")
+
+    async def predict(self, request: Request) -> Response:
+        """The curve of a video, as lines: progress, then `envelope`."""
+        self._check(request)
+        video = self.shelves.videos[request.path_params["name"]]
+
+        def look(foley: Foley, watch: Watch) -> Floats:
+            return foley.predict_envelope(foley.reader.video(video.path), watch)
+
+        def found(envelope: Floats) -> dict[str, Any]:
+            return {"event": "envelope", "envelope": _rounded(envelope)}
+
+        return lines(self._work(lambda progress: self.engine.call(progress, look), found))
+
+    async def add_recording(self, request: Request) -> Response:
+        """Takes a sound: a timbre for a prompt, and its own loudness curve."""
+        self._check(request)
+        async with self.engine.request(later=True):
+            name, folder = self.shelves.recordings.room()
+            try:
+                path = folder / "recording"
+                await self._receive(request, path)
+                waveform = await asyncio.to_thread(self.sandbox.read_audio, path)
+            except BaseException:
+                self.shelves.recordings.drop(name)
+                raise
+            self.shelves.recordings.put(name, Recording(path))
+        return JSONResponse({"recording": name, "envelope": _rounded(measure(waveform))}, 201)
+
+    async def make_takes(self, request: Request) -> Response:
+        """Makes sound on a curve, as lines: progress, then `takes`."""
+        self._check(request)
+        wish = _wish(await document(request, MAX_DOCUMENT))
+        curve = np.asarray(wish.envelope, np.float32)
+        if len(curve) > self.max_duration_s * clip.ENVELOPE_RATE_HZ:
+            raise MediaTooLarge(f"the curve lasts more than {self.max_duration_s:g} s, the limit; cut it")
+        recording = self.shelves.recordings[wish.audio].path if wish.audio else None
+        job = Job(
+            Curve(curve, wish.sample_count or samples(len(curve) / clip.ENVELOPE_RATE_HZ)),
+            Prompt("" if recording else wish.text, recording, wish.negative_text),
+            profile=wish.profile,
+            sampling={"seed": wish.seed, "steps": wish.steps, "guidance": wish.guidance},
+            variations=wish.variations,
+            level=wish.loudness,
+        )
+        return lines(self._work(lambda progress: self.engine.generate(progress, job), partial(self._keep, wish.video)))
+
+    async def sound(self, request: Request) -> Response:
+        """A take as WAV."""
+        self._check(request)
+        return FileResponse(self.shelves.takes[request.path_params["name"]].path, media_type="audio/wav")
+
+    def _keep(self, video: str | None, sound: Sound) -> dict[str, Any]:
+        kept = []
+        for take in sound.takes:
+            name, folder = self.shelves.takes.room()
+            soundfile.write(folder / "take.wav", take.waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
+            about = {"recipe": take.recipe, "produced": _rounded(measure(take.waveform)), "seconds": take.timings_s}
+            self.shelves.takes.put(name, Take(folder / "take.wav", about, video))
+            kept.append({"take": name, **about})
+        return {"event": "takes", "takes": kept}
+
+    async def _work(
+        self, start: Callable[[Progress], Awaitable[Any]], finish: Callable[[Any], dict[str, Any]]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Do something in its turn, and tell how far it is; going away stops it."""
+        async with self.engine.request():
+            progress, begun = Progress("studio"), time.monotonic()
+            work = asyncio.ensure_future(self.engine.in_time(start(progress)))
+            try:
+                last: dict[str, Any] = {}
+                while not work.done():
+                    await asyncio.wait([work], timeout=TICK_S)
+                    now = _where(progress)
+                    if now != last:
+                        last = now
+                        yield {**now, "seconds": round(time.monotonic() - begun, 1)}
+                yield finish(work.result())
+            finally:
+                work.cancel()
+                await asyncio.wait([work])
+
+    async def _receive(self, request: Request, path: Path) -> None:
+        async def write() -> int:
+            size = 0
+            with path.open("xb") as file:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > self.max_bytes:
+                        raise MediaTooLarge(f"the file has more than {self.max_bytes >> 20} MiB, the limit; cut it")
+                    file.write(chunk)
+            return size
+
+        try:
+            size = await asyncio.wait_for(write(), self.upload_timeout_s)
+        except asyncio.TimeoutError as error:
+            raise TimedOut(f"the upload took more than {self.upload_timeout_s:g} s; send less, or faster") from error
+        if not size:
+            raise MediaError("the file is empty")
+
+    def _check(self, request: Request, scope: Literal["generate", "read"] = "generate") -> None:
+        self.tokens.principal(request.headers.get("authorization")).check(scope)
+
+
+def _where(progress: Progress) -> dict[str, Any]:
+    if progress.stage is None:
+        return {"event": "waiting", "position": progress.position or 0}
+    stage, done, total = progress.stage
+    return {"event": "progress", "stage": stage, "done": done, "total": total}
+
+
+def _wish(found: dict[str, Any]) -> Wish:
+    try:
+        return Wish.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        wrong.field = str(first["loc"][0]) if first["loc"] else None
+        raise wrong from error
+
+
+def _rounded(envelope: Floats) -> list[float]:
+    return [round(float(value), 6) for value in envelope]

@@ -1,0 +1,56 @@
+"""The studio's own port, in the event loop of the API."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from foley.errors import OutputError
+from foley_server.api.settings import Settings
+from foley_server.studio.app import Studio
+
+STOP_TIMEOUT_S = 5
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals to the API, which ends in order."""
+        yield
+
+
+@asynccontextmanager
+async def serving(studio: Studio, settings: Settings) -> AsyncIterator[str]:
+    """Serve while the context lasts; the studio's address.
+
+    Raises:
+        OutputError: the port is in use.
+    """
+    address, port = settings.studio_address, settings.studio_port
+    try:
+        listener = socket.create_server((address, port))
+    except OSError as error:
+        raise OutputError(f"cannot listen on {address}:{port} ({error.strerror}); choose another") from error
+    port = listener.getsockname()[1]
+    hosts = frozenset({"localhost", "127.0.0.1", "[::1]", address, *settings.studio_host})
+    server = _Server(
+        uvicorn.Config(
+            studio.app(hosts),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
+            timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        )
+    )
+    work = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"{'https' if settings.tls_certificate else 'http'}://{address}:{port}/"
+    finally:
+        server.should_exit = True
+        await asyncio.wait([work])
+        listener.close()
