@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from foley.bundle import Bundle, Half, engine_file, graph_file
-from foley.errors import FoleyError
 from foley_bench.gpu.device import Device
 from foley_bench.gpu.prepare import has_cuda_provider
 from foley_bench.stages import official
@@ -19,7 +18,7 @@ Call = Callable[[], Sequence[Tensor]]
 _DTYPES: Mapping[Half, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Skipped(FoleyError):
+class Skipped(Exception):
     """A way that cannot be gone here, and why."""
 
 
