@@ -12,10 +12,11 @@ from rich.table import Table
 
 from foley import clip
 from foley.bundle import Bundle, Half
+from foley.errors import FoleyError
 from foley.stages import networks
 from foley_bench.flop import count_flop
 from foley_bench.gpu.device import Device, median
-from foley_bench.gpu.ways import WAYS, Call, Material, Skipped
+from foley_bench.gpu.ways import WAYS, Call, Material
 from foley_bench.machine import describe
 from foley_bench.official import sound
 from foley_bench.report import Report
@@ -90,7 +91,7 @@ def _network(
         say(f"{name}: {way}")
         try:
             ways[way], calls[way] = _way(prepare, material, reference, flop / rate, repeats)
-        except Skipped as reason:
+        except FoleyError as reason:
             ways[way] = {"skipped": str(reason)}
         except (RuntimeError, ValueError, OSError) as error:  # of a compiler, a driver, out of memory: the others go on
             ways[way] = {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}

@@ -1,4 +1,7 @@
-"""The ways to run a network on a GPU, each a call on tensors that lie on the device; what is missing says so."""
+"""The ways to run a network on a GPU, each a call on tensors that lie on the device.
+
+Where one cannot be gone here, it raises a FoleyError that says why.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foley.bundle import Bundle, Half, engine_file, graph_file
+from foley.errors import FoleyError
 from foley_bench.gpu.device import Device
 from foley_bench.gpu.prepare import has_cuda_provider
 from foley_bench.stages import official
@@ -16,10 +20,6 @@ Call = Callable[[], Sequence[Tensor]]
 """Runs a network on its inputs; the outputs in the order of the contract."""
 
 _DTYPES: Mapping[Half, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-class Skipped(Exception):
-    """A way that cannot be gone here, and why."""
 
 
 class Material:
@@ -55,7 +55,7 @@ def autocast(material: Material) -> Call:
 def compiled(material: Material) -> Call:
     """The same, compiled by torch.compile, with CUDA graphs where it can."""
     if not material.device.is_gpu:
-        raise Skipped("torch.compile is measured on GPUs only")
+        raise FoleyError("torch.compile is measured on GPUs only")
     call = torch.compile(material.network, mode="reduce-overhead", dynamic=False)
 
     def run() -> Sequence[Tensor]:
@@ -71,7 +71,7 @@ def onnx_runtime(material: Material) -> Call:
     import onnxruntime as ort
 
     if not has_cuda_provider():
-        raise Skipped("ONNX Runtime has no CUDA provider here; pip install onnxruntime-gpu")
+        raise FoleyError("ONNX Runtime has no CUDA provider here; pip install onnxruntime-gpu")
     graph = _need(material, graph_file(material.stage.name, material.half), "foley-export onnx --precision")
     session = ort.InferenceSession(graph, providers=[("CUDAExecutionProvider", {"cudnn_conv_use_max_workspace": "1"})])
     outputs = [
@@ -96,12 +96,14 @@ def tensorrt(material: Material) -> Call:
     try:
         import tensorrt as trt
     except ImportError as error:
-        raise Skipped(f"no TensorRT here ({error}); pip install 'tensorrt>=11,<12'") from error
+        raise FoleyError(f"no TensorRT here ({error}); pip install 'tensorrt>=11,<12'") from error
     engine = _need(material, engine_file(material.stage.name, material.half, "latency"), "foley-export tensorrt")
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
-        raise Skipped(f"{engine} is not for this GPU and TensorRT; run `foley-export tensorrt {material.bundle.root}`")
+        raise FoleyError(
+            f"{engine} is not for this GPU and TensorRT; run `foley-export tensorrt {material.bundle.root}`"
+        )
     context = loaded.create_execution_context()
     for tensor, value in zip(material.stage.inputs, material.inputs, strict=True):
         context.set_input_shape(tensor.name, tuple(value.shape))
@@ -136,7 +138,7 @@ WAYS: Mapping[str, Callable[[Material], Call]] = {
 def _need(material: Material, name: str, command: str) -> Any:
     path = material.bundle.path(name)
     if not path.is_file():
-        raise Skipped(f"{path} is not there: run `{command} {material.bundle.root}`")
+        raise FoleyError(f"{path} is not there: run `{command} {material.bundle.root}`")
     return path
 
 
