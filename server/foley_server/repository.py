@@ -108,8 +108,5 @@ def _place(bundle: Bundle, stage: str, on: Gpu, folder: Path) -> None:
     if on.target == "cuda":
         files[weights_file(stage)] = Path(weights_file(stage)).name  # as the graph calls it
     for source, name in files.items():
-        path = bundle.path(source).resolve()
-        try:
-            (folder / name).hardlink_to(path)  # no copy of gigabytes; and ONNX Runtime follows no link out of a folder
-        except OSError:
-            shutil.copyfile(path, folder / name)
+        # both as links: ONNX Runtime follows the graph's, and then wants its weights beside what it found there
+        (folder / name).symlink_to(bundle.path(source).resolve())
