@@ -10,12 +10,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import requests
 import soundfile
 from playwright.sync_api import Page, expect, sync_playwright
 
+from foley import envelope_file
+from foley.mux import SourceAudio, write_video
 from foley_bench.api_server import ApiServer, api_server
 from foley_client import Foley, Job, Triton, Watch
 from foley_pipeline.job import run
@@ -59,6 +62,25 @@ def test_the_curve_is_the_pipelines_and_so_is_the_sound(server: ApiServer, trito
     np.testing.assert_allclose(wave, theirs.takes[0].waveform, atol=2e-4)  # 16 bits, and the curve's six digits
     assert take["recipe"]["seed"] == 4
     assert len(take["produced"]) == len(found["envelope"])
+
+
+@pytest.mark.parametrize("source_audio", ["replace", "mix", "keep"])
+def test_a_take_goes_into_its_video_as_everywhere_else(
+    server: ApiServer, media: Path, tmp_path: Path, source_audio: SourceAudio
+) -> None:
+    """Muxed in the sandbox, and byte for byte what `foley.mux` makes of the same sound."""
+    source = media / "fps24_with_audio.mp4"
+    sent = upload(server, source)
+    frame_count = -(-sent["sample_count"] // 160)
+    wish = {"envelope": [0.1] * frame_count, **{key: sent[key] for key in ("sample_count", "video")}, "steps": 2}
+    *_, made = lines(requests.post(f"{server.studio}api/takes", json=wish))
+    address = f"{server.studio}api/takes/{made['takes'][0]['take']}"
+    wave, rate = soundfile.read(BytesIO(requests.get(f"{address}.wav").content), dtype="float32")
+    answer = requests.get(f"{address}.mp4", params={"source_audio": source_audio})
+    assert answer.status_code == 200
+    write_video(source, wave, rate, tmp_path / "expected.mp4", source_audio)
+    assert answer.content == (tmp_path / "expected.mp4").read_bytes()
+    assert requests.get(f"{address}.mp4", params={"source_audio": "/etc"}).status_code == 400
 
 
 def test_a_new_prompt_on_the_same_curve_never_touches_the_video(server: ApiServer, triton: Triton) -> None:
@@ -155,7 +177,9 @@ def page(server: ApiServer) -> Iterator[Page]:
         browser.close()
 
 
-def test_a_designer_sees_changes_and_hears_the_curve(page: Page, server: ApiServer, video: Path) -> None:
+def test_a_designer_sees_changes_and_hears_the_curve(
+    page: Page, server: ApiServer, video: Path, tmp_path: Path
+) -> None:
     page.goto(server.studio)
     expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
     page.set_input_files("#file", video)
@@ -190,6 +214,17 @@ def test_a_designer_sees_changes_and_hears_the_curve(page: Page, server: ApiServ
     assert recipe["seed"] == 1
     np.testing.assert_allclose(recipe["envelope"], drawn, atol=1e-6)
 
+    with page.expect_download() as saving:
+        page.locator("#list li").first.get_by_role("button", name="Video").click()
+    with av.open(saving.value.path()) as made:
+        assert {stream.type for stream in made.streams} == {"video", "audio"}
+    with page.expect_download() as saving:
+        page.locator("#list li").first.get_by_role("button", name="Command").click()
+    np.testing.assert_allclose(
+        envelope_file.read(Path(saving.value.path()).rename(tmp_path / "c.json")), drawn, atol=1e-6
+    )
+    expect(page.locator("#status")).to_contain_text("foley generate 'falling.mp4' --envelope")
+
     page.keyboard.press("Escape")
     page.locator("#timeline").focus()
     page.keyboard.press("2")  # A/B: the other take
@@ -216,6 +251,24 @@ def test_a_refusal_is_told_in_words(page: Page, tmp_path: Path) -> None:
     expect(page.get_by_role("alert")).to_contain_text("not a video")
     page.get_by_role("button", name="Dismiss").click()
     expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_the_page_asks_for_a_token_where_there_are_some(page: Page, triton: Triton, tmp_path: Path) -> None:
+    token = new_token()
+    (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
+    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
+    with api_server(tmp_path, **settings) as server:
+        browser = page.context.browser
+        assert browser
+        other = browser.new_page()
+        other.goto(server.studio)
+        other.get_by_label("This studio asks for a token").fill("wrong")
+        other.get_by_role("button", name="Enter").click()
+        expect(other.get_by_role("alert")).to_contain_text("token")
+        other.get_by_label("This studio asks for a token").fill(token)
+        other.get_by_role("button", name="Enter").click()
+        expect(other.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
+        other.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

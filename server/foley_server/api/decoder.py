@@ -1,4 +1,4 @@
-"""The process that decodes one untrusted file: `python -m foley_server.api.decoder VERB FILE JSON`.
+"""The process that opens one untrusted file: `python -m foley_server.api.decoder VERB FILE JSON`.
 
 It bounds itself before it opens the file, has nothing but its standard output, and says there, in `frame`s of one
 letter and a length: H a header, D data, E an error, Z the end. Who reads it trusts none of it (`sandbox`).
@@ -16,10 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import soundfile
+
 from foley.audio import read_audio
 from foley.container import Limits
 from foley.errors import FoleyError, MediaTooLarge
 from foley.media import probe, read_frames
+from foley.mux import write_video
 from foley_pipeline.api.status import reason
 
 HEADER, DATA, ERROR, END = b"H", b"D", b"E", b"Z"
@@ -27,12 +30,12 @@ PREFIX = struct.Struct("<cI")
 AUDIO_BLOCK = 1 << 16  # samples in a piece of data
 
 
-def bound(memory_bytes: int, cpu_s: float) -> None:
-    """From here on: no more memory and time than this, no file written, no new process, no new right."""
+def bound(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
+    """From here on: no more memory and time than this, no larger file written, no new process, no new right."""
     seconds = max(1, round(cpu_s))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
     libc = ctypes.CDLL(None)
@@ -50,7 +53,7 @@ def main(out: BinaryIO, verb: str, file: Path, order: Mapping[str, Any]) -> None
 
     limits = Limits(**order["limits"])
     try:
-        _VERBS[verb](file, limits, say)
+        _VERBS[verb](file, limits, say, order)
         say(END, b"")
     except FoleyError as error:
         say(ERROR, json.dumps([reason(type(error)), str(error)]).encode())
@@ -60,28 +63,40 @@ def main(out: BinaryIO, verb: str, file: Path, order: Mapping[str, Any]) -> None
 
 
 Say = Callable[[bytes, bytes], None]
+Order = Mapping[str, Any]
 
 
-def _probe(file: Path, limits: Limits, say: Say) -> None:
+def _probe(file: Path, limits: Limits, say: Say, _: Order) -> None:
     say(HEADER, json.dumps(asdict(probe(file, limits))).encode())
 
 
-def _frames(file: Path, limits: Limits, say: Say) -> None:
+def _frames(file: Path, limits: Limits, say: Say, _: Order) -> None:
     for image in read_frames(file, limits):
         say(DATA, image.tobytes())
 
 
-def _audio(file: Path, limits: Limits, say: Say) -> None:
+def _audio(file: Path, limits: Limits, say: Say, _: Order) -> None:
     samples = read_audio(file, limits)
     for start in range(0, len(samples), AUDIO_BLOCK):
         say(DATA, samples[start : start + AUDIO_BLOCK].astype("<f4").tobytes())
 
 
-_VERBS: Mapping[str, Callable[[Path, Limits, Say], None]] = {"probe": _probe, "frames": _frames, "audio": _audio}
+def _mux(file: Path, limits: Limits, say: Say, order: Order) -> None:
+    """Write the picture of `file` with a sound of ours to a name of ours; see `foley.mux.write_video`."""
+    waveform, rate = soundfile.read(order["sound"], dtype="float32")
+    write_video(file, waveform, rate, Path(order["to"]), order["source_audio"], limits=limits)
+
+
+_VERBS: Mapping[str, Callable[[Path, Limits, Say, Order], None]] = {
+    "probe": _probe,
+    "frames": _frames,
+    "audio": _audio,
+    "mux": _mux,
+}
 
 if __name__ == "__main__":
     order = json.loads(sys.argv[3])
-    bound(order["memory_bytes"], order["cpu_s"])
+    bound(order["memory_bytes"], order["cpu_s"], order.get("file_bytes", 0))
     stdout = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not get between what we say
     main(stdout, sys.argv[1], Path(sys.argv[2]), order)

@@ -20,6 +20,8 @@ from foley.container import Limits
 from foley.envelope import Floats
 from foley.errors import MediaError, MediaTooLarge
 from foley.media import VideoInfo
+from foley.mux import SourceAudio
+from foley.output import replacing
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import reason
 from foley_pipeline.reader import Image, Reader
@@ -71,13 +73,28 @@ class Sandbox:
                 raise _broken(path)
         return samples
 
-    def run(self, verb: str, path: Path, data_bytes: int) -> Generator[tuple[bytes, bytes], None, None]:
+    def mux(self, video: Path, sound: Path, to: Path, source_audio: SourceAudio) -> None:
+        """`foley.mux.write_video` with the sound in the WAV file `sound`; `to` is there whole, or not at all.
+
+        Raises:
+            MediaError: the video cannot be used for that.
+        """
+        with replacing(to) as temporary:
+            more = {"sound": str(sound), "to": str(temporary), "source_audio": source_audio}
+            for _ in self.run("mux", video, 0, **more, file_bytes=4 * self.limits.bytes):
+                pass
+
+    def run(
+        self, verb: str, path: Path, data_bytes: int, **more: str | int
+    ) -> Generator[tuple[bytes, bytes], None, None]:
         """What the decoder says about `path`, letter and content; no data longer than `data_bytes`. It ends with us.
+
+        What it is told `more` is the verb's.
 
         Raises:
             MediaError: what the decoder says is wrong, or what became of it.
         """
-        order = {"limits": asdict(self.limits), "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s}
+        order = {"limits": asdict(self.limits), "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s, **more}
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "foley_server.api.decoder", verb, str(path.absolute()), json.dumps(order)],
             stdin=subprocess.DEVNULL,

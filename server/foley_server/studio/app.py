@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import soundfile
@@ -20,8 +20,9 @@ from starlette.staticfiles import StaticFiles
 
 from foley import clip
 from foley.envelope import Floats, measure, samples
-from foley.errors import InvalidInput, MediaError, MediaTooLarge, TimedOut
+from foley.errors import InvalidInput, MediaError, MediaTooLarge, SettingError, TimedOut
 from foley.loudness import Loudness
+from foley.mux import SourceAudio
 from foley.profiles import PROFILES, ProfileName
 from foley_pipeline.foley import Foley
 from foley_pipeline.job import Curve, Job, Sound
@@ -88,6 +89,7 @@ class Studio:
                 Route("/api/recordings", self.add_recording, methods=["POST"]),
                 Route("/api/takes", self.make_takes, methods=["POST"]),
                 Route("/api/takes/{name}.wav", self.sound),
+                Route("/api/takes/{name}.mp4", self.muxed),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
             middleware=[Middleware(Door, hosts=hosts)],
@@ -187,6 +189,22 @@ class Studio:
         """A take as WAV."""
         self._check(request)
         return FileResponse(self.shelves.takes[request.path_params["name"]].path, media_type="audio/wav")
+
+    async def muxed(self, request: Request) -> Response:
+        """A take in its video, whose own sound `source_audio` says what to do with."""
+        self._check(request)
+        source_audio = cast(SourceAudio, request.query_params.get("source_audio", "replace"))
+        if source_audio not in get_args(SourceAudio):
+            raise SettingError(f"source_audio is one of {', '.join(get_args(SourceAudio))}")
+        take = self.shelves.takes[request.path_params["name"]]
+        if take.video is None:
+            raise SettingError("this take was made without a video")
+        video = self.shelves.videos[take.video]
+        path = take.path.with_name(f"{source_audio}.mp4")
+        if not path.is_file():
+            async with self.engine.request(later=True):
+                await asyncio.to_thread(self.sandbox.mux, video.path, take.path, path, source_audio)
+        return FileResponse(path, media_type="video/mp4")
 
     def _keep(self, video: str | None, sound: Sound) -> dict[str, Any]:
         kept = []

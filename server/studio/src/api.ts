@@ -51,6 +51,11 @@ export async function addRecording(file: Blob): Promise<Recording> {
 
 export async function wav(take: string): Promise<Blob> { return (await ask(`/api/takes/${take}.wav`)).blob(); }
 
+/** A take in its video, whose own sound is replaced, mixed in, or kept beside it. */
+export async function muxed(take: string, sourceAudio: string): Promise<Blob> {
+  return (await ask(`/api/takes/${take}.mp4?source_audio=${sourceAudio}`)).blob();
+}
+
 export function predict(video: string, signal: AbortSignal): AsyncGenerator<Line> {
   return lines(`/api/videos/${video}/envelope`, { method: "POST", signal });
 }

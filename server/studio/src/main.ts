@@ -10,6 +10,7 @@ const sound = new Audio();
 
 interface Kept { take: api.Take; wav: Blob; url: string; wish: api.Wish }
 let uploaded: api.Video | undefined;
+let name = "VIDEO";
 let takes: Kept[] = [];
 let current: Kept | undefined;
 let working: AbortController | undefined;
@@ -73,6 +74,7 @@ async function open(file: File): Promise<void> {
   } catch (error) {
     return problem(error);
   }
+  name = file.name;
   element("start").hidden = true;
   element("work").hidden = false;
   forgetTakes();
@@ -195,7 +197,7 @@ element("record").onclick = async () => {
 
 element("save").onclick = () => {
   const { curve } = timeline;
-  if (curve) download(new Blob([JSON.stringify({ rate_hz: api.FRAMES_A_SECOND, rms: [...curve.values] })], { type: "application/json" }), "curve.json");
+  if (curve) download(curveFile(curve.values), "curve.json");
 };
 element<HTMLInputElement>("load").onchange = async (event) => {
   const file = (event.target as HTMLInputElement).files?.[0];
@@ -292,11 +294,39 @@ function listTakes(): void {
     const about = document.createElement("small");
     about.textContent = `seed ${recipe["seed"]}, ${recipe["steps"]} steps, ${recipe["sampler"]}`;
     what.append(about);
-    item.append(what, button("Listen", () => { listen(kept); void play(); }), button("WAV", () => download(kept.wav, `take-${i + 1}.wav`)),
+    item.append(what, button("Listen", () => { listen(kept); void play(); }), button("WAV", () => download(kept.wav, `take-${i + 1}.wav`)), button("Video", () => void saveVideo(kept, i)),
       button("Recipe", () => download(new Blob([JSON.stringify({ ...recipe, envelope: kept.wish.envelope }, null, 2)], { type: "application/json" }), `take-${i + 1}.json`)),
-      button("Its curve", edit((curve) => curve.replace(kept.wish.envelope))));
+      button("Command", () => void command(kept, i)), button("Its curve", edit((curve) => curve.replace(kept.wish.envelope))));
     return item;
   }));
+}
+
+async function saveVideo(kept: Kept, i: number): Promise<void> {
+  try {
+    say("Putting the sound into the video …");
+    download(await api.muxed(kept.take.take, element<HTMLSelectElement>("source-audio").value), `take-${i + 1}.mp4`);
+    say("");
+  } catch (error) {
+    problem(error);
+  }
+}
+
+/** The command line that makes the same take; its curve is saved with it. */
+async function command(kept: Kept, i: number): Promise<void> {
+  const { wish } = kept, curve = `take-${i + 1}-curve.json`;
+  const quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;
+  const words = ["foley", "generate", quoted(name), "--envelope", curve, "--seed", String(kept.take.recipe["seed"]), "--steps", String(wish.steps),
+    "--guidance", String(wish.guidance), "--profile", wish.profile,
+    ...(wish.audio ? ["--audio", "SOUND"] : ["--text", quoted(wish.text)]), ...(wish.negative_text ? ["--negative-text", quoted(wish.negative_text)] : []),
+    "-o", `take-${i + 1}.mp4`];
+  download(curveFile(wish.envelope), curve);
+  const line = words.join(" ");
+  await navigator.clipboard?.writeText(line).catch(() => undefined);
+  say(line);
+}
+
+function curveFile(values: ArrayLike<number>): Blob {
+  return new Blob([JSON.stringify({ rate_hz: api.FRAMES_A_SECOND, rms: Array.from(values) })], { type: "application/json" });
 }
 
 function button(text: string, action: () => void): HTMLButtonElement {
@@ -364,8 +394,24 @@ document.addEventListener("keydown", (event) => {
 
 // ---- begin
 
-api.about().then((found) => {
-  element<HTMLInputElement>("steps").value = String(found.steps);
-  element<HTMLInputElement>("guidance").value = String(found.guidance);
-  element("profile").replaceChildren(...found.profiles.map((name) => new Option(name, name, name === "balanced", name === "balanced")));
-}).catch(problem);
+function begin(): void {
+  api.about().then((found) => {
+    element("token").hidden = true;
+    element("start").hidden = Boolean(uploaded);
+    element<HTMLInputElement>("steps").value = String(found.steps);
+    element<HTMLInputElement>("guidance").value = String(found.guidance);
+    element("profile").replaceChildren(...found.profiles.map((one) => new Option(one, one, one === "balanced", one === "balanced")));
+  }).catch((error) => {
+    const closed = error instanceof api.Refused && error.reason === "UNAUTHENTICATED";
+    element("token").hidden = !closed;
+    element("start").hidden = closed;
+    if (!closed || element("token").querySelector("input")!.value) problem(error);
+  });
+}
+element<HTMLFormElement>("token").onsubmit = (event) => {
+  event.preventDefault();
+  element("problem").hidden = true;
+  api.useToken(element("token").querySelector("input")!.value.trim());
+  begin();
+};
+begin();
