@@ -136,7 +136,7 @@ class _Night:
 
     def most_between(self, done: Counter[str], plan: list[str]) -> int:
         """The most rows until the next kill, so that those in `plan` come all along what is left."""
-        return max(1, 2 * (self._rows - len(done)) // (len(plan) + 2))
+        return max(1, 5 * (self._rows - len(done)) // (4 * len(plan) + 4))
 
     def start(self, results: Path, log: Any) -> "subprocess.Popen[str]":
         """A run whose standard output is JSON lines."""

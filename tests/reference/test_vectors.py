@@ -16,13 +16,6 @@ GRAPHS = [
 ]
 
 
-HALVES = [
-    pytest.param(check, id=check.module, marks=() if check.module == "flow_features" else pytest.mark.long)
-    for check in CHECKS
-    if isinstance(check, NetworkCheck) and check.exported
-]
-
-
 @pytest.fixture(scope="module")
 def checked() -> set[str]:
     """Modules that a test of this run has checked."""
@@ -50,7 +43,8 @@ def test_graph_computes_the_official_numbers(check: NetworkCheck, vectors):
     assert not [result for result in results if not result.passed]
 
 
-@pytest.mark.parametrize("check", HALVES)
+@pytest.mark.long
+@pytest.mark.parametrize("check", GRAPHS)
 def test_half_precision_holds_on_the_golden_inputs(check: NetworkCheck, vectors):
     """It stays near float32, and nothing is too large for float16."""
     results = [result for result in check.run(vectors, half="fp16") if result.engine == "fp16"]

@@ -266,6 +266,7 @@ def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: Triton, cl
     assert "another render" in second.stderr
 
 
+@pytest.mark.long  # a minute; test_render_ray kills a worker
 def test_killed_processes_cost_time_and_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
     """In short; `foley-bench chaos` renders a thousand rows, on Ray."""
     outcome = chaos(tiny_bundle, tmp_path, 36, 3, 1, False, print)
