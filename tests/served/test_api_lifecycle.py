@@ -97,6 +97,7 @@ def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, 
     assert len(shared_memory()) == memory
 
 
+@pytest.mark.long  # the retry has tests of its own; this is both together
 def test_a_client_that_may_try_again_does_not_notice_a_crash(server: ApiServer) -> None:
     with server.client(attempts=10) as client, ThreadPoolExecutor(1) as pool:
         call = under_way(pool, client, job(300))

@@ -233,6 +233,7 @@ def test_unusable_bundle_is_named(repository: Path, tiny_bundle: Path, tmp_path:
     assert "foley-export onnx" in serve(plain)
 
 
+@pytest.mark.long
 def test_bundles_are_seeded_and_never_half_written(tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         init = [BIN / "foley-export", "init", tmp_path / name, "--preset", "tiny", "--seed", str(seed)]
