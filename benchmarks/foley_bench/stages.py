@@ -20,7 +20,6 @@ from rich import box
 from rich.table import Table
 
 from foley.bundle import Bundle, graph_file, verify
-from foley.errors import BundleError
 from foley.manifest import Manifest, OpticalFlowConfig
 from foley.stages import networks
 from foley_bench.flop import count_flop
@@ -77,11 +76,7 @@ def measure(bundle: Bundle, repeats: int, limit_s: float, watch: Watch) -> Repor
         ServerUnavailable: no embedded Triton starts here.
     """
     verify(bundle)
-    if missing := bundle.missing_graphs():
-        raise BundleError(
-            f"the bundle {bundle.root} has no graph for {', '.join(missing)}: "
-            f"run `foley-export onnx {bundle.root}` first"
-        )
+    bundle.need_graphs()
     threads = _session_threads(bundle)
     torch.set_num_threads(threads)
     with watch.stage("matrix rate"):

@@ -59,6 +59,15 @@ class Bundle:
         """Networks that `foley-export onnx` has not made a graph for yet."""
         return [stage for stage in networks(self.manifest) if graph_file(stage, precision) not in self.manifest.files]
 
+    def need_graphs(self, precision: Precision = "fp32") -> None:
+        """Raise BundleError where a network has no graph in this precision; it says how to make them."""
+        if missing := self.missing_graphs(precision):
+            option = "" if precision == "fp32" else f" --precision {precision}"
+            raise BundleError(
+                f"the bundle {self.root} has no graph for {', '.join(missing)}: "
+                f"run `foley-export onnx {self.root}{option}` first"
+            )
+
 
 def read(root: Path) -> Bundle:
     """The bundle in the folder `root`; its files are not looked at (see `verify`).

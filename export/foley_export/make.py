@@ -137,9 +137,8 @@ def half_errors(root: Path, precision: Precision) -> Iterator[tuple[str, HalfErr
         BundleError: the bundle has no graphs in float32, or none in this precision.
     """
     bundle = bundles.read(root)
-    for one in ("fp32", precision):
-        if missing := bundle.missing_graphs(one):
-            raise BundleError(f"{root} has no {one} graph of {', '.join(missing)}: `foley-export onnx` makes them")
+    bundle.need_graphs()
+    bundle.need_graphs(precision)
     for stage in networks(bundle.manifest):
         inputs = [tensor.numpy() for tensor in NETWORKS[stage](bundle.manifest).sample_inputs()]
         rounded = Rounded(bundle.path(graph_file(stage, precision)))

@@ -95,6 +95,8 @@ def lay_out(
 ) -> None:
     """Write the model repository for a target, for a Triton that you start yourself or to look at.
 
+    It links to the bundle's files, so both must stay where they are.
+
     foley-server repository models/ --bundle bundles/paper --target tensorrt
     """
     if destination.exists():

@@ -21,7 +21,7 @@ CUDA_GRAPHS = frozenset({"denoiser", "denoiser_reuse"})
 KIND = model_config_pb2.ModelInstanceGroup.KIND_GPU  # not KIND_AUTO: without a GPU a server must not come up, and crawl
 
 FULL_BATCH_DELAY_US = 3_000
-_ONE_TOKEN_BUCKET = 16
+_SHORT_TEXT = 16  # tokens: what a prompt has
 
 
 @dataclass(frozen=True)
@@ -97,5 +97,5 @@ def _warm_up(config: model_config_pb2.ModelConfig, stage: Stage, batch: int) -> 
 
 
 def _usual(tensor: Tensor) -> list[int]:
-    sizes = {"frames": clip.CHUNK_PAIRS + 1, "pairs": clip.CHUNK_PAIRS, "tokens": _ONE_TOKEN_BUCKET}
+    sizes = {"frames": clip.CHUNK_PAIRS + 1, "pairs": clip.CHUNK_PAIRS, "tokens": _SHORT_TEXT}
     return [sizes[size] if isinstance(size, str) else size for size in tensor.shape]

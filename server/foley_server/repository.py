@@ -63,7 +63,10 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path, on: Gpu | None 
         BundleError: the bundle has no graphs yet, or no engines.
         SettingError: `repository` is not the model repository.
     """
-    _need_sources(bundle, on)
+    if on and on.target == "tensorrt":
+        _need_engines(bundle, on)
+    else:
+        bundle.need_graphs(on.precision if on else "fp32")
     parameters = {
         "bundle": str(bundle.root.resolve()),
         "digest": bundle.digest,
@@ -89,17 +92,13 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path, on: Gpu | None 
     return destination
 
 
-def _need_sources(bundle: Bundle, on: Gpu | None) -> None:
-    """Raise BundleError where a network has nothing to be served from."""
-    precision = on.precision if on else "fp32"
-    missing = bundle.missing_graphs(precision)
-    command = f"foley-export onnx {bundle.root}" + (f" --precision {precision}" if on else "")
-    if on and on.target == "tensorrt":
-        missing = [name for name in networks(bundle.manifest) if not bundle.path(on.source(name)).is_file()]
-        command = f"foley-export tensorrt {bundle.root} --precision {precision} --profile {on.tuning}"
-    if missing:
-        what = "engine" if on and on.target == "tensorrt" else "graph"
-        raise BundleError(f"the bundle {bundle.root} has no {what} for {', '.join(missing)}: run `{command}` first")
+def _need_engines(bundle: Bundle, on: Gpu) -> None:
+    """Raise BundleError where a network has no engine."""
+    if missing := [name for name in networks(bundle.manifest) if not bundle.path(on.source(name)).is_file()]:
+        raise BundleError(
+            f"the bundle {bundle.root} has no engine for {', '.join(missing)}: "
+            f"run `foley-export tensorrt {bundle.root} --precision {on.precision} --profile {on.tuning}` first"
+        )
 
 
 def _place(bundle: Bundle, stage: str, on: Gpu, folder: Path) -> None:

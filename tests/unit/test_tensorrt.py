@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -167,11 +166,10 @@ def test_a_machine_without_tensorrt_is_told_what_to_install(tiny_bundle: Path) -
     assert any(word in str(result.exception) for word in ("pip install 'tensorrt>=11,<12'", "no GPU here"))
 
 
-def test_graphs_answer_alike_after_inlining(tiny_bundle: Path) -> None:
+def test_what_the_builder_hands_over_has_standard_operators_alone(tiny_bundle: Path) -> None:
     """What the builder hands to TensorRT is the graph, with its own functions in place."""
     from foley_export.tensorrt.build import _inlined
 
     model = onnx.load_model_from_string(_inlined(tiny_bundle / graph_file("denoiser", "fp16")))
     assert not model.functions
     assert {node.domain for node in model.graph.node} == {""}
-    assert np.isfinite(len(model.graph.node))

@@ -42,7 +42,6 @@ def measure(
         only: these networks alone, and no clip; empty: all.
         batch: rows of the denoiser; the other networks of the sound, and the text, run with one.
     """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the reference is float32
     before, rates = device.describe(), device.matrix_flop_per_s()
     rate = rates.get({"fp16": "float16", "bf16": "bfloat16"}[half], rates["float32"])
     found: dict[str, Any] = {}
@@ -128,7 +127,9 @@ def _way(
 
 
 def _reference(material: Material) -> Sequence[torch.Tensor]:
-    answer = material.network(*material.inputs)
+    """The answer in float32 proper. The ways are timed as PyTorch runs by default, where convolutions are in TF32."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        answer = material.network(*material.inputs)
     return answer if isinstance(answer, tuple) else (answer,)
 
 

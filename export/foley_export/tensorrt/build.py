@@ -29,7 +29,7 @@ def build_engines(root: Path, precision: Half, tuning: Tuning) -> Iterator[tuple
     """
     bundle = bundles.read(root)
     bundles.verify(bundle)
-    _need_graphs(bundle, precision)
+    bundle.need_graphs(precision)
     builder = _Builder(bundle)
     for stage, plan in engine_plans(bundle.manifest, precision, tuning).items():
         path = bundle.path(engine_file(stage, precision, tuning))
@@ -48,20 +48,12 @@ def refused(bundle: Bundle, precision: Half) -> list[tuple[str, str]]:
     Raises:
         BundleError: the bundle has no graphs in this precision.
     """
-    _need_graphs(bundle, precision)
+    bundle.need_graphs(precision)
     return [
         (stage, problem)
         for stage in networks(bundle.manifest)
         for problem in violations(bundle.path(graph_file(stage, precision)))
     ]
-
-
-def _need_graphs(bundle: Bundle, precision: Half) -> None:
-    if missing := bundle.missing_graphs(precision):
-        raise BundleError(
-            f"{bundle.root} has no {precision} graph of {', '.join(missing)}: "
-            f"run `foley-export onnx {bundle.root} --precision {precision}` first"
-        )
 
 
 class _Builder:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import soundfile
@@ -82,14 +82,13 @@ class Studio:
         app = Starlette(
             routes=[
                 Route("/", self.page),
-                Route("/api/about", self.about),
-                Route("/api/videos", self.add_video, methods=["POST"]),
-                Route("/api/videos/{name}", self.video),
-                Route("/api/videos/{name}/envelope", self.predict, methods=["POST"]),
-                Route("/api/recordings", self.add_recording, methods=["POST"]),
-                Route("/api/takes", self.make_takes, methods=["POST"]),
-                Route("/api/takes/{name}.wav", self.sound),
-                Route("/api/takes/{name}.mp4", self.muxed),
+                Route("/api/about", self._guarded(self.about)),
+                Route("/api/videos", self._guarded(self.add_video), methods=["POST"]),
+                Route("/api/videos/{name}/envelope", self._guarded(self.predict), methods=["POST"]),
+                Route("/api/recordings", self._guarded(self.add_recording), methods=["POST"]),
+                Route("/api/takes", self._guarded(self.make_takes), methods=["POST"]),
+                Route("/api/takes/{name}.wav", self._guarded(self.sound)),
+                Route("/api/takes/{name}.mp4", self._guarded(self.muxed)),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
             middleware=[Middleware(Door, hosts=hosts)],
@@ -101,9 +100,8 @@ class Studio:
         """The page itself."""
         return FileResponse(STATIC / "index.html")
 
-    async def about(self, request: Request) -> Response:
+    async def about(self, _: Request) -> Response:
         """What the page has to know before it begins."""
-        self._check(request)
         sampling = Foley(self.engine.supervisor.triton()).defaults
         return JSONResponse(
             {
@@ -118,7 +116,6 @@ class Studio:
 
     async def add_video(self, request: Request) -> Response:
         """Takes a video: its bytes are the body."""
-        self._check(request)
         async with self.engine.request():
             name, folder = self.shelves.videos.room()
             try:
@@ -133,15 +130,8 @@ class Studio:
         answer = {"video": name, "duration_s": video.duration_s, "sample_count": video.samples}
         return JSONResponse(answer, 201)
 
-    async def video(self, request: Request) -> Response:
-        """The video, to be played; in parts where the browser asks for them."""
-        self._check(request)
-        video = self.shelves.videos[request.path_params["name"]]
-        return FileResponse(video.path, media_type="application/octet-stream")
-
     async def predict(self, request: Request) -> Response:
         """The curve of a video, as lines: progress, then `envelope`."""
-        self._check(request)
         video = self.shelves.videos[request.path_params["name"]]
 
         def look(foley: Foley, watch: Watch) -> Floats:
@@ -154,7 +144,6 @@ class Studio:
 
     async def add_recording(self, request: Request) -> Response:
         """Takes a sound: a timbre for a prompt, and its own loudness curve."""
-        self._check(request)
         async with self.engine.request(later=True):
             name, folder = self.shelves.recordings.room()
             try:
@@ -169,7 +158,6 @@ class Studio:
 
     async def make_takes(self, request: Request) -> Response:
         """Makes sound on a curve, as lines: progress, then `takes`."""
-        self._check(request)
         wish = _wish(await document(request, MAX_DOCUMENT))
         curve = np.asarray(wish.envelope, np.float32)
         if len(curve) > self.max_duration_s * clip.ENVELOPE_RATE_HZ:
@@ -187,12 +175,10 @@ class Studio:
 
     async def sound(self, request: Request) -> Response:
         """A take as WAV."""
-        self._check(request)
         return FileResponse(self.shelves.takes[request.path_params["name"]].path, media_type="audio/wav")
 
     async def muxed(self, request: Request) -> Response:
         """A take in its video, whose own sound `source_audio` says what to do with."""
-        self._check(request)
         source_audio = cast(SourceAudio, request.query_params.get("source_audio", "replace"))
         if source_audio not in get_args(SourceAudio):
             raise SettingError(f"source_audio is one of {', '.join(get_args(SourceAudio))}")
@@ -254,8 +240,16 @@ class Studio:
         if not size:
             raise MediaError("the file is empty")
 
-    def _check(self, request: Request, scope: Literal["generate", "read"] = "generate") -> None:
-        self.tokens.principal(request.headers.get("authorization")).check(scope)
+    def _guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """Only for who has a token, where there are tokens; counted as one of its requests."""
+
+        async def call(request: Request) -> Response:
+            principal = self.tokens.principal(request.headers.get("authorization"))
+            principal.check("generate")
+            with principal.counted():
+                return await answer(request)
+
+        return call
 
 
 def _where(progress: Progress) -> dict[str, Any]:
