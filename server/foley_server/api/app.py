@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from foley import bundle as bundles
 from foley.errors import OutputError, SettingError
+from foley.mux import VIDEO_ENDINGS
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.cache import Cache
@@ -140,8 +141,16 @@ def _studio(
     from foley_server.studio.serve import serving
     from foley_server.studio.shelf import Shelves
 
-    shelves = Shelves(uploads.root / "studio")
-    studio = Studio(engine, sandbox, shelves, tokens, uploads.max_bytes, settings.duration, settings.upload_timeout)
+    studio = Studio(
+        engine,
+        sandbox,
+        Shelves(uploads.root / "studio"),
+        {path.name: path for path in sorted(settings.studio_examples.glob("*")) if path.suffix in VIDEO_ENDINGS},
+        tokens,
+        uploads.max_bytes,
+        settings.duration,
+        settings.upload_timeout,
+    )
     return serving(studio, settings)
 
 

@@ -16,13 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import soundfile
-
 from foley.audio import read_audio
+from foley.clip import SAMPLE_RATE_HZ
 from foley.container import Limits
 from foley.errors import FoleyError, MediaTooLarge
 from foley.media import probe, read_frames
 from foley.mux import write_video
+from foley.preview import write_preview
 from foley_pipeline.api.status import reason
 
 HEADER, DATA, ERROR, END = b"H", b"D", b"E", b"Z"
@@ -82,9 +82,14 @@ def _audio(file: Path, limits: Limits, say: Say, _: Order) -> None:
 
 
 def _mux(file: Path, limits: Limits, say: Say, order: Order) -> None:
-    """Write the picture of `file` with a sound of ours to a name of ours; see `foley.mux.write_video`."""
-    waveform, rate = soundfile.read(order["sound"], dtype="float32")
-    write_video(file, waveform, rate, Path(order["to"]), order["source_audio"], limits=limits)
+    """Write the picture of `file` with another file's sound to a name of ours; see `foley.mux.write_video`."""
+    sound = read_audio(Path(order["sound"]), limits)
+    write_video(file, sound, SAMPLE_RATE_HZ, Path(order["to"]), order["source_audio"], limits=limits)
+
+
+def _preview(file: Path, limits: Limits, say: Say, order: Order) -> None:
+    """Write the picture of `file` to a name of ours; see `foley.preview`."""
+    write_preview(file, Path(order["to"]), limits)
 
 
 _VERBS: Mapping[str, Callable[[Path, Limits, Say, Order], None]] = {
@@ -92,6 +97,7 @@ _VERBS: Mapping[str, Callable[[Path, Limits, Say, Order], None]] = {
     "frames": _frames,
     "audio": _audio,
     "mux": _mux,
+    "preview": _preview,
 }
 
 if __name__ == "__main__":

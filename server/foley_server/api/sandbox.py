@@ -74,14 +74,20 @@ class Sandbox:
         return samples
 
     def mux(self, video: Path, sound: Path, to: Path, source_audio: SourceAudio) -> None:
-        """`foley.mux.write_video` with the sound in the WAV file `sound`; `to` is there whole, or not at all.
+        """`foley.mux.write_video` with the sound in the file `sound`; `to` is there whole, or not at all.
 
         Raises:
-            MediaError: the video cannot be used for that.
+            MediaError: the video or the sound cannot be used for that.
         """
+        self._write("mux", video, to, sound=str(sound), source_audio=source_audio)
+
+    def preview(self, video: Path, to: Path) -> None:
+        """`foley.preview.write_preview`; `to` is there whole, or not at all. Raises MediaError."""
+        self._write("preview", video, to)
+
+    def _write(self, verb: str, video: Path, to: Path, **more: str) -> None:
         with replacing(to) as temporary:
-            more = {"sound": str(sound), "to": str(temporary), "source_audio": source_audio}
-            for _ in self.run("mux", video, 0, **more, file_bytes=4 * self.limits.bytes):
+            for _ in self.run(verb, video, 0, to=str(temporary), file_bytes=4 * self.limits.bytes, **more):
                 pass
 
     def run(

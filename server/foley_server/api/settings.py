@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     studio_host: list[str] = Field(
         [], description="Names by which browsers know the studio, besides localhost and its address."
     )
+    studio_examples: Path = Field(_CHECKOUT / "examples", description="Folder of videos that the studio offers.")
 
     data: Path = Field(
         Path("foley-data"),

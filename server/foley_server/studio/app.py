@@ -1,8 +1,10 @@
 """The studio's requests: videos and recordings in, curves and takes out."""
 
 import asyncio
+import shutil
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -20,10 +23,10 @@ from starlette.staticfiles import StaticFiles
 
 from foley import clip
 from foley.envelope import Floats, measure, samples
-from foley.errors import InvalidInput, MediaError, MediaTooLarge, SettingError, TimedOut
+from foley.errors import InvalidInput, MediaError, MediaTooLarge, NotFound, SettingError, TimedOut
 from foley.loudness import Loudness
 from foley.mux import SourceAudio
-from foley.profiles import PROFILES, ProfileName
+from foley.profiles import PROFILES, Profile, ProfileName
 from foley_pipeline.foley import Foley
 from foley_pipeline.job import Curve, Job, Sound
 from foley_pipeline.prompt import Prompt
@@ -33,7 +36,7 @@ from foley_server.api.progress import Progress
 from foley_server.api.sandbox import Sandbox
 from foley_server.api.tokens import Tokens
 from foley_server.studio.shelf import Recording, Shelves, Take, Video
-from foley_server.studio.web import Door, document, handle_errors, lines
+from foley_server.studio.web import Answer, Door, Guarded, document, handle_errors, lines
 
 STATIC = Path(__file__).with_name("static")
 TICK_S = 0.2  # between two lines about progress
@@ -47,13 +50,13 @@ class Wish(BaseModel):
         envelope: the curve, linear RMS at 100 Hz.
         sample_count: of the sound at 16 kHz, where it ends inside of the curve's last frame.
         audio: a recording to be like, by its name, in place of `text`.
+        steps, guidance: the profile's, where they are not given.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     envelope: list[float] = Field(min_length=1)
     sample_count: int | None = Field(None, ge=1)
-    video: str | None = None
     text: str = ""
     audio: str | None = None
     negative_text: str = ""
@@ -72,6 +75,7 @@ class Studio:
     engine: Engine
     sandbox: Sandbox
     shelves: Shelves
+    examples: Mapping[str, Path]
     tokens: Tokens
     max_bytes: int
     max_duration_s: float
@@ -79,17 +83,23 @@ class Studio:
 
     def app(self, hosts: frozenset[str]) -> Starlette:
         """The page and its API, known by these `hosts`."""
+
+        def route(path: str, answer: Answer, method: str = "GET") -> Route:
+            return Route(path, Guarded(self.tokens, answer), methods=[method])
+
         app = Starlette(
             routes=[
                 Route("/", self.page),
-                Route("/api/about", self._guarded(self.about)),
-                Route("/api/videos", self._guarded(self.add_video), methods=["POST"]),
-                Route("/api/videos/{name}/envelope", self._guarded(self.predict), methods=["POST"]),
-                Route("/api/recordings", self._guarded(self.add_recording), methods=["POST"]),
-                Route("/api/takes", self._guarded(self.make_takes), methods=["POST"]),
-                Route("/api/takes/{name}.wav", self._guarded(self.sound)),
-                Route("/api/takes/{name}.mp4", self._guarded(self.muxed)),
                 Mount("/static", StaticFiles(directory=STATIC)),
+                route("/api/about", self.about),
+                route("/api/examples/{name}", self.example),
+                route("/api/videos", self.add_video, "POST"),
+                route("/api/videos/{name}/envelope", self.predict, "POST"),
+                route("/api/videos/{name}/preview.mp4", self.preview),
+                route("/api/videos/{name}/mux", self.mux, "POST"),
+                route("/api/recordings", self.add_recording, "POST"),
+                route("/api/takes", self.make_takes, "POST"),
+                route("/api/takes/{name}.wav", self.sound),
             ],
             middleware=[Middleware(Door, hosts=hosts)],
         )
@@ -102,17 +112,28 @@ class Studio:
 
     async def about(self, _: Request) -> Response:
         """What the page has to know before it begins."""
-        sampling = Foley(self.engine.supervisor.triton()).defaults
+        triton = self.engine.supervisor.triton()
+        usual = Foley(triton).defaults
+        profiles = {
+            name: {"steps": usual.steps, "guidance": usual.guidance} | _shown(profile)
+            for name, profile in PROFILES.items()
+        }
         return JSONResponse(
             {
-                "bundle": self.engine.supervisor.triton().versions,
-                "steps": sampling.steps,
-                "guidance": sampling.guidance,
-                "profiles": list(PROFILES),
+                "bundle": triton.versions,
+                "profiles": profiles,
+                "examples": list(self.examples),
                 "max_bytes": self.max_bytes,
                 "max_duration_s": self.max_duration_s,
             }
         )
+
+    async def example(self, request: Request) -> Response:
+        """A video to begin with."""
+        path = self.examples.get(request.path_params["name"])
+        if path is None:
+            raise NotFound("there is no such example")
+        return FileResponse(path)
 
     async def add_video(self, request: Request) -> Response:
         """Takes a video: its bytes are the body."""
@@ -140,7 +161,7 @@ class Studio:
         def found(envelope: Floats) -> dict[str, Any]:
             return {"event": "envelope", "envelope": _rounded(envelope)}
 
-        return lines(self._work(lambda progress: self.engine.call(progress, look), found))
+        return await lines(self._work(lambda progress: self.engine.call(progress, look), found))
 
     async def add_recording(self, request: Request) -> Response:
         """Takes a sound: a timbre for a prompt, and its own loudness curve."""
@@ -171,40 +192,52 @@ class Studio:
             variations=wish.variations,
             level=wish.loudness,
         )
-        return lines(self._work(lambda progress: self.engine.generate(progress, job), partial(self._keep, wish.video)))
+        return await lines(self._work(lambda progress: self.engine.generate(progress, job), self._keep))
 
     async def sound(self, request: Request) -> Response:
         """A take as WAV."""
         return FileResponse(self.shelves.takes[request.path_params["name"]].path, media_type="audio/wav")
 
-    async def muxed(self, request: Request) -> Response:
-        """A take in its video, whose own sound `source_audio` says what to do with."""
+    async def preview(self, request: Request) -> Response:
+        """The picture of a video, small, as every browser plays it."""
+        video = self.shelves.videos[request.path_params["name"]]
+        path = video.path.with_name("preview.mp4")
+        if not path.is_file():
+            async with self.engine.request(later=True):
+                await asyncio.to_thread(self.sandbox.preview, video.path, path)
+        return FileResponse(path)
+
+    async def mux(self, request: Request) -> Response:
+        """A video with the sound that is the body; `source_audio` says what becomes of the video's own."""
         source_audio = cast(SourceAudio, request.query_params.get("source_audio", "replace"))
         if source_audio not in get_args(SourceAudio):
             raise SettingError(f"source_audio is one of {', '.join(get_args(SourceAudio))}")
-        take = self.shelves.takes[request.path_params["name"]]
-        if take.video is None:
-            raise SettingError("this take was made without a video")
-        video = self.shelves.videos[take.video]
-        path = take.path.with_name(f"{source_audio}.mp4")
-        if not path.is_file():
+        video = self.shelves.videos[request.path_params["name"]]
+        folder = Path(tempfile.mkdtemp(dir=video.path.parent))
+        clean = partial(shutil.rmtree, folder, ignore_errors=True)
+        try:
             async with self.engine.request(later=True):
-                await asyncio.to_thread(self.sandbox.mux, video.path, take.path, path, source_audio)
-        return FileResponse(path, media_type="video/mp4")
+                sound, path = folder / "sound", folder / "muxed.mp4"
+                await self._receive(request, sound)
+                await asyncio.to_thread(self.sandbox.mux, video.path, sound, path, source_audio)
+        except BaseException:
+            clean()
+            raise
+        return FileResponse(path, background=BackgroundTask(clean))
 
-    def _keep(self, video: str | None, sound: Sound) -> dict[str, Any]:
+    def _keep(self, sound: Sound) -> dict[str, Any]:
         kept = []
         for take in sound.takes:
             name, folder = self.shelves.takes.room()
             soundfile.write(folder / "take.wav", take.waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
+            self.shelves.takes.put(name, Take(folder / "take.wav"))
             about = {"recipe": take.recipe, "produced": _rounded(measure(take.waveform)), "seconds": take.timings_s}
-            self.shelves.takes.put(name, Take(folder / "take.wav", about, video))
             kept.append({"take": name, **about})
         return {"event": "takes", "takes": kept}
 
     async def _work(
         self, start: Callable[[Progress], Awaitable[Any]], finish: Callable[[Any], dict[str, Any]]
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Do something in its turn, and tell how far it is; going away stops it."""
         async with self.engine.request():
             progress, begun = Progress("studio"), time.monotonic()
@@ -240,16 +273,10 @@ class Studio:
         if not size:
             raise MediaError("the file is empty")
 
-    def _guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """Only for who has a token, where there are tokens; counted as one of its requests."""
 
-        async def call(request: Request) -> Response:
-            principal = self.tokens.principal(request.headers.get("authorization"))
-            principal.check("generate")
-            with principal.counted():
-                return await answer(request)
-
-        return call
+def _shown(profile: Profile) -> dict[str, Any]:
+    """What a profile sets of that which the page shows."""
+    return {name: value for name, value in profile.sampling.items() if name in ("steps", "guidance")}
 
 
 def _where(progress: Progress) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from foley.errors import NotFound
 
@@ -35,11 +34,9 @@ class Recording:
 
 @dataclass(frozen=True)
 class Take:
-    """A sound that was made: a WAV file, and all that it takes to make it again."""
+    """A sound that was made, as WAV."""
 
     path: Path
-    about: Mapping[str, Any]
-    video: str | None  # for which it was made
 
 
 Item = TypeVar("Item", Video, Recording, Take)

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley.errors import FoleyError, Forbidden, InvalidInput, MediaTooLarge, ServerFailure
 from foley_pipeline.api.status import reason
+from foley_server.api.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,24 @@ class Door:
             await self._app(scope, receive, with_headers)
 
 
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Guarded:
+    """An endpoint for those who have a token, where there are tokens: one of their requests, to its last byte."""
+
+    def __init__(self, tokens: Tokens, answer: Answer) -> None:
+        self._tokens, self._answer = tokens, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        principal = self._tokens.principal(request.headers.get("authorization"))
+        principal.check("generate")
+        with principal.counted():
+            response = await self._answer(request)
+            await response(scope, receive, send)
+
+
 def error_response(error: FoleyError) -> JSONResponse:
     """An error with the words and the fields of the gRPC API's."""
     status = 413 if isinstance(error, MediaTooLarge) else STATUS.get(error.grpc_status, 500)
@@ -124,16 +144,26 @@ async def document(request: Request, limit: int) -> dict[str, Any]:
     return found
 
 
-def lines(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    """Events as lines of JSON, an error as the last; whoever goes away stops the work behind them."""
+async def lines(events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
+    """Events as lines of JSON; whoever goes away stops the work behind them.
+
+    An error before the first is raised; one after it, when the status has gone out, is the last line.
+    """
+    first = await anext(events)
 
     async def content() -> AsyncIterator[bytes]:
-        try:
-            async for event in events:
-                yield json.dumps(event).encode() + b"\n"
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # the status went out with the first line
-            yield json.dumps({"event": "error", "error": error_document(told(error))}).encode() + b"\n"
+        async with aclosing(events):
+            try:
+                yield _line(first)
+                async for event in events:
+                    yield _line(event)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                yield _line({"event": "error", "error": error_document(told(error))})
 
     return StreamingResponse(content(), media_type="application/x-ndjson")
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return json.dumps(event).encode() + b"\n"

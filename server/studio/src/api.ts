@@ -1,85 +1,139 @@
 /** The studio's HTTP, and what it answers. */
 
-export const FRAMES_A_SECOND = 100;
+export const FRAMES_A_SECOND = 100; // of a curve
+export const SAMPLE_RATE = 16_000; // of a take
 
-export interface About { steps: number; guidance: number; profiles: string[]; max_duration_s: number }
+export interface Settings { steps: number; guidance: number }
+export interface About { profiles: Record<string, Settings>; examples: string[]; max_duration_s: number }
 export interface Video { video: string; duration_s: number; sample_count: number }
 export interface Recording { recording: string; envelope: number[] }
-export interface Take { take: string; recipe: Record<string, unknown>; produced: number[]; seconds: Record<string, number> }
+export interface Take { take: string; recipe: Record<string, unknown>; produced: number[] }
 export interface Wish {
-  envelope: number[]; sample_count: number; video: string; text: string; audio?: string; negative_text: string;
+  envelope: number[]; sample_count: number; text: string; audio?: string; negative_text: string;
   seed: number; steps: number; guidance: number; profile: string; variations: number;
 }
-export type Line =
+export type Progress =
   | { event: "waiting"; position: number; seconds: number }
-  | { event: "progress"; stage: string; done: number; total: number | null; seconds: number }
-  | { event: "envelope"; envelope: number[] }
-  | { event: "takes"; takes: Take[] };
+  | { event: "progress"; stage: string; done: number; total: number | null; seconds: number };
+type Line = Progress | { event: "envelope"; envelope: number[] } | { event: "takes"; takes: Take[] };
+export type Tell = (progress: Progress) => void;
 
 /** What the server says is wrong, in its own words. */
 export class Refused extends Error {
-  constructor(message: string, readonly reason: string) { super(message); }
+  constructor(message: string, readonly reason: string, readonly retryAfter?: number) { super(message); }
+
+  /** Whether the same request may go well later. */
+  get passes(): boolean { return this.reason === "LOST" || this.retryAfter !== undefined; }
 }
 
 let token = "";
 export function useToken(given: string): void { token = given; }
 
-function headers(): HeadersInit { return token ? { Authorization: `Bearer ${token}` } : {}; }
-
 async function ask(path: string, options: RequestInit = {}): Promise<Response> {
   let answer: Response;
   try {
-    answer = await fetch(path, { ...options, headers: headers() });
+    answer = await fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
   } catch (error) {
-    if (options.signal?.aborted) throw error;
-    throw new Refused("The server does not answer. It may have been stopped; what you drew is still here.", "OFFLINE");
+    throw options.signal?.aborted ? error : lost();
   }
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
-  throw new Refused(body?.error?.message ?? `The server answered ${answer.status}.`, body?.error?.reason ?? "UNKNOWN");
+  throw refused(body?.error ?? { message: `The server answered ${answer.status}.`, reason: "UNKNOWN" });
 }
 
-export async function about(): Promise<About> { return (await ask("/api/about")).json(); }
+function lost(): Refused { return new Refused("The connection to the server is lost.", "LOST"); }
 
-export async function addVideo(file: Blob): Promise<Video> {
-  return (await ask("/api/videos", { method: "POST", body: file })).json();
+function refused(error: { message: string; reason: string; retry_after_s?: number | null }): Refused {
+  return new Refused(error.message, error.reason, error.retry_after_s ?? undefined);
 }
 
-export async function addRecording(file: Blob): Promise<Recording> {
-  return (await ask("/api/recordings", { method: "POST", body: file })).json();
+/** The body of an answer, whose connection may be lost on the way, too. */
+async function read<T>(body: Promise<T>, signal?: AbortSignal): Promise<T> {
+  try {
+    return await body;
+  } catch (error) {
+    throw signal?.aborted ? error : lost();
+  }
 }
 
-export async function wav(take: string): Promise<Blob> { return (await ask(`/api/takes/${take}.wav`)).blob(); }
+export async function about(): Promise<About> { return read((await ask("/api/about")).json()); }
 
-/** A take in its video, whose own sound is replaced, mixed in, or kept beside it. */
-export async function muxed(take: string, sourceAudio: string): Promise<Blob> {
-  return (await ask(`/api/takes/${take}.mp4?source_audio=${sourceAudio}`)).blob();
+export async function example(name: string): Promise<File> {
+  const answer = await ask(`/api/examples/${encodeURIComponent(name)}`);
+  return new File([await read(answer.blob())], name, { type: answer.headers.get("content-type") ?? "" });
 }
 
-export function predict(video: string, signal: AbortSignal): AsyncGenerator<Line> {
-  return lines(`/api/videos/${video}/envelope`, { method: "POST", signal });
+export async function addVideo(file: Blob, signal?: AbortSignal): Promise<Video> {
+  return read((await ask("/api/videos", { method: "POST", body: file, signal: signal ?? null })).json(), signal);
 }
 
-export function makeTakes(wish: Wish, signal: AbortSignal): AsyncGenerator<Line> {
-  return lines("/api/takes", { method: "POST", body: JSON.stringify(wish), signal });
+export async function addRecording(file: Blob, signal?: AbortSignal): Promise<Recording> {
+  return read((await ask("/api/recordings", { method: "POST", body: file, signal: signal ?? null })).json(), signal);
 }
 
-/** Lines of JSON as they come; an error line is thrown. Aborting stops the work on the server, too. */
-async function* lines(path: string, options: RequestInit): AsyncGenerator<Line> {
-  const answer = await ask(path, options);
-  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "", ended = false;
+/** The picture of a video that this browser cannot play itself. */
+export async function preview(video: string, signal: AbortSignal): Promise<Blob> {
+  return read((await ask(`/api/videos/${video}/preview.mp4`, { signal })).blob(), signal);
+}
+
+/** A video with a sound; its own is replaced, mixed in, or kept beside it. */
+export async function mux(video: string, wav: Blob, sourceAudio: string, signal: AbortSignal): Promise<Blob> {
+  return read((await ask(`/api/videos/${video}/mux?source_audio=${sourceAudio}`, { method: "POST", body: wav, signal })).blob(), signal);
+}
+
+export async function wav(take: string, signal: AbortSignal): Promise<Blob> {
+  return read((await ask(`/api/takes/${take}.wav`, { signal })).blob(), signal);
+}
+
+/** The curve of a video. */
+export async function predict(video: string, tell: Tell, signal: AbortSignal): Promise<number[]> {
+  const last = await follow(`/api/videos/${video}/envelope`, { method: "POST", signal }, tell);
+  if (last.event !== "envelope") throw lost();
+  return last.envelope;
+}
+
+export async function makeTakes(wish: Wish, tell: Tell, signal: AbortSignal): Promise<Take[]> {
+  const last = await follow("/api/takes", { method: "POST", body: JSON.stringify(wish), signal }, tell);
+  if (last.event !== "takes") throw lost();
+  return last.takes;
+}
+
+/** Reads lines of JSON as they come, to the last. Aborting stops the work on the server, too. */
+async function follow(path: string, options: RequestInit & { signal: AbortSignal }, tell: Tell): Promise<Line> {
+  const reader = (await ask(path, options)).body!.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "", last: Line | undefined;
   while (true) {
-    const { value, done } = await reader.read();
+    const { value, done } = await read(reader.read(), options.signal);
     if (done) break;
-    const parts = (rest + value).split("\n");
-    rest = parts.pop() ?? "";
-    for (const part of parts) {
-      const line = JSON.parse(part);
-      if (line.event === "error") throw new Refused(line.error.message, line.error.reason);
-      ended ||= line.event === "envelope" || line.event === "takes";
-      yield line as Line;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop() ?? "";
+    for (const text of lines) {
+      const line = JSON.parse(text);
+      if (line.event === "error") throw refused(line.error);
+      last = line as Line;
+      if (last.event === "waiting" || last.event === "progress") tell(last);
     }
   }
-  if (!ended) throw new Refused("The connection was lost before the end. Try again; nothing that you drew is lost.", "LOST");
+  if (!last) throw lost();
+  return last;
+}
+
+/** A file on the server, which is sent again where the server has forgotten it (it was started anew, or many came after). */
+export class Sent<Answer> {
+  answer?: Answer;
+
+  constructor(readonly file: Blob, readonly name: string, private readonly send: (file: Blob, signal: AbortSignal) => Promise<Answer>) {}
+
+  /** Send it. What the server calls it. */
+  async arrive(signal: AbortSignal): Promise<Answer> { return (this.answer = await this.send(this.file, signal)); }
+
+  async use<T>(signal: AbortSignal, action: (sent: Answer) => Promise<T>): Promise<T> {
+    const known = this.answer;
+    try {
+      return await action(known ?? (await this.arrive(signal)));
+    } catch (error) {
+      if (!known || !(error instanceof Refused) || error.reason !== "NOT_FOUND") throw error;
+      return action(await this.arrive(signal));
+    }
+  }
 }

@@ -45,6 +45,22 @@ export class Curve {
     }
   }
 
+  /**
+   * Drag the point at frame `at`, as it was in `before`, to another frame and value. What lies between it and the points
+   * on either side goes along, with all of its detail.
+   */
+  bend(before: Float32Array, [left, at, right]: [number, number, number], to: number, value: number): void {
+    const lift = value - before[at]!;
+    for (let frame = left; frame <= right; frame++) {
+      const share = frame === to ? 1 : frame < to ? (frame - left) / (to - left) : (right - frame) / (right - to);
+      const source = frame <= to ? left + share * (at - left) : right - share * (right - at);
+      this.values[frame] = clamp(between(before, source) + share * lift);
+    }
+  }
+
+  /** Takes what `bend` changed back to `before`. */
+  restore(before: Float32Array): void { this.values.set(before); }
+
   change(region: Region, value: (frame: number, values: Float32Array) => number): void {
     this.remember();
     const before = this.values.slice();
@@ -98,6 +114,29 @@ export class Curve {
 }
 
 export function clamp(value: number): number { return Math.min(1, Math.max(0, Number.isFinite(value) ? value : 0)); }
+
+function between(values: Float32Array, position: number): number {
+  const frame = Math.min(values.length - 1, Math.floor(position)), next = Math.min(values.length - 1, frame + 1);
+  return values[frame]! + (position - frame) * (values[next]! - values[frame]!);
+}
+
+/** The frames at which straight lines between them stay within `tolerance` of the curve (Ramer, Douglas and Peucker). */
+export function corners(values: Float32Array, tolerance: number): number[] {
+  const keep = new Set([0, values.length - 1]), open: [number, number][] = [[0, values.length - 1]];
+  while (open.length) {
+    const [from, to] = open.pop()!;
+    let worst = from, most = tolerance;
+    for (let frame = from + 1; frame < to; frame++) {
+      const line = values[from]! + ((frame - from) / (to - from)) * (values[to]! - values[from]!);
+      const off = Math.abs(values[frame]! - line);
+      if (off > most) { most = off; worst = frame; }
+    }
+    if (worst === from) continue;
+    keep.add(worst);
+    open.push([from, worst], [worst, to]);
+  }
+  return [...keep].sort((a, b) => a - b);
+}
 
 /** Frames at which the curve rises fastest, each at least 50 ms after the one before: where something is hit. */
 export function onsets(values: Float32Array): number[] {

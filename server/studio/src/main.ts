@@ -1,100 +1,103 @@
+/** The studio: a video comes in, its curve is changed, and sounds are made on it. */
+
 import * as api from "./api";
 import { Curve } from "./curve";
+import { curveFile, readCurve } from "./curve_file";
+import { filmstrip } from "./filmstrip";
+import { Hand } from "./hand";
+import { Keys, listen } from "./keys";
+import { Microphone } from "./microphone";
+import { button, download, element, field, noProblem, problem, say } from "./page";
+import { Player } from "./player";
+import { Kept, Takes } from "./takes";
 import { Timeline, Tool } from "./timeline";
+import { stop, work } from "./work";
 
 const NUDGE = 2; // frames of 10 ms
-const element = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
+const STEP_S = 0.1, PICTURE_S = 1 / 30; // of the position, by a key
+type Shape = "A" | "V" | "rising" | "falling";
+
 const video = element<HTMLVideoElement>("video");
 const timeline = new Timeline(element<HTMLCanvasElement>("timeline"));
-const sound = new Audio();
-
-interface Kept { take: api.Take; wav: Blob; url: string; wish: api.Wish }
-let uploaded: api.Video | undefined;
-let name = "VIDEO";
-let takes: Kept[] = [];
-let current: Kept | undefined;
-let working: AbortController | undefined;
-
-// ---- what the page says
-
-function say(text: string): void { element("status").textContent = text; }
-
-function problem(error: unknown): void {
-  if ((error as Error)?.name === "AbortError") return say("Stopped.");
-  element("problem").hidden = false;
-  element("problem").querySelector("p")!.textContent = (error as Error).message ?? String(error);
-  say("");
-}
-element("problem").querySelector("button")!.onclick = () => { element("problem").hidden = true; };
-
-/** Do something long: progress, the time left, a way to stop it. */
-async function work(what: string, lines: (signal: AbortSignal) => AsyncGenerator<api.Line>): Promise<api.Line | undefined> {
-  working?.abort();
-  const mine = (working = new AbortController());
-  const bar = element<HTMLProgressElement>("progress");
-  element("cancel").hidden = bar.hidden = element("problem").hidden = false;
-  element("problem").hidden = true;
-  element<HTMLButtonElement>("generate").disabled = true;
-  bar.removeAttribute("value");
-  say(`${what} …`);
-  let last: api.Line | undefined;
-  try {
-    for await (const line of lines(mine.signal)) {
-      last = line;
-      if (line.event === "waiting") say(line.position ? `${what}: ${line.position} in front of you` : `${what} …`);
-      if (line.event === "progress") {
-        const left = line.total && line.done ? (line.seconds / line.done) * (line.total - line.done) : undefined;
-        if (line.total) { bar.max = line.total; bar.value = line.done; } else bar.removeAttribute("value");
-        const count = line.total ? ` ${line.done} of ${line.total}` : "";
-        say(`${what}: ${line.stage}${count}${left && left > 1 ? `, about ${Math.ceil(left)} s left` : ""}`);
-      }
-    }
-    say("");
-    return last;
-  } catch (error) {
-    problem(error);
-    return undefined;
-  } finally {
-    if (working === mine) {
-      element("cancel").hidden = bar.hidden = true;
-      element<HTMLButtonElement>("generate").disabled = false;
-      working = undefined;
-    }
-  }
-}
-element("cancel").onclick = () => working?.abort();
+const hand = new Hand(timeline);
+const player = new Player(video);
+const takes = new Takes(element("list"), element("no-takes"));
+const microphone = new Microphone();
+let uploaded: api.Sent<api.Video> | undefined;
+let liked: api.Sent<api.Recording> | undefined;
+let saved = true; // whether leaving loses nothing
 
 // ---- a video
 
 async function open(file: File): Promise<void> {
-  try {
-    say("Sending the video …");
-    element("problem").hidden = true;
-    uploaded = await api.addVideo(file);
-  } catch (error) {
-    return problem(error);
-  }
-  name = file.name;
+  const sent = new api.Sent<api.Video>(file, file.name, api.addVideo);
+  const known = await work("Sending the video", (signal) => sent.arrive(signal));
+  if (!known) return;
+  uploaded = sent;
   element("start").hidden = true;
   element("work").hidden = false;
-  forgetTakes();
-  const address = URL.createObjectURL(file);
-  video.src = address;
-  timeline.show(new Curve(new Float32Array(Math.ceil(uploaded.duration_s * api.FRAMES_A_SECOND))));
-  void timeline.thumbnails(address, uploaded.duration_s).catch(() => say("This browser cannot show the video; its sound can be made all the same."));
-  const asked = uploaded.video;
-  const found = await work("Looking at the video", (signal) => api.predict(asked, signal));
-  if (found?.event === "envelope" && uploaded.video === asked) {
-    timeline.show(new Curve(found.envelope));
-    changed();
-    element("text").focus();
+  element("opened").textContent = file.name;
+  player.pause();
+  player.length = known.duration_s;
+  takes.clear();
+  timeline.pictures = [];
+  timeline.show(new Curve(new Float32Array(Math.ceil(known.duration_s * api.FRAMES_A_SECOND))));
+  player.seek(0);
+  const signal = picture.begin();
+  void show(sent, signal);
+  const envelope = await work("Looking at the video", (stopped, tell) => sent.use(stopped, (found) => api.predict(found.video, tell, stopped)));
+  if (!envelope || uploaded !== sent) return;
+  timeline.show(new Curve(envelope));
+  changed();
+  element("text").focus();
+}
+
+/** What belongs to the picture of the video that is open, and ends with it. */
+const picture = {
+  ending: new AbortController(),
+  begin(): AbortSignal {
+    this.ending.abort();
+    URL.revokeObjectURL(video.src);
+    this.ending = new AbortController();
+    return this.ending.signal;
+  },
+};
+
+/** Show the video: itself, or where this browser cannot play it, as the server shows it. */
+async function show(sent: api.Sent<api.Video>, signal: AbortSignal): Promise<void> {
+  const playable = await load(URL.createObjectURL(sent.file));
+  if (!playable && !signal.aborted) {
+    try {
+      await load(URL.createObjectURL(await sent.use(signal, (found) => api.preview(found.video, signal))));
+    } catch {
+      if (!signal.aborted) say("The video cannot be shown; its sound can be made all the same.");
+      return;
+    }
+  }
+  for await (const taken of filmstrip(video.src, player.length, signal)) {
+    if (signal.aborted) return;
+    timeline.pictures.push(taken);
+    timeline.draw();
   }
 }
 
-element<HTMLInputElement>("file").onchange = (event) => {
-  const file = (event.target as HTMLInputElement).files?.[0];
-  if (file) void open(file);
-};
+function load(address: string): Promise<boolean> {
+  return new Promise((done) => {
+    video.onloadeddata = () => done(video.videoWidth > 0);
+    video.onerror = () => done(false);
+    video.src = address;
+  });
+}
+
+function chosen(id: string, action: (file: File) => void): void {
+  field(id).onchange = () => {
+    const file = field(id).files?.[0];
+    if (file) action(file);
+    field(id).value = ""; // so that the same file can be chosen again
+  };
+}
+chosen("file", (file) => void open(file));
+chosen("other", (file) => void open(file));
 document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dragging"); });
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dragging"); });
 document.addEventListener("drop", (event) => {
@@ -107,16 +110,51 @@ document.addEventListener("drop", (event) => {
 // ---- the curve
 
 function changed(): void {
-  const { curve } = timeline;
+  const { curve, region } = timeline;
+  timeline.changed();
   element<HTMLButtonElement>("undo").disabled = !curve?.canUndo;
   element<HTMLButtonElement>("redo").disabled = !curve?.canRedo;
-  const region = timeline.region;
-  element("timeline").setAttribute("aria-label", !curve ? "No curve" :
-    `Loudness curve of ${timeline.seconds.toFixed(2)} seconds` +
-    (region ? `, region from ${(region.from / api.FRAMES_A_SECOND).toFixed(2)} to ${(region.to / api.FRAMES_A_SECOND).toFixed(2)} seconds` : ""));
-  timeline.draw();
+  saved &&= !curve?.canUndo;
+  showRegion();
+  const seconds = (frame: number): string => (frame / api.FRAMES_A_SECOND).toFixed(2);
+  timeline.canvas.setAttribute("aria-label", `Loudness curve of ${timeline.seconds.toFixed(2)} seconds` +
+    (region ? `, region from ${seconds(region.from)} to ${seconds(region.to)} seconds` : ""));
 }
-timeline.onChange = changed;
+hand.onChange = changed;
+
+function showRegion(): void {
+  const { region } = timeline;
+  field("region-from").value = region ? (region.from / api.FRAMES_A_SECOND).toFixed(2) : "";
+  field("region-to").value = region ? (region.to / api.FRAMES_A_SECOND).toFixed(2) : "";
+  field("loop").disabled = !region;
+  const looped = region && field("loop").checked;
+  player.repeat(looped ? { from: region.from / api.FRAMES_A_SECOND, to: Math.min(player.length, region.to / api.FRAMES_A_SECOND) } : undefined);
+}
+field("loop").onchange = showRegion;
+
+/** A region in seconds; of an end that is not given, the curve's own. */
+function choose(from: number | undefined, to: number | undefined): void {
+  const last = timeline.curve?.length ?? 0, frame = (seconds: number): number => Math.min(last, Math.max(0, Math.round(seconds * api.FRAMES_A_SECOND)));
+  const ends = [from === undefined ? 0 : frame(from), to === undefined ? last : frame(to)].sort((a, b) => a - b) as [number, number];
+  timeline.region = ends[0] === ends[1] ? undefined : { from: ends[0], to: ends[1] };
+  changed();
+  say(timeline.region ? `Region from ${field("region-from").value} to ${field("region-to").value} s` : "No region: all of the curve");
+}
+field("region-from").onchange = field("region-to").onchange = () => {
+  const value = (id: string): number | undefined => (field(id).value ? Number(field(id).value) : undefined);
+  const from = value("region-from"), to = value("region-to");
+  if (from !== undefined || to !== undefined) choose(from, to);
+  else { timeline.region = undefined; changed(); }
+};
+
+/** Begin a region at the position, or take the one that is there to it. */
+function stretch(by: number): void {
+  const { region } = timeline, at = player.position, next = Math.min(player.length, Math.max(0, at + by));
+  const frame = Math.round(at * api.FRAMES_A_SECOND);
+  const fixed = !region ? at : (Math.abs(region.from - frame) < Math.abs(region.to - frame) ? region.to : region.from) / api.FRAMES_A_SECOND;
+  player.seek(next);
+  choose(fixed, next);
+}
 
 function edit(action: (curve: Curve) => void): () => void {
   return () => { if (timeline.curve) { action(timeline.curve); changed(); } };
@@ -133,264 +171,157 @@ const actions: Record<string, () => void> = {
   mute: edit((curve) => curve.mute(timeline.chosen)),
   reset: edit((curve) => curve.reset(timeline.chosen)),
   draw: () => tool("draw"),
+  points: () => tool("points"),
   select: () => tool("select"),
   "zoom-in": () => timeline.zoom(0.6),
   "zoom-out": () => timeline.zoom(1.6),
 };
 for (const [id, action] of Object.entries(actions)) element(id).onclick = action;
 
-function tool(chosen: Tool): void {
-  timeline.tool = chosen;
-  element("draw").setAttribute("aria-pressed", String(chosen === "draw"));
-  element("select").setAttribute("aria-pressed", String(chosen === "select"));
+function tool(name: Tool): void {
+  timeline.tool = name;
+  for (const one of ["draw", "points", "select"]) element(one).setAttribute("aria-pressed", String(one === name));
+  timeline.draw();
 }
 
 element<HTMLSelectElement>("shape").onchange = (event) => {
-  const menu = event.target as HTMLSelectElement;
-  const kind = menu.value as "A" | "V" | "rising" | "falling";
-  edit((curve) => curve.shape(timeline.chosen, kind, Math.max(0.1, ...curve.values)))();
+  const menu = event.target as HTMLSelectElement, kind = menu.value as Shape;
   menu.value = "";
+  edit((curve) => curve.shape(timeline.chosen, kind, Math.max(0.1, ...curve.values)))();
 };
 
 /** Take the loudness of a sound as the curve. */
 async function follow(file: Blob): Promise<void> {
-  try {
-    say("Listening to the sound …");
-    const found = await api.addRecording(file);
-    edit((curve) => curve.replace(found.envelope))();
-    say("");
-  } catch (error) {
-    problem(error);
-  }
+  const found = await work("Listening to the sound", (signal) => api.addRecording(file, signal));
+  if (found) edit((curve) => curve.replace(found.envelope))();
 }
-element<HTMLInputElement>("sound").onchange = (event) => {
-  const file = (event.target as HTMLInputElement).files?.[0];
-  if (file) void follow(file);
-};
+chosen("sound", (file) => void follow(file));
 
-let recorder: MediaRecorder | undefined;
 element("record").onclick = async () => {
-  if (recorder) return recorder.stop();
+  if (microphone.records) return microphone.stop();
   try {
-    const microphone = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, autoGainControl: false, noiseSuppression: false } });
-    const pieces: Blob[] = [];
-    recorder = new MediaRecorder(microphone);
-    recorder.ondataavailable = (event) => pieces.push(event.data);
-    recorder.onstop = () => {
-      microphone.getTracks().forEach((track) => track.stop());
-      pause();
-      const recorded = new Blob(pieces, { type: recorder?.mimeType ?? "audio/webm" });
-      recorder = undefined;
-      element("record").setAttribute("aria-pressed", "false");
-      element("record").textContent = "Record one";
-      void follow(recorded);
-    };
+    player.seek(0);
+    const recording = microphone.record();
     element("record").setAttribute("aria-pressed", "true");
     element("record").textContent = "Stop recording";
-    seek(0);
-    recorder.start();
-    void video.play();
-  } catch {
-    problem(new Error("The microphone cannot be used. Allow it in the browser, or choose a sound file instead."));
+    player.hear(undefined); // the take must not be recorded
+    void player.play();
+    const recorded = await recording;
+    player.pause();
+    await follow(recorded);
+  } catch (error) {
+    player.pause();
+    problem(error);
+  } finally {
+    element("record").setAttribute("aria-pressed", "false");
+    element("record").textContent = "Record one";
+    player.hear(takes.current?.sound);
   }
 };
 
-element("save").onclick = () => {
-  const { curve } = timeline;
-  if (curve) download(curveFile(curve.values), "curve.json");
-};
-element<HTMLInputElement>("load").onchange = async (event) => {
-  const file = (event.target as HTMLInputElement).files?.[0];
-  if (!file) return;
-  try {
-    const { rms } = JSON.parse(await file.text());
-    if (!Array.isArray(rms) || !rms.every((value) => typeof value === "number")) throw new Error();
-    edit((curve) => curve.replace(rms))();
-  } catch {
-    problem(new Error(`${file.name} is no curve that was saved here.`));
-  }
-};
+element("save").onclick = () => { if (timeline.curve) download(curveFile(timeline.curve.values), "curve.json"); };
+chosen("load", (file) => {
+  noProblem();
+  readCurve(file).then((values) => edit((curve) => curve.replace(values))(), problem);
+});
 
-// ---- a sound to be like
+// ---- what it sounds like
 
-let liked: { recording: string; name: string } | undefined;
-function like(chosen: typeof liked): void {
-  liked = chosen;
-  element("liked").hidden = !chosen;
-  element("liked").querySelector("span")!.textContent = chosen ? `like ${chosen.name}` : "";
-  element<HTMLInputElement>("text").disabled = Boolean(chosen);
+function like(sound: typeof liked): void {
+  liked = sound;
+  element("liked").hidden = !sound;
+  element("liked").querySelector("span")!.textContent = sound ? `like ${sound.name}` : "";
+  field("text").disabled = Boolean(sound);
 }
 element("liked").querySelector("button")!.onclick = () => like(undefined);
-element<HTMLInputElement>("like").onchange = async (event) => {
-  const file = (event.target as HTMLInputElement).files?.[0];
-  if (!file) return;
-  try {
-    say("Sending the sound …");
-    like({ recording: (await api.addRecording(file)).recording, name: file.name });
-    say("");
-  } catch (error) {
-    problem(error);
-  }
-};
+chosen("like", async (file) => {
+  const sound = new api.Sent<api.Recording>(file, file.name, api.addRecording);
+  if (await work("Sending the sound", (signal) => sound.arrive(signal))) like(sound);
+});
 
-// ---- takes
+let profiles: Record<string, api.Settings> = {};
+element<HTMLSelectElement>("profile").onchange = usual;
+/** Fill in what the profile sets. */
+function usual(): void {
+  const { steps, guidance } = profiles[field("profile").value]!;
+  field("steps").value = String(steps);
+  field("guidance").value = String(guidance);
+}
 
 element<HTMLFormElement>("prompt").onsubmit = async (event) => {
   event.preventDefault();
-  const { curve } = timeline;
-  if (!uploaded || !curve) return;
-  const value = (id: string): string => element<HTMLInputElement>(id).value;
+  const { curve } = timeline, source = uploaded, sound = liked;
+  if (!source?.answer || !curve) return;
   const wish: api.Wish = {
-    envelope: [...curve.values], sample_count: uploaded.sample_count, video: uploaded.video,
-    text: value("text"), negative_text: value("negative"), seed: Number(value("seed")), steps: Number(value("steps")),
-    guidance: Number(value("guidance")), profile: value("profile"), variations: Number(value("variations")),
-    ...(liked ? { text: "", audio: liked.recording } : {}),
+    envelope: Array.from(curve.values, (value) => Number(value.toFixed(6))), sample_count: source.answer.sample_count,
+    text: sound ? "" : field("text").value, negative_text: field("negative").value, seed: field("seed").valueAsNumber, steps: field("steps").valueAsNumber,
+    guidance: field("guidance").valueAsNumber, profile: field("profile").value, variations: field("variations").valueAsNumber,
   };
-  const made = await work("Making sound", (signal) => api.makeTakes(wish, signal));
-  if (made?.event !== "takes") return;
-  const fresh: Kept[] = [];
-  for (const take of made.takes) {
-    try {
-      const wav = await api.wav(take.take);
-      fresh.push({ take, wish, wav, url: URL.createObjectURL(wav) });
-    } catch (error) {
-      problem(error);
-    }
-  }
-  takes = [...fresh, ...takes];
-  if (fresh[0]) listen(fresh[0]);
-  seek(0);
-  void play();
+  const made = await work("Making sound", async (signal, tell) => {
+    const make = (audio?: string): Promise<api.Take[]> => api.makeTakes(audio ? { ...wish, audio } : wish, tell, signal);
+    const done = await (sound ? sound.use(signal, (found) => make(found.recording)) : make());
+    return Promise.all(done.map(async (take) => {
+      const wav = await api.wav(take.take, signal);
+      return { ...take, wav, sound: await player.decode(wav) };
+    }));
+  });
+  if (!made || uploaded !== source) return;
+  const kept = made.map(({ recipe, produced, wav, sound: heard }) =>
+    takes.add({ video: source.name, wish, recipe, produced, wav, sound: heard, ...(sound ? { like: sound.name } : {}) }));
+  saved = false;
+  player.seek(0);
+  heard(kept[0]!);
 };
 
-function forgetTakes(): void {
-  takes.forEach((kept) => URL.revokeObjectURL(kept.url));
-  takes = [];
-  current = undefined;
-  listTakes();
+/** Hear this take, from where we are. */
+function heard(kept: Kept): void {
+  takes.hear(kept);
+  if (!player.playing) void player.play();
 }
-
-/** Hear this take from where we are: A/B without a gap. */
-function listen(kept: Kept): void {
-  const playing = !video.paused;
-  current = kept;
-  sound.src = kept.url;
-  sound.currentTime = video.currentTime;
-  timeline.produced = kept.take.produced;
-  if (playing) void sound.play();
-  listTakes();
+takes.onPlay = heard;
+takes.onHear = (kept) => {
+  player.hear(kept?.sound);
+  timeline.produced = kept?.produced;
+  timeline.spectrogram = kept?.spectrogram;
   timeline.draw();
-}
+};
+takes.onCurve = (kept) => edit((curve) => curve.replace(kept.wish.envelope))();
+takes.onVideo = async (kept) => {
+  const source = uploaded;
+  if (!source) return;
+  const made = await work("Putting the sound into the video", (signal) =>
+    source.use(signal, (found) => api.mux(found.video, kept.wav, element<HTMLSelectElement>("source-audio").value, signal)));
+  if (made) download(made, `${kept.video.replace(/\.[^.]*$/, "")}-${kept.number}.mp4`);
+};
 
-function listTakes(): void {
-  element("no-takes").hidden = takes.length > 0;
-  element("list").replaceChildren(...takes.map((kept, i) => {
-    const { recipe } = kept.take;
-    const item = document.createElement("li");
-    item.setAttribute("aria-current", String(kept === current));
-    const what = document.createElement("span");
-    what.className = "what";
-    what.textContent = `${i + 1}. ${kept.wish.text || (kept.wish.audio ? "like a sound" : "anything")} `;
-    const about = document.createElement("small");
-    about.textContent = `seed ${recipe["seed"]}, ${recipe["steps"]} steps, ${recipe["sampler"]}`;
-    what.append(about);
-    item.append(what, button("Listen", () => { listen(kept); void play(); }), button("WAV", () => download(kept.wav, `take-${i + 1}.wav`)), button("Video", () => void saveVideo(kept, i)),
-      button("Recipe", () => download(new Blob([JSON.stringify({ ...recipe, envelope: kept.wish.envelope }, null, 2)], { type: "application/json" }), `take-${i + 1}.json`)),
-      button("Command", () => void command(kept, i)), button("Its curve", edit((curve) => curve.replace(kept.wish.envelope))));
-    return item;
-  }));
-}
+// ---- playing
 
-async function saveVideo(kept: Kept, i: number): Promise<void> {
-  try {
-    say("Putting the sound into the video …");
-    download(await api.muxed(kept.take.take, element<HTMLSelectElement>("source-audio").value), `take-${i + 1}.mp4`);
-    say("");
-  } catch (error) {
-    problem(error);
-  }
-}
-
-/** The command line that makes the same take; its curve is saved with it. */
-async function command(kept: Kept, i: number): Promise<void> {
-  const { wish } = kept, curve = `take-${i + 1}-curve.json`;
-  const quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;
-  const words = ["foley", "generate", quoted(name), "--envelope", curve, "--seed", String(kept.take.recipe["seed"]), "--steps", String(wish.steps),
-    "--guidance", String(wish.guidance), "--profile", wish.profile,
-    ...(wish.audio ? ["--audio", "SOUND"] : ["--text", quoted(wish.text)]), ...(wish.negative_text ? ["--negative-text", quoted(wish.negative_text)] : []),
-    "-o", `take-${i + 1}.mp4`];
-  download(curveFile(wish.envelope), curve);
-  const line = words.join(" ");
-  await navigator.clipboard?.writeText(line).catch(() => undefined);
-  say(line);
-}
-
-function curveFile(values: ArrayLike<number>): Blob {
-  return new Blob([JSON.stringify({ rate_hz: api.FRAMES_A_SECOND, rms: Array.from(values) })], { type: "application/json" });
-}
-
-function button(text: string, action: () => void): HTMLButtonElement {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = text;
-  made.onclick = action;
-  return made;
-}
-
-function download(content: Blob, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(content);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-}
-
-// ---- playing: the sound leads, the picture follows
-
-async function play(): Promise<void> {
-  sound.currentTime = video.currentTime;
-  await Promise.all([video.play(), ...(current ? [sound.play()] : [])]).catch(() => undefined);
-}
-function pause(): void { video.pause(); sound.pause(); }
-function seek(seconds: number): void {
-  video.currentTime = sound.currentTime = Math.min(Math.max(0, seconds), timeline.seconds);
-  timeline.at(video.currentTime);
-}
-timeline.onSeek = seek;
-element("play").onclick = () => (video.paused ? void play() : pause());
-video.onplay = video.onpause = () => { element("play").textContent = video.paused ? "Play" : "Pause"; };
-video.onended = pause;
-
-function follow_clock(): void {
-  const region = timeline.region;
-  if (!video.paused) {
-    if (current && Math.abs(sound.currentTime - video.currentTime) > 0.04) video.currentTime = sound.currentTime;
-    if (region && element<HTMLInputElement>("loop").checked && video.currentTime * api.FRAMES_A_SECOND >= region.to) seek(region.from / api.FRAMES_A_SECOND);
-    timeline.at(video.currentTime);
-  }
-  element("clock").textContent = `${video.currentTime.toFixed(2)} s`;
-  requestAnimationFrame(follow_clock);
-}
-requestAnimationFrame(follow_clock);
+const toggle = (): void => (player.playing ? player.pause() : void player.play());
+element("play").onclick = toggle;
+hand.onScrub = (seconds) => player.seek(seconds);
+player.onChange = () => { element("play").textContent = player.playing ? "Pause" : "Play"; };
+player.onTime = (seconds) => {
+  timeline.at(seconds);
+  const value = timeline.curve?.values[Math.floor(seconds * api.FRAMES_A_SECOND)] ?? 0;
+  element("clock").textContent = `${seconds.toFixed(2)} s, loudness ${value.toFixed(3)}`;
+};
 
 // ---- keys
 
-document.addEventListener("keydown", (event) => {
-  const target = event.target as HTMLElement;
-  if (target.matches("input:not([type=checkbox]), select, textarea")) return;
-  const command = event.ctrlKey || event.metaKey;
-  const keys: Record<string, () => void> = {
-    " ": () => (video.paused ? void play() : pause()), d: actions["draw"]!, s: actions["select"]!, "+": actions["louder"]!, "-": actions["softer"]!,
-    Delete: actions["mute"]!, Escape: () => { timeline.region = undefined; working?.abort(); changed(); },
-    ArrowLeft: event.altKey ? actions["earlier"]! : () => seek(video.currentTime - 0.1),
-    ArrowRight: event.altKey ? actions["later"]! : () => seek(video.currentTime + 0.1),
-  };
-  let action = command ? ({ z: event.shiftKey ? actions["redo"] : actions["undo"], y: actions["redo"] } as Record<string, () => void>)[event.key.toLowerCase()] : keys[event.key];
-  if (!command && /^[1-9]$/.test(event.key) && takes[Number(event.key) - 1]) action = () => listen(takes[Number(event.key) - 1]!);
-  if (!action || (event.key === " " && target.matches("button"))) return;
-  event.preventDefault();
-  action();
-});
+const move = (seconds: number) => (): void => player.seek(player.position + seconds);
+const keys: Keys = {
+  " ": toggle, d: actions["draw"]!, p: actions["points"]!, r: actions["select"]!, "+": actions["louder"]!, "=": actions["louder"]!, "-": actions["softer"]!,
+  Delete: actions["mute"]!, Backspace: actions["mute"]!, "Ctrl+z": actions["undo"]!, "Ctrl+Shift+z": actions["redo"]!, "Ctrl+y": actions["redo"]!,
+  ArrowLeft: move(-STEP_S), ArrowRight: move(STEP_S), ",": move(-PICTURE_S), ".": move(PICTURE_S), Home: () => player.seek(0), End: () => player.seek(player.length),
+  "Shift+ArrowLeft": () => stretch(-STEP_S), "Shift+ArrowRight": () => stretch(STEP_S),
+  "[": () => choose(player.position, timeline.region && timeline.region.to / api.FRAMES_A_SECOND),
+  "]": () => choose(timeline.region && timeline.region.from / api.FRAMES_A_SECOND, player.position),
+  "Alt+ArrowLeft": actions["earlier"]!, "Alt+ArrowRight": actions["later"]!, i: actions["zoom-in"]!, o: actions["zoom-out"]!, x: () => takes.flip(),
+  Escape: () => { stop(); timeline.region = undefined; changed(); },
+};
+for (let number = 1; number <= 9; number++) keys[String(number)] = () => { const kept = takes.numbered(number); if (kept) takes.hear(kept); };
+listen(Object.fromEntries(Object.entries(keys).map(([key, action]) => [key, () => { if (uploaded) action(); }])));
+addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
 
 // ---- begin
 
@@ -398,9 +329,12 @@ function begin(): void {
   api.about().then((found) => {
     element("token").hidden = true;
     element("start").hidden = Boolean(uploaded);
-    element<HTMLInputElement>("steps").value = String(found.steps);
-    element<HTMLInputElement>("guidance").value = String(found.guidance);
-    element("profile").replaceChildren(...found.profiles.map((one) => new Option(one, one, one === "balanced", one === "balanced")));
+    element("limits").textContent = `Up to ${found.max_duration_s} seconds; it stays on this server, and is gone when that ends.`;
+    profiles = found.profiles;
+    element("profile").replaceChildren(...Object.keys(profiles).map((name) => new Option(name, name, name === "balanced", name === "balanced")));
+    usual();
+    element("examples").hidden = !found.examples.length;
+    element("examples").querySelector("span")!.replaceChildren(...found.examples.map((name) => button(name.replace(/\.[^.]*$/, ""), () => void example(name))));
   }).catch((error) => {
     const closed = error instanceof api.Refused && error.reason === "UNAUTHENTICATED";
     element("token").hidden = !closed;
@@ -408,10 +342,17 @@ function begin(): void {
     if (!closed || element("token").querySelector("input")!.value) problem(error);
   });
 }
+
+async function example(name: string): Promise<void> {
+  const file = await work("Opening the example", () => api.example(name));
+  if (file) await open(file);
+}
+
 element<HTMLFormElement>("token").onsubmit = (event) => {
   event.preventDefault();
-  element("problem").hidden = true;
+  noProblem();
   api.useToken(element("token").querySelector("input")!.value.trim());
   begin();
 };
+element("problem").querySelector("button")!.onclick = noProblem;
 begin();

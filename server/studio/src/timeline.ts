@@ -1,35 +1,35 @@
-/** One time line: the video's frames, the curve over them, onsets, a region, and where playing is. */
+/** One line of time: the video's pictures, the loudness curve, and the spectrogram of the take that is heard. */
 
 import { FRAMES_A_SECOND } from "./api";
-import { Curve, Region, clamp, onsets } from "./curve";
+import { Curve, Region, corners, onsets } from "./curve";
+import { Picture } from "./filmstrip";
+import { Spectrogram } from "./spectrogram";
 
-export type Tool = "draw" | "select";
-const THUMBNAILS = 48, RULER = 18;
+export type Tool = "draw" | "points" | "select";
+export interface Lane { top: number; height: number }
+const RULER = 20, FILM = 54, SPECTRUM = 84, GAP = 4;
+const HANDLE = 4; // radius of a point
+const SHORTEST_S = 0.2; // shown at the highest zoom
 
 export class Timeline {
   curve?: Curve;
+  requested?: ArrayLike<number>; // of the take that is heard
   produced?: ArrayLike<number>;
+  spectrogram?: Spectrogram;
+  pictures: Picture[] = [];
   tool: Tool = "draw";
   region?: Region;
   from = 0; // seconds at the left edge
   span = 10; // seconds shown
-  top = 0.3; // RMS at the upper edge
-  onChange = (): void => {};
-  onSeek = (_seconds: number): void => {};
-  private pictures: { seconds: number; picture: ImageBitmap }[] = [];
+  top = 0.3; // RMS at the upper edge of the curve's lane
+  points: number[] = []; // frames of the curve's corners, for dragging
   private cursor = 0;
-  private last?: { frame: number; value: number };
   private readonly context: CanvasRenderingContext2D;
 
-  constructor(private readonly canvas: HTMLCanvasElement) {
+  constructor(readonly canvas: HTMLCanvasElement) {
     this.context = canvas.getContext("2d")!;
     new ResizeObserver(() => this.draw()).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
-    canvas.addEventListener("pointerdown", (event) => this.down(event));
-    canvas.addEventListener("pointermove", (event) => this.move(event));
-    canvas.addEventListener("pointerup", () => this.up());
-    canvas.addEventListener("pointercancel", () => this.up());
-    canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
 
   get seconds(): number { return (this.curve?.length ?? 0) / FRAMES_A_SECOND; }
@@ -39,150 +39,162 @@ export class Timeline {
 
   show(curve: Curve): void {
     this.curve = curve;
-    this.region = this.produced = undefined;
-    this.from = 0;
+    this.region = this.requested = this.produced = this.spectrogram = undefined;
+    this.from = this.cursor = 0;
     this.span = this.seconds;
-    this.top = Math.max(0.05, 1.25 * Math.max(...curve.values));
+    this.top = 0.05;
+    this.changed();
+  }
+
+  /** The curve is another one now. */
+  changed(): void {
+    const loudest = Math.max(...(this.curve?.values ?? []));
+    if (loudest > this.top || loudest < this.top / 4) this.top = Math.min(1, Math.max(0.05, 1.25 * loudest));
+    this.points = this.curve ? corners(this.curve.values, 0.05 * this.top) : [];
     this.draw();
   }
 
-  at(seconds: number): void { this.cursor = seconds; this.draw(); }
-
-  zoom(by: number, around = this.from + this.span / 2): void {
-    const span = Math.min(this.seconds, Math.max(0.2, this.span * by));
-    this.from = Math.min(Math.max(0, around - ((around - this.from) * span) / this.span), this.seconds - span);
-    this.span = span;
+  at(seconds: number): void {
+    this.cursor = seconds;
+    if (this.span < this.seconds && (seconds < this.from || seconds > this.from + this.span)) this.scroll(seconds - 0.1 * this.span);
     this.draw();
   }
 
-  /** Pictures of the video along the line, made by the browser. */
-  async thumbnails(address: string, seconds: number): Promise<void> {
-    this.pictures = [];
-    const video = document.createElement("video");
-    video.muted = true;
-    video.src = address;
-    await new Promise((done, failed) => { video.onloadeddata = done; video.onerror = failed; });
-    for (let i = 0; i < THUMBNAILS; i++) {
-      video.currentTime = ((i + 0.5) / THUMBNAILS) * seconds;
-      await new Promise((done) => { video.onseeked = done; });
-      this.pictures.push({ seconds: video.currentTime, picture: await createImageBitmap(video, { resizeHeight: 96, resizeQuality: "medium" }) });
-      this.draw();
-    }
+  zoom(by: number, around = this.cursor): void {
+    const share = Math.min(1, Math.max(0, (around - this.from) / this.span));
+    this.span = Math.min(this.seconds, Math.max(SHORTEST_S, this.span * by));
+    this.scroll(around - share * this.span);
   }
 
-  private x(seconds: number): number { return ((seconds - this.from) / this.span) * this.canvas.clientWidth; }
-  private height(): number { return this.canvas.clientHeight - RULER; }
-  private y(value: number): number { return RULER + this.height() * (1 - Math.min(1, value / this.top)); }
-
-  private point(event: PointerEvent): { frame: number; value: number; seconds: number } {
-    const box = this.canvas.getBoundingClientRect();
-    const seconds = this.from + ((event.clientX - box.left) / box.width) * this.span;
-    const value = clamp(this.top * (1 - (event.clientY - box.top - RULER) / this.height()));
-    const frame = Math.min((this.curve?.length ?? 1) - 1, Math.max(0, Math.round(seconds * FRAMES_A_SECOND)));
-    return { frame, value, seconds };
-  }
-
-  private down(event: PointerEvent): void {
-    if (!this.curve) return;
-    const point = this.point(event);
-    const onRuler = event.clientY - this.canvas.getBoundingClientRect().top < RULER;
-    if (onRuler) return this.onSeek(point.seconds);
-    this.canvas.setPointerCapture(event.pointerId);
-    this.last = point;
-    if (this.tool === "draw") {
-      this.curve.remember();
-      this.curve.line(point.frame, point.value, point.frame, point.value);
-    } else {
-      this.region = undefined;
-    }
+  /** Show what begins at `from`. */
+  scroll(from: number): void {
+    this.from = Math.min(Math.max(0, from), this.seconds - this.span);
     this.draw();
   }
 
-  private move(event: PointerEvent): void {
-    if (!this.curve || !this.last) return;
-    const point = this.point(event);
-    if (this.tool === "draw") {
-      this.curve.line(this.last.frame, this.last.value, point.frame, point.value);
-      this.last = point;
-    } else if (point.frame !== this.last.frame) {
-      this.region = { from: Math.min(point.frame, this.last.frame), to: Math.max(point.frame, this.last.frame) + 1 };
-    }
-    this.draw();
+  // ---- where things are, in CSS pixels
+
+  get width(): number { return this.canvas.clientWidth; }
+  get film(): Lane { return { top: RULER, height: this.pictures.length ? FILM : 0 }; }
+  get spectrum(): Lane {
+    const height = this.spectrogram ? SPECTRUM : 0;
+    return { top: this.canvas.clientHeight - height, height };
+  }
+  get lane(): Lane {
+    const top = this.film.top + this.film.height + GAP;
+    return { top, height: this.spectrum.top - (this.spectrogram ? GAP : 0) - top };
   }
 
-  private up(): void {
-    if (!this.last) return;
-    this.last = undefined;
-    this.onChange();
-    this.draw();
-  }
+  x(seconds: number): number { return ((seconds - this.from) / this.span) * this.width; }
+  y(value: number): number { return this.lane.top + this.lane.height * (1 - Math.min(1, value / this.top)); }
+  secondsAt(x: number): number { return this.from + (x / this.width) * this.span; }
+  frameAt(x: number): number { return Math.min((this.curve?.length ?? 1) - 1, Math.max(0, Math.round(this.secondsAt(x) * FRAMES_A_SECOND))); }
+  valueAt(y: number): number { return Math.min(this.top, Math.max(0, this.top * (1 - (y - this.lane.top) / this.lane.height))); }
 
-  private wheel(event: WheelEvent): void {
-    if (!this.curve) return;
-    event.preventDefault();
-    const around = this.from + (event.offsetX / this.canvas.clientWidth) * this.span;
-    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-      this.from = Math.min(Math.max(0, this.from + (this.span * (event.deltaX || event.deltaY)) / 1000), this.seconds - this.span);
-      this.draw();
-    } else {
-      this.zoom(Math.exp(event.deltaY / 500), around);
-    }
-  }
+  // ---- drawing
 
   draw(): void {
-    const { canvas, context, curve } = this;
-    const scale = devicePixelRatio, width = canvas.clientWidth, height = canvas.clientHeight;
-    canvas.width = width * scale;
+    const { canvas, context, curve, lane } = this;
+    const scale = devicePixelRatio, height = canvas.clientHeight;
+    canvas.width = this.width * scale;
     canvas.height = height * scale;
     context.scale(scale, scale);
-    const style = getComputedStyle(canvas), color = (name: string): string => style.getPropertyValue(name);
-    context.clearRect(0, 0, width, height);
-    if (!curve) return;
-    context.globalAlpha = 0.35;
-    const each = width / Math.max(1, Math.round(width / 110));
-    for (let left = 0; left < width && this.pictures.length; left += each) {
-      const middle = this.from + ((left + each / 2) / width) * this.span;
-      const near = this.pictures.reduce((a, b) => (Math.abs(a.seconds - middle) < Math.abs(b.seconds - middle) ? a : b));
-      const cut = Math.min(1, (each / this.height()) * (near.picture.height / near.picture.width));
-      const shown = near.picture.width * cut;
-      context.drawImage(near.picture, (near.picture.width - shown) / 2, 0, shown, near.picture.height, left, RULER, each, this.height());
-    }
-    context.globalAlpha = 1;
+    if (!curve || !this.width) return;
+    const style = getComputedStyle(canvas), color = (name: string): string => style.getPropertyValue(`--${name}`);
+    this.spectrumPicture(color);
+    this.filmPictures();
+    this.levels(color);
     if (this.region) {
-      context.fillStyle = color("--region");
+      context.fillStyle = color("region");
       const left = this.x(this.region.from / FRAMES_A_SECOND);
-      context.fillRect(left, RULER, this.x(this.region.to / FRAMES_A_SECOND) - left, this.height());
+      context.fillRect(left, RULER, this.x(this.region.to / FRAMES_A_SECOND) - left, height - RULER);
     }
     this.ruler(color);
-    context.strokeStyle = color("--onset");
-    context.setLineDash([3, 4]);
-    for (const frame of onsets(curve.values)) this.vertical(frame / FRAMES_A_SECOND);
-    context.setLineDash([]);
-    this.path(curve.predicted, color("--muted"), 1);
-    if (this.produced) this.path(this.produced, color("--produced"), 1.5);
-    this.path(curve.values, color("--curve"), 2.5);
-    context.strokeStyle = color("--text");
+    context.strokeStyle = color("onset");
     context.lineWidth = 1.5;
-    this.vertical(this.cursor);
+    context.setLineDash([3, 4]);
+    for (const frame of onsets(curve.values)) this.vertical(frame / FRAMES_A_SECOND, lane.top, lane.top + lane.height);
+    context.setLineDash([]);
+    this.path(curve.predicted, color("muted"), 1);
+    if (this.produced) this.path(this.produced, color("produced"), 1.5);
+    this.path(curve.values, color("curve"), 2.5);
+    if (this.tool === "points") this.handles(curve, color);
+    context.strokeStyle = color("text");
+    context.lineWidth = 1.5;
+    this.vertical(this.cursor, 0, height);
   }
 
-  private vertical(seconds: number): void {
-    const x = this.x(seconds);
-    this.context.beginPath();
-    this.context.moveTo(x, RULER);
-    this.context.lineTo(x, RULER + this.height());
-    this.context.stroke();
+  private filmPictures(): void {
+    const { pictures, film, context } = this, first = pictures[0]?.image;
+    if (!first) return;
+    const each = (film.height / first.height) * first.width;
+    for (let left = 0; left < this.width; left += each) {
+      const middle = this.secondsAt(left + each / 2);
+      const near = pictures.reduce((a, b) => (Math.abs(a.seconds - middle) < Math.abs(b.seconds - middle) ? a : b));
+      context.drawImage(near.image, left, film.top, each, film.height);
+    }
+  }
+
+  /** The picture is opaque where it is loud: the ink comes after it. */
+  private spectrumPicture(color: (name: string) => string): void {
+    if (!this.spectrogram) return;
+    const { context, spectrum } = this, { picture, columnsASecond } = this.spectrogram;
+    const left = this.from * columnsASecond, columns = this.span * columnsASecond;
+    context.drawImage(picture, left + 0.5, 0, columns, picture.height, 0, spectrum.top, this.width, spectrum.height);
+    context.globalCompositeOperation = "source-atop";
+    context.fillStyle = color("produced");
+    context.fillRect(0, spectrum.top, this.width, spectrum.height);
+    context.globalCompositeOperation = "source-over";
+    context.fillStyle = color("line");
+    context.fillRect(0, spectrum.top - GAP / 2, this.width, 1);
+    context.fillStyle = color("muted");
+    context.font = "11px system-ui, sans-serif";
+    context.fillText("8 kHz", 4, spectrum.top + 12);
+  }
+
+  private levels(color: (name: string) => string): void {
+    const { context, lane } = this;
+    const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((each) => this.top / each <= 4.5) ?? 0.5;
+    context.font = "11px system-ui, sans-serif";
+    for (let level = step; level < this.top; level += step) {
+      const y = Math.round(this.y(level)) + 0.5;
+      context.fillStyle = color("line");
+      context.fillRect(0, y, this.width, 1);
+      context.fillStyle = color("muted");
+      if (y > lane.top + 14) context.fillText(`${Number(level.toFixed(2))}`, 4, y - 3);
+    }
   }
 
   private ruler(color: (name: string) => string): void {
     const { context } = this;
-    context.fillStyle = color("--text");
+    context.fillStyle = color("text");
     context.font = "11px system-ui, sans-serif";
-    const every = [0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30].find((step) => (step / this.span) * this.canvas.clientWidth > 55) ?? 60;
-    for (let tick = Math.ceil(this.from / every) * every; tick <= this.from + this.span; tick += every) {
-      context.fillText(`${Number(tick.toFixed(2))} s`, this.x(tick) + 3, 12);
-      context.fillRect(this.x(tick), 0, 1, RULER);
+    const every = [0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30].find((step) => (step / this.span) * this.width > 55) ?? 60;
+    for (let tick = Math.ceil(this.from / every - 1e-6) * every; tick <= this.from + this.span; tick += every) {
+      context.fillText(`${Number(tick.toFixed(2))} s`, this.x(tick) + 3, 13);
+      context.fillRect(this.x(tick), 0, 1, RULER - 2);
     }
+  }
+
+  private handles(curve: Curve, color: (name: string) => string): void {
+    const { context } = this;
+    context.fillStyle = color("back");
+    context.strokeStyle = color("curve");
+    context.lineWidth = 2;
+    for (const frame of this.points) {
+      context.beginPath();
+      context.arc(this.x(frame / FRAMES_A_SECOND), this.y(curve.values[frame]!), HANDLE, 0, 2 * Math.PI);
+      context.fill();
+      context.stroke();
+    }
+  }
+
+  private vertical(seconds: number, from: number, to: number): void {
+    const x = this.x(seconds);
+    this.context.beginPath();
+    this.context.moveTo(x, from);
+    this.context.lineTo(x, to);
+    this.context.stroke();
   }
 
   private path(values: ArrayLike<number>, color: string, width: number): void {

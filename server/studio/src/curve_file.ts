@@ -1,0 +1,34 @@
+/** Curves as files, the same that `foley` reads and writes: JSON, or CSV. */
+
+import { FRAMES_A_SECOND } from "./api";
+import { json } from "./page";
+
+export function curveFile(values: ArrayLike<number>): Blob {
+  return json({ rate_hz: FRAMES_A_SECOND, rms: Array.from(values, (value) => Number(value.toFixed(6))) });
+}
+
+/** The values in a file. Throws an error that says what is wrong with it. */
+export async function readCurve(file: File): Promise<number[]> {
+  const text = await file.text();
+  const values = file.name.toLowerCase().endsWith(".csv") ? fromCsv(text) : fromJson(text);
+  if (!values) throw new Error(`${file.name} is no curve: {"rate_hz": 100, "rms": [...]}, or lines of time_s,rms, are.`);
+  if (!values.every((value) => Number.isFinite(value) && value >= 0)) throw new Error(`${file.name} holds values that are no loudness: 0 or more.`);
+  return values;
+}
+
+function fromJson(text: string): number[] | undefined {
+  try {
+    const { rate_hz, rms } = JSON.parse(text);
+    return rate_hz === FRAMES_A_SECOND && Array.isArray(rms) && rms.every((value) => typeof value === "number") ? rms : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function fromCsv(text: string): number[] | undefined {
+  const [header, ...lines] = text.replace(/^\uFEFF/, "").split(/\r?\n/).filter((line) => line.trim());
+  if (header?.replaceAll(" ", "") !== "time_s,rms") return undefined;
+  const rows = lines.map((line) => line.split(",").map(Number));
+  const inTime = rows.every(([time, , ...more], i) => !more.length && Math.abs(time! - i / FRAMES_A_SECOND) <= 0.005);
+  return inTime ? rows.map(([, value]) => value ?? NaN) : undefined;
+}

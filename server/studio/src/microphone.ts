@@ -1,0 +1,27 @@
+/** A sound from the microphone, as it is: no echo cancelled, no level adjusted. */
+
+export class Microphone {
+  private recorder?: MediaRecorder;
+
+  get records(): boolean { return this.recorder !== undefined; }
+
+  /** Record until `stop`. Throws an error that says what to do where there is no microphone. */
+  async record(): Promise<Blob> {
+    let stream: MediaStream;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, autoGainControl: false, noiseSuppression: false } });
+    } catch {
+      throw new Error("The microphone cannot be used. Allow it in the browser, or choose a sound file instead.");
+    }
+    const recorder = (this.recorder = new MediaRecorder(stream));
+    const pieces: Blob[] = [];
+    recorder.ondataavailable = (event) => pieces.push(event.data);
+    recorder.start();
+    await new Promise((done) => { recorder.onstop = done; });
+    stream.getTracks().forEach((track) => track.stop());
+    this.recorder = undefined;
+    return new Blob(pieces, { type: recorder.mimeType });
+  }
+
+  stop(): void { this.recorder?.stop(); }
+}

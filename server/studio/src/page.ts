@@ -1,0 +1,36 @@
+/** The page's elements, and what it says. */
+
+export const element = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
+export const field = (id: string): HTMLInputElement => element<HTMLInputElement>(id);
+
+/** What is going on, or was done; screen readers read it out. */
+export function say(text: string): void { element("status").textContent = text; }
+
+/** What went wrong. It stays until it is dismissed, or something new is begun. */
+export function problem(error: unknown): void {
+  if ((error as Error)?.name === "AbortError") return say("Stopped.");
+  element("problem").hidden = false;
+  element("problem").querySelector("p")!.textContent = (error as Error)?.message ?? String(error);
+  say("");
+}
+
+export function noProblem(): void { element("problem").hidden = true; }
+
+export function button(text: string, action: () => void, label = text): HTMLButtonElement {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  if (label !== text) made.setAttribute("aria-label", label);
+  made.onclick = action;
+  return made;
+}
+
+export function download(content: Blob, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(content);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+export const json = (value: unknown): Blob => new Blob([JSON.stringify(value, null, 1)], { type: "application/json" });

@@ -1,0 +1,30 @@
+/** What a sound is made of over time, as a picture. */
+
+import { computeFrequencies } from "wavesurfer.js/dist/spectrogram-frequencies.js";
+import { SAMPLE_RATE } from "./api";
+
+const WINDOW = 512, MOST_COLUMNS = 8_000, RANGE_DB = 70;
+
+export interface Spectrogram {
+  picture: HTMLCanvasElement; // as opaque as it is loud, 0 to 8 kHz on the mel scale, low frequencies below
+  columnsASecond: number;
+}
+
+export function spectrogram(samples: Float32Array): Spectrogram {
+  const hop = Math.max(SAMPLE_RATE / 100, Math.ceil(samples.length / MOST_COLUMNS));
+  const padded = new Float32Array(samples.length + WINDOW + 1); // a column's window is around its time
+  padded.set(samples, WINDOW / 2);
+  const [columns] = computeFrequencies([padded], {
+    fftSamples: WINDOW, fftSize: 2 * WINDOW, noverlap: Math.max(1, WINDOW - hop), scale: "mel", sampleRate: SAMPLE_RATE, autoGain: true, rangeDB: RANGE_DB,
+  }) as [Uint8Array[]];
+  const picture = document.createElement("canvas");
+  picture.width = Math.max(1, columns.length);
+  picture.height = WINDOW;
+  const context = picture.getContext("2d")!;
+  const image = context.createImageData(picture.width, picture.height);
+  columns.forEach((column, x) => column.forEach((loudness, bin) => {
+    image.data[4 * ((WINDOW - 1 - bin) * picture.width + x) + 3] = loudness ** 2 / 255;
+  }));
+  context.putImageData(image, 0, 0);
+  return { picture, columnsASecond: SAMPLE_RATE / hop };
+}

@@ -1,0 +1,134 @@
+/** The takes: side by side, one of them heard, each with all that it takes to make it again. */
+
+import * as api from "./api";
+import { curveFile } from "./curve_file";
+import { button, download, element, json, say } from "./page";
+import { Spectrogram, spectrogram } from "./spectrogram";
+
+export interface Kept {
+  number: number;
+  video: string; // its file's name
+  wish: api.Wish;
+  like?: string; // the name of the sound that it is to be like
+  recipe: Record<string, unknown>;
+  produced: number[];
+  wav: Blob;
+  sound: AudioBuffer;
+  spectrogram: Spectrogram;
+}
+
+export class Takes {
+  current?: Kept;
+  onHear = (_kept: Kept | undefined): void => {};
+  onPlay = (_kept: Kept): void => {};
+  onCurve = (_kept: Kept): void => {};
+  onVideo = (_kept: Kept): void => {};
+  private all: Kept[] = [];
+  private before?: Kept; // heard before the current one
+  private made = 0;
+
+  constructor(private readonly list: HTMLElement, private readonly none: HTMLElement) {
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show());
+  }
+
+  get count(): number { return this.all.length; }
+
+  add(kept: Omit<Kept, "number" | "spectrogram">): Kept {
+    const take = { ...kept, number: ++this.made, spectrogram: spectrogram(kept.sound.getChannelData(0)) };
+    this.all.unshift(take);
+    return take;
+  }
+
+  clear(): void {
+    this.all = [];
+    this.before = undefined;
+    this.made = 0;
+    this.hear(undefined);
+  }
+
+  numbered(number: number): Kept | undefined { return this.all.find((kept) => kept.number === number); }
+
+  hear(kept: Kept | undefined): void {
+    if (kept !== this.current) this.before = this.current;
+    this.current = kept;
+    this.onHear(kept);
+    this.show();
+  }
+
+  /** A and B: the take that was heard before this one. */
+  flip(): void { if (this.before) this.hear(this.before); }
+
+  private remove(kept: Kept): void {
+    this.all = this.all.filter((other) => other !== kept);
+    if (this.before === kept) this.before = undefined;
+    if (this.current === kept) { this.current = undefined; this.hear(this.all[0]); }
+    this.show();
+    say(`Take ${kept.number} is gone.`);
+  }
+
+  private show(): void {
+    const focused = (document.activeElement as HTMLElement | null)?.dataset["key"];
+    this.none.hidden = this.all.length > 0;
+    this.list.replaceChildren(...this.all.map((kept) => this.item(kept)));
+    if (focused) this.list.querySelector<HTMLElement>(`[data-key="${focused}"]`)?.focus();
+    this.all.forEach((kept, i) => sketch(this.list.children[i]!.querySelector("canvas")!, kept));
+  }
+
+  private item(kept: Kept): HTMLLIElement {
+    const item = document.createElement("li"), take = `take ${kept.number}`;
+    if (kept === this.current) item.setAttribute("aria-current", "true");
+    const what = document.createElement("p"), about = document.createElement("small");
+    what.textContent = `${kept.number}. ${kept.wish.text || (kept.like ? `like ${kept.like}` : "anything")}`;
+    about.textContent = `seed ${kept.recipe["seed"]}, ${kept.recipe["steps"]} steps, guidance ${kept.recipe["guidance"]}, ${kept.wish.profile}`;
+    const curves = document.createElement("canvas");
+    curves.setAttribute("role", "img");
+    curves.setAttribute("aria-label", "The curve that was asked for, and the one that came out");
+    const row = document.createElement("div");
+    row.className = "row";
+    const stem = `${kept.video.replace(/\.[^.]*$/, "")}-${kept.number}`;
+    row.append(
+      button("Listen", () => this.onPlay(kept), `Listen to ${take}`),
+      button("WAV", () => download(kept.wav, `${stem}.wav`), `Save ${take} as WAV`),
+      button("Video", () => this.onVideo(kept), `Save the video with ${take}`),
+      button("Recipe", () => download(json({ ...kept.recipe, envelope: kept.wish.envelope }), `${stem}.json`), `Save all that makes ${take} again`),
+      button("Command", () => command(kept, stem), `Command line that makes ${take} again`),
+      button("Curve", () => this.onCurve(kept), `Edit the curve of ${take}`),
+      button("×", () => this.remove(kept), `Remove ${take}`),
+    );
+    row.querySelectorAll("button").forEach((made, i) => { made.dataset["key"] = `${kept.number}-${i}`; });
+    item.append(what, about, curves, row);
+    return item;
+  }
+}
+
+/** The curve that was asked for, and over it the one that came out. */
+function sketch(canvas: HTMLCanvasElement, kept: Kept): void {
+  const context = canvas.getContext("2d")!, style = getComputedStyle(canvas);
+  const width = (canvas.width = canvas.clientWidth * devicePixelRatio), height = (canvas.height = canvas.clientHeight * devicePixelRatio);
+  const { envelope } = kept.wish, top = 1.05 * Math.max(0.01, ...envelope, ...kept.produced);
+  const path = (values: number[], color: string): void => {
+    context.beginPath();
+    values.forEach((value, frame) => context.lineTo((frame / values.length) * width, height * (1 - value / top) - 1));
+    context.strokeStyle = style.getPropertyValue(color);
+    context.lineWidth = 1.25 * devicePixelRatio;
+    context.stroke();
+  };
+  path(kept.produced, "--produced");
+  path(envelope, "--curve");
+}
+
+/** Shows the command line that makes the same take; its curve is saved along. */
+function command(kept: Kept, stem: string): void {
+  const { wish } = kept, quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`, curve = `${stem}-curve.json`;
+  const own = element<HTMLSelectElement>("source-audio").value;
+  const line = ["foley", "generate", quoted(kept.video), "--envelope", quoted(curve), ...(kept.like ? ["--audio", quoted(kept.like)] : ["--text", quoted(wish.text)]),
+    ...(wish.negative_text ? ["--negative-text", quoted(wish.negative_text)] : []), "--seed", String(kept.recipe["seed"]), "--steps", String(kept.recipe["steps"]),
+    "--guidance", String(kept.recipe["guidance"]), "--profile", wish.profile, ...(own === "replace" ? [] : ["--source-audio", own]), "-o", quoted(`${stem}.mp4`)].join(" ");
+  const dialog = element<HTMLDialogElement>("command");
+  dialog.querySelector("pre")!.textContent = line;
+  element("copy").onclick = () => navigator.clipboard?.writeText(line).then(() => { element("copy").textContent = "Copied"; }, () => undefined);
+  element("copy").textContent = "Copy";
+  element("save-curve").textContent = `Save ${curve}`;
+  element("save-curve").onclick = () => download(curveFile(wish.envelope), curve);
+  dialog.showModal();
+}

@@ -1,0 +1,78 @@
+/** Work that takes its time: one at a time, with progress, the time left, and a way to stop it. */
+
+import { Progress, Refused, Tell } from "./api";
+import { element, noProblem, problem, say } from "./page";
+
+const LONGEST_WAIT_S = 10;
+let current: AbortController | undefined;
+
+export function stop(): void { current?.abort(); }
+
+/**
+ * What comes of `task`, or nothing where it was stopped or failed, which the page has said then.
+ *
+ * Where the server is busy or the connection lost, it is begun again as soon as there is a chance, until it is stopped.
+ */
+export async function work<T>(what: string, task: (signal: AbortSignal, tell: Tell) => Promise<T>): Promise<T | undefined> {
+  stop();
+  const mine = (current = new AbortController());
+  const bar = element<HTMLProgressElement>("progress");
+  busy(true);
+  noProblem();
+  const begin = (): void => { bar.removeAttribute("value"); say(`${what} …`); };
+  try {
+    begin();
+    for (let tries = 0; ; tries++) {
+      try {
+        const result = await task(mine.signal, (progress) => show(what, bar, progress));
+        say(tries ? "The server is there again; all is done." : "");
+        return result;
+      } catch (error) {
+        if (!(error instanceof Refused && error.passes)) throw error;
+        await wait(error, tries, mine.signal);
+        begin();
+      }
+    }
+  } catch (error) {
+    if (current === mine) problem(error);
+    return undefined;
+  } finally {
+    if (current === mine) {
+      busy(false);
+      current = undefined;
+    }
+  }
+}
+element("cancel").onclick = stop;
+
+function busy(is: boolean): void {
+  element("cancel").hidden = element("progress").hidden = !is;
+  element<HTMLButtonElement>("generate").disabled = is;
+}
+
+function show(what: string, bar: HTMLProgressElement, progress: Progress): void {
+  noProblem();
+  if (progress.event === "waiting") return say(progress.position ? `${what}: ${progress.position} in front of you` : `${what} …`);
+  const { stage, done, total, seconds } = progress;
+  if (!total) {
+    bar.removeAttribute("value");
+    return say(`${what}: ${stage}`);
+  }
+  bar.max = total;
+  bar.value = done;
+  const left = done ? (seconds / done) * (total - done) : 0;
+  say(`${what}: ${stage} ${done} of ${total}${left > 1 ? `, about ${Math.ceil(left)} s left` : ""}`);
+}
+
+/** Say why we wait, and wait. Aborting ends it with an AbortError. */
+async function wait(why: Refused, tries: number, signal: AbortSignal): Promise<void> {
+  const seconds = Math.min(LONGEST_WAIT_S, Math.ceil(why.retryAfter ?? 2 ** tries));
+  problem(new Error(`${why.message[0]!.toUpperCase()}${why.message.slice(1)}`));
+  for (let left = seconds; left > 0; left--) {
+    say(`Trying again in ${left} s …`);
+    await new Promise<void>((done, failed) => {
+      const timer = setTimeout(done, 1000);
+      signal.addEventListener("abort", () => { clearTimeout(timer); failed(signal.reason); }, { once: true });
+    });
+  }
+}
