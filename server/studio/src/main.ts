@@ -140,12 +140,15 @@ function choose(from: number | undefined, to: number | undefined): void {
   changed();
   say(timeline.region ? `Region from ${field("region-from").value} to ${field("region-to").value} s` : "No region: all of the curve");
 }
-field("region-from").onchange = field("region-to").onchange = () => {
-  const value = (id: string): number | undefined => (field(id).value ? Number(field(id).value) : undefined);
-  const from = value("region-from"), to = value("region-to");
-  if (from !== undefined || to !== undefined) choose(from, to);
-  else { timeline.region = undefined; changed(); }
-};
+for (const id of ["region-from", "region-to"]) {
+  field(id).onchange = () => {
+    const other = field(id === "region-from" ? "region-to" : "region-from");
+    if (field("region-from").valueAsNumber >= field("region-to").valueAsNumber) other.value = ""; // then to the end, or from the start
+    const [from, to] = ["region-from", "region-to"].map((end) => (field(end).value ? field(end).valueAsNumber : undefined));
+    if (from !== undefined || to !== undefined) choose(from, to);
+    else { timeline.region = undefined; changed(); }
+  };
+}
 
 /** Begin a region at the position, or take the one that is there to it. */
 function stretch(by: number): void {

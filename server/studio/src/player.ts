@@ -38,7 +38,7 @@ export class Player {
     if (loop?.from === this.loop?.from && loop?.to === this.loop?.to) return;
     const at = this.position;
     this.loop = loop;
-    this.again(at);
+    this.again(loop && at >= loop.to ? loop.from : at);
   }
 
   async play(): Promise<void> {

@@ -88,11 +88,11 @@ export class Takes {
     const stem = `${kept.video.replace(/\.[^.]*$/, "")}-${kept.number}`;
     row.append(
       button("Listen", () => this.onPlay(kept), `Listen to ${take}`),
-      button("WAV", () => download(kept.wav, `${stem}.wav`), `Save ${take} as WAV`),
-      button("Video", () => this.onVideo(kept), `Save the video with ${take}`),
-      button("Recipe", () => download(json({ ...kept.recipe, envelope: kept.wish.envelope }), `${stem}.json`), `Save all that makes ${take} again`),
-      button("Command", () => command(kept, stem), `Command line that makes ${take} again`),
-      button("Curve", () => this.onCurve(kept), `Edit the curve of ${take}`),
+      button("WAV", () => download(kept.wav, `${stem}.wav`), `WAV of ${take}`),
+      button("Video", () => this.onVideo(kept), `Video with ${take}`),
+      button("Recipe", () => download(json({ ...kept.recipe, envelope: kept.wish.envelope }), `${stem}.json`), `Recipe of ${take}`),
+      button("Command", () => command(kept, stem), `Command line of ${take}`),
+      button("Curve", () => this.onCurve(kept), `Curve of ${take}`),
       button("×", () => this.remove(kept), `Remove ${take}`),
     );
     row.querySelectorAll("button").forEach((made, i) => { made.dataset["key"] = `${kept.number}-${i}`; });
