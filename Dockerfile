@@ -42,12 +42,14 @@ RUN useradd --uid 10001 --create-home foley && install --directory --owner=10001
 COPY --from=cpu-build /opt/foley /opt/foley
 COPY model_repository /opt/foley/model_repository
 COPY bundles/demo /opt/foley/bundle
+COPY examples/*.mp4 /opt/foley/examples/
 ENV PATH=/opt/foley/bin:$PATH PYTHONUNBUFFERED=1 \
     FOLEY_API_MODELS=/opt/foley/model_repository FOLEY_API_BUNDLE=/opt/foley/bundle FOLEY_API_DATA=/var/lib/foley \
+    FOLEY_API_STUDIO_EXAMPLES=/opt/foley/examples \
     FOLEY_MODEL_REPOSITORY=/opt/foley/model_repository FOLEY_BUNDLE=/opt/foley/bundle
 USER 10001
 WORKDIR /var/lib/foley
-EXPOSE 8080 8081
+EXPOSE 8080 8081 8090
 VOLUME /var/lib/foley
 HEALTHCHECK --interval=15s --timeout=6s --start-period=60s CMD ["foley-server", "health", "127.0.0.1:8080"]
 STOPSIGNAL SIGTERM
@@ -91,12 +93,14 @@ LABEL org.opencontainers.image.title="Video-Foley on NVIDIA GPUs" org.opencontai
 RUN useradd --uid 10001 --create-home foley && install --directory --owner=10001 /var/lib/foley
 COPY --from=gpu-build /opt/foley /opt/foley
 COPY model_repository /opt/foley/model_repository
+COPY examples/*.mp4 /opt/foley/examples/
 ENV PATH=/opt/foley/bin:$PATH PYTHONUNBUFFERED=1 \
     FOLEY_API_DATA=/var/lib/foley FOLEY_API_MODELS=/opt/foley/model_repository \
+    FOLEY_API_STUDIO_EXAMPLES=/opt/foley/examples \
     FOLEY_MODEL_REPOSITORY=/opt/foley/model_repository FOLEY_API_BUNDLE=/bundle FOLEY_BUNDLE=/bundle
 USER 10001
 WORKDIR /var/lib/foley
-EXPOSE 8001 8002 8080 8081
+EXPOSE 8001 8002 8080 8081 8090
 VOLUME ["/bundle", "/var/lib/foley"]
 HEALTHCHECK --interval=15s --timeout=6s --start-period=300s CMD ["foley-server", "health", "127.0.0.1:8001"]
 STOPSIGNAL SIGTERM

@@ -140,7 +140,7 @@ class Studio:
         async with self.engine.request():
             name, folder = self.shelves.videos.room()
             try:
-                path = folder / "video"
+                path = folder / "the video"  # errors say so
                 await self._receive(request, path)
                 info = await asyncio.to_thread(lambda: self.sandbox.open_video(path).info)
                 video = Video(path, info.duration_s, info.samples(clip.SAMPLE_RATE_HZ))
@@ -168,7 +168,7 @@ class Studio:
         async with self.engine.request(later=True):
             name, folder = self.shelves.recordings.room()
             try:
-                path = folder / "recording"
+                path = folder / "the recording"
                 await self._receive(request, path)
                 waveform = await asyncio.to_thread(self.sandbox.read_audio, path)
             except BaseException:
@@ -217,7 +217,7 @@ class Studio:
         clean = partial(shutil.rmtree, folder, ignore_errors=True)
         try:
             async with self.engine.request(later=True):
-                sound, path = folder / "sound", folder / "muxed.mp4"
+                sound, path = folder / "the sound", folder / "muxed.mp4"
                 await self._receive(request, sound)
                 await asyncio.to_thread(self.sandbox.mux, video.path, sound, path, source_audio)
         except BaseException:

@@ -106,8 +106,9 @@ export class Curve {
     });
   }
 
-  replace(values: ArrayLike<number>): void {
-    this.change({ from: 0, to: this.length }, (frame) => values[frame] ?? 0);
+  /** Other values in the region, from its start on; silence where they end before it does. */
+  replace(values: ArrayLike<number>, region: Region = { from: 0, to: this.length }): void {
+    this.change(region, (frame) => values[frame - region.from] ?? 0);
   }
 
   reset(region: Region): void { this.change(region, (frame) => this.predicted[frame]!); }

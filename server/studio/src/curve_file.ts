@@ -11,8 +11,8 @@ export function curveFile(values: ArrayLike<number>): Blob {
 export async function readCurve(file: File): Promise<number[]> {
   const text = await file.text();
   const values = file.name.toLowerCase().endsWith(".csv") ? fromCsv(text) : fromJson(text);
-  if (!values) throw new Error(`${file.name} is no curve: {"rate_hz": 100, "rms": [...]}, or lines of time_s,rms, are.`);
-  if (!values.every((value) => Number.isFinite(value) && value >= 0)) throw new Error(`${file.name} holds values that are no loudness: 0 or more.`);
+  if (!values) throw new Error(`There is no curve in ${file.name}: {"rate_hz": 100, "rms": [...]}, or lines of time_s,rms, are one.`);
+  if (!values.every((value) => Number.isFinite(value) && value >= 0)) throw new Error(`There are values in ${file.name} that are no loudness; it is 0 or more.`);
   return values;
 }
 

@@ -3,11 +3,11 @@
 import * as api from "./api";
 import { Curve } from "./curve";
 import { curveFile, readCurve } from "./curve_file";
-import { filmstrip } from "./filmstrip";
 import { Hand } from "./hand";
 import { Keys, listen } from "./keys";
 import { Microphone } from "./microphone";
 import { button, download, element, field, noProblem, problem, say } from "./page";
+import { Screen } from "./screen";
 import { Player } from "./player";
 import { Kept, Takes } from "./takes";
 import { Timeline, Tool } from "./timeline";
@@ -20,6 +20,7 @@ type Shape = "A" | "V" | "rising" | "falling";
 const video = element<HTMLVideoElement>("video");
 const timeline = new Timeline(element<HTMLCanvasElement>("timeline"));
 const hand = new Hand(timeline);
+const screen = new Screen(video);
 const player = new Player(video);
 const takes = new Takes(element("list"), element("no-takes"));
 const microphone = new Microphone();
@@ -30,10 +31,12 @@ let saved = true; // whether leaving loses nothing
 // ---- a video
 
 async function open(file: File): Promise<void> {
+  if (!saved && !confirm(`Open ${file.name}? What you made for ${uploaded?.name} goes; save what you want to keep first.`)) return;
   const sent = new api.Sent<api.Video>(file, file.name, api.addVideo);
   const known = await work("Sending the video", (signal) => sent.arrive(signal));
   if (!known) return;
   uploaded = sent;
+  saved = true;
   element("start").hidden = true;
   element("work").hidden = false;
   element("opened").textContent = file.name;
@@ -43,50 +46,22 @@ async function open(file: File): Promise<void> {
   timeline.pictures = [];
   timeline.show(new Curve(new Float32Array(Math.ceil(known.duration_s * api.FRAMES_A_SECOND))));
   player.seek(0);
-  const signal = picture.begin();
-  void show(sent, signal);
+  void see(sent);
+  element("edit").inert = true; // what is drawn now would be lost
   const envelope = await work("Looking at the video", (stopped, tell) => sent.use(stopped, (found) => api.predict(found.video, tell, stopped)));
-  if (!envelope || uploaded !== sent) return;
+  if (uploaded !== sent) return;
+  element("edit").inert = false;
+  if (!envelope) return;
   timeline.show(new Curve(envelope));
   changed();
   element("text").focus();
 }
 
-/** What belongs to the picture of the video that is open, and ends with it. */
-const picture = {
-  ending: new AbortController(),
-  begin(): AbortSignal {
-    this.ending.abort();
-    URL.revokeObjectURL(video.src);
-    this.ending = new AbortController();
-    return this.ending.signal;
-  },
-};
-
-/** Show the video: itself, or where this browser cannot play it, as the server shows it. */
-async function show(sent: api.Sent<api.Video>, signal: AbortSignal): Promise<void> {
-  const playable = await load(URL.createObjectURL(sent.file));
-  if (!playable && !signal.aborted) {
-    try {
-      await load(URL.createObjectURL(await sent.use(signal, (found) => api.preview(found.video, signal))));
-    } catch {
-      if (!signal.aborted) say("The video cannot be shown; its sound can be made all the same.");
-      return;
-    }
-  }
-  for await (const taken of filmstrip(video.src, player.length, signal)) {
-    if (signal.aborted) return;
-    timeline.pictures.push(taken);
+async function see(sent: api.Sent<api.Video>): Promise<void> {
+  for await (const picture of screen.show(sent, player.length)) {
+    timeline.pictures.push(picture);
     timeline.draw();
   }
-}
-
-function load(address: string): Promise<boolean> {
-  return new Promise((done) => {
-    video.onloadeddata = () => done(video.videoWidth > 0);
-    video.onerror = () => done(false);
-    video.src = address;
-  });
 }
 
 function chosen(id: string, action: (file: File) => void): void {
@@ -193,23 +168,23 @@ element<HTMLSelectElement>("shape").onchange = (event) => {
   edit((curve) => curve.shape(timeline.chosen, kind, Math.max(0.1, ...curve.values)))();
 };
 
-/** Take the loudness of a sound as the curve. */
+/** Take the loudness of a sound as the curve of the region, or of all. */
 async function follow(file: Blob): Promise<void> {
   const found = await work("Listening to the sound", (signal) => api.addRecording(file, signal));
-  if (found) edit((curve) => curve.replace(found.envelope))();
+  if (found) edit((curve) => curve.replace(found.envelope, timeline.chosen))();
 }
 chosen("sound", (file) => void follow(file));
 
 element("record").onclick = async () => {
   if (microphone.records) return microphone.stop();
   try {
-    player.seek(0);
-    const recording = microphone.record();
-    element("record").setAttribute("aria-pressed", "true");
-    element("record").textContent = "Stop recording";
     player.hear(undefined); // the take must not be recorded
-    void player.play();
-    const recorded = await recording;
+    player.seek(timeline.chosen.from / api.FRAMES_A_SECOND);
+    const recorded = await microphone.record(() => {
+      element("record").setAttribute("aria-pressed", "true");
+      element("record").textContent = "Stop recording";
+      void player.play();
+    });
     player.pause();
     await follow(recorded);
   } catch (error) {
@@ -286,7 +261,7 @@ takes.onHear = (kept) => {
   player.hear(kept?.sound);
   timeline.produced = kept?.produced;
   timeline.spectrogram = kept?.spectrogram;
-  timeline.draw();
+  timeline.changed();
 };
 takes.onCurve = (kept) => edit((curve) => curve.replace(kept.wish.envelope))();
 takes.onVideo = async (kept) => {

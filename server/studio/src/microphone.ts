@@ -5,8 +5,8 @@ export class Microphone {
 
   get records(): boolean { return this.recorder !== undefined; }
 
-  /** Record until `stop`. Throws an error that says what to do where there is no microphone. */
-  async record(): Promise<Blob> {
+  /** Record until `stop`; tells when it begins. Throws an error that says what to do where there is no microphone. */
+  async record(onBegin: () => void): Promise<Blob> {
     let stream: MediaStream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, autoGainControl: false, noiseSuppression: false } });
@@ -16,6 +16,7 @@ export class Microphone {
     const recorder = (this.recorder = new MediaRecorder(stream));
     const pieces: Blob[] = [];
     recorder.ondataavailable = (event) => pieces.push(event.data);
+    recorder.onstart = onBegin;
     recorder.start();
     await new Promise((done) => { recorder.onstop = done; });
     stream.getTracks().forEach((track) => track.stop());

@@ -10,7 +10,8 @@ export function say(text: string): void { element("status").textContent = text; 
 export function problem(error: unknown): void {
   if ((error as Error)?.name === "AbortError") return say("Stopped.");
   element("problem").hidden = false;
-  element("problem").querySelector("p")!.textContent = (error as Error)?.message ?? String(error);
+  const message = (error as Error)?.message ?? String(error);
+  element("problem").querySelector("p")!.textContent = message.charAt(0).toUpperCase() + message.slice(1);
   say("");
 }
 

@@ -13,8 +13,7 @@ const SHORTEST_S = 0.2; // shown at the highest zoom
 
 export class Timeline {
   curve?: Curve;
-  requested?: ArrayLike<number>; // of the take that is heard
-  produced?: ArrayLike<number>;
+  produced?: ArrayLike<number>; // by the take that is heard
   spectrogram?: Spectrogram;
   pictures: Picture[] = [];
   tool: Tool = "draw";
@@ -39,16 +38,16 @@ export class Timeline {
 
   show(curve: Curve): void {
     this.curve = curve;
-    this.region = this.requested = this.produced = this.spectrogram = undefined;
+    this.region = this.produced = this.spectrogram = undefined;
     this.from = this.cursor = 0;
     this.span = this.seconds;
     this.top = 0.05;
     this.changed();
   }
 
-  /** The curve is another one now. */
+  /** The curve is another one now, or another take is heard. */
   changed(): void {
-    const loudest = Math.max(...(this.curve?.values ?? []));
+    const loudest = Math.max(...(this.curve?.values ?? []), ...Array.from(this.produced ?? []));
     if (loudest > this.top || loudest < this.top / 4) this.top = Math.min(1, Math.max(0.05, 1.25 * loudest));
     this.points = this.curve ? corners(this.curve.values, 0.05 * this.top) : [];
     this.draw();

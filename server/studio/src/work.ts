@@ -67,7 +67,7 @@ function show(what: string, bar: HTMLProgressElement, progress: Progress): void 
 /** Say why we wait, and wait. Aborting ends it with an AbortError. */
 async function wait(why: Refused, tries: number, signal: AbortSignal): Promise<void> {
   const seconds = Math.min(LONGEST_WAIT_S, Math.ceil(why.retryAfter ?? 2 ** tries));
-  problem(new Error(`${why.message[0]!.toUpperCase()}${why.message.slice(1)}`));
+  problem(why);
   for (let left = seconds; left > 0; left--) {
     say(`Trying again in ${left} s …`);
     await new Promise<void>((done, failed) => {

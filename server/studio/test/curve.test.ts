@@ -19,6 +19,7 @@ const edits: Record<string, Edit> = {
   mute: (curve, chosen) => curve.mute(chosen),
   later: (curve, chosen) => curve.shift(chosen, 2),
   shape: (curve, chosen) => curve.shape(chosen, "V", 0.5),
+  replace: (curve, chosen) => curve.replace([0.1, 0.2], chosen),
   reset: (curve, chosen) => curve.reset(chosen),
 };
 
