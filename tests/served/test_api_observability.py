@@ -82,6 +82,7 @@ def steps(collector: Collector, trace_id: str) -> list[Span]:
     return [span for _, span in collector.spans if span.trace_id.hex() == trace_id and span.name == "denoiser"]
 
 
+@pytest.mark.long
 def test_what_is_not_sampled_is_not_traced_by_triton_either(
     collector: Collector, tiny_bundle: Path, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     return read(folder)
 
 
-@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("target", [pytest.param("cuda", marks=pytest.mark.long), "tensorrt"])
 def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
     foley_sdk: Foley, official: Path, bundle: Bundle, target: Target, monkeypatch: pytest.MonkeyPatch, repository: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_ctrl_c_stops_the_work_on_the_video_within_the_chunks_on_the_server(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_what_a_killed_server_leaves_the_next_one_removes(tiny_bundle: Path, traces: Traces) -> None:
     """kill -9 of `foley-server` itself: Triton ends with it, and its files with the next start."""
     command = [BIN / "foley-server", "run", "--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0"]

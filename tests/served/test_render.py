@@ -212,6 +212,7 @@ def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: Triton, 
     assert envelopes() == before + 2
 
 
+@pytest.mark.long
 def test_several_servers_share_the_rows_if_they_serve_the_same(
     foley: Command, triton: Triton, tiny_bundle: Path, clips: Path, repository: Path
 ) -> None:

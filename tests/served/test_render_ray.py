@@ -17,7 +17,7 @@ from foley_bench.ray_nodes import ray_cluster
 from foley_client.render.task import SIDECAR
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-ROWS = 16
+ROWS = 12
 MARK = "FOLEY_RAY_TEST"
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,29 @@ def test_curves_come_from_files(open_page: Open, server: ApiServer, video: Path,
         page.get_by_role("button", name="Dismiss").click()
 
 
+def test_files_are_dropped(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
+    page = open_page(server.studio)
+
+    def drop(path: Path, kind: str) -> None:
+        page.evaluate(
+            """([content, name, type]) => {
+                const dropped = new DataTransfer();
+                const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+                dropped.items.add(new File([bytes], name, { type }));
+                document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, bubbles: true }));
+            }""",
+            [b64encode(path.read_bytes()).decode(), path.name, kind],
+        )
+
+    drop(video, "video/mp4")
+    expect(page.get_by_label("What it is", exact=True)).to_be_focused(timeout=WORK_MS)
+    wave = (0.2 * np.sin(np.arange(24_000) / 4)).astype(np.float32)
+    soundfile.write(tmp_path / "hum.wav", wave, 16_000)
+    drop(tmp_path / "hum.wav", "audio/wav")
+    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+    np.testing.assert_allclose(curve(page)[:140], measure(wave)[:140], atol=1e-4)
+
+
 def test_a_sound_to_be_like(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
     page = predicted(open_page(server.studio), video)
     soundfile.write(tmp_path / "gong.wav", 0.3 * np.sin(np.arange(32_000) / 4), 16_000)
@@ -363,10 +387,15 @@ def test_cancelling_says_so_and_leaves_everything(open_page: Open, server: ApiSe
     page.get_by_label("Steps").fill("1000")
     page.get_by_role("button", name="Make sound").click()
     expect(page.locator("#status")).to_contain_text("of 1000", timeout=WORK_MS)
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#status")).to_have_text("Stopped.")
+    page.get_by_role("button", name="Video with take 1").click()  # waits for its turn
+    with page.expect_download():
+        page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#list li")).to_have_count(1)
     expect(page.get_by_role("button", name="Make sound")).to_be_enabled()
+    page.get_by_role("button", name="Make sound").click()
+    expect(page.locator("#status")).to_contain_text("of 1000", timeout=WORK_MS)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("Stopped.")
 
 
 @pytest.mark.parametrize("name", ["mjpeg.mov", "animated.gif"])
@@ -450,6 +479,20 @@ def test_a_lost_connection_is_taken_up_again(open_page: Open, triton: Triton, vi
             takes.first.get_by_role("button", name="Video with").click()  # which is sent again for it
         with av.open(saving.value.path()) as made:
             assert {stream.type for stream in made.streams} == {"video", "audio"}
+
+
+@pytest.mark.long  # the page is patient
+def test_a_silent_server_is_a_lost_one(open_page: Open, triton: Triton, video: Path, tmp_path: Path) -> None:
+    with api_server(tmp_path, triton=triton.url, studio=True, studio_port=0) as server:
+        page = predicted(open_page(server.studio), video)
+        page.get_by_label("Steps").fill("500")
+        page.get_by_role("button", name="Make sound").click()
+        expect(page.locator("#status")).to_contain_text("of 500", timeout=WORK_MS)
+        server.process.send_signal(signal.SIGSTOP)
+        expect(page.get_by_role("alert")).to_contain_text("The connection to the server is lost.", timeout=20_000)
+        server.process.send_signal(signal.SIGCONT)
+        expect(page.locator("#list li")).to_have_count(1, timeout=2 * WORK_MS)
+        expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_waiting_for_a_lost_server_can_be_stopped(open_page: Open, triton: Triton, video: Path, tmp_path: Path) -> None:

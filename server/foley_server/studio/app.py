@@ -39,7 +39,8 @@ from foley_server.studio.shelf import Recording, Shelves, Take, Video
 from foley_server.studio.web import Answer, Door, Guarded, document, handle_errors, lines
 
 STATIC = Path(__file__).with_name("static")
-TICK_S = 0.2  # between two lines about progress
+TICK_S = 0.2  # between two looks at the progress
+SILENCE_S = 5.0  # the longest time without a line: whoever hears nothing for longer knows that the connection is lost
 MAX_DOCUMENT = 4 * 2**20  # a curve of ten minutes is 60,000 numbers
 
 
@@ -244,12 +245,13 @@ class Studio:
             work = asyncio.ensure_future(self.engine.in_time(start(progress)))
             try:
                 last: dict[str, Any] = {}
+                told = begun
                 while not work.done():
                     await asyncio.wait([work], timeout=TICK_S)
-                    now = _where(progress)
-                    if now != last:
-                        last = now
-                        yield {**now, "seconds": round(time.monotonic() - begun, 1)}
+                    now, at = _where(progress), time.monotonic()
+                    if now != last or at - told > SILENCE_S:
+                        last, told = now, at
+                        yield {**now, "seconds": round(at - begun, 1)}
                 yield finish(work.result())
             finally:
                 work.cancel()

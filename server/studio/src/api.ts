@@ -2,6 +2,7 @@
 
 export const FRAMES_A_SECOND = 100; // of a curve
 export const SAMPLE_RATE = 16_000; // of a take
+const SILENCE_MS = 15_000; // the server says something every 5 s while it works
 
 export interface Settings { steps: number; guidance: number }
 export interface About { profiles: Record<string, Settings>; examples: string[]; max_duration_s: number }
@@ -103,7 +104,9 @@ async function follow(path: string, options: RequestInit & { signal: AbortSignal
   const reader = (await ask(path, options)).body!.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", last: Line | undefined;
   while (true) {
-    const { value, done } = await read(reader.read(), options.signal);
+    let silence: number | undefined;
+    const silent = new Promise<never>((_, failed) => { silence = window.setTimeout(() => { void reader.cancel(); failed(lost()); }, SILENCE_MS); });
+    const { value, done } = await read(Promise.race([reader.read(), silent]), options.signal).finally(() => clearTimeout(silence));
     if (done) break;
     const lines = (rest + value).split("\n");
     rest = lines.pop() ?? "";

@@ -51,6 +51,7 @@ export class Curve {
    */
   bend(before: Float32Array, [left, at, right]: [number, number, number], to: number, value: number): void {
     const lift = value - before[at]!;
+    this.values.set(before);
     for (let frame = left; frame <= right; frame++) {
       const share = frame === to ? 1 : frame < to ? (frame - left) / (to - left) : (right - frame) / (right - to);
       const source = frame <= to ? left + share * (at - left) : right - share * (right - at);
@@ -58,8 +59,8 @@ export class Curve {
     }
   }
 
-  /** Takes what `bend` changed back to `before`. */
-  restore(before: Float32Array): void { this.values.set(before); }
+  /** Take back what was begun with `remember`, as if it had never been. */
+  forget(): void { this.values = this.past.pop() ?? this.values; }
 
   change(region: Region, value: (frame: number, values: Float32Array) => number): void {
     this.remember();
@@ -72,8 +73,8 @@ export class Curve {
 
   /** Below `share` of the region's loudest there is silence. */
   gate(region: Region, share = 0.1): void {
-    const loudest = Math.max(...this.values.subarray(region.from, region.to), 0);
-    this.change(region, (frame, values) => (values[frame]! < share * loudest ? 0 : values[frame]!));
+    const floor = share * loudest(this.values.subarray(region.from, region.to));
+    this.change(region, (frame, values) => (values[frame]! < floor ? 0 : values[frame]!));
   }
 
   /** A mean over `reach` frames either way. */
@@ -116,6 +117,13 @@ export class Curve {
 
 export function clamp(value: number): number { return Math.min(1, Math.max(0, Number.isFinite(value) ? value : 0)); }
 
+/** The largest of any number of values. */
+export function loudest(values: ArrayLike<number>): number {
+  let found = 0;
+  for (let i = 0; i < values.length; i++) found = Math.max(found, values[i]!);
+  return found;
+}
+
 function between(values: Float32Array, position: number): number {
   const frame = Math.min(values.length - 1, Math.floor(position)), next = Math.min(values.length - 1, frame + 1);
   return values[frame]! + (position - frame) * (values[next]! - values[frame]!);
@@ -141,11 +149,10 @@ export function corners(values: Float32Array, tolerance: number): number[] {
 
 /** Frames at which the curve rises fastest, each at least 50 ms after the one before: where something is hit. */
 export function onsets(values: Float32Array): number[] {
-  const loudest = Math.max(...values, 1e-6);
-  const found: number[] = [];
+  const least = 0.06 * Math.max(loudest(values), 1e-6), found: number[] = [];
   for (let frame = 1; frame < values.length - 1; frame++) {
     const rise = values[frame]! - values[frame - 1]!;
-    if (rise > 0.06 * loudest && rise >= values[frame + 1]! - values[frame]! && frame - (found.at(-1) ?? -9) >= 5) found.push(frame);
+    if (rise > least && rise >= values[frame + 1]! - values[frame]! && frame - (found.at(-1) ?? -9) >= 5) found.push(frame);
   }
   return found;
 }

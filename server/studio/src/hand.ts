@@ -70,7 +70,7 @@ export class Hand {
       last = spot;
     };
     move(start);
-    return { move, undo: () => curve.undo() };
+    return { move, undo: () => curve.forget() };
   }
 
   private select(start: Spot): { move(spot: Spot): void } {
@@ -99,11 +99,10 @@ export class Hand {
     return {
       move: (spot) => {
         const to = left === at || right === at ? at : Math.min(right - 1, Math.max(left + 1, timeline.frameAt(spot.x)));
-        curve.restore(grip.before);
         curve.bend(grip.before, grip.points, to, timeline.valueAt(spot.y));
         timeline.points[i] = to;
       },
-      undo: () => curve.undo(),
+      undo: () => curve.forget(),
     };
   }
 

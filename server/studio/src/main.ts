@@ -1,7 +1,7 @@
 /** The studio: a video comes in, its curve is changed, and sounds are made on it. */
 
 import * as api from "./api";
-import { Curve } from "./curve";
+import { Curve, loudest } from "./curve";
 import { curveFile, readCurve } from "./curve_file";
 import { Hand } from "./hand";
 import { Keys, listen } from "./keys";
@@ -32,6 +32,7 @@ let saved = true; // whether leaving loses nothing
 
 async function open(file: File): Promise<void> {
   if (!saved && !confirm(`Open ${file.name}? What you made for ${uploaded?.name} goes; save what you want to keep first.`)) return;
+  stop(); // what was begun for the video before
   const sent = new api.Sent<api.Video>(file, file.name, api.addVideo);
   const known = await work("Sending the video", (signal) => sent.arrive(signal));
   if (!known) return;
@@ -135,7 +136,7 @@ function stretch(by: number): void {
 }
 
 function edit(action: (curve: Curve) => void): () => void {
-  return () => { if (timeline.curve) { action(timeline.curve); changed(); } };
+  return () => { if (timeline.curve && !element("edit").inert) { action(timeline.curve); changed(); } };
 }
 const actions: Record<string, () => void> = {
   undo: edit((curve) => curve.undo()),
@@ -165,7 +166,7 @@ function tool(name: Tool): void {
 element<HTMLSelectElement>("shape").onchange = (event) => {
   const menu = event.target as HTMLSelectElement, kind = menu.value as Shape;
   menu.value = "";
-  edit((curve) => curve.shape(timeline.chosen, kind, Math.max(0.1, ...curve.values)))();
+  edit((curve) => curve.shape(timeline.chosen, kind, Math.max(0.1, loudest(curve.values))))();
 };
 
 /** Take the loudness of a sound as the curve of the region, or of all. */
@@ -295,7 +296,7 @@ const keys: Keys = {
   "[": () => choose(player.position, timeline.region && timeline.region.to / api.FRAMES_A_SECOND),
   "]": () => choose(timeline.region && timeline.region.from / api.FRAMES_A_SECOND, player.position),
   "Alt+ArrowLeft": actions["earlier"]!, "Alt+ArrowRight": actions["later"]!, i: actions["zoom-in"]!, o: actions["zoom-out"]!, x: () => takes.flip(),
-  Escape: () => { stop(); timeline.region = undefined; changed(); },
+  Escape: () => { if (timeline.region) { timeline.region = undefined; changed(); } else { stop(); } },
 };
 for (let number = 1; number <= 9; number++) keys[String(number)] = () => { const kept = takes.numbered(number); if (kept) takes.hear(kept); };
 listen(Object.fromEntries(Object.entries(keys).map(([key, action]) => [key, () => { if (uploaded) action(); }])));

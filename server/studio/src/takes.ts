@@ -1,6 +1,7 @@
 /** The takes: side by side, one of them heard, each with all that it takes to make it again. */
 
 import * as api from "./api";
+import { loudest } from "./curve";
 import { curveFile } from "./curve_file";
 import { button, download, element, json, say } from "./page";
 import { Spectrogram, spectrogram } from "./spectrogram";
@@ -105,7 +106,7 @@ export class Takes {
 function sketch(canvas: HTMLCanvasElement, kept: Kept): void {
   const context = canvas.getContext("2d")!, style = getComputedStyle(canvas);
   const width = (canvas.width = canvas.clientWidth * devicePixelRatio), height = (canvas.height = canvas.clientHeight * devicePixelRatio);
-  const { envelope } = kept.wish, top = 1.05 * Math.max(0.01, ...envelope, ...kept.produced);
+  const { envelope } = kept.wish, top = 1.05 * Math.max(0.01, loudest(envelope), loudest(kept.produced));
   const path = (values: number[], color: string): void => {
     context.beginPath();
     values.forEach((value, frame) => context.lineTo((frame / values.length) * width, height * (1 - value / top) - 1));

@@ -1,7 +1,7 @@
 /** One line of time: the video's pictures, the loudness curve, and the spectrogram of the take that is heard. */
 
 import { FRAMES_A_SECOND } from "./api";
-import { Curve, Region, corners, onsets } from "./curve";
+import { Curve, Region, corners, loudest, onsets } from "./curve";
 import { Picture } from "./filmstrip";
 import { Spectrogram } from "./spectrogram";
 
@@ -47,8 +47,8 @@ export class Timeline {
 
   /** The curve is another one now, or another take is heard. */
   changed(): void {
-    const loudest = Math.max(...(this.curve?.values ?? []), ...Array.from(this.produced ?? []));
-    if (loudest > this.top || loudest < this.top / 4) this.top = Math.min(1, Math.max(0.05, 1.25 * loudest));
+    const most = Math.max(loudest(this.curve?.values ?? []), loudest(this.produced ?? []));
+    if (most > this.top || most < this.top / 4) this.top = Math.min(1, Math.max(0.05, 1.25 * most));
     this.points = this.curve ? corners(this.curve.values, 0.05 * this.top) : [];
     this.draw();
   }

@@ -1,46 +1,50 @@
-/** Work that takes its time: one at a time, with progress, the time left, and a way to stop it. */
+/** Work that takes its time: one thing after the other, with progress, the time left, and a way to stop it. */
 
 import { Progress, Refused, Tell } from "./api";
 import { element, noProblem, problem, say } from "./page";
 
 const LONGEST_WAIT_S = 10;
-let current: AbortController | undefined;
+let last: Promise<unknown> = Promise.resolve();
+let stopping = new AbortController();
 
-export function stop(): void { current?.abort(); }
+/** Stop what is under way. */
+export function stop(): void { stopping.abort(); }
 
 /**
- * What comes of `task`, or nothing where it was stopped or failed, which the page has said then.
+ * What comes of `task`, after what was begun before it; nothing where it was stopped or failed, which the page has said.
  *
  * Where the server is busy or the connection lost, it is begun again as soon as there is a chance, until it is stopped.
  */
-export async function work<T>(what: string, task: (signal: AbortSignal, tell: Tell) => Promise<T>): Promise<T | undefined> {
-  stop();
-  const mine = (current = new AbortController());
+export function work<T>(what: string, task: (signal: AbortSignal, tell: Tell) => Promise<T>): Promise<T | undefined> {
+  const mine = last.then(() => run(what, task));
+  last = mine;
+  return mine;
+}
+
+async function run<T>(what: string, task: (signal: AbortSignal, tell: Tell) => Promise<T>): Promise<T | undefined> {
+  const { signal } = (stopping = new AbortController());
   const bar = element<HTMLProgressElement>("progress");
+  const begin = (): void => { bar.removeAttribute("value"); say(`${what} …`); };
   busy(true);
   noProblem();
-  const begin = (): void => { bar.removeAttribute("value"); say(`${what} …`); };
   try {
-    begin();
     for (let tries = 0; ; tries++) {
+      begin();
       try {
-        const result = await task(mine.signal, (progress) => show(what, bar, progress));
+        const result = await task(signal, (progress) => show(what, bar, progress));
+        noProblem();
         say(tries ? "The server is there again; all is done." : "");
         return result;
       } catch (error) {
         if (!(error instanceof Refused && error.passes)) throw error;
-        await wait(error, tries, mine.signal);
-        begin();
+        await wait(error, tries, signal);
       }
     }
   } catch (error) {
-    if (current === mine) problem(error);
+    problem(error);
     return undefined;
   } finally {
-    if (current === mine) {
-      busy(false);
-      current = undefined;
-    }
+    busy(false);
   }
 }
 element("cancel").onclick = stop;
