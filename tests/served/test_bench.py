@@ -134,6 +134,7 @@ def test_throughput_counts_every_step(tiny_bundle: Path, tmp_path: Path) -> None
     assert all(slower < faster for slower, faster in pairwise(rates))
 
 
+@pytest.mark.long
 def test_throughput_finds_the_envelope_of_a_video_each_time(
     tiny_bundle: Path, short_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
     assert traces.left() == []
 
 
+@pytest.mark.long
 def test_two_servers_live_side_by_side_and_leave_nothing(
     triton: Triton, tiny_bundle: Path, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:

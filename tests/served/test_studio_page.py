@@ -345,6 +345,38 @@ def test_curves_come_from_files(open_page: Open, server: ApiServer, video: Path,
         page.get_by_role("button", name="Dismiss").click()
 
 
+def test_sending_shows_how_far_it_is(open_page: Open, server: ApiServer, repository: Path) -> None:
+    page = open_page(server.studio)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 80_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.set_input_files("#file", repository / "examples" / "steel.mp4")  # 0.2 MB
+    expect(page.locator("#status")).to_contain_text("Sending the video: megabyte 0.1 of 0.2")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_have_text("Stopped.")
+    expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
+
+
+def test_a_refusal_is_heard_while_much_is_being_sent(
+    open_page: Open, triton: Triton, media: Path, video: Path, tmp_path: Path
+) -> None:
+    much = tmp_path / "much.mp4"
+    much.write_bytes(video.read_bytes() + bytes(40 * 2**20))
+    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0, "upload_mib": 41}
+    with api_server(tmp_path, **settings) as server:
+        page = open_page(server.studio)
+        wish = {"envelope": [0.1] * 100, "steps": 1000}
+        with requests.post(f"{server.studio}api/takes", json=wish, stream=True) as other:
+            told = other.iter_lines(chunk_size=1)
+            next(told)
+            page.set_input_files("#file", much)
+            expect(page.get_by_role("alert")).to_contain_text("1 requests are under way")
+            page.get_by_role("button", name="Cancel").click()
+        too_much = tmp_path / "too-much.mp4"
+        too_much.write_bytes(bytes(42 * 2**20))
+        page.set_input_files("#file", too_much)
+        expect(page.get_by_role("alert")).to_contain_text("44 MB, and this server takes 42")
+
+
 def test_files_are_dropped(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
     page = open_page(server.studio)
 

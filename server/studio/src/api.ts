@@ -5,7 +5,7 @@ export const SAMPLE_RATE = 16_000; // of a take
 const SILENCE_MS = 15_000; // the server says something every 5 s while it works
 
 export interface Settings { steps: number; guidance: number }
-export interface About { profiles: Record<string, Settings>; examples: string[]; max_duration_s: number }
+export interface About { profiles: Record<string, Settings>; examples: string[]; max_bytes: number; max_duration_s: number }
 export interface Video { video: string; duration_s: number; sample_count: number }
 export interface Recording { recording: string; envelope: number[] }
 export interface Take { take: string; recipe: Record<string, unknown>; produced: number[] }
@@ -29,23 +29,25 @@ export class Refused extends Error {
 
 let token = "";
 export function useToken(given: string): void { token = given; }
+function authorization(): Record<string, string> { return token ? { Authorization: `Bearer ${token}` } : {}; }
 
 async function ask(path: string, options: RequestInit = {}): Promise<Response> {
   let answer: Response;
   try {
-    answer = await fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
+    answer = await fetch(path, { ...options, headers: authorization() });
   } catch (error) {
     throw options.signal?.aborted ? error : lost();
   }
   if (answer.ok) return answer;
-  const body = await answer.json().catch(() => ({}));
-  throw refused(body?.error ?? { message: `The server answered ${answer.status}.`, reason: "UNKNOWN" });
+  const body = await answer.json().catch(() => undefined);
+  throw refused(body?.error, answer.status);
 }
 
 function lost(): Refused { return new Refused("The connection to the server is lost.", "LOST"); }
 
-function refused(error: { message: string; reason: string; retry_after_s?: number | null }): Refused {
-  return new Refused(error.message, error.reason, error.retry_after_s ?? undefined);
+interface ErrorDocument { message: string; reason: string; retry_after_s: number | null }
+function refused(error: ErrorDocument | undefined, status: number): Refused {
+  return error ? new Refused(error.message, error.reason, error.retry_after_s ?? undefined) : new Refused(`The server answered ${status}.`, "UNKNOWN");
 }
 
 /** The body of an answer, whose connection may be lost on the way, too. */
@@ -57,19 +59,40 @@ async function read<T>(body: Promise<T>, signal?: AbortSignal): Promise<T> {
   }
 }
 
-export async function about(): Promise<About> { return read((await ask("/api/about")).json()); }
+let largest = Infinity; // bytes of a file
+
+export async function about(): Promise<About> {
+  const found: About = await read((await ask("/api/about")).json());
+  largest = found.max_bytes;
+  return found;
+}
 
 export async function example(name: string): Promise<File> {
   const answer = await ask(`/api/examples/${encodeURIComponent(name)}`);
   return new File([await read(answer.blob())], name, { type: answer.headers.get("content-type") ?? "" });
 }
 
-export async function addVideo(file: Blob, signal?: AbortSignal): Promise<Video> {
-  return read((await ask("/api/videos", { method: "POST", body: file, signal: signal ?? null })).json(), signal);
-}
+export function addVideo(file: Blob, tell: Tell, signal: AbortSignal): Promise<Video> { return upload("/api/videos", file, tell, signal); }
 
-export async function addRecording(file: Blob, signal?: AbortSignal): Promise<Recording> {
-  return read((await ask("/api/recordings", { method: "POST", body: file, signal: signal ?? null })).json(), signal);
+export function addRecording(file: Blob, tell: Tell, signal: AbortSignal): Promise<Recording> { return upload("/api/recordings", file, tell, signal); }
+
+/** Sends a file and tells how far it is, which `fetch` cannot. */
+function upload<T>(path: string, file: Blob, tell: Tell, signal: AbortSignal): Promise<T> {
+  const request = new XMLHttpRequest(), begun = performance.now(), megabytes = (bytes: number): number => Math.round(bytes / 1e5) / 10;
+  return new Promise<T>((done, failed) => {
+    signal.throwIfAborted();
+    // said here, since a server that refuses in the middle of a body may not be heard
+    if (file.size > largest) throw new Refused(`the file has ${megabytes(file.size)} MB, and this server takes ${Math.floor(largest / 1e6)}; cut it`, "TOO_LARGE");
+    signal.addEventListener("abort", () => { request.abort(); failed(signal.reason); }, { once: true });
+    request.open("POST", path);
+    for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
+    request.responseType = "json";
+    request.upload.onprogress = ({ loaded, total }) =>
+      tell({ event: "progress", stage: "megabyte", done: megabytes(loaded), total: megabytes(total), seconds: (performance.now() - begun) / 1000 });
+    request.onload = () => (request.status < 300 ? done(request.response as T) : failed(refused(request.response?.error, request.status)));
+    request.onerror = () => failed(lost());
+    request.send(file);
+  });
 }
 
 /** The picture of a video that this browser cannot play itself. */
@@ -112,7 +135,7 @@ async function follow(path: string, options: RequestInit & { signal: AbortSignal
     rest = lines.pop() ?? "";
     for (const text of lines) {
       const line = JSON.parse(text);
-      if (line.event === "error") throw refused(line.error);
+      if (line.event === "error") throw refused(line.error, 500);
       last = line as Line;
       if (last.event === "waiting" || last.event === "progress") tell(last);
     }
@@ -125,10 +148,10 @@ async function follow(path: string, options: RequestInit & { signal: AbortSignal
 export class Sent<Answer> {
   answer?: Answer;
 
-  constructor(readonly file: Blob, readonly name: string, private readonly send: (file: Blob, signal: AbortSignal) => Promise<Answer>) {}
+  constructor(readonly file: Blob, readonly name: string, private readonly send: (file: Blob, tell: Tell, signal: AbortSignal) => Promise<Answer>) {}
 
   /** Send it. What the server calls it. */
-  async arrive(signal: AbortSignal): Promise<Answer> { return (this.answer = await this.send(this.file, signal)); }
+  async arrive(signal: AbortSignal, tell: Tell = () => {}): Promise<Answer> { return (this.answer = await this.send(this.file, tell, signal)); }
 
   async use<T>(signal: AbortSignal, action: (sent: Answer) => Promise<T>): Promise<T> {
     const known = this.answer;

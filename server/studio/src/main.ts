@@ -34,7 +34,7 @@ async function open(file: File): Promise<void> {
   if (!saved && !confirm(`Open ${file.name}? What you made for ${uploaded?.name} goes; save what you want to keep first.`)) return;
   stop(); // what was begun for the video before
   const sent = new api.Sent<api.Video>(file, file.name, api.addVideo);
-  const known = await work("Sending the video", (signal) => sent.arrive(signal));
+  const known = await work("Sending the video", (signal, tell) => sent.arrive(signal, tell));
   if (!known) return;
   uploaded = sent;
   saved = true;
@@ -171,7 +171,7 @@ element<HTMLSelectElement>("shape").onchange = (event) => {
 
 /** Take the loudness of a sound as the curve of the region, or of all. */
 async function follow(file: Blob): Promise<void> {
-  const found = await work("Listening to the sound", (signal) => api.addRecording(file, signal));
+  const found = await work("Listening to the sound", (signal, tell) => api.addRecording(file, tell, signal));
   if (found) edit((curve) => curve.replace(found.envelope, timeline.chosen))();
 }
 chosen("sound", (file) => void follow(file));
@@ -215,7 +215,7 @@ function like(sound: typeof liked): void {
 element("liked").querySelector("button")!.onclick = () => like(undefined);
 chosen("like", async (file) => {
   const sound = new api.Sent<api.Recording>(file, file.name, api.addRecording);
-  if (await work("Sending the sound", (signal) => sound.arrive(signal))) like(sound);
+  if (await work("Sending the sound", (signal, tell) => sound.arrive(signal, tell))) like(sound);
 });
 
 let profiles: Record<string, api.Settings> = {};
