@@ -17,7 +17,8 @@ export async function* filmstrip(address: string, seconds: number, signal: Abort
   for (let i = 0; i < PICTURES && !signal.aborted; i++) {
     video.currentTime = ((i + 0.5) / PICTURES) * seconds;
     if (!(await heard("seeked"))) break;
-    yield { seconds: video.currentTime, image: await createImageBitmap(video, { resizeHeight: HEIGHT, resizeQuality: "medium" }) };
+    const image = await createImageBitmap(video, { resizeHeight: HEIGHT, resizeQuality: "medium" }).catch(() => undefined);
+    if (image) yield { seconds: video.currentTime, image }; // a browser may be too busy to have one
   }
   video.removeAttribute("src");
   video.load();
