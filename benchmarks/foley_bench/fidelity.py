@@ -20,6 +20,7 @@ from PIL import Image
 from foley import clip, loudness
 from foley.dis_flow import DisFlow
 from foley.envelope import Floats, measure
+from foley.envelope_filter import low_pass
 from foley.manifest import DisFlowConfig
 from foley.media import read_frames
 from foley.metrics import event_l1, tolerant_accuracy
@@ -56,6 +57,7 @@ def measure_all(video: Path) -> Iterator[Effect]:
     yield from video_side(video)
     yield text_padding()
     yield from peak_normalisation()
+    yield from filtered_recordings()
     yield from samplers()
 
 
@@ -169,6 +171,19 @@ def peak_normalisation() -> Iterator[Effect]:
             yield Effect(f"hits at {level_db} dB, loudness {mode!r}", float(error), "dB off")
 
 
+def filtered_recordings() -> Iterator[Effect]:
+    """Noise that starts suddenly after 2 s and decays: how far the official filter moves its envelope."""
+    since_s = np.arange(4 * clip.SAMPLE_RATE_HZ) / clip.SAMPLE_RATE_HZ - 2
+    noise = np.random.default_rng(0).standard_normal(len(since_s))
+    for decay_s in (0.05, 0.15, 0.5):
+        rms = measure((noise * np.where(since_s >= 0, np.exp(-since_s / decay_s), 0)).astype(np.float32))
+        filtered = low_pass(rms).astype(np.float32)
+        onsets = [int(np.argmax(curve > 0.1 * curve.max())) for curve in (rms, filtered)]
+        name = f"noise that decays in {decay_s} s, official filter"
+        yield Effect(f"{name}: envelope", _relative(rms, filtered), "relative L2")
+        yield Effect(f"{name}: onset", 1000 * (onsets[1] - onsets[0]) / clip.ENVELOPE_RATE_HZ, "ms later")
+
+
 def samplers() -> Iterator[Effect]:
     """Error of the samplers alone, against 1000 DDIM steps, on a denoiser that is exact for a mixture of Gaussians."""
     random = np.random.default_rng(0)
@@ -176,9 +191,9 @@ def samplers() -> Iterator[Effect]:
     means = random.standard_normal((6, LATENTS_SHAPE[0])).astype(np.float32)
     for spread in (0.3, 1.0):
         denoise = mixture_denoiser(means, spread)
-        *_, exact = ddim(denoise, start, 1000, 0.0, random)
+        *_, exact = ddim(denoise, start, 1000)
         for steps in (25, 200):
-            *_, result = ddim(denoise, start, steps, 0.0, random)
+            *_, result = ddim(denoise, start, steps)
             yield Effect(f"mixture of spread {spread}: ddim, {steps} steps", _relative(exact, result), "relative L2")
         for steps in (25, 50):
             *_, result = multistep(denoise, start, steps)

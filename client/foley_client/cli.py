@@ -9,6 +9,7 @@ import typer
 
 from foley import command, envelope
 from foley.audio import read_audio
+from foley.envelope_filter import EnvelopeFilter
 from foley.loudness import Loudness
 from foley.media import probe
 from foley.mux import SourceAudio
@@ -19,7 +20,7 @@ from foley.schedule import Spacing
 from foley.stages import FlowMethod
 from foley_client import outputs
 from foley_client.console import print_timings
-from foley_client.curves import read_envelope
+from foley_client.curves import check_filter, read_envelope
 from foley_client.outputs import Result
 from foley_client.render.command import render
 from foley_client.session import Where, session
@@ -95,6 +96,13 @@ def generate(
         Path | None,
         typer.Option("--envelope", help="Loudness curve instead of the predicted one: .json, .csv, or a recording."),
     ] = None,
+    envelope_filter: Annotated[
+        EnvelopeFilter,
+        typer.Option(
+            help="Low-pass filter for the loudness of a recording that --envelope names. official: the zero-phase "
+            "filter of the official RMS2Sound; needs SciPy."
+        ),
+    ] = "none",
     seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
     profile: Annotated[
         ProfileName,
@@ -171,6 +179,7 @@ def generate(
         "guidance_interval": guidance_interval,
         "reuse": reuse,
     }
+    check_filter(envelope_file, envelope_filter)
     job = Job(video, Prompt(text, audio, negative_text), profile, flow, chosen, variations, loudness)
     paths = output or [Path(f"{video.stem}-foley.mp4")]
     numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(variations)]
@@ -184,11 +193,13 @@ def generate(
     info = probe(video)
     if envelope_file:
         samples, frames = envelope.samples(info.duration_s), envelope.frames(info.duration_s)
-        job = replace(job, source=Curve(read_envelope(envelope_file, info.duration_s, frames), samples))
+        curve = read_envelope(envelope_file, info.duration_s, frames, envelope_filter)
+        job = replace(job, source=Curve(curve, samples))
     origin = {
         "video": video.name,
         "video_sha256": content_sha256(video),
         "envelope": envelope_file.name if envelope_file else "predicted",
+        "envelope_filter": envelope_filter,
         "audio": audio.name if audio else None,
     }
     where = Where(server, ca, certificate, key, bundle, no_cache)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from foley import clip
 from foley.errors import SettingError
 from foley.schedule import SPACINGS, TRAIN_STEPS, Spacing, noise_levels
-from foley.solvers import ddim, multistep
+from foley.solvers import ddim, draws, multistep
 
 Floats = npt.NDArray[np.float32]
 
@@ -97,15 +97,15 @@ def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Fl
     `window` tells the windows of a long sound apart: each has noise of its own. Nothing is computed
     ahead, so a caller that stops iterating has stopped the work.
     """
-    random = np.random.default_rng([sampling.seed, window])
-    start = random.standard_normal(LATENTS_SHAPE, np.float32)
+    noise = draws(np.random.default_rng([sampling.seed, window]), LATENTS_SHAPE)
+    start = next(noise)
     plan = _Plan(sampling)
 
     def predict(latents: Floats, timestep: int) -> Floats:
         return denoise(latents, plan.step(timestep))
 
     if sampling.sampler == "ddim":
-        return ddim(predict, start, sampling.steps, sampling.eta, random)
+        return ddim(predict, start, sampling.steps, sampling.eta, noise)
     return multistep(predict, start, sampling.steps, sampling.spacing, correct=sampling.sampler == "unipc")
 
 

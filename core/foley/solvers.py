@@ -1,6 +1,6 @@
 """The solvers of the diffusion loop, one denoiser call a step: DDIM, DPM-Solver++ 2M and UniPC, in numpy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +12,36 @@ Predict = Callable[[Floats, int], Floats]
 """(latents, timestep 0..999) -> predicted noise of the same shape."""
 
 
-def ddim(predict: Predict, latents: Floats, steps: int, eta: float, random: np.random.Generator) -> Iterator[Floats]:
-    """Denoising diffusion implicit models; with eta = 1 and 200 steps, the official sampler."""
+def draws(random: np.random.Generator, shape: tuple[int, ...]) -> Iterator[Floats]:
+    """Standard normal float32 arrays of `shape`, one after the other, without end."""
+    while True:
+        yield random.standard_normal(shape, np.float32)
+
+
+def ddim(
+    predict: Predict, latents: Floats, steps: int, eta: float = 0.0, noise: Iterable[Floats] = ()
+) -> Iterator[Floats]:
+    """Denoising diffusion implicit models (Song et al. 2021); with eta = 1 and 200 steps, the official sampler.
+
+    Args:
+        predict: the denoiser.
+        latents: standard normal noise to start from.
+        steps: denoising steps, 1..1000.
+        eta: share of fresh noise in every step, 0..1.
+        noise: standard normal arrays like `latents`, of which every step takes one; none is taken with eta 0.
+
+    Yields:
+        The latents after every step.
+    """
     tables = ddim_tables(steps, eta)
+    fresh = iter(noise)
     for i in reversed(range(len(tables.timesteps))):
         alpha, alpha_prev, sigma = tables.alphas[i], tables.alphas_prev[i], tables.sigmas[i]
-        noise = predict(latents, int(tables.timesteps[i]))
-        clean = (latents - np.sqrt(1 - alpha) * noise) / np.sqrt(alpha)
-        latents = np.sqrt(alpha_prev) * clean + np.sqrt(1 - alpha_prev - sigma**2) * noise
+        predicted = predict(latents, int(tables.timesteps[i]))
+        clean = (latents - np.sqrt(1 - alpha) * predicted) / np.sqrt(alpha)
+        latents = np.sqrt(alpha_prev) * clean + np.sqrt(1 - alpha_prev - sigma**2) * predicted
         if sigma > 0:
-            latents = latents + sigma * random.standard_normal(latents.shape, np.float32)
+            latents = latents + sigma * next(fresh)
         latents = latents.astype(np.float32)
         yield latents
 

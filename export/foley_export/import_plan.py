@@ -29,6 +29,7 @@ _SCHEDULE: Mapping[str, Callable[[], np.ndarray]] = {
     "alphas_cumprod": schedule.alphas_cumprod,
 }
 _SCALE_FACTOR = "scale_factor"
+_POSITIONS = "position_ids"  # of older RoBERTa models: 0, 1, 2, ..., which our network does without
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ def _parts(checkpoints: Mapping[str, Path], problems: list[str]) -> list[Part]:
             for key, value in layout.neutral.items()
             if kind == layout.kind and key in tensors and not bool((tensors[key] == value).all())
         ]
+        problems += [
+            f"{file.path} is of a network that works otherwise: its {key} are not 0, 1, 2, ..."
+            for key, tensor in tensors.items()
+            if key.endswith(_POSITIONS) and not _counts_up(tensor)
+        ]
         if kind == layout.kind:
             found.append(Part(layout, Checkpoint(file.path, tensors, file.others)))
         else:
@@ -157,7 +163,10 @@ def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manif
                 for name, schedule in _SCHEDULE.items()
                 if name in file.tensors and not _is_close(file.tensors[name], schedule())
             ]
-            if (tensor := file.tensors.get(_SCALE_FACTOR)) is not None:
+            if (tensor := file.tensors.get(_SCALE_FACTOR)) is None:
+                # The official loader uses 1 then, AudioLDM has 0.9227: no default is right for every file.
+                problems.append(f"{file.path} lacks scale_factor, by which latents are divided; download it again")
+            else:
                 # the shortest number that float32 reads alike: 0.9227 and not 0.9226999878883362
                 scale_factor = float(str(tensor.float().numpy()[()])) if tensor.dim() == 0 else 0.0
                 if not 0 < scale_factor < np.inf:
@@ -253,9 +262,16 @@ def _misfit(theirs: Tensor, ours: Tensor, shape: tuple[int, ...]) -> str:
         return f"is {list(theirs.shape)} and not {list(shape)}"
     if theirs.is_floating_point() != ours.is_floating_point():
         return f"is {theirs.dtype} and not {ours.dtype}".replace("torch.", "")
-    if theirs.is_quantized or theirs.layout != torch.strided or theirs.device.type != "cpu":
-        return "is no plain tensor"
-    return ""
+    return "" if _is_plain(theirs) else "is no plain tensor"
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not tensor.is_quantized and tensor.layout == torch.strided and tensor.device.type == "cpu"
+
+
+def _counts_up(tensor: Tensor) -> bool:
+    """Whether the values are 0, 1, 2, ..., whatever their type."""
+    return _is_plain(tensor) and torch.equal(tensor.flatten().double(), torch.arange(tensor.numel()).double())
 
 
 def _together(problems: Sequence[str]) -> str:

@@ -96,14 +96,13 @@ OFFICIAL = (
         recognise.RMS2SOUND,
         ("clap_text", "clap_audio", "denoiser", "vae_decoder", "vocoder"),
         {
-            "EMA copies": r"model_ema\..*",
+            "EMA copies": r"model_ema\.(decay|num_updates|diffusion_model\w+)",
             "noise schedule": (
                 r"betas|logvar|log_one_minus_alphas_cumprod|posterior_\w+"
                 r"|(sqrt_(recip|recipm1|one_minus)_|sqrt_)?alphas_cumprod(_prev)?"
             ),
             "scale factor (kept in the manifest)": r"scale_factor",
             "VAE encoder": r"first_stage_model\.(encoder|quant_conv)\..*",
-            "VAE losses": r"first_stage_model\.loss\..*",
             "CLAP for ranking": r"clap\..*",
             "CLAP front-end constants": (
                 r"cond_stage_models\.0\.(mel_transform|model\.audio_branch\.(spectrogram|logmel)_extractor)\..*"

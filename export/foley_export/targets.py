@@ -3,6 +3,8 @@
 Lee et al., "Video-Foley" (TASLP 2025), section III. A target is made in three steps:
 
     envelope 512/128 -> `low_pass` -> `to_classes` -> `smooth` -> `cross_entropy` with the network's logits
+
+`low_pass` is in `foley.envelope_filter`.
 """
 
 from typing import Literal
@@ -10,7 +12,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import signal
 from torch import Tensor
 
 from foley import envelope
@@ -18,16 +19,6 @@ from foley import envelope
 Smoothing = Literal["official", "paper"]
 
 SMOOTHED_DISTANCE = 2  # W: classes on either side of the true one that share in it
-_ORDER, _RIPPLE_DB, _STOP_BAND_DB, _CUTOFF = 4, 0.01, 120.0, 0.125  # the cutoff as a share of the Nyquist frequency
-
-
-def low_pass(rms: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """`rms` [frames] without its fast changes and without delay: an elliptic filter, run forward and backward.
-
-    The edges are Gustafsson's (1996); the result may be a little negative.
-    """
-    numerator, denominator = signal.ellip(_ORDER, _RIPPLE_DB, _STOP_BAND_DB, _CUTOFF)
-    return np.ascontiguousarray(signal.filtfilt(numerator, denominator, np.asarray(rms), method="gust"))
 
 
 def to_classes(rms: npt.ArrayLike, classes: int = 64) -> npt.NDArray[np.int64]:

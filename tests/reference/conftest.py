@@ -15,10 +15,14 @@ _BESIDE_REPOSITORY = Path(__file__).resolve().parents[3] / "shared" / "reference
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of golden vectors and key lists; `FOLEY_REFERENCE` names another one."""
+    """The folder of golden vectors and key lists; `FOLEY_REFERENCE` names another one.
+
+    Where there is none, the tests are skipped; in CI, where the variable `CI` is set, they fail.
+    """
     folder = Path(os.environ.get("FOLEY_REFERENCE", _BESIDE_REPOSITORY))
     if not (folder / "vectors").is_dir():
-        pytest.skip(f"no reference data in {folder} (set FOLEY_REFERENCE)")
+        stop = pytest.fail if os.environ.get("CI") else pytest.skip
+        stop(f"no reference data in {folder} (set FOLEY_REFERENCE)")
     return folder
 
 

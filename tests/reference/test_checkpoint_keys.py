@@ -15,6 +15,7 @@ from foley_export.networks.vocoder import Vocoder
 from foley_export.presets import PAPER
 
 RMS2SOUND = "rms2sound.json.gz"
+EMA = "rms2sound_ema.json.gz"  # read by test_import_keys.py
 CLAP, VAE = "cond_stage_models.0.model.", "first_stage_model."
 
 # module -> the file that lists its keys, and how those of them begin that are the module's
@@ -49,3 +50,15 @@ def test_state_dict_is_the_official_one(module, checkpoint_keys):
         if key.startswith(prefixes) and not key.startswith(UNUSED) and not key.endswith(COMPUTED)
     }
     assert shapes == official
+
+
+def test_the_flow_network_has_the_shapes_of_its_own_list(checkpoint_keys):
+    with torch.device("meta"):
+        ours = FlowFeatures(PAPER)
+    shapes = {ours.checkpoint_key(key): list(tensor.shape) for key, tensor in ours.state_dict().items()}
+    assert shapes == {key: entry["shape"] for key, entry in checkpoint_keys("bn_inception_flow.json").items()}
+
+
+def test_no_list_of_keys_is_left_out(reference):
+    read = {file for file, _ in OFFICIAL_PARTS.values()} | {"bn_inception_flow.json", EMA}
+    assert {path.name for path in (reference / "checkpoint_keys").iterdir()} == read

@@ -18,6 +18,7 @@ from foley import envelope_file
 from foley.envelope import frames, measure, samples
 from foley.media import probe
 from foley_client import Triton
+from foley_client.curves import read_envelope
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -134,6 +135,10 @@ def test_recording_gives_its_loudness_and_another_its_timbre(foley, media: Path,
     assert np.corrcoef(measure(sound)[:100], measure(noise.astype(np.float32))[:100])[0, 1] > 0.9
     assert np.abs(sound[17_000:]).max() < 0.01
 
+    foley("generate", video, *options, "--envelope-filter", "official", "-o", "curve.csv").check_returncode()
+    filtered = read_envelope(tmp_path / "voice.wav", probe(video).duration_s, len(measure(sound)), "official")
+    np.testing.assert_allclose(envelope_file.read(tmp_path / "curve.csv"), filtered, atol=1e-6)
+
 
 def test_source_audio_is_replaced_mixed_or_kept(foley, media: Path, tmp_path: Path) -> None:
     video = media / "fps24_with_audio.mp4"
@@ -170,6 +175,8 @@ def test_variations_are_numbered(foley, media: Path, tmp_path: Path) -> None:
         (["-o", "x" * 300 + ".wav"], "too long"),
         (["--envelope", "missing.csv"], "missing.csv"),
         (["--envelope", "missing.wav"], "missing.wav"),
+        (["--envelope-filter", "official"], "is for recordings"),
+        (["--envelope", "curve.csv", "--envelope-filter", "official"], "is for recordings"),
         (["--audio", "missing.wav"], "missing.wav"),
         (["--text", "a" * 3000], "characters"),
         (["-o", "missing/result.mp4"], "missing"),

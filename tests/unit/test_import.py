@@ -107,12 +107,13 @@ def test_what_is_not_used_is_counted_by_what_it_is(official):
 def test_what_published_files_may_lack_is_not_missed(official, tmp_path):
     def change(tensors):
         for key in [
-            key for key in tensors if "." not in key or key.startswith("clap.") or "relative_position_i" in key
+            key
+            for key in tensors
+            if (key != "scale_factor" and "." not in key) or key.startswith("clap.") or "relative_position_i" in key
         ]:
             del tensors[key]
 
-    files = changed(official, tmp_path, "--rms2sound", change)
-    assert plan(TINY, files).manifest.vae_decoder == TINY.vae_decoder
+    plan(TINY, changed(official, tmp_path, "--rms2sound", change))
 
     def forget(tensors):
         for key in [key for key in tensors if key.endswith("num_batches_tracked")]:
@@ -195,6 +196,34 @@ def test_a_file_with_other_tensors_is_refused_and_they_are_named(official, tmp_p
     assert {key for key in (*needed, *added) if re.search(rf"{re.escape(key)}(,| is|$|\n)", message)} == (
         missing | misshapen | added
     )
+
+
+def test_a_file_without_a_scale_factor_is_refused(official, tmp_path):
+    """Nothing tells which number it was trained with."""
+    message = refusal(changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.pop("scale_factor")))
+    assert message.endswith("rms2sound.pth lacks scale_factor, by which latents are divided; download it again")
+
+
+TEXT_POSITIONS = "model.text_branch.embeddings.position_ids"
+
+
+@pytest.mark.parametrize("clap", ["cond_stage_models.0", "clap"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.float16])
+def test_position_ids_may_be_of_any_type_but_only_count_up(official, tmp_path, clap, dtype):
+    def add(positions):
+        return changed(
+            official, tmp_path, "--rms2sound", lambda tensors: tensors.update({f"{clap}.{TEXT_POSITIONS}": positions})
+        )
+
+    plan(TINY, add(torch.arange(514, dtype=dtype)[None]))
+    for other in (torch.arange(1, 515, dtype=dtype)[None], torch.zeros(1, 514, dtype=dtype)):
+        assert f"its {clap}.{TEXT_POSITIONS} are not 0, 1, 2, ..." in refusal(add(other))
+
+
+@pytest.mark.parametrize("key", ["model_ema.novelty", "first_stage_model.loss.logvar", "model_ema.model.out.2.weight"])
+def test_what_an_official_file_cannot_hold_is_named(official, tmp_path, key):
+    message = refusal(changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.update({key: torch.ones(2)})))
+    assert message.endswith(f"rms2sound.pth has unexpected tensors: {key}")
 
 
 def test_thousands_of_wrong_tensors_are_counted(official, tmp_path):

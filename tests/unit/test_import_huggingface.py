@@ -246,6 +246,13 @@ def test_a_tensor_too_many_or_too_few_is_named(files, models, tmp_path, option, 
     assert "has unexpected tensors: novelty.weight" in str(caught.value)
 
 
+def test_clap_positions_that_do_not_count_up_are_refused(files, models, tmp_path):
+    key = "text_model.embeddings.position_ids"
+    torch.save(models["--clap"].state_dict() | {key: torch.arange(514).flip(0)[None]}, tmp_path / "clap.bin")
+    with pytest.raises(CheckpointError, match=rf"clap\.bin .* its {key} are not 0, 1, 2"):
+        plan(SMALL, Files({**files.checkpoints, "--clap": tmp_path / "clap.bin"}, files.tokenizer))
+
+
 def test_a_vocoder_that_normalises_its_input_is_refused(files, models, tmp_path):
     torch.save(models["--vocoder"].state_dict() | {"mean": torch.full((64,), -4.0)}, tmp_path / "vocoder.bin")
     with pytest.raises(CheckpointError, match=r"vocoder\.bin .* its mean is not 0 everywhere"):

@@ -14,7 +14,7 @@ from foley import sampler
 from foley.errors import SettingError
 from foley.sampler import Sampling, Step
 from foley.schedule import SPACINGS, TRAIN_STEPS, alphas_cumprod, ddim_timesteps, grid, noise_levels
-from foley.solvers import ddim, multistep
+from foley.solvers import ddim, draws, multistep
 
 TOLERANCE = 1e-5  # relative L2 error
 SHAPE = (3, 8, 4)
@@ -86,7 +86,7 @@ def test_ddim_is_that_of_diffusers(steps, eta):
         variance_noise=lambda: torch.from_numpy(noises.standard_normal(SHAPE, np.float32)),
     )
     asked = Recorder()
-    ours = ddim(asked, start(), steps, eta, np.random.default_rng(9))
+    ours = ddim(asked, start(), steps, eta, draws(np.random.default_rng(9), SHAPE))
     assert_equal_steps(ours, asked, theirs)
 
 
@@ -145,9 +145,7 @@ def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
     def forward(timestep: int) -> np.ndarray:
         return (np.sqrt(cumprod[timestep]) * sound + np.sqrt(1 - cumprod[timestep]) * noise).astype(np.float32)
 
-    reached = list(
-        ddim(lambda *_: noise.astype(np.float32), forward(timesteps[-1]), steps, 0.0, np.random.default_rng())
-    )
+    reached = list(ddim(lambda *_: noise.astype(np.float32), forward(timesteps[-1]), steps))
     for latents, timestep in zip(reached, [*timesteps[-2::-1], 0], strict=True):
         np.testing.assert_allclose(latents, forward(timestep), atol=2e-3)
 

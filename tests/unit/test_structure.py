@@ -37,7 +37,7 @@ ALLOWED = {
     "model_repository": {"foley", "foley_server"},
 }
 COMPONENTS = sorted(path.parent.name for path in ROOT.glob("*/pyproject.toml"))
-HEAVY = ("torch", "onnx", "onnxruntime", "pytriton", "cv2", "foley_server", "foley_export", "foley_training")
+HEAVY = ("torch", "scipy", "onnx", "onnxruntime", "pytriton", "cv2", "foley_server", "foley_export", "foley_training")
 
 
 def imports(file: Path) -> set[str]:
@@ -119,7 +119,7 @@ def test_installing_the_client_brings_core_and_nothing_heavy():
     names = requirements("foley-client", frozenset(), set())
     assert {"foley-core", "foley-pipeline", "tritonclient", "grpcio", "numpy"} <= names
     heavy = re.compile(
-        r"torch.*|onnx.*|nvidia-.*|tensorrt.*|triton|transformers|diffusers|opencv.*|foley-(server|export|training|bench)"
+        r"torch.*|scipy|onnx.*|nvidia-.*|tensorrt.*|triton|transformers|diffusers|opencv.*|foley-(server|export|training|bench)"
     )
     assert not [name for name in names if heavy.fullmatch(name)]
 
@@ -133,6 +133,16 @@ def test_make_demo_installs_a_server_and_no_torch(tmp_path):
     assert {"foley-client", "foley-server", "nvidia-pytriton", "onnxruntime", "opencv-python-headless"} <= names
     heavy = re.compile(r"torch.*|onnx|nvidia-cu.*|triton|transformers|diffusers|foley-(export|training|bench)")
     assert not [name for name in names if heavy.fullmatch(name)]
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_document_names_exist(document):
+    folders = "|".join((*COMPONENTS, "tests", "docs", "deploy", "examples", "model_repository", "proto"))
+    named = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", document.read_text())
+    assert not [name for name in named if not (ROOT / name).is_file()]
 
 
 def test_every_stage_is_served_and_nothing_else():

@@ -13,6 +13,7 @@ from torch import nn
 
 from foley import clip
 from foley.errors import SettingError
+from foley_export.mel import log_mel, mel_magnitudes
 from foley_export.networks.clap_frontend import LogMel
 from foley_export.presets import TINY
 from foley_export.tokenizer import learned_tokenizer
@@ -21,7 +22,6 @@ from foley_training.data.scene import make_scene
 from foley_training.feature_rows import loudness
 from foley_training.group_norm import use_fast_group_norm
 from foley_training.loop import Pass, Task, load_trained, train
-from foley_training.mel import log_mel, mel_magnitudes
 from foley_training.run import STAGES
 from foley_training.sounds import ClapEar, Sounds, sounds
 from foley_training.stages.clap import Clap, sentences

@@ -1,6 +1,8 @@
 """`foley-export verify` itself: it passes what is equal, fails what is not, and names what it cannot read."""
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -128,6 +130,21 @@ def test_without_a_default_the_folder_must_be_named(monkeypatch, tmp_path, verif
     assert "--vectors" in errors
 
 
+@pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
+def test_missing_vectors_fail_the_suite_in_ci_and_are_skipped_elsewhere(repository, tmp_path, ci, code):
+    tests = repository / "tests" / "reference" / "test_checkpoint_keys.py"
+    suite = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
+        env={**os.environ, "CI": ci, "FOLEY_REFERENCE": str(tmp_path)},
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert suite.returncode == code, suite.stdout
+    assert "no reference data in" in suite.stdout
+
+
 def test_weights_follow_the_salt():
     plain, salted = seeded_tensor("layer.weight", (4, 3)), seeded_tensor("layer.weight", (4, 3), "x")
     assert not np.allclose(plain, salted)
@@ -137,7 +154,7 @@ def test_weights_follow_the_salt():
 
 @pytest.fixture(scope="module")
 def salted(tmp_path_factory) -> Vectors:
-    """A vector of the flow network that was filled with the salt "x"."""
+    """The vectors of the flow network, filled with the salt "x"."""
     flow = np.random.default_rng(0).integers(0, 256, (2, 2, 256, 344), np.uint8)
     network = fill(FlowFeatures(PAPER), "x")
     images = torch.from_numpy(flow).permute(0, 2, 3, 1)
@@ -149,12 +166,21 @@ def salted(tmp_path_factory) -> Vectors:
     folder = tmp_path_factory.mktemp("salted")
     (folder / "vectors").mkdir()
     np.savez(folder / "vectors" / "bninception_flow.npz", flow_uint8=flow, **arrays)
+    np.savez(
+        folder / "vectors" / "jpeg_round_trip.npz",
+        flow_uint8=flow[:1],
+        flow_after_jpeg=flow[1:],
+        flow_features=arrays["features"][:1],
+        flow_features_after_jpeg=arrays["features"][1:],
+    )
     return Vectors(folder)
 
 
 def test_module_and_graph_are_filled_with_the_salt_of_the_vectors(salted):
     passed = {(result.what, result.engine): result.passed for result in FLOW_FEATURES.run(salted, "x", onnx=True)}
-    assert passed == {("network input", "torch"): True, ("features", "torch"): True, ("features", "onnx"): True}
+    outputs = ("features", "features before JPEG", "features after JPEG")
+    compared = [("network input", "torch"), *((what, engine) for engine in ("torch", "onnx") for what in outputs)]
+    assert passed == dict.fromkeys(compared, True)
 
 
 def test_a_graph_that_cannot_be_made_is_a_failure(salted, monkeypatch):
@@ -170,7 +196,9 @@ def test_a_graph_that_cannot_be_made_is_a_failure(salted, monkeypatch):
 
 def test_vectors_of_another_salt_fail(salted):
     passed = {result.what: result.passed for result in FLOW_FEATURES.run(salted, "y")}
-    assert passed == {"network input": True, "features": False}  # the input depends on no weights
+    # the input depends on no weights
+    assert passed.pop("network input")
+    assert passed == {"features": False, "features before JPEG": False, "features after JPEG": False}
 
 
 ONES = np.ones(4, np.float32)

@@ -9,8 +9,8 @@ import torch
 from rich.progress import track
 
 from foley import clip, envelope
+from foley.envelope_filter import low_pass
 from foley.manifest import DisFlowConfig
-from foley_export import targets
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_training.data.scene import Split, make_scene
 from foley_training.data.sound import synthesise
@@ -57,4 +57,4 @@ def feature_rows(
 def loudness(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The target of Video2RMS [1250]: RMS 512/128 of the 10 s, without its fast changes (the paper, section III-A)."""
     rms = envelope.measure(waveform[: round(clip.CLIP_SECONDS * clip.SAMPLE_RATE_HZ)], 512, 128)
-    return np.maximum(targets.low_pass(rms), 0).astype(np.float32)
+    return np.maximum(low_pass(rms), 0).astype(np.float32)

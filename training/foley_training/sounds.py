@@ -9,10 +9,10 @@ import torch
 from rich.progress import track
 
 from foley import clip, envelope
+from foley_export.mel import log_mel
 from foley_export.networks import clap_frontend
 from foley_training.data.scene import Scene, Split, make_scene
 from foley_training.data.sound import synthesise
-from foley_training.mel import log_mel
 
 CLAP_FRAMES = 1_001
 _FULL_SCALE = 32_767

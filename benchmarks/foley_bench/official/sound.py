@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from foley.envelope import Floats
 from foley.sampler import LATENTS_SHAPE
-from foley.solvers import ddim
+from foley.solvers import ddim, draws
 from foley_export.networks.clap_text import ClapText
 from foley_export.networks.denoiser import Denoiser
 
@@ -39,11 +39,10 @@ def guided_noise(
 
 def denoise(denoiser: Denoiser, envelope: Tensor, embedding: Tensor, negative: Tensor) -> Iterator[Floats]:
     """The latents [8, 256, 16] after every step; inputs [1, 1024], [1, 512] and [1, 512]."""
-    random = np.random.default_rng(0)
+    noise = draws(np.random.default_rng(0), LATENTS_SHAPE)
 
     def predict(latents: Floats, timestep: int) -> Floats:
         row = torch.from_numpy(latents)[None]
-        noise = guided_noise(denoiser, row, torch.tensor([timestep]), envelope, embedding, negative)
-        return noise[0].numpy()
+        return guided_noise(denoiser, row, torch.tensor([timestep]), envelope, embedding, negative)[0].numpy()
 
-    return ddim(predict, random.standard_normal(LATENTS_SHAPE, np.float32), STEPS, ETA, random)
+    return ddim(predict, next(noise), STEPS, ETA, noise)

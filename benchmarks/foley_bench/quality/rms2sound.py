@@ -19,7 +19,7 @@ def generate(
 ) -> Generator[Floats, None, None]:
     """One raw waveform [160000] for every condition, in order; several are under way, so that their steps form batches.
 
-    Raw: before any gain, as the official evaluation measures. Closing the generator stops the work.
+    Raw: before any gain; the official evaluation scales the peak to 0.8 first. Closing the generator stops the work.
     """
     watches = [Watch() for _ in conditions]  # one each: what fails does not make the others fail first
 

@@ -9,8 +9,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from foley.envelope import Floats, measure
+from foley_export.mel import log_mel
 from foley_training.data.scene import Material
-from foley_training.mel import log_mel
 
 _RANGE_DB = 60.0  # under the loudest cell, what is quieter counts as that quiet: a vocoder's floor is not a timbre
 _SOUNDING = 0.1  # frames count that have at least this share of the loudest frame's RMS

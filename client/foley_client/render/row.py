@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from foley.envelope_filter import EnvelopeFilter
 from foley.loudness import Loudness
 from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, SourceAudio
 from foley.profiles import ProfileName
 from foley.sampler import SamplerName
 from foley.schedule import Spacing
 from foley.stages import FlowMethod
+from foley_client.curves import check_filter
 from foley_pipeline.job import Job
 from foley_pipeline.prompt import Prompt
 
@@ -41,6 +43,7 @@ class Row(BaseModel):
     audio: str | None = None
     negative_text: str = ""
     envelope: str | None = None
+    envelope_filter: EnvelopeFilter = "none"
     seed: int = 0
     profile: ProfileName = "balanced"
     flow: FlowMethod | None = None
@@ -77,6 +80,7 @@ class Row(BaseModel):
 
     def job(self, video: Path, audio: Path | None) -> Job:
         """The job, its files where they are on this machine. Raises SettingError."""
+        check_filter(PurePosixPath(self.envelope) if self.envelope else None, self.envelope_filter)
         chosen = {name: getattr(self, name) for name in SAMPLING}
         return Job(
             video,

@@ -127,7 +127,8 @@ def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch
 
         samples = envelope.samples(info.duration_s)
         if curve:
-            source = Curve(read_envelope(curve, info.duration_s, envelope.frames(info.duration_s)), samples)
+            frames = envelope.frames(info.duration_s)
+            source = Curve(read_envelope(curve, info.duration_s, frames, row.envelope_filter), samples)
         elif task.predicted and task.predicted.key == envelope_key:
             source = Curve(task.predicted.envelope, samples)
         else:
@@ -137,6 +138,7 @@ def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch
         origin = {
             "video_sha256": inputs["video"],
             "envelope": inputs["envelope"] or "predicted",
+            "envelope_filter": row.envelope_filter,
             "audio": PurePosixPath(row.audio).name if row.audio else None,
         }
         (made,) = sound.takes

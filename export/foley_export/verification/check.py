@@ -47,10 +47,11 @@ class TableCheck(Check):
 
     module: str
     comparisons: tuple[Callable[[Vectors], Comparisons], ...]
+    engine: Engine = "numpy"
 
     def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
         for compared in self.comparisons:
-            yield from _results(self.module, "numpy", compared, vectors)
+            yield from _results(self.module, self.engine, compared, vectors)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The sound side against its vectors: UNet with ControlNet, the sampled trajectory, VAE, vocoder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from foley_export.networks.vocoder import Vocoder
 from foley_export.presets import PAPER
 from foley_export.verification.check import Comparisons, Forward, NetworkCheck
 from foley_export.verification.comparison import Comparison, exact
-from foley_export.verification.vectors import Vectors
+from foley_export.verification.vectors import Vector, Vectors
 
 
 def _sized(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:
@@ -50,8 +50,16 @@ def _noise(forward: Forward, vectors: Vectors) -> Comparisons:
     yield Comparison("noise", noise, vector["noise"])
 
 
-def _guided_trajectory(forward: Forward, vectors: Vectors) -> Comparisons:
-    vector = vectors["ddim_trajectory"]
+def _trajectory_eta_0(forward: Forward, vectors: Vectors) -> Comparisons:
+    yield from _trajectory(forward, vectors["ddim_trajectory"], eta=0.0, noise=())
+
+
+def _trajectory_eta_1(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["ddim_trajectory_eta1"]
+    yield from _trajectory(forward, vector, float(vector["eta"]), vector["noise"])
+
+
+def _trajectory(forward: Forward, vector: Vector, eta: float, noise: Iterable[np.ndarray]) -> Comparisons:
     envelope = vector["rms"].reshape(1, -1)
     guidance = np.full((1, 1), vector["guidance"], np.float32)
     timesteps = []
@@ -63,12 +71,11 @@ def _guided_trajectory(forward: Forward, vectors: Vectors) -> Comparisons:
         return noise[0]
 
     steps = len(vector["timesteps"])
-    # eta 0 asks for no noise; the step's formula with it is checked against diffusers (tests/unit/test_sampler.py)
-    latents = np.stack(list(solvers.ddim(denoise, vector["x_T"][0], steps, 0.0, np.random.default_rng())))
-    yield exact("timesteps of the trajectory", np.array(timesteps), vector["timesteps"])
+    latents = np.stack(list(solvers.ddim(denoise, vector["x_T"][0], steps, eta, noise)))
+    yield exact(f"timesteps, eta {eta:g}", np.array(timesteps), vector["timesteps"])
     for step, (ours, official) in enumerate(zip(latents, vector["latents"], strict=True), start=1):
-        yield Comparison(f"guided latents, step {step}", ours, official)
-    yield Comparison("guided latents, final", latents[-1:], vector["final"])
+        yield Comparison(f"guided latents, eta {eta:g}, step {step}", ours, official)
+    yield Comparison(f"guided latents, eta {eta:g}, final", latents[-1:], vector["final"])
 
 
 def _scale_factor(network: VaeDecoder, vectors: Vectors) -> Comparisons:
@@ -107,7 +114,7 @@ _SHORT_LATENTS = {"latents": (8, 64, 16), "mel": (256, 64)}
 _SHORT_MEL = {"mel": (128, 64), "waveform": (128 * 160,)}
 
 CHECKS = (
-    NetworkCheck("denoiser", lambda: Denoiser(PAPER), (_noise, _guided_trajectory), (_branches,)),
+    NetworkCheck("denoiser", lambda: Denoiser(PAPER), (_noise, _trajectory_eta_0, _trajectory_eta_1), (_branches,)),
     NetworkCheck("vae_decoder", lambda: _sized(VaeDecoder(PAPER), _SHORT_LATENTS), (_mel,), (_scale_factor,)),
     NetworkCheck("vae_encoder", lambda: VaeEncoder(PAPER), inside=(_posterior,)),
     NetworkCheck("vocoder", lambda: _sized(Vocoder(PAPER), _SHORT_MEL), (_waveform,), (_whole_waveform,)),

@@ -1,16 +1,18 @@
-"""What needs no network against its vectors: DDIM tables, the RMS measure and its classes, targets, metrics."""
+"""What needs no network against its vectors: tables, frames, envelopes, the mel front end, targets, metrics."""
 
 import numpy as np
 import torch
 
-from foley import clip, envelope, metrics, schedule
-from foley_export import targets
+from foley import clip, envelope, media, metrics, schedule
+from foley.envelope_filter import low_pass
+from foley_export import mel, targets
 from foley_export.verification.check import Comparisons, TableCheck
-from foley_export.verification.comparison import Comparison, exact
+from foley_export.verification.comparison import Comparison, exact, levels
 from foley_export.verification.vectors import Vectors
 
 _STEPS, _ETAS = (200, 25, 4), (0, 1)
 _FLOAT64 = 1e-9  # relative: another version of SciPy rounds the last bits another way
+_FEW_BYTES = 2e-4  # relative: of bytes around 128, one in 2,000 is a level off; rounding halves depends on the order
 
 
 def _noise_schedule(vectors: Vectors) -> Comparisons:
@@ -39,13 +41,36 @@ def _measure(vectors: Vectors) -> Comparisons:
 
 def _classes(vectors: Vectors) -> Comparisons:
     vector = vectors["rms"]
-    filtered = targets.low_pass(vector["rms_512_128"])
+    filtered = low_pass(vector["rms_512_128"])
     yield Comparison("zero-phase filter", filtered, vector["rms_filtered"], relative=_FLOAT64)
     yield exact("mu-law bins", envelope.mu_law_bins(), vector["mu_bins"])
     yield Comparison("mu-law value", envelope.mu_law(vector["rms_512_128"]), vector["mu_law_63"])
     classes = targets.to_classes(filtered)
     yield exact("classes", classes, vector["classes"])
     yield exact("classes back to RMS", envelope.class_levels()[classes], vector["rms_from_classes"])
+
+
+def _recording(vectors: Vectors) -> Comparisons:
+    vector = vectors["envelope_from_audio"]
+    rms = envelope.measure(vector["waveform"].astype(np.float32))
+    yield Comparison("RMS 1024/160 of a recording", rms, vector["rms_1024_160"])
+    yield Comparison("envelope of a recording, filtered", low_pass(rms)[None], vector["envelope"], relative=_FLOAT64)
+
+
+def _frame_resize(vectors: Vectors) -> Comparisons:
+    vector = vectors["frame_resize"]
+    for size in ("larger", "smaller"):
+        resized = np.stack([media.resize(frame) for frame in vector[f"{size}_frame"]])
+        yield levels(f"{size} frame at 344 x 256", resized, vector[f"{size}_resized"], relative=_FEW_BYTES)
+
+
+def _mel(vectors: Vectors) -> Comparisons:
+    vector = vectors["mel_frontend"]
+    for suffix in ("", "_normalised"):
+        waveform = torch.from_numpy(vector[f"waveform{suffix}"]).float()[None]
+        log_mel = mel.log_mel(waveform)[0].numpy()
+        yield Comparison(f"log-mel{suffix.replace('_', ', ')}", log_mel, vector[f"log_mel{suffix}"])
+    yield Comparison("mel filters", mel.filters().T.numpy(), vector["mel_filters"])
 
 
 def _smoothing(vectors: Vectors) -> Comparisons:
@@ -71,7 +96,9 @@ def _metrics(vectors: Vectors) -> Comparisons:
 
 CHECKS = (
     TableCheck("sampler", (_noise_schedule, _ddim_tables)),
-    TableCheck("envelope", (_measure, _classes)),
+    TableCheck("frames", (_frame_resize,)),
+    TableCheck("envelope", (_measure, _classes, _recording)),
+    TableCheck("mel", (_mel,), "torch"),
     TableCheck("targets", (_smoothing,)),
     TableCheck("metrics", (_metrics,)),
 )

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from foley import clip
 from foley.manifest import Manifest, OpticalFlowConfig
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_export.networks.optical_flow import OpticalFlow
@@ -14,8 +15,6 @@ from foley_export.verification.vectors import Vectors
 
 # random weights make the flow grow with every update: after two it is still within the 20 pixels that bytes can say
 _TWO_UPDATES = Manifest(name="two-updates", optical_flow=OpticalFlowConfig(updates=2))
-# float16 moves a flow of 16 to 20 pixels by up to 0.05 levels: 1 byte in 40 is truncated the other way, at most
-_FROM_FLOAT16 = 1e-3
 
 
 def _flow(network: OpticalFlow, vectors: Vectors) -> Comparisons:
@@ -26,13 +25,16 @@ def _flow(network: OpticalFlow, vectors: Vectors) -> Comparisons:
     yield Comparison("mean magnitude of every pair", mean, vector["flow_12_updates_mean_abs_per_pair"])
 
 
+def _clamped(network: OpticalFlow, vectors: Vectors) -> Comparisons:
+    vector = vectors["raft_12_updates"]
+    clamped = network.flow(torch.from_numpy(vector["frames"])).abs() >= clip.LARGEST_FLOW
+    yield Comparison("share of clamped values", clamped.float().mean().numpy(), vector["share_clamped"])
+
+
 def _flow_bytes(forward: Forward, vectors: Vectors) -> Comparisons:
-    vector = vectors["raft"]
-    (flow,) = forward(vector["frames"][:2])
-    # the official bytes are not among the vectors: they are made here from the flow
-    official = np.clip(vector["flow_12_updates_first_pair"].astype(np.float32), -20, 20)
-    official = ((official + 20) * (255 / 40)).astype(np.uint8)
-    yield levels("uint8 flow of the first pair", flow.transpose(0, 3, 1, 2), official, relative=_FROM_FLOAT16)
+    vector = vectors["raft_12_updates"]
+    (flow,) = forward(vector["frames"])
+    yield levels("uint8 flow", flow.transpose(0, 3, 1, 2), vector["flow_uint8"])
 
 
 def _flow_after_two(network: OpticalFlow, vectors: Vectors) -> Comparisons:
@@ -60,6 +62,14 @@ def _rgb_features(forward: Forward, vectors: Vectors) -> Comparisons:
     yield Comparison("features", features, vector["features"])
 
 
+def _rgb_features_of_jpeg(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["jpeg_round_trip"]
+    for when, suffix in (("before", ""), ("after", "_after_jpeg")):
+        frames = vector[f"frames{suffix}"]
+        (features,) = forward(np.concatenate([frames[:1], frames]))
+        yield Comparison(f"features {when} JPEG", features, vector[f"rgb_features{suffix}"])
+
+
 def _flow_input(network: FlowFeatures, vectors: Vectors) -> Comparisons:
     vector = vectors["bninception_flow"]
     flow = torch.from_numpy(vector["flow_uint8"][:1]).permute(0, 2, 3, 1)
@@ -70,6 +80,16 @@ def _flow_features(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["bninception_flow"]
     (features,) = forward(np.ascontiguousarray(vector["flow_uint8"].transpose(0, 2, 3, 1)))
     yield Comparison("features", features, vector["features"])
+
+
+def _flow_features_of_jpeg(forward: Forward, vectors: Vectors) -> Comparisons:
+    vector = vectors["jpeg_round_trip"]
+    for when, name, official in (
+        ("before", "flow_uint8", "flow_features"),
+        ("after", "flow_after_jpeg", "flow_features_after_jpeg"),
+    ):
+        (features,) = forward(np.ascontiguousarray(vector[name].transpose(0, 2, 3, 1)))
+        yield Comparison(f"features {when} JPEG", features, vector[official])
 
 
 def _loudness_logits(network: Video2RMS, vectors: Vectors) -> Comparisons:
@@ -87,11 +107,13 @@ def _loudness(forward: Forward, vectors: Vectors) -> Comparisons:
 
 
 CHECKS = (
-    NetworkCheck("optical_flow", lambda: OpticalFlow(PAPER), (_flow_bytes,), (_flow,)),
+    NetworkCheck("optical_flow", lambda: OpticalFlow(PAPER), (_flow_bytes,), (_flow, _clamped)),
     NetworkCheck(
         "optical_flow, 2 updates", lambda: OpticalFlow(_TWO_UPDATES), (_flow_bytes_after_two,), (_flow_after_two,)
     ),
-    NetworkCheck("rgb_features", lambda: RgbFeatures(PAPER), (_rgb_features,), (_rgb_input,)),
-    NetworkCheck("flow_features", lambda: FlowFeatures(PAPER), (_flow_features,), (_flow_input,)),
+    NetworkCheck("rgb_features", lambda: RgbFeatures(PAPER), (_rgb_features, _rgb_features_of_jpeg), (_rgb_input,)),
+    NetworkCheck(
+        "flow_features", lambda: FlowFeatures(PAPER), (_flow_features, _flow_features_of_jpeg), (_flow_input,)
+    ),
     NetworkCheck("video2rms", lambda: Video2RMS(PAPER), (_loudness,), (_loudness_logits,)),
 )

@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from foley import clip
 from foley.manifest import Manifest
+from foley_export.mel import N_FFT, log_mel, magnitudes, mel_magnitudes
 from foley_export.networks.vocoder import Vocoder
 from foley_training.config import LoopConfig
 from foley_training.loop import Losses, Pass, Task
-from foley_training.mel import N_FFT, log_mel, magnitudes, mel_magnitudes
 from foley_training.sounds import Sounds
 
 PIECE = 64  # mel frames: 0.64 s

@@ -1,7 +1,8 @@
 """AudioLDM's mel spectrogram: what the VAE codes and the vocoder sounds.
 
-Official behaviour (`../shared/reference/README.md`, item 13): 16 kHz, FFT 1024, hop 160, 64 Slaney mel bands from 0 to
-8 kHz, natural log of the magnitude, clamped at 1e-5; edges reflected so that a frame is centred on its 160 samples.
+Official behaviour (`../shared/reference/README.md`, items 13 and 39): 16 kHz, FFT 1024, hop 160, 64 Slaney mel bands
+from 0 to 8 kHz, natural log of the magnitude, clamped at 1e-5; edges reflected so that a frame is centred on its 160
+samples.
 """
 
 from functools import cache
@@ -24,7 +25,7 @@ def log_mel(waveform: Tensor) -> Tensor:
 
 def mel_magnitudes(waveform: Tensor, n_fft: int = N_FFT, hop: int = clip.HOP, bands: int = clip.MEL_BINS) -> Tensor:
     """The magnitudes in mel bands, [batch, samples / hop, bands], before the logarithm."""
-    return magnitudes(waveform, n_fft, hop).transpose(1, 2) @ _filters(n_fft, bands).to(waveform.device)
+    return magnitudes(waveform, n_fft, hop).transpose(1, 2) @ filters(n_fft, bands).to(waveform.device)
 
 
 def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -37,8 +38,7 @@ def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
 
 
 @cache
-def _filters(n_fft: int, bands: int) -> Tensor:
-    filters = mel_filter_bank(
-        n_fft // 2 + 1, bands, 0.0, clip.SAMPLE_RATE_HZ / 2, clip.SAMPLE_RATE_HZ, "slaney", "slaney"
-    )
-    return torch.from_numpy(filters).float()
+def filters(n_fft: int = N_FFT, bands: int = clip.MEL_BINS) -> Tensor:
+    """The mel filters [n_fft / 2 + 1, bands], 0 to 8 kHz; Slaney's scale and area normalisation, as in librosa."""
+    bank = mel_filter_bank(n_fft // 2 + 1, bands, 0.0, clip.SAMPLE_RATE_HZ / 2, clip.SAMPLE_RATE_HZ, "slaney", "slaney")
+    return torch.from_numpy(bank).float()

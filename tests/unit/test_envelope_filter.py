@@ -1,0 +1,83 @@
+"""The official low-pass filter of envelopes, and the option that applies it to the loudness of a recording."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foley import clip, envelope, envelope_file
+from foley.envelope_filter import low_pass
+from foley.errors import EnvelopeError, SettingError
+from foley_client.curves import read_envelope
+from foley_client.render.manifest import read
+
+FRAMES = 200
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Two seconds of noise with sudden changes of loudness; the filter overshoots after each."""
+    noise = np.random.default_rng(0).standard_normal(FRAMES * clip.HOP) * 0.1
+    noise[: FRAMES * clip.HOP // 2] = 0
+    soundfile.write(tmp_path / "voice.wav", noise, clip.SAMPLE_RATE_HZ, subtype="FLOAT")
+    return tmp_path / "voice.wav"
+
+
+@settings(deadline=None)  # the first call imports SciPy
+@given(level=st.floats(0.01, 1))
+def test_a_constant_level_is_kept(level):
+    np.testing.assert_allclose(low_pass(np.full(clip.CLIP_CLASSES, level)), level, rtol=3e-3)  # twice the ripple
+
+
+def test_there_is_no_delay():
+    there = np.exp(-(((np.arange(401) - 200) / 20) ** 2))
+    np.testing.assert_allclose(low_pass(there), low_pass(there[::-1])[::-1], atol=1e-6)
+    assert low_pass(there).argmax() == 200
+
+
+def test_nine_frames_are_enough_and_eight_are_refused():
+    np.testing.assert_allclose(low_pass(np.full(9, 0.5)), 0.5, rtol=5e-3)
+    with pytest.raises(EnvelopeError, match="needs 9 frames, the envelope has 8"):
+        low_pass(np.full(8, 0.5))
+
+
+def test_without_scipy_the_error_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(SettingError, match=r"needs SciPy: pip install 'foley-core\[filter\]'"):
+        low_pass(np.full(100, 0.5))
+
+
+def test_the_loudness_of_a_recording_is_filtered_on_request_only(recording):
+    measured = envelope.measure(soundfile.read(recording, dtype="float32")[0])
+    np.testing.assert_array_equal(read_envelope(recording, 2.0, FRAMES), measured)
+    filtered = read_envelope(recording, 2.0, FRAMES, "official")
+    assert low_pass(measured).min() < 0  # else the next line does not test the lower bound
+    np.testing.assert_array_equal(filtered, np.maximum(low_pass(measured), 0).astype(np.float32))
+    envelope.validate(filtered, FRAMES)
+
+
+def test_a_filter_needs_a_recording(tmp_path):
+    (tmp_path / "curve.csv").write_text(envelope_file.dumps(np.full(FRAMES, 0.1, np.float32), ".csv"))
+    with pytest.raises(SettingError, match="is for recordings"):
+        read_envelope(tmp_path / "curve.csv", 2.0, FRAMES, "official")
+
+
+def test_a_manifest_with_a_filter_but_no_recording_is_refused(tmp_path):
+    (tmp_path / "clips.csv").write_text(
+        "video,output,envelope,envelope_filter\n"
+        "a.mp4,1.mp4,voice.wav,official\n"
+        "a.mp4,2.mp4,curve.csv,official\n"
+        "a.mp4,3.mp4,,official\n"
+        "a.mp4,4.mp4,curve.csv,none\n"
+        "a.mp4,5.mp4,voice.wav,gaussian\n"
+    )
+    with pytest.raises(SettingError) as refused:
+        read(tmp_path / "clips.csv")
+    faults = str(refused.value).splitlines()[1:]
+    assert [fault.partition(":")[0] for fault in faults] == ["line 3", "line 4", "line 6"]
+    assert all("is for recordings" in fault for fault in faults[:2])
+    assert "envelope_filter" in faults[2]
