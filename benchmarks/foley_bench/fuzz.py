@@ -19,7 +19,7 @@ from google.longrunning import operations_pb2
 from foley_bench import leaks
 from foley_bench.api_server import ApiServer
 from foley_bench.mutation import mutate, seed_files
-from foley_client.channel import OPTIONS
+from foley_client.channel import Channel
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import CHUNK_BYTES
 from foley_pipeline.prompt import Prompt
@@ -73,7 +73,7 @@ def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[
     """
     outcome = Outcome()
     files = list(seed_files(folder).values())
-    with grpc.insecure_channel(server.grpc, OPTIONS) as channel, ThreadPoolExecutor(CALLERS) as pool:
+    with Channel(f"grpc://{server.grpc}").open() as channel, ThreadPoolExecutor(CALLERS) as pool:
 
         def one(number: int) -> None:
             dice = random.Random(number)

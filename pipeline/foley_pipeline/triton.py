@@ -22,12 +22,15 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from foley.errors import FoleyError, InvalidInput, ServerFailure, ServerUnavailable, SettingError
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
+from foley_pipeline.grpc_options import channel_options
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 CONNECT_TIMEOUT_S = 10.0
 # No call waits for ever. Far above what any call takes: a deadline that passes on 24.10 can crash the server.
+# Keepalive (see `grpc_options`) notices a server that vanished, long before this deadline.
 CALL_TIMEOUT_S = 3600.0
+ANY_LENGTH = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 class Triton:
@@ -45,7 +48,7 @@ class Triton:
         self.url = url.removeprefix("grpc://")
         if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.url):
             raise SettingError(f"the server is given as {url!r}; give it as HOST:PORT, such as localhost:8001")
-        self._client = grpcclient.InferenceServerClient(self.url)
+        self._client = self._open()
         self._calls = _Calls()
         self._request_id = ""
         self._headers: dict[str, str] = {}
@@ -55,6 +58,9 @@ class Triton:
             self.close()
             raise
         self.stages: Mapping[str, Stage] = stages(self.manifest)
+
+    def _open(self) -> grpcclient.InferenceServerClient:
+        return grpcclient.InferenceServerClient(self.url, channel_args=[*channel_options(self.url), *ANY_LENGTH])
 
     def _connect(self) -> None:
         try:
@@ -137,7 +143,7 @@ class Triton:
         """Call a decoupled stage; yields its responses. Closing the iterator cancels the work on the server."""
         contract = self.stages[stage]
         responses: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
-        with grpcclient.InferenceServerClient(self.url) as client:  # a client holds one stream at a time
+        with self._open() as client:  # a client holds one stream at a time
             # not with the header triton_grpc_error, though it brings the status of errors: 24.10 crashes over it
             client.start_stream(lambda result, error: responses.put((result, error)), headers=self._headers)
             ended = False
