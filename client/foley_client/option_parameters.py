@@ -39,7 +39,7 @@ def _parameter(option: Option, model: type[Options]) -> inspect.Parameter:
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=option.default,
-        annotation=Annotated[typed, declared],  # type: ignore[valid-type]
+        annotation=Annotated[typed, declared],
     )
 
 

@@ -15,13 +15,13 @@ import psutil
 import pytest
 
 from foley.errors import FoleyError, ServerUnavailable, TimedOut
-from foley_bench.api_server import ApiServer, api_server, await_serving
 from foley_client import embedded_triton
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.prompt import Prompt
 from foley_pipeline.watch import Watch
 from foley_server.api.store import Store
+from harness.api_server import ApiServer, api_server, await_serving
 
 ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
 

@@ -15,11 +15,11 @@ import pytest
 import trustme
 
 from foley.errors import ServerUnavailable
-from foley_bench.api_server import ApiServer, api_server
 from foley_client import Prompt, Triton
 from foley_client.api import FoleyClient
 from foley_client.api_async import AsyncFoleyClient
 from foley_server.api.tokens import entry, new_token
+from harness.api_server import ApiServer, api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 YESTERDAY = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
