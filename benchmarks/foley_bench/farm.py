@@ -18,9 +18,9 @@ from foley.envelope import samples
 from foley.media import probe
 from foley.output import replacing
 from foley_bench import machine
-from foley_bench.chaos import write_manifest
 from foley_bench.ray_nodes import ray_cluster
 from foley_bench.report import Report
+from foley_bench.small_video import write_manifest
 from foley_client import Foley, embedded_triton, outputs
 from foley_client.outputs import Result
 from foley_client.render import manifest

@@ -1,11 +1,14 @@
-"""The smallest video that takes the whole way: a second and a half of a bright bar that falls."""
+"""Small inputs of the render farm: a video of a second and a half, and a manifest of many rows that use it."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 
 WIDTH, HEIGHT, FPS, FRAMES = 96, 64, 24, 36
+VIDEOS = 6  # that the rows of a manifest share
 
 
 def write_small_video(path: Path, speed: int = 2) -> None:
@@ -19,3 +22,16 @@ def write_small_video(path: Path, speed: int = 2) -> None:
             picture[top : top + 12, WIDTH // 3 : 2 * WIDTH // 3] = 220
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode())
+
+
+def write_manifest(folder: Path, rows: int) -> Path:
+    """A manifest of `rows` small rows, which share a few videos."""
+    for i in range(VIDEOS):
+        write_small_video(folder / f"{i}.mp4", speed=i + 1)
+    manifest = folder / "rows.jsonl"
+    with manifest.open("w") as file:
+        for i in range(rows):
+            row: dict[str, Any] = {"video": f"{i % VIDEOS}.mp4", "output": f"{i % 7}/{i}.{'mp4' if i % 4 else 'wav'}"}
+            row |= {"text": f"thing {i % 11}", "seed": i, "steps": 1 + i % 4, "loudness": ("level", "follow")[i % 2]}
+            file.write(json.dumps(row) + "\n")
+    return manifest

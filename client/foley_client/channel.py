@@ -3,15 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from foley.errors import SettingError
+from foley_pipeline.grpc_options import Option, channel_options
 
-OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.keepalive_time_ms", 30_000),  # a server that vanished is noticed within a minute
-    ("grpc.keepalive_timeout_ms", 20_000),
+OPTIONS: list[Option] = [
     ("grpc.max_receive_message_length", 16 * 2**20),
     ("grpc.enable_retries", 0),  # what may be tried again is the server's to say, in RetryInfo
 ]
@@ -67,14 +65,18 @@ class Channel:
     def open(self) -> grpc.Channel:
         """Connect when the first call is made."""
         if self.secure:
-            return grpc.secure_channel(self.target, self._credentials(), OPTIONS)
-        return grpc.insecure_channel(self.target, OPTIONS)
+            return grpc.secure_channel(self.target, self._credentials(), self._options)
+        return grpc.insecure_channel(self.target, self._options)
 
     def open_async(self) -> grpc.aio.Channel:
         """The same for asyncio."""
         if self.secure:
-            return grpc.aio.secure_channel(self.target, self._credentials(), OPTIONS)
-        return grpc.aio.insecure_channel(self.target, OPTIONS)
+            return grpc.aio.secure_channel(self.target, self._credentials(), self._options)
+        return grpc.aio.insecure_channel(self.target, self._options)
+
+    @property
+    def _options(self) -> list[Option]:
+        return [*OPTIONS, *channel_options(self.target)]
 
     def _credentials(self) -> grpc.ChannelCredentials:
         def read(path: Path | None) -> bytes | None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,34 +26,36 @@ def embedded_triton(bundle: Path | None = None) -> Iterator[Triton]:
     command = [_foley_server(), "run", "--grpc-port=0", "--metrics-port=0", "--until-stdin-closes"]
     if bundle is not None:
         command.append(f"--bundle={bundle}")
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for us: we cancel first and stop the server after that
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        ready = process.stdout.readline()
-        if not ready.startswith("ready "):
-            reason = process.stderr.read().strip().removeprefix("error: ")
-            raise ServerUnavailable(reason or "foley-server ended before it was ready")
-        endpoints = dict(part.split("=", 1) for part in ready.split()[1:])
-        with Triton(endpoints["grpc"]) as triton:
-            yield triton
-    finally:
-        process.stdin.close()
+    # A file, not a pipe: a server that writes much would wait for ever until the pipe is read.
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us: we cancel first and stop the server after that
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        process.stderr.close()
+            ready = process.stdout.readline()  # every step of foley-server's start has a time limit, so this returns
+            if not ready.startswith("ready "):
+                process.wait(STOP_TIMEOUT_S)
+                errors.seek(0)
+                reason = errors.read().strip().removeprefix("error: ")
+                raise ServerUnavailable(reason or "foley-server ended before it was ready")
+            endpoints = dict(part.split("=", 1) for part in ready.split()[1:])
+            with Triton(endpoints["grpc"]) as triton:
+                yield triton
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
 
 
 def _foley_server() -> str:

@@ -25,7 +25,7 @@ def log_mel(waveform: Tensor) -> Tensor:
 
 def mel_magnitudes(waveform: Tensor, n_fft: int = N_FFT, hop: int = clip.HOP, bands: int = clip.MEL_BINS) -> Tensor:
     """The magnitudes in mel bands, [batch, samples / hop, bands], before the logarithm."""
-    return magnitudes(waveform, n_fft, hop).transpose(1, 2) @ filters(n_fft, bands).to(waveform.device)
+    return magnitudes(waveform, n_fft, hop).transpose(1, 2) @ filters(n_fft, bands, waveform.device)
 
 
 def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -38,7 +38,7 @@ def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
 
 
 @cache
-def filters(n_fft: int = N_FFT, bands: int = clip.MEL_BINS) -> Tensor:
+def filters(n_fft: int = N_FFT, bands: int = clip.MEL_BINS, device: torch.device | None = None) -> Tensor:
     """The mel filters [n_fft / 2 + 1, bands], 0 to 8 kHz; Slaney's scale and area normalisation, as in librosa."""
     bank = mel_filter_bank(n_fft // 2 + 1, bands, 0.0, clip.SAMPLE_RATE_HZ / 2, clip.SAMPLE_RATE_HZ, "slaney", "slaney")
-    return torch.from_numpy(bank).float()
+    return torch.from_numpy(bank).float().to(device)

@@ -4,7 +4,11 @@ import copy
 import json
 import queue
 import re
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -18,12 +22,15 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from foley.errors import FoleyError, InvalidInput, ServerFailure, ServerUnavailable, SettingError
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
+from foley_pipeline.grpc_options import channel_options
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 CONNECT_TIMEOUT_S = 10.0
 # No call waits for ever. Far above what any call takes: a deadline that passes on 24.10 can crash the server.
+# Keepalive (see `grpc_options`) notices a server that vanished, long before this deadline.
 CALL_TIMEOUT_S = 3600.0
+ANY_LENGTH = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 class Triton:
@@ -41,7 +48,8 @@ class Triton:
         self.url = url.removeprefix("grpc://")
         if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.url):
             raise SettingError(f"the server is given as {url!r}; give it as HOST:PORT, such as localhost:8001")
-        self._client = grpcclient.InferenceServerClient(self.url)
+        self._client = self._open()
+        self._calls = _Calls()
         self._request_id = ""
         self._headers: dict[str, str] = {}
         try:
@@ -50,6 +58,9 @@ class Triton:
             self.close()
             raise
         self.stages: Mapping[str, Stage] = stages(self.manifest)
+
+    def _open(self) -> grpcclient.InferenceServerClient:
+        return grpcclient.InferenceServerClient(self.url, channel_args=[*channel_options(self.url), *ANY_LENGTH])
 
     def _connect(self) -> None:
         try:
@@ -91,6 +102,10 @@ class Triton:
         except (InferenceServerException, ValueError):
             return False
 
+    def silence_s(self) -> float:
+        """Seconds for which some stage has answered none of the calls of `infer` on it; 0 where there are none."""
+        return self._calls.silence_s()
+
     def for_request(self, request_id: str, headers: Mapping[str, str]) -> "Triton":
         """The same connection, whose calls carry an id for the server's logs, and headers such as a trace's."""
         other = copy.copy(self)
@@ -109,14 +124,15 @@ class Triton:
         contract = self.stages[stage]
         outputs = outputs or [tensor.name for tensor in contract.outputs]
         try:
-            result = self._client.infer(
-                stage,
-                _tensors(contract, inputs),
-                outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
-                client_timeout=CALL_TIMEOUT_S,
-                request_id=self._request_id,
-                headers=self._headers,
-            )
+            with self._calls.under_way(stage):
+                result = self._client.infer(
+                    stage,
+                    _tensors(contract, inputs),
+                    outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
+                    client_timeout=CALL_TIMEOUT_S,
+                    request_id=self._request_id,
+                    headers=self._headers,
+                )
         except InferenceServerException as error:
             raise _translated(error) from error
         except ValueError as error:  # gRPC's word for a connection that was closed in the meantime
@@ -127,7 +143,7 @@ class Triton:
         """Call a decoupled stage; yields its responses. Closing the iterator cancels the work on the server."""
         contract = self.stages[stage]
         responses: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
-        with grpcclient.InferenceServerClient(self.url) as client:  # a client holds one stream at a time
+        with self._open() as client:  # a client holds one stream at a time
             # not with the header triton_grpc_error, though it brings the status of errors: 24.10 crashes over it
             client.start_stream(lambda result, error: responses.put((result, error)), headers=self._headers)
             ended = False
@@ -159,6 +175,38 @@ class Triton:
         return found
 
 
+class _Calls:
+    """The calls under way, by stage, and when each stage last answered one. Safe to use from several threads.
+
+    Calls that wait in Triton's queue are no sign of a hang while others of the same stage are answered.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending: Counter[str] = Counter()
+        self._answered_s: dict[str, float] = {}
+
+    @contextmanager
+    def under_way(self, stage: str) -> Iterator[None]:
+        """Count what happens inside as a call of `stage`."""
+        with self._lock:
+            if not self._pending[stage]:
+                self._answered_s[stage] = time.monotonic()
+            self._pending[stage] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pending[stage] -= 1
+                self._answered_s[stage] = time.monotonic()
+
+    def silence_s(self) -> float:
+        """The longest time without an answer, of the stages that have calls."""
+        with self._lock:
+            now = time.monotonic()
+            return max((now - self._answered_s[stage] for stage, count in self._pending.items() if count), default=0.0)
+
+
 def _tensors(contract: Stage, inputs: Mapping[str, npt.ArrayLike]) -> list[grpcclient.InferInput]:
     tensors = []
     for tensor in contract.inputs:
@@ -177,6 +225,8 @@ def _translated(error: InferenceServerException) -> FoleyError:
         status, message = marked.groups()
     if status.endswith(("UNAVAILABLE", "CANCELLED")):  # we cancel no calls: it was closed
         return ServerUnavailable(f"the server went away ({message}); is it still running?")
+    if re.search(r"Stub process '.*' is not healthy", message):  # 24.10 calls this INTERNAL
+        return ServerUnavailable(f"a model's process does not answer ({message}); the server must be restarted")
     if status.endswith("INVALID_ARGUMENT"):
         return InvalidInput(message)
     return ServerFailure(f"the server failed: {message}")

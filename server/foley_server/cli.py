@@ -16,6 +16,7 @@ from foley import bundle as bundles
 from foley import command
 from foley.bundle import Half, Tuning
 from foley.errors import FoleyError, OutputError, ServerUnavailable
+from foley_pipeline.grpc_options import channel_options
 from foley_server import repository, triton
 from foley_server.gpu import Gpu
 
@@ -144,7 +145,7 @@ def health(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for its answer.")] = 5.0,
 ) -> None:
     """Ask whether a server serves: exit code 0 if it does, for probes; over plain gRPC, from beside it."""
-    with grpc.insecure_channel(server) as channel:
+    with grpc.insecure_channel(server, channel_options(server)) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:
@@ -180,6 +181,14 @@ def _interrupt_at_end_of_stdin() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _bypass_proxies_on_this_machine() -> None:
+    """Add loopback to `no_proxy`, for the HTTP requests of this process and of its Triton: metrics, traces, media."""
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    hosts = ",".join(filter(None, [listed, "localhost", "127.0.0.1", "::1"]))
+    os.environ |= {"no_proxy": hosts, "NO_PROXY": hosts}
+
+
 def main() -> None:
     """Entry point."""
+    _bypass_proxies_on_this_machine()
     command.run(app)

@@ -6,13 +6,17 @@ so that the same model repository runs in the official container, the one that h
 
 import importlib.util
 import os
+import re
+import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 from foley.errors import ServerUnavailable
 
 OFFICIAL = Path(os.environ.get("FOLEY_TRITON", "/opt/tritonserver"))
+STUB = "triton_python_backend_stub"
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,14 @@ class Installation:
     Attributes:
         python_backend: its files, with no stub among them that can be used.
         stub: of the running Python; None: the backend's own is used, as in the official container.
-        libraries: a folder that the binary and the stub need to be told of, if any.
+        libraries: folders that the dynamic linker has to search for the binary and the stub.
     """
 
     binary: Path
     python_backend: Path
     stub: Path | None
     caches: Path
-    libraries: Path | None = None
+    libraries: tuple[Path, ...] = ()
 
 
 def find_official() -> Installation:
@@ -59,18 +63,69 @@ def find() -> Installation:
     package = Path(spec.submodule_search_locations[0])
     triton = package / "tritonserver"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = triton / "python_backend_stubs" / python / "triton_python_backend_stub"
+    stub = triton / "python_backend_stubs" / python / STUB
     found = Installation(
         binary=triton / "bin" / "tritonserver",
         python_backend=triton / "backends" / "python",
         stub=stub,
         caches=triton / "caches",
-        libraries=package.parent / "nvidia_pytriton.libs",
+        libraries=(package.parent / "nvidia_pytriton.libs", *_python_libraries()),
     )
     for part in (found.binary, stub):
         if not part.is_file():
             raise ServerUnavailable(f"the Triton wheel has no {part.name} for Python {python}: use Python 3.10 to 3.13")
     return found
+
+
+def _python_libraries() -> list[Path]:
+    """The folder of the running Python's shared library, or nothing where Python was installed without one.
+
+    The dynamic linker does not know this folder where Python comes from pyenv, uv or conda.
+    """
+    # LIBDIR is the folder that Python was built for; one that was moved afterwards, such as uv's, is in its prefix.
+    folders = [Path(sys.base_prefix, "lib"), Path(sysconfig.get_config_var("LIBDIR") or "")]
+    return [folder for folder in folders if (folder / _python_library()).is_file()][:1]
+
+
+def _python_library() -> str:
+    # The stub needs this name even where Python itself is linked statically (sysconfig's INSTSONAME ends in .a then).
+    return f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+
+
+def environment(installation: Installation) -> dict[str, str]:
+    """The environment variables to start Triton with."""
+    # The user's own folders stay, behind those that belong to this Triton and this Python.
+    libraries = [*map(str, installation.libraries), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return {
+        **os.environ,
+        **({"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}),
+        "ORT_DISABLE_TELEMETRY": "1",  # from 1.29 on, official Linux builds report to Microsoft unless told not to
+        # the stub embeds Python, ignores PYTHONPATH, and takes its environment from the first python3 it finds
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def need_libraries(installation: Installation) -> None:
+    """Check that the dynamic linker finds every shared library of the stub, the process of a model in Python.
+
+    Without this check the stub exits at once, and Triton waits `stub-timeout-seconds` for it.
+
+    Raises:
+        ServerUnavailable: a library is missing; the message says what to install.
+    """
+    stub = installation.stub or installation.python_backend / STUB
+    # With this variable glibc's linker lists a program's libraries and does not run it; `ldd` does the same.
+    variables = environment(installation) | {"LD_TRACE_LOADED_OBJECTS": "1"}
+    listing = subprocess.run([stub], env=variables, capture_output=True, text=True, check=False).stdout
+    missing = re.findall(r"^\s*(\S+) => not found", listing, re.MULTILINE)
+    if _python_library() in missing:
+        package = _python_library().split(".so")[0]
+        raise ServerUnavailable(
+            f"Triton needs {_python_library()}, which the Python in {sys.base_prefix} lacks: install it (on Debian and "
+            f"Ubuntu `apt-get install {package}`), or use a Python that is built with --enable-shared"
+        )
+    if missing:
+        raise ServerUnavailable(f"Triton needs {', '.join(missing)}: install what this machine lacks of them")
 
 
 def link_backends(installation: Installation, folder: Path) -> Path:

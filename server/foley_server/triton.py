@@ -2,11 +2,11 @@
 
 import ctypes
 import os
+import re
 import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,11 +19,14 @@ from tritonclient.utils import InferenceServerException
 
 from foley.bundle import Bundle
 from foley.errors import ServerUnavailable
+from foley_pipeline.grpc_options import MIN_PING_INTERVAL_MS, NO_PROXY
 from foley_server import installation, repository
 from foley_server.gpu import Gpu
 from foley_server.run_folder import memory_prefix, run_folder
 
 START_TIMEOUT_S = 600.0  # the paper's bundle loads 2.4 GB
+ANSWER_TIMEOUT_S = 30.0  # from when it listens, with all models loaded, to its first answer
+LOST_S = 0.5  # Triton reaps the processes that it ends itself within milliseconds
 STOP_TIMEOUT_S = 30.0
 
 
@@ -35,24 +38,49 @@ class Endpoints:
     metrics: str
 
 
+class ModelProcesses:
+    """The processes of the models, children of Triton.
+
+    Triton 24.10 does not notice that one has ended: while it starts it waits for `stub-timeout-seconds`, and later
+    requests to that model wait for ever.
+    """
+
+    def __init__(self, triton: int) -> None:
+        self._triton = psutil.Process(triton)
+        self._models: dict[psutil.Process, str] = {}
+
+    def look(self) -> list[str]:
+        """Take note of the processes that run now; returns the models of those that ended without being reaped."""
+        ended = []
+        with suppress(psutil.NoSuchProcess):  # Triton itself has ended
+            for process in self._triton.children():
+                if model := _model(process):
+                    self._models[process] = model
+                elif _has_ended(process):
+                    ended.append(self._models.get(process, f"(process {process.pid})"))
+        return ended
+
+    def dead(self) -> list[str]:
+        """The models whose process ran at an earlier look, and has ended."""
+        return [model for process, model in self._models.items() if _has_ended(process)]
+
+
 class Triton:
     """A running server process, and those of its models."""
 
-    def __init__(self, process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], models: ModelProcesses, endpoints: Endpoints, log: Path
+    ) -> None:
         self.process, self.endpoints = process, endpoints
-        self._log = log
-        self._models = psutil.Process(process.pid).children(recursive=True)
+        self._models, self._log = models, log
 
     def failure(self) -> str | None:
-        """Why it serves no more, None while it does.
-
-        24.10 does not see that a model's process has died: requests to that model wait for ever.
-        """
+        """Why it does not serve any more, None while it does."""
         if (code := self.process.poll()) is not None:
             end = self._log.read_text(errors="replace")[-2000:]
             return f"Triton ended by itself with exit code {code}; its log ends: {end}"
-        dead = [one.pid for one in self._models if not one.is_running() or one.status() == psutil.STATUS_ZOMBIE]
-        return f"a model's process died: {dead}" if dead else None
+        dead = self._models.dead()
+        return f"a model's process died: {', '.join(dead)}" if dead else None
 
 
 def claim_port(address: str, port: int) -> int:
@@ -92,6 +120,7 @@ def serve(
         ServerUnavailable: no Triton here, or it ended or hung before it was ready.
     """
     found = installation.find_official() if on else installation.find()
+    installation.need_libraries(found)
     endpoints = Endpoints(
         f"{address}:{claim_port(address, grpc_port)}", f"{address}:{claim_port(address, metrics_port)}"
     )
@@ -106,20 +135,19 @@ def serve(
             gpu_metrics=on is not None,
         )
         log = run / "triton.log"
-        environment = {
-            **os.environ,
-            **({"LD_LIBRARY_PATH": str(found.libraries)} if found.libraries else {}),
-            "ORT_DISABLE_TELEMETRY": "1",  # from 1.29 on, official Linux builds report to Microsoft unless told not to
-            # the stub embeds Python, ignores PYTHONPATH, and takes its environment from the first python3 it finds
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=_end_with_parent, cwd=run
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=installation.environment(found),
+                preexec_fn=_end_with_parent,
+                cwd=run,
             )
         try:
-            _await_ready(process, endpoints, log, run.name)
-            yield Triton(process, endpoints, log)
+            model_processes = ModelProcesses(process.pid)
+            _await_ready(process, model_processes, endpoints, log, run.name)
+            yield Triton(process, model_processes, endpoints, log)
         finally:
             _stop(process)
 
@@ -151,6 +179,7 @@ def _command(
         "--allow-http=false",
         f"--grpc-address={grpc_address}",
         f"--grpc-port={grpc_port}",
+        f"--grpc-http2-min-recv-ping-interval-without-data={MIN_PING_INTERVAL_MS}",
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
         f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
@@ -172,30 +201,110 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _await_ready(process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path, name: str) -> None:
-    """Wait until the server called `name`, and not another one that was quicker to take its port, is ready."""
+def _model(process: psutil.Process) -> str | None:
+    """The name of the model that a process serves: its arguments begin with FOLDER/NAME/1/model.py."""
+    try:
+        found = re.search(r"([^/]+)/\d+/model\.py$", process.cmdline()[1])
+    except (psutil.Error, IndexError):  # it has ended
+        return None
+    return found[1] if found else None
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _await_ready(
+    process: subprocess.Popen[bytes], models: ModelProcesses, endpoints: Endpoints, log: Path, name: str
+) -> None:
+    """Wait until the server called `name` is ready.
+
+    Raises:
+        ServerUnavailable: Triton ended, a model or its process failed, nothing can connect, or a time limit passed.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
-    with grpcclient.InferenceServerClient(endpoints.grpc) as client:
+    died_at: float | None = None
+    while time.monotonic() < deadline:
+        if process.poll() is not None or _load_failure(log):
+            raise ServerUnavailable(f"Triton did not start: {_first_error(log)}")
+        if not (dead := models.look()):
+            died_at = None
+        elif died_at is None:
+            died_at = time.monotonic()
+        elif time.monotonic() - died_at > LOST_S:
+            raise ServerUnavailable(
+                f"Triton did not start: the process of model {', '.join(dead)} died: "
+                f"{_model_output(log) or 'check that this machine has enough memory'}"
+            )
+        if _listens(endpoints.grpc):
+            models.look()
+            return _await_answer(process, endpoints, log, name)
+        time.sleep(0.05)
+    raise ServerUnavailable(f"Triton did not load its models in {START_TIMEOUT_S:.0f} s: {_first_error(log)}")
+
+
+def _listens(endpoint: str) -> bool:
+    """Whether something listens there.
+
+    Raises:
+        ServerUnavailable: this machine does not let its processes connect to each other.
+    """
+    address, port = endpoint.rsplit(":", 1)
+    try:
+        socket.create_connection((address, int(port)), ANSWER_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError as error:
+        raise ServerUnavailable(
+            f"cannot connect to {endpoint} on this machine ({error.strerror or error}); check its network settings"
+        ) from error
+    return True
+
+
+def _await_answer(process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path, name: str) -> None:
+    """Wait until the server called `name`, and not another one that was quicker to take its port, says it is ready."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    with grpcclient.InferenceServerClient(endpoints.grpc, channel_args=[NO_PROXY]) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise ServerUnavailable(f"Triton ended while it started: {_first_error(log)}")
-            try:
+                raise ServerUnavailable(f"Triton did not start: {_first_error(log)}")
+            with suppress(InferenceServerException):
                 if (
                     client.is_server_ready(client_timeout=5.0)
                     and client.get_server_metadata(client_timeout=5.0).name == name
                 ):
                     return
-            except InferenceServerException:
-                pass  # not listening yet
             time.sleep(0.05)
-    raise ServerUnavailable(f"Triton was not ready after {START_TIMEOUT_S:.0f} s: {_first_error(log)}")
+    raise ServerUnavailable(
+        f"what listens on {endpoints.grpc} is not the Triton that was started, or does not answer; choose another port"
+    )
+
+
+def _load_failure(log: Path) -> str | None:
+    """What Triton logged about the first model that did not load."""
+    found = re.search(r"^E.*?\] \"?(failed to load '.*)", log.read_text(errors="replace"), re.MULTILINE)
+    return _first_sentence(found[1]) if found else None
 
 
 def _first_error(log: Path) -> str:
-    """The first line that Triton logged as an error about a model, else its last line."""
+    """What Triton logged about a model that did not load, or its first error about a model, or its last line."""
     lines = log.read_text(errors="replace").strip().splitlines() or ["it logged nothing"]
-    errors = [line for line in lines if line.startswith("E") and "model" in line]
-    return errors[0].split("] ", 1)[-1].strip('"') if errors else lines[-1]
+    errors = [line.split("] ", 1)[-1] for line in lines if line.startswith("E") and "model" in line]
+    return _load_failure(log) or _first_sentence([*errors, lines[-1]][0])
+
+
+def _first_sentence(message: str) -> str:
+    """A logged message without quotes, and without the stack that follows it."""
+    return message.strip('"').split("\\n", 1)[0]
+
+
+def _model_output(log: Path) -> str | None:
+    """The last line in the log that is not Triton's own: what a model's process wrote."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line and not re.match(r"[IWEF]\d{4} |[|+]", line)), None)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

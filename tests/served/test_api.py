@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from foley import clip
 from foley.errors import AlreadyExists, Cancelled, MediaError, NotFinished, NotFound, SettingError
-from foley_bench.api_server import ApiServer, api_server
 from foley_client import Foley, Prompt, Triton, Watch
 from foley_client.api import FoleyClient
 from foley_client.api_async import AsyncFoleyClient
@@ -27,6 +26,7 @@ from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.api.messages import options_of
 from foley_pipeline.api.status import from_call
 from foley_pipeline.job import Curve, Job, Sound, run
+from harness.api_server import ApiServer, api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SAMPLES = 3 * 16_000 - 123

@@ -1,12 +1,12 @@
-"""The fuzzer in short (in full: `make test-long`, or `foley-bench fuzz` for other numbers)."""
+"""The fuzzer in short (in full: `make test-long`, or `make fuzz` for other numbers)."""
 
 from pathlib import Path
 
 import pytest
 
-from foley_bench.api_server import api_server
-from foley_bench.fuzz import fuzz
 from foley_client import Triton
+from harness.api_server import api_server
+from harness.fuzz import fuzz
 
 
 @pytest.mark.parametrize("count", [80, pytest.param(2000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])

@@ -1,5 +1,6 @@
 """The API with a Triton of its own: what happens when one of them is stopped or killed, at any moment."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,13 +14,14 @@ import numpy as np
 import psutil
 import pytest
 
-from foley.errors import FoleyError, ServerUnavailable
-from foley_bench.api_server import ApiServer, api_server, await_serving
+from foley.errors import FoleyError, ServerUnavailable, TimedOut
+from foley_client import embedded_triton
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.prompt import Prompt
 from foley_pipeline.watch import Watch
 from foley_server.api.store import Store
+from harness.api_server import ApiServer, api_server, await_serving
 
 ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
 
@@ -155,6 +157,80 @@ def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(tiny_bundle: P
     store = Store(tmp_path / "data" / "generations.sqlite")
     (row,) = store.page("everyone", 2**62, 2)
     assert (f"operations/{row.id}", row.state, row.attempts) == (name, "queued", 0)  # it begins again
+
+
+HANGING = """
+import time
+from pathlib import Path
+
+from foley_server import network_model
+
+
+class TritonPythonModel(network_model.TritonPythonModel):
+    def execute(self, requests):
+        while Path({file!r}).exists():
+            time.sleep(0.05)
+        return super().execute(requests)
+"""
+
+
+@pytest.fixture
+def hanging(repository: Path, tmp_path: Path) -> Path:
+    """A model repository whose denoiser hangs while there is a file `hang` in it."""
+    models = tmp_path / "models"
+    shutil.copytree(repository / "model_repository", models)
+    (models / "denoiser" / "1" / "model.py").write_text(HANGING.format(file=str(models / "hang")))
+    return models
+
+
+def test_a_model_that_hangs_costs_no_request_more_than_its_time(
+    tiny_bundle: Path, tmp_path: Path, hanging: Path
+) -> None:
+    """A limit on a request holds although the call to Triton cannot be ended, and Triton is restarted."""
+    settings = {"bundle": tiny_bundle, "models": hanging, "request_timeout": 2, "hang_timeout": 4, "running": 1}
+    with api_server(tmp_path, **settings) as server, server.client() as client:
+        triton = server.triton()
+        (hanging / "hang").touch()
+        assert isinstance(ends(client, job(1), Watch()), TimedOut)
+        assert triton.is_running()  # it was the limit that ended the request, not the restart
+        until(lambda: not client.serving())
+        (hanging / "hang").unlink()
+        await_serving(server)
+        assert ends(client, job(1), Watch()) is None
+    assert "answered no call" in server.log.read_text()
+
+
+def test_sigterm_ends_a_server_whose_model_hangs(tiny_bundle: Path, tmp_path: Path, hanging: Path) -> None:
+    with api_server(tmp_path, bundle=tiny_bundle, models=hanging, grace=1) as server, server.client() as client:
+        name = client.create(job(1000, seed=1))
+        with ThreadPoolExecutor(1) as pool:
+            call = under_way(pool, client, job(1000))
+            (hanging / "hang").touch()
+            server.terminate()
+            assert isinstance(call.result(timeout=60), ServerUnavailable)
+            assert server.process.wait(60) == 0
+    store = Store(tmp_path / "data" / "generations.sqlite")
+    (row,) = store.page("everyone", 2**62, 2)
+    store.close()
+    assert (f"operations/{row.id}", row.state) == (name, "queued")
+
+
+def test_a_server_without_its_triton_answers_and_ends(tiny_bundle: Path, tmp_path: Path) -> None:
+    """It accepts work for later, goes on answering, and stops when asked to."""
+    with (
+        embedded_triton(tiny_bundle) as triton,
+        api_server(tmp_path, triton=triton.url) as server,
+        server.client() as client,
+    ):
+        port = int(triton.url.rpartition(":")[2])
+        listening = (one for one in psutil.net_connections("tcp") if one.status == "LISTEN")
+        psutil.Process(next(one.pid for one in listening if one.laddr.port == port)).kill()
+        until(lambda: not client.serving())
+        name = client.create(job(1))
+        for _ in range(20):
+            assert client.status(name).state == "queued"
+        server.terminate()
+        assert server.process.wait(60) == 0
 
 
 def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ from foley.errors import (
     TimedOut,
     Unauthenticated,
 )
-from foley_bench.api_server import ApiServer, api_server
 from foley_client import Prompt, Triton, Watch
 from foley_client.api import FoleyClient
 from foley_client.api_async import AsyncFoleyClient
@@ -53,6 +52,7 @@ from foley_pipeline.api.messages import options_of
 from foley_pipeline.api.status import from_call
 from foley_pipeline.job import Curve, Job
 from foley_server.api.tokens import entry, new_token
+from harness.api_server import ApiServer, api_server
 
 ENVELOPE = np.abs(np.sin(np.arange(100) / 20)).astype(np.float32)
 QUICK = Job(Curve(ENVELOPE, 16_000), Prompt("glass"), sampling={"steps": 1})

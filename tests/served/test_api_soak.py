@@ -1,4 +1,4 @@
-"""The soak in short (in full: `foley-bench soak`), and that its oracle finds what is planted for it."""
+"""The soak in short (in full: `make soak`), and that its oracle finds what is planted for it."""
 
 import random
 import subprocess
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foley_bench.api_server import api_server
-from foley_bench.leaks import leaks, look, settled, take
-from foley_bench.soak import Soak, check_left, soak
 from foley_client import Curve, Job, Sound, Triton
+from harness.api_server import api_server
+from harness.leaks import leaks, look, settled, take
+from harness.soak import Soak, check_left, soak
 
 LEAKING = """
 import os, subprocess, sys, threading, time

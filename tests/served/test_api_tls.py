@@ -3,21 +3,23 @@
 import asyncio
 import datetime
 import os
+import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import trustme
 
 from foley.errors import ServerUnavailable
-from foley_bench.api_server import ApiServer, api_server
 from foley_client import Prompt, Triton
 from foley_client.api import FoleyClient
 from foley_client.api_async import AsyncFoleyClient
 from foley_server.api.tokens import entry, new_token
+from harness.api_server import ApiServer, api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 YESTERDAY = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
@@ -70,6 +72,9 @@ def server(triton: Triton, files: Files, tmp_path_factory: pytest.TempPathFactor
         address="localhost",
         tokens=files.folder / "tokens.toml",
         tls_client_ca=files.path("ca"),
+        studio=True,
+        studio_address="localhost",
+        studio_port=0,
         **tls(files, "server"),
     ) as server:
         yield server
@@ -121,6 +126,19 @@ def test_mutual_means_mutual(
 
     asyncio.run(in_asyncio())
     assert triton.statistics("clap_text")["inference_count"] == before
+
+
+@pytest.mark.parametrize("pair", [None, "stranger", "expired", "client"])
+def test_the_studio_asks_for_the_same_certificates(server: ApiServer, files: Files, pair: str | None) -> None:
+    context = ssl.create_default_context(cafile=str(files.path("ca")))
+    if pair:
+        context.load_cert_chain(files.path(pair), files.path(f"{pair}-key"))
+    if pair == "client":
+        with urlopen(server.studio, timeout=20, context=context) as answer:
+            assert answer.status == 200
+        return
+    with pytest.raises(OSError):  # noqa: PT011 - which one depends on who closes first
+        urlopen(server.studio, timeout=20, context=context).read()
 
 
 def test_an_expired_server_is_not_believed(triton: Triton, files: Files, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Only what needs a GPU is stood in for: the two backends (see `gpu_backend`), and where instances are put.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
 ) -> None:
     monkeypatch.setattr(installation, "OFFICIAL", official)
     monkeypatch.setattr(gpu, "KIND", model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(installation.find().libraries))
+    monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join(map(str, installation.find().libraries)))
     sampling, prompt = Sampling(steps=3, seed=5), Prompt("a stick hits wood")
     (expected,) = foley_sdk.generate(ENVELOPE, SAMPLES, prompt, sampling)
     serving = serve(repository / "model_repository", bundle, on=gpu.Gpu(target))

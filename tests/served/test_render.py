@@ -14,12 +14,12 @@ import pytest
 
 from foley import envelope_file
 from foley.audio import read_audio
-from foley_bench.chaos import chaos, compare
 from foley_bench.small_video import write_small_video
 from foley_client import Foley, Prompt, Triton, Watch, embedded_triton
 from foley_client.render.task import SIDECAR
 from foley_pipeline.job import Job, run
 from foley_server.triton import claim_port
+from harness.chaos import chaos, compare
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -269,7 +269,7 @@ def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: Triton, cl
 
 @pytest.mark.long  # a minute; test_render_ray kills a worker
 def test_killed_processes_cost_time_and_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
-    """In short; `foley-bench chaos` renders a thousand rows, on Ray."""
+    """In short; `make chaos` renders a thousand rows, on Ray."""
     outcome = chaos(tiny_bundle, tmp_path, 36, 3, 1, False, print)
     assert outcome.faults == []
     assert outcome.kills == {"driver": 1, "worker": 1, "Triton": 1}
@@ -288,7 +288,7 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
     results = tmp_path / "results"
     assert compare(results, tmp_path / "peaceful", names) == []
     (results / "a.wav").write_bytes(b"s0und")
-    assert compare(results, tmp_path / "peaceful", names) == ["a.wav is not what it is in peace"]
+    assert compare(results, tmp_path / "peaceful", names) == ["a.wav differs from that of the undisturbed run"]
     (results / "a.wav").write_bytes(b"sou")
     assert len(compare(results, tmp_path / "peaceful", names)) == 2
     (results / "a.wav").unlink()

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from foley_bench.chaos import write_manifest
 from foley_bench.ray_nodes import ray_cluster
+from foley_bench.small_video import write_manifest
 from foley_client.render.task import SIDECAR
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"

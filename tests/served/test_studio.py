@@ -16,10 +16,10 @@ import soundfile
 
 from foley.media import read_frames
 from foley.mux import SourceAudio, write_video
-from foley_bench.api_server import ApiServer, api_server
 from foley_client import Foley, Job, Triton, Watch
 from foley_pipeline.job import run
 from foley_server.api.tokens import entry, new_token
+from harness.api_server import ApiServer, api_server
 
 TICK_S = 0.1
 

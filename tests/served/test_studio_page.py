@@ -22,9 +22,9 @@ from playwright.sync_api import Browser, Dialog, Locator, Page, expect, sync_pla
 
 from foley import envelope_file
 from foley.envelope import measure
-from foley_bench.api_server import ApiServer, api_server
 from foley_client import Triton
 from foley_server.api.tokens import entry, new_token
+from harness.api_server import ApiServer, api_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = Path(__file__).resolve().parents[2] / "server" / "studio" / "node_modules" / "axe-core" / "axe.min.js"

@@ -1,6 +1,7 @@
 """Untrusted media in a process of its own: the same pictures, and a bound on what a bomb can cost."""
 
 import os
+import resource
 import sys
 import threading
 import time
@@ -279,3 +280,16 @@ def test_many_at_once_from_many_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_more_than_a_thousand_open_files_do_not_matter():
+    """`select.select` takes no descriptor above 1023; idle connections hold as many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        assert len(SANDBOX.reader.video(EXAMPLE)) == len(read_frames(EXAMPLE, LIMITS))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

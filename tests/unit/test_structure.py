@@ -24,7 +24,16 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PACKAGES = {"foley", "foley_pipeline", "foley_client", "foley_server", "foley_export", "foley_training", "foley_bench"}
+PACKAGES = {
+    "foley",
+    "foley_pipeline",
+    "foley_client",
+    "foley_server",
+    "foley_export",
+    "foley_training",
+    "foley_bench",
+    "harness",  # of the tests
+}
 # folder -> those of PACKAGES that it may import
 ALLOWED = {
     "core/foley": {"foley"},
@@ -33,7 +42,7 @@ ALLOWED = {
     "server/foley_server": {"foley", "foley_pipeline", "foley_server"},
     "export/foley_export": {"foley", "foley_export"},
     "training/foley_training": {"foley", "foley_export", "foley_training"},
-    "benchmarks/foley_bench": PACKAGES,
+    "benchmarks/foley_bench": PACKAGES - {"harness"},
     "model_repository": {"foley", "foley_server"},
 }
 COMPONENTS = sorted(path.parent.name for path in ROOT.glob("*/pyproject.toml"))

@@ -4,10 +4,9 @@ import asyncio
 import ctypes
 import fcntl
 import logging
-import shutil
+import resource
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
@@ -21,9 +20,11 @@ from grpc_reflection.v1alpha import reflection
 from foley import bundle as bundles
 from foley.errors import OutputError, SettingError
 from foley.mux import VIDEO_ENDINGS
+from foley.scratch import scratch_folder
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.cache import Cache
+from foley_pipeline.grpc_options import MIN_PING_INTERVAL_MS
 from foley_server.api import logs, tracing
 from foley_server.api.engine import Engine
 from foley_server.api.generations import Generations
@@ -47,6 +48,7 @@ SERVICES = (
     operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
 )
 MAX_MESSAGE = 4 * 2**20  # gRPC's own limit, which holds after decompression too
+MAX_CONNECTIONS = 10_000  # more are closed when they come; half of the open files are left for everything else
 M_ARENA_MAX = -8  # of malloc.h
 LAST_WORDS_S = 2.0  # for answers on their way when all else has ended
 
@@ -72,7 +74,7 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         data = stack.enter_context(_data_folder(settings.data))
         uploads = Uploads(
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uploads-", dir=data))),
+            stack.enter_context(scratch_folder("uploads-", parent=data)),
             settings.upload_mib * 2**20,
         )
         tokens, metrics = Tokens(settings.tokens), Metrics()
@@ -162,10 +164,12 @@ def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -
             asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
 
     if settings.triton:
-        return Supervisor(Joined(settings.triton, str(settings.triton_metrics or "") or None), told)
+        joined = Joined(settings.triton, str(settings.triton_metrics or "") or None)
+        return Supervisor(joined, told, settings.hang_timeout)
     bundle = bundles.read(settings.bundle)
     bundles.verify(bundle)
-    return Supervisor(Embedded(settings.models, bundle, str(settings.trace) if settings.trace else None), told)
+    embedded = Embedded(settings.models, bundle, str(settings.trace) if settings.trace else None)
+    return Supervisor(embedded, told, settings.hang_timeout)
 
 
 async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
@@ -187,9 +191,10 @@ def _server(
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_metadata_size", 16 * 1024),
             ("grpc.max_concurrent_streams", 1_000),
+            ("grpc.max_allowed_incoming_connections", _connection_limit()),
             ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word is noticed within a minute
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ("grpc.so_reuseport", 0),  # a second server on the port is an error
         ],
     )
@@ -198,6 +203,13 @@ def _server(
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
+
+
+def _connection_limit() -> int:
+    """The number of connections that are kept open, after allowing this process all the open files that it may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(MAX_CONNECTIONS, hard // 2)
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
@@ -245,8 +257,6 @@ def _data_folder(path: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputError(f"another server uses the data folder {path}; choose another") from error
-        for left in path.glob("uploads-*"):  # of one that was killed
-            shutil.rmtree(left, ignore_errors=True)
         yield path.resolve()
 
 

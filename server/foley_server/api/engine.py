@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ class Engine:
     _aborting: bool = False
     _requests: set["asyncio.Task[Any]"] = field(default_factory=set)
     _watchers: set["asyncio.Task[Any]"] = field(default_factory=set)
+    _leaving: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.running, "work")
@@ -83,9 +84,14 @@ class Engine:
             tasks.discard(task)
 
     async def call(self, progress: Progress, work: Callable[[Foley, Watch], Result]) -> Result:
-        """What `work` returns, in its turn. Whoever cancels this stops the work before its next call to Triton."""
+        """What `work` returns, in its turn.
+
+        Cancelling this raises at once and stops the work before its next call to Triton. The turn lasts until the work
+        has really stopped, which a model that hangs can delay until the supervisor restarts Triton.
+        """
         loop = asyncio.get_running_loop()
-        async with self.line.turn(progress.at):
+        async with AsyncExitStack() as turn:
+            await turn.enter_async_context(self.line.turn(progress.at))
             triton = self.supervisor.triton().for_request(progress.id, trace_headers())
             watch = _Watch(loop, progress)
             job = loop.run_in_executor(self._threads, work, Foley(triton, self.cache, self.reader), watch)
@@ -93,7 +99,9 @@ class Engine:
                 return await asyncio.shield(job)
             except asyncio.CancelledError:
                 watch.cancel()
-                await _ended(job)  # its turn is not over before
+                leaving = asyncio.create_task(_close_after(job, turn.pop_all()))
+                self._leaving.add(leaving)  # the loop itself holds only weak references
+                leaving.add_done_callback(self._leaving.discard)
                 raise
             except ServerUnavailable as error:
                 error.retry_after_s = error.retry_after_s or RETRY_AFTER_S
@@ -154,14 +162,11 @@ class _Watch(Watch):
             self._loop.call_soon_threadsafe(self._progress.changed)
 
 
-async def _ended(job: "asyncio.Future[Any]") -> None:
-    """Wait until a thread has done with `job`, whatever comes of it, and however often we are cancelled."""
-    while not job.done():
-        try:
-            await asyncio.wait([job])
-        except asyncio.CancelledError:
-            continue
-    job.exception()
+async def _close_after(job: "asyncio.Future[Any]", turn: AsyncExitStack) -> None:
+    """Give a turn back when its abandoned job has ended; its outcome is dropped."""
+    job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # or asyncio logs it as unhandled
+    async with turn:
+        await asyncio.wait([job])
 
 
 def _ending() -> ServerUnavailable:

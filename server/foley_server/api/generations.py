@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 5  # beginnings of one that takes the server or its Triton down with it each time
 SWEEP_S = 60.0
 PAUSE_S = 0.5
+STORE_RETRY_S = 2.0  # between attempts to write an outcome to a store that fails
 
 Result = TypeVar("Result")
 
@@ -85,13 +87,14 @@ class Generations:
         id = uuid.uuid4().hex
         self._arriving.add(id)
         try:
+            await _off(self.store.reserve, id)
             for file in files:
                 await _off(self.media.put, id, file.name, file)
             row = await _off(self.store.add, id, owner, request_id, digest, options.SerializeToString())
+            if row.id != id:  # another call with this request id was accepted during the upload
+                await self._remove_media(id)
         finally:
-            self._arriving.discard(id)
-        if row.id != id:  # somebody has given the same request id at the same time
-            await _off(self.media.remove, id)
+            self._arriving.discard(id)  # what is still reserved from here on is removed by the next sweep
         self._news.set()
         return row
 
@@ -100,9 +103,7 @@ class Generations:
         collection, _, id = name.partition("/")
         row = await _off(self.store.find, owner, id) if collection == "operations" else None
         if row is None:
-            error = NotFound(f"there is no operation {name[:100]!r}; it may have been kept no longer")
-            error.field = "name"
-            raise error
+            raise _not_found(name)
         return row
 
     async def cancel(self, row: Row) -> None:
@@ -114,27 +115,37 @@ class Generations:
             if progress:
                 progress.error = Cancelled("the generation was cancelled")
                 progress.changed()
-            await _off(self.media.remove, row.id)
+            await self._remove_media(row.id)
 
     async def delete(self, row: Row) -> None:
         """Forget it. Raises NotFinished where it has not ended."""
         if not row.ended:
             raise NotFinished("it is still being made; cancel it first")
         await _off(self.store.remove, row.id)
-        await _off(self.media.remove, row.id)
+        await self._remove_media(row.id)
 
     async def progress(self, row: Row) -> Progress:
-        """What there is to follow of it."""
-        if row.id in self._live:
-            return self._live[row.id][0]
-        progress = Progress(row.id)
-        if not row.ended:
-            progress.position = 1 + await _off(self.store.in_front_of, row.number)
-            self._live[row.id] = (progress, None)
-        elif row.state == "succeeded":
-            await self._load(progress, row)
-        else:
-            progress.error = self.error(row)
+        """The progress of a generation, whether it waits, runs or has ended.
+
+        Raises:
+            NotFound: it was deleted in the meantime.
+        """
+        if row.ended:
+            return await self._ended(row)
+        # A worker may claim or end the row during any await. With the entry in place before the first one, a worker
+        # that claims the row later finds it; the row is read again for one that has ended it before.
+        entry = self._live.setdefault(row.id, (Progress(row.id), None))
+        progress = entry[0]
+        now = await _off(self.store.by_id, row.id)
+        if now is None or now.ended:
+            if self._live.get(row.id) is entry and entry[1] is None:
+                del self._live[row.id]
+            if now is None:
+                raise _not_found(f"operations/{row.id}")
+            return await self._ended(now)
+        position = 1 + await _off(self.store.in_front_of, row.number)
+        if progress.position is None:  # no worker has set it during the await
+            progress.at(position)
         return progress
 
     def live(self, row: Row) -> Progress | None:
@@ -165,20 +176,26 @@ class Generations:
 
     async def _work(self) -> None:
         while True:
+            # Cleared in every round, also in those that claim nothing: a set event would make the wait below return
+            # at once, and this loop would never yield to the others.
+            self._news.clear()
             try:
-                row = None
-                if self.engine.supervisor.ready and not self.engine.draining:
-                    self._news.clear()
-                    row = await _off(self.store.claim)
-                if row:
+                taking = self.engine.supervisor.ready and not self.engine.draining
+                if taking and (row := await _off(self.store.claim)):
                     await self._do(row)
                 else:
-                    await asyncio.wait_for(self._news.wait(), PAUSE_S)
-            except asyncio.TimeoutError:
-                continue
+                    await self._pause()
             except Exception:  # a full disk, say: what is accepted waits until there is room
                 log.exception("the store does not work")
                 await asyncio.sleep(SWEEP_S)
+
+    async def _pause(self) -> None:
+        """Wait for news, `PAUSE_S` at most; `asyncio.wait_for` can swallow a cancellation before Python 3.12."""
+        news = asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait([news], timeout=PAUSE_S)
+        finally:
+            news.cancel()
 
     async def _do(self, row: Row) -> None:
         logs.request_id.set(row.id)
@@ -193,7 +210,7 @@ class Generations:
         except asyncio.CancelledError:  # the server ends: this begins again when it is back
             task.cancel()
             await asyncio.wait([task])
-            await _off(self.store.put_back, row.id, False)
+            await _off(self.store.put_back, row.id, False)  # a store that fails now does so at the next start
             raise
         finally:
             if progress.ended:
@@ -221,7 +238,7 @@ class Generations:
         except ServerUnavailable as error:
             log.warning("begins again: %s", error)
             await asyncio.sleep(error.retry_after_s or PAUSE_S)  # it may not be known yet that Triton is gone
-            await _off(self.store.put_back, row.id, not isinstance(error, MediaUnavailable))
+            await _persisted(self.store.put_back, row.id, not isinstance(error, MediaUnavailable))
         except FoleyError as error:
             await self._fail(row, progress, error)
         except Exception:
@@ -236,40 +253,53 @@ class Generations:
         expires_s = time.time() + self.keep_s
         result = generation_message(row.id, sound.takes)
         result.expire_time.FromNanoseconds(round(expires_s * 1e9))
-        if not await _off(self.store.end, row.id, "succeeded", result.SerializeToString()):
-            await _off(self.media.remove, row.id)
+        if not await _persisted(self.store.end, row.id, "succeeded", result.SerializeToString()):
+            await self._remove_media(row.id)
             raise Cancelled("the generation was cancelled")
         return expires_s
 
     async def _fail(self, row: Row, progress: Progress, error: FoleyError) -> None:
-        await _off(self.store.end, row.id, "failed", to_status(error, row.id).SerializeToString())
+        await _persisted(self.store.end, row.id, "failed", to_status(error, row.id).SerializeToString())
         progress.error = error
         progress.changed()
 
-    async def _load(self, progress: Progress, row: Row) -> None:
+    async def _ended(self, row: Row) -> Progress:
+        """The progress of a generation that has ended, its result loaded."""
+        progress = Progress(row.id)
+        if row.state != "succeeded":
+            progress.error = self.error(row)
+            return progress
         generation = pb.Generation.FromString(row.result or b"")
         sounds = {i: await _off(self.media.get, row.id, f"take-{i}") for i in range(len(generation.takes))}
         envelope = np.frombuffer(await _off(self.media.get, row.id, "envelope"), "<f4").astype(np.float32)
         progress.envelope, progress.sound = envelope, Sound(envelope, takes_of(generation, sounds))
         progress.expires_s = generation.expire_time.ToNanoseconds() / 1e9
+        return progress
 
     async def _clean(self) -> None:
-        """Forget those whose time is over; at the start, also media that a process that was killed left behind."""
-        left = self._left_behind
+        """Remove expired generations, and the media that no generation refers to."""
         while True:
             try:
-                for id in await _off(left) + await _off(self.store.expired, time.time() - self.keep_s):
+                for id in await _off(self.store.expired, time.time() - self.keep_s):
                     await _off(self.store.remove, id)
-                    await _off(self.media.remove, id)
-                left = list
+                for id in await self._unreferenced():
+                    await self._remove_media(id)
             except Exception:
-                log.exception("what is over cannot be removed")
+                log.exception("expired generations cannot be removed")
             await asyncio.sleep(SWEEP_S)
 
-    def _left_behind(self) -> list[str]:
-        """Media that were put there and not accepted, nor being so now."""
-        known = self.store.ids()
-        return [id for id in self.media.ids() if id not in known and id not in self._arriving]
+    async def _unreferenced(self) -> set[str]:
+        """Ids of this store whose media are to be removed: reserved, and of no upload that is under way.
+
+        An upload that is accepted between the first read and the test of `_arriving` is not reserved any more at the
+        second read.
+        """
+        idle = await _off(self.store.reserved) - self._arriving
+        return idle & await _off(self.store.reserved)
+
+    async def _remove_media(self, id: str) -> None:
+        await _off(self.media.remove, id)
+        await _off(self.store.release, id)
 
 
 def announced(options: pb.GenerateOptions, folder: Folder) -> dict[pb.FileKind, Path]:
@@ -285,3 +315,22 @@ def announced(options: pb.GenerateOptions, folder: Folder) -> dict[pb.FileKind, 
 async def _off(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call what may wait for a disk or a network in a thread of its own."""
     return await asyncio.to_thread(function, *arguments)
+
+
+async def _persisted(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Write an outcome to the store, again and again while the disk is full or fails.
+
+    Raising instead would leave the row `running`, where nothing claims it.
+    """
+    while True:
+        try:
+            return await _off(function, *arguments)
+        except sqlite3.Error as error:
+            log.error("the store cannot be written: %s; trying again", error)
+            await asyncio.sleep(STORE_RETRY_S)
+
+
+def _not_found(name: str) -> NotFound:
+    error = NotFound(f"there is no operation {name[:100]!r}; it may have been kept no longer")
+    error.field = "name"
+    return error

@@ -59,11 +59,6 @@ class MediaStore:
             for piece in obstore.get(self._store, f"{id}/{name}").stream():
                 file.write(piece)
 
-    def ids(self) -> list[str]:
-        """The generations that have files."""
-        with self._translated():
-            return [str(prefix) for prefix in obstore.list_with_delimiter(self._store)["common_prefixes"]]
-
     def remove(self, id: str) -> None:
         """Remove all files of a generation."""
         with self._translated():

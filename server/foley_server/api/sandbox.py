@@ -2,7 +2,7 @@
 
 import json
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -171,16 +171,19 @@ class _Pipe:
     def __init__(self, descriptor: int, wall_s: float) -> None:
         self._descriptor = descriptor
         self._left_s = wall_s
+        self._selector = selectors.DefaultSelector()  # `select.select` takes no descriptor above 1023
+        self._selector.register(descriptor, selectors.EVENT_READ)
 
     def close(self) -> None:
-        """Nothing to do: the pipe is the process's."""
+        """Stop waiting; the pipe itself is the process's."""
+        self._selector.close()
 
     def read(self, size: int) -> bytes:
         """`size` bytes, or none at the end. Raises TimeoutError, or EOFError where the end comes in between."""
         pieces, missing = [], size
         while missing:
             began = time.monotonic()
-            ready, _, _ = select.select([self._descriptor], [], [], max(0.0, self._left_s))
+            ready = self._selector.select(max(0.0, self._left_s))
             self._left_s -= time.monotonic() - began
             if not ready:
                 raise TimeoutError

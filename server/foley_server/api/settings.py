@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     stored: int = Field(1_000, ge=0, le=1_000_000, description="Long-running generations that may wait.")
     request_timeout: Seconds = Field(3_600, description="Seconds that a request may take in all.")
     upload_timeout: Seconds = Field(600, description="Seconds that an upload may take.")
+    hang_timeout: Seconds = Field(
+        300, description="Seconds without an answer from a model that has calls, after which Triton is restarted."
+    )
     grace: Seconds = Field(60, description="Seconds after SIGTERM in which running work may finish.")
 
     upload_mib: Mebibytes = Field(512, description="Size of an uploaded file.")

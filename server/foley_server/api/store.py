@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS generations (
     UNIQUE (owner, request_id)
 );
 CREATE INDEX IF NOT EXISTS waiting ON generations (state, number);
+CREATE TABLE IF NOT EXISTS reserved (id TEXT PRIMARY KEY);
 """
 _COLUMNS = "number, id, owner, request_id, digest, options, state, attempts, created_s, started_s, ended_s, result"
 
@@ -74,22 +75,47 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        connection = None
         try:
-            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            connection = self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
             # what was under way when the process before us ended, begins again
             self._connection.execute("UPDATE generations SET state = 'queued' WHERE state = 'running'")
         except sqlite3.Error as error:
+            if connection:
+                connection.close()
             raise OutputError(f"{path} cannot be used as a store ({error}); choose another --data") from error
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
+    def reserve(self, id: str) -> None:
+        """Record an id before its media are written, so that they can be removed if it is never accepted.
+
+        Media are removed by these records only, never by what is found in the place that holds them: it may hold
+        other people's files.
+        """
+        with self._transaction() as run:
+            run.execute("INSERT INTO reserved (id) VALUES (?)", (id,))
+
+    def reserved(self) -> set[str]:
+        """The ids whose media may exist although no generation refers to them."""
+        with self._transaction() as run:
+            return {id for (id,) in run.execute("SELECT id FROM reserved")}
+
+    def release(self, id: str) -> None:
+        """Forget an id whose media are removed."""
+        with self._transaction() as run:
+            run.execute("DELETE FROM reserved WHERE id = ?", (id,))
+
     def add(self, id: str, owner: str, request_id: str, digest: str, options: bytes) -> Row:
-        """A new queued generation; where `owner` has given this `request_id` before, the one that there is."""
+        """A new queued generation; where `owner` has given this `request_id` before, the one that there is.
+
+        `id` is no longer reserved where a new one was made of it.
+        """
         with self._transaction() as run:
             run.execute(
                 "INSERT INTO generations (id, owner, request_id, digest, options, state, created_s) "
@@ -98,7 +124,8 @@ class Store:
             )
             query = f"SELECT {_COLUMNS} FROM generations WHERE owner = ? AND request_id = ?"
             row = _one(run.execute(query, (owner, request_id)))
-        assert row is not None
+            assert row is not None
+            run.execute("DELETE FROM reserved WHERE id = ?", (row.id,))
         return row
 
     def find(self, owner: str, id: str) -> Row | None:
@@ -154,19 +181,15 @@ class Store:
             return changed.rowcount == 1
 
     def remove(self, id: str) -> None:
-        """Forget one."""
+        """Forget a generation; its id is reserved until its media are removed, too."""
         with self._transaction() as run:
             run.execute("DELETE FROM generations WHERE id = ?", (id,))
+            run.execute("INSERT OR IGNORE INTO reserved (id) VALUES (?)", (id,))
 
     def expired(self, before_s: float) -> list[str]:
         """Those that ended before then."""
         with self._transaction() as run:
             return [id for (id,) in run.execute("SELECT id FROM generations WHERE ended_s < ?", (before_s,))]
-
-    def ids(self) -> set[str]:
-        """All."""
-        with self._transaction() as run:
-            return {id for (id,) in run.execute("SELECT id FROM generations")}
 
     def count(self, state: State) -> int:
         """How many are in `state`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 from foley.bundle import Bundle
 from foley.errors import FoleyError, ServerUnavailable
@@ -81,14 +82,18 @@ class Supervisor:
 
     Args:
         on_change: told, from another thread, when it has come or gone.
+        hang_timeout_s: seconds without an answer from a model that has calls, after which Triton is restarted.
     """
 
-    def __init__(self, source: Embedded | Joined, on_change: Callable[[bool], None]) -> None:
+    def __init__(
+        self, source: Embedded | Joined, on_change: Callable[[bool], None], hang_timeout_s: float = 300.0
+    ) -> None:
         self._source = source
+        self._hang_timeout_s = hang_timeout_s
         self._on_change = on_change
         self._stopping = threading.Event()
         self._started = threading.Event()
-        self._failure: FoleyError | None = None
+        self._failure: Exception | None = None
         self._triton: Triton | None = None
         self._pause_s = FIRST_PAUSE_S
         self.metrics_url: str | None = None
@@ -97,7 +102,11 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="triton", daemon=True)
 
     def start(self) -> None:
-        """Return when it is ready for the first time. Raises what keeps it from being."""
+        """Return when Triton is ready for the first time.
+
+        Raises:
+            FoleyError: what keeps it from starting.
+        """
         self._thread.start()
         self._started.wait()
         if self._failure:
@@ -134,12 +143,13 @@ class Supervisor:
                     self._change(None)
                     if not self._stopping.is_set():
                         served.kill()
-            except FoleyError as error:
+            except Exception as error:  # also what nobody foresaw: this thread must not end, nor `start` wait for ever
+                self._change(None)
                 if not self._started.is_set():
-                    self._failure = error
+                    self._failure = _told(error)
                     self._started.set()
                     return
-                log.error("Triton did not start: %s", error)
+                log.error("Triton did not start: %s", error, exc_info=not isinstance(error, FoleyError | OSError))
             if time.monotonic() - began > STABLE_S:
                 self._pause_s = FIRST_PAUSE_S
             self._stopping.wait(self._pause_s)
@@ -156,8 +166,19 @@ class Supervisor:
             if unanswered >= UNANSWERED:
                 log.error("Triton does not answer")
                 return
+            if (silence_s := served.client.silence_s()) > self._hang_timeout_s:
+                log.error("a model has answered no call for %.0f s; Triton is restarted", silence_s)
+                return
 
     def _change(self, served: Served | None) -> None:
         self._triton, self.metrics_url = (served.client, served.metrics) if served else (None, None)
         self._on_change(served is not None)
-        self._started.set()
+        if served:
+            self._started.set()
+
+
+def _told(error: Exception) -> Exception:
+    """`error` as one sentence where the machine is to blame."""
+    if isinstance(error, OSError):
+        return ServerUnavailable(f"Triton cannot be started ({error}); check the free space in {gettempdir()}")
+    return error

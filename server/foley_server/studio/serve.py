@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -12,6 +13,7 @@ from foley_server.api.settings import Settings
 from foley_server.studio.app import Studio
 
 STOP_TIMEOUT_S = 5
+MAX_CONNECTIONS = 1_000  # more get 503 from uvicorn
 
 
 class _Server(uvicorn.Server):
@@ -44,6 +46,9 @@ async def serving(studio: Studio, settings: Settings) -> AsyncIterator[str]:
             lifespan="off",
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,
+            ssl_ca_certs=str(settings.tls_client_ca) if settings.tls_client_ca else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
     )

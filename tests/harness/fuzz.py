@@ -1,7 +1,6 @@
-"""A fuzzer of the API: damaged media and malformed requests, each made from a number alone, to be made again by it.
+"""Fuzzer of the API: damaged media and malformed requests, each reproducible from its number.
 
-Whatever comes, the call ends in time with a status that says whose fault it is, and the server lives on, serves, and
-keeps nothing of it.
+Every call ends in time with a status that says whose fault it is, and the server keeps serving and leaks nothing.
 """
 
 import random
@@ -16,13 +15,13 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2
 
-from foley_bench import leaks
-from foley_bench.api_server import ApiServer
-from foley_bench.mutation import mutate, seed_files
-from foley_client.channel import OPTIONS
+from foley_client.channel import Channel
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import CHUNK_BYTES
 from foley_pipeline.prompt import Prompt
+from harness import leaks
+from harness.api_server import ApiServer
+from harness.mutation import mutate, seed_files
 
 CALLERS = 4
 TIMEOUT_S = 60.0  # of a call; one that takes so long hangs
@@ -42,11 +41,11 @@ METHODS = {
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
-        codes: (kind of case, status) -> how often.
-        faults: what must not be, in words, with the number of the case.
+        codes: number of cases by kind and status.
+        faults: one sentence for each violated guarantee, with the number of the case.
     """
 
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -66,14 +65,15 @@ class _Case:
 
 
 def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Outcome:
-    """Send `count` cases to `server`, several at once; `folder` holds the sound files that they are made from.
+    """Send `count` cases to `server`, several at once.
 
     Args:
-        seed: the first case's number.
+        folder: gets the intact media files that the cases are made from.
+        seed: number of the first case.
     """
     outcome = Outcome()
     files = list(seed_files(folder).values())
-    with grpc.insecure_channel(server.grpc, OPTIONS) as channel, ThreadPoolExecutor(CALLERS) as pool:
+    with Channel(f"grpc://{server.grpc}").open() as channel, ThreadPoolExecutor(CALLERS) as pool:
 
         def one(number: int) -> None:
             dice = random.Random(number)
@@ -86,7 +86,7 @@ def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[
                     outcome.faults.append(f"case {number} ({case.kind}, {case.method}): {code}")
             outcome.codes[kind, code] += 1
 
-        for number in range(seed, seed + min(100, count)):  # what is made once in a life is made before the first look
+        for number in range(seed, seed + min(100, count)):  # warm up one-time allocations before the baseline
             one(number)
         _good_request(server)
         before = leaks.settled(server)

@@ -1,4 +1,4 @@
-"""What a server holds that it must give back: looked at before and after many requests, and told apart in words."""
+"""Leak detection: snapshots of what a server holds, before and after many requests, and their comparison."""
 
 import time
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from foley_bench.api_server import ApiServer
+from harness.api_server import ApiServer
 
 SETTLE_S = 30.0
 SHARED_MEMORY = Path("/dev/shm")

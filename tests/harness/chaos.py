@@ -1,7 +1,7 @@
-"""A night of the render farm in which processes are killed: `foley render` again and again until all is done.
+"""Fault-injection test of the render farm: `foley render` is run until it is done while its processes are killed.
 
-What must hold at the end: every result is there, whole, and the same to the last bit as one that is made in peace;
-none was rendered twice; nothing else is left, in the folder or on the machine.
+At the end every result exists, is complete and equals that of an undisturbed run byte for byte, no row was rendered
+twice, and no other file or process is left.
 """
 
 import filecmp
@@ -21,25 +21,24 @@ from typing import Any
 
 import psutil
 
-from foley_bench.small_video import write_small_video
+from foley_bench.small_video import write_manifest
 from foley_client.render.place import LOCK
 from foley_client.render.task import SIDECAR
 
-VIDEOS = 6
 KINDS = ("driver", "worker", "Triton")
-REPORTS = {"report.html"}
 END_TIMEOUT_S = 60.0
 
 
 @dataclass
 class Outcome:
-    """What the night has seen.
+    """Result of a run of the harness.
 
     Attributes:
-        runs: of `foley render`, the last one in peace.
-        kills: what was killed -> how often.
-        faults: what must not be, in words.
-        seconds: until all was done; peaceful_s: of the run without kills.
+        runs: number of `foley render` runs, the undisturbed one included.
+        kills: number of kills by kind of process.
+        faults: one sentence for each violated guarantee.
+        seconds: duration until every row was done.
+        peaceful_s: duration of the undisturbed run.
     """
 
     runs: int = 0
@@ -47,19 +46,6 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     seconds: float = 0.0
     peaceful_s: float = 0.0
-
-
-def write_manifest(folder: Path, rows: int) -> Path:
-    """A manifest of `rows` small rows, which share a few videos."""
-    for i in range(VIDEOS):
-        write_small_video(folder / f"{i}.mp4", speed=i + 1)
-    manifest = folder / "rows.jsonl"
-    with manifest.open("w") as file:
-        for i in range(rows):
-            row: dict[str, Any] = {"video": f"{i % VIDEOS}.mp4", "output": f"{i % 7}/{i}.{'mp4' if i % 4 else 'wav'}"}
-            row |= {"text": f"thing {i % 11}", "seed": i, "steps": 1 + i % 4, "loudness": ("level", "follow")[i % 2]}
-            file.write(json.dumps(row) + "\n")
-    return manifest
 
 
 def chaos(
@@ -75,13 +61,13 @@ def chaos(
     dice, outcome = random.Random(seed), Outcome()
     manifest = write_manifest(folder, rows)
     names = [json.loads(line)["output"] for line in manifest.read_text().splitlines()]
-    night = _Night(bundle, folder, manifest, rows, ray)
+    runs = _Runs(bundle, folder, manifest, rows, ray)
     done: Counter[str] = Counter()
     plan = [KINDS[i % len(KINDS)] for i in range(kills)]
     began = time.monotonic()
     while True:
         outcome.runs += 1
-        code = _run(night, folder / "results", plan, dice, done, outcome, say)
+        code = _run(runs, folder / "results", plan, dice, done, outcome, say)
         if code is not None and (code == 0 or not plan):
             break
     outcome.seconds = time.monotonic() - began
@@ -89,17 +75,17 @@ def chaos(
         outcome.faults.append(f"the last run ended with exit code {code}")
     outcome.faults += [f"{name} was rendered {count} times" for name, count in done.items() if count > 1]
 
-    say("once more, in peace")
+    say("the same rows without kills")
     began = time.monotonic()
-    _run(night, folder / "peaceful", [], dice, Counter(), outcome, say)
+    _run(runs, folder / "peaceful", [], dice, Counter(), outcome, say)
     outcome.peaceful_s = time.monotonic() - began
     outcome.faults += compare(folder / "results", folder / "peaceful", names)
-    outcome.faults += night.left()
+    outcome.faults += runs.left()
     return outcome
 
 
 def compare(results: Path, peaceful: Path, names: list[str]) -> list[str]:
-    """What is wrong with `results`, in words."""
+    """Return one sentence for each difference of `results` from the undisturbed run."""
     faults = []
     pages = {f"report-{i + 2}.html" for i in range(len(names) // 100)} | {"report.html"}
     expected = {*names, *(name + SIDECAR for name in names), *pages, LOCK}
@@ -108,16 +94,16 @@ def compare(results: Path, peaceful: Path, names: list[str]) -> list[str]:
     faults += [f"{name} is left over" for name in sorted(found - expected)]
     for name in sorted(found & set(names)):
         if not filecmp.cmp(results / name, peaceful / name, shallow=False):
-            faults.append(f"{name} is not what it is in peace")
+            faults.append(f"{name} differs from that of the undisturbed run")
         with suppress(FileNotFoundError):
             about = json.loads((results / (name + SIDECAR)).read_text())
             if about["bytes"] != (results / name).stat().st_size:
-                faults.append(f"{name} is not as long as its sidecar says")
+                faults.append(f"{name} has another size than its sidecar states")
     return faults
 
 
-class _Night:
-    """How `foley render` is called, in an environment by which its processes are known."""
+class _Runs:
+    """Starts `foley render` with a mark in the environment, by which its processes are found."""
 
     def __init__(self, bundle: Path, folder: Path, manifest: Path, rows: int, ray: bool) -> None:
         self._rows = rows
@@ -144,7 +130,7 @@ class _Night:
         return subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True)
 
     def processes(self) -> list[psutil.Process]:
-        """All that this night's runs have started, and that still are."""
+        """Return the live processes that the runs have started."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -167,7 +153,7 @@ class _Night:
         return workers or found
 
     def left(self) -> list[str]:
-        """What is there that should not be, some time after the last run."""
+        """Return one sentence for each process and file left, after waiting for up to `END_TIMEOUT_S`."""
         until = time.monotonic() + END_TIMEOUT_S
         while (processes := self.processes()) and time.monotonic() < until:
             time.sleep(0.2)
@@ -176,7 +162,7 @@ class _Night:
 
 
 def _run(
-    night: _Night,
+    runs: _Runs,
     results: Path,
     plan: list[str],
     dice: random.Random,
@@ -186,9 +172,9 @@ def _run(
 ) -> int | None:
     """One run; its exit code, None where its driver was killed. What is killed is taken from `plan`."""
     with (results.parent / "log").open("a") as log:
-        process = night.start(results, log)
+        process = runs.start(results, log)
         assert process.stdout is not None
-        next_kill, killed = len(done) + dice.randint(1, night.most_between(done, plan)), False
+        next_kill, killed = len(done) + dice.randint(1, runs.most_between(done, plan)), False
         for line in process.stdout:
             if not line.startswith("{"):
                 continue
@@ -200,7 +186,7 @@ def _run(
             done[event["output"]] += 1
             if plan and len(done) >= next_kill and not killed:
                 time.sleep(dice.random())  # in the middle of anything
-                victims = [process] if plan[0] == "driver" else night.find(plan[0])
+                victims = [process] if plan[0] == "driver" else runs.find(plan[0])
                 if not victims:  # it is being started again
                     continue
                 kind = plan.pop(0)
@@ -209,7 +195,7 @@ def _run(
                     outcome.kills[kind] += 1
                     say(f"{kind} killed, {event['done'] + event['skipped']} of {event['total']} there")
                 killed = kind == "driver"
-                next_kill = len(done) + dice.randint(1, night.most_between(done, plan))
+                next_kill = len(done) + dice.randint(1, runs.most_between(done, plan))
         code = process.wait()
         process.stdout.close()
     return None if killed else code

@@ -1,4 +1,4 @@
-"""Damaged media: small sound files of many formats, and what can become of their bytes."""
+"""Small intact media files of many formats, and mutations of their bytes."""
 
 import random
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def seed_files(folder: Path) -> Mapping[str, bytes]:
-    """A sound file of every format, a few KB each, by its ending; written to `folder`."""
+    """Write an intact file of every format, a few KB each, to `folder`; return their content by extension."""
     return {ending: _write(folder / f"seed.{ending}", *encoders) for ending, encoders in _FORMATS.items()}
 
 
 def mutate(dice: random.Random, files: list[bytes]) -> bytes:
-    """One of `files`, damaged in one way or several."""
+    """Return one of `files` after one to four mutations."""
     content = bytearray(dice.choice(files))
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         content = dice.choice(_MUTATORS)(dice, content, files)

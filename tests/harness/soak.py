@@ -1,7 +1,7 @@
-"""A soak of the API: many generations at once, with callers that cancel and processes that are killed.
+"""Soak test of the API: many concurrent generations while callers cancel and processes are killed.
 
-What must hold at the end: every generation that was asked for is there, once, with the sound that it has in peace, or
-was cancelled by its caller; the server that lived through the callers' crashes and Triton's has leaked nothing.
+At the end every requested generation exists once, with the sound of an undisturbed run, or was cancelled by its caller.
+The server that survived the crashes of callers and of Triton has leaked nothing.
 """
 
 import random
@@ -21,14 +21,14 @@ from typing import TypeVar
 import numpy as np
 
 from foley.errors import Cancelled, FoleyError, InvalidInput, NotFound
-from foley_bench import leaks
-from foley_bench.api_server import ApiServer, api_server, await_serving
 from foley_bench.small_video import write_small_video
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job, Sound
 from foley_pipeline.prompt import Prompt
 from foley_pipeline.watch import Watch
 from foley_server.triton import claim_port
+from harness import leaks
+from harness.api_server import ApiServer, api_server, await_serving
 
 Result = TypeVar("Result")
 
@@ -42,12 +42,12 @@ RELAPSE_SHARE = 0.1  # of the faults that come while the last one is being mende
 
 @dataclass
 class Outcome:
-    """What the soak has seen.
+    """Result of a soak.
 
     Attributes:
-        ended: how generations ended -> how many.
-        kills: what was killed -> how often.
-        faults: what must not be, in words.
+        ended: number of generations by how they ended.
+        kills: number of kills by kind of process.
+        faults: one sentence for each violated guarantee.
     """
 
     ended: Counter[str] = field(default_factory=Counter)
@@ -94,7 +94,7 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str],
         server = stack.enter_context(_server(state, port))
         with server.client() as client:
             expected = [client.generate(one) for one in jobs]
-            for one in jobs:  # what is made once in a life is made before the first look
+            for one in jobs:  # warm up one-time allocations before the baseline snapshot
                 client.result(client.create(one))
         before = leaks.settled(server)
         say(f"{count // 2} generations; callers crash, Triton is killed")
@@ -234,7 +234,6 @@ def _cancel(state: Soak, server: Callable[[], ApiServer], job: Job, dice: random
 _CRASHING = """
 import sys
 import numpy as np
-from foley_bench.small_video import write_small_video
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job
 FoleyClient("grpc://" + sys.argv[1]).generate(Job(Curve(np.full(100, 0.1, "f4"), 16000), sampling={"steps": 1000}))
@@ -269,7 +268,7 @@ def _compare(state: Soak, sound: Sound, expected: Sound) -> None:
     if _same(sound, expected):
         state.count("right")
     else:
-        state.fault("a sound is not the one that it is in peace")
+        state.fault("a sound differs from that of an undisturbed run")
 
 
 def _kill_triton(state: Soak, server: ApiServer) -> None:

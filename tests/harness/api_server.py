@@ -1,4 +1,4 @@
-"""A real `foley-server api` of one's own, for benchmarks, the soak, the fuzzer and the tests."""
+"""Starts and stops a real `foley-server api` for tests and harnesses."""
 
 import os
 import signal

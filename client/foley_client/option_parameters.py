@@ -1,0 +1,49 @@
+"""Command-line options made from the models of `foley.options`."""
+
+import inspect
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import typer
+
+from foley.options import Option, Options, describe
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_options(model: type[Options]) -> Callable[[Command], Command]:
+    """Give a command, in place of its parameter `**options`, one parameter for every option of `model`.
+
+    The command gets their values as they were typed; `model(**options)` checks them.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command)
+        written = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        made = [_parameter(option, model) for option in describe(model)]
+        command.__signature__ = signature.replace(parameters=[*written, *made])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _parameter(option: Option, model: type[Options]) -> inspect.Parameter:
+    flag = "--" + option.name.replace("_", "-")
+    help = option.help if option.choices else f"{option.help} {option.values[0].upper()}{option.values[1:]}."
+    shown = "the profile's" if option.default is None else option.default != ""
+    typed = model.model_fields[option.name].annotation
+    is_pair = get_origin(_without_none(typed)) is tuple
+    declared = typer.Option(flag, help=help, show_default=shown, metavar="LOW HIGH" if is_pair else None)
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=option.default,
+        annotation=Annotated[typed, declared],
+    )
+
+
+def _without_none(typed: Any) -> Any:
+    if get_origin(typed) in (Union, UnionType):
+        (typed,) = (one for one in get_args(typed) if one is not NoneType)
+    return typed

@@ -1,0 +1,235 @@
+"""The options of a request: every one with its type, range, default and help, once.
+
+The command line, manifest rows, the messages of the gRPC API, the tensor of the served model `generate`, the studio's
+form and docs/options.md are derived from the models here; tests/unit/test_options.py compares all of them. To add an
+option, add a field here, use it where it takes effect, and add it to proto/foley/v1/foley.proto.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from foley.errors import SettingError
+
+Profile = Literal["quality", "balanced", "fast"]
+OpticalFlow = Literal["default", "warm", "dis"]
+Sampler = Literal["ddim", "dpm++"]
+TimestepSpacing = Literal["uniform", "karras", "log-snr"]
+Loudness = Literal["level", "follow", "peak"]
+SourceAudio = Literal["replace", "mix", "keep"]
+EnvelopeFilter = Literal["none", "official"]
+
+MAX_SIGMA = 100.0
+"""Above every noise level of the schedule, whose sigmas fall from 14 to 0.04."""
+ALL_SIGMAS = (0.0, MAX_SIGMA)
+
+_Model = TypeVar("_Model", bound="Options")
+
+
+class Options(BaseModel):
+    """Base of the groups of options: immutable, closed, with errors in the user's words.
+
+    Raises:
+        SettingError: a value outside its range, an unknown option, or two that exclude each other. `field` names the
+            first one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _translate_errors(cls: type[_Model], values: Any, handler: ModelWrapValidatorHandler[_Model]) -> _Model:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise setting_error(error, cls) from error
+
+
+class PromptOptions(Options):
+    """What the sound is made of."""
+
+    text: str = Field("", max_length=2_000, description="What it sounds like, in words. Empty: anything.")
+    negative_text: str = Field(
+        "", max_length=2_000, description="What it must not sound like, in words; needs a guidance above 1."
+    )
+
+    @model_validator(mode="after")
+    def _check_encoding(self) -> "PromptOptions":
+        for name in ("text", "negative_text"):
+            try:
+                getattr(self, name).encode()
+            except UnicodeEncodeError as error:  # bytes from the shell that are not UTF-8
+                raise _blame(name, SettingError(f"{name} is not valid UTF-8; type it again")) from error
+        return self
+
+
+class SamplingOptions(Options):
+    """How the sound is sampled. What is None is chosen by the profile, else by the bundle."""
+
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of the noise; the same seed makes the same sound.")
+    profile: Profile = Field(
+        "balanced",
+        description="How much time the sound is worth. quality: twice the steps. balanced: the bundle's own settings. "
+        "fast: few steps, guidance for half of them, and RAFT with few updates. Other options override it.",
+    )
+    sampler: Sampler | None = Field(None, description="ddim: the official sampler. dpm++: DPM-Solver++ 2M.")
+    steps: int | None = Field(None, ge=1, le=1_000, description="Number of denoising steps.")
+    timestep_spacing: TimestepSpacing | None = Field(
+        None, description="How dpm++ spaces its noise levels: in timesteps, as Karras et al. 2022, or in log-SNR."
+    )
+    eta: float | None = Field(
+        None, ge=0.0, le=1.0, description="Share of fresh noise in every step of ddim; the official setting is 1."
+    )
+    guidance: float | None = Field(
+        None, ge=1.0, le=100.0, description="Scale of classifier-free guidance; 1 is none and half the work."
+    )
+    guidance_interval: tuple[float, float] | None = Field(
+        None,
+        description="Lowest and highest noise level, as sigma, with guidance (Kynkäänniemi et al. 2024). Sigma falls "
+        "from 14 to 0.04. Steps outside the interval are half the work.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_pair(cls, values: Any) -> Any:
+        """Accept `"0.3 100"`, as a cell of a table holds it."""
+        if isinstance(values, Mapping) and isinstance(pair := values.get("guidance_interval"), str):
+            return {**values, "guidance_interval": pair.split()}
+        return values
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "SamplingOptions":
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0.0 <= low <= high <= MAX_SIGMA:
+                message = (
+                    f"guidance_interval is {low:g} to {high:g}: choose two values of 0 to 100, the lower one first"
+                )
+                raise _blame("guidance_interval", SettingError(message))
+        if self.sampler == "dpm++" and self.eta:
+            raise _blame("eta", SettingError("eta belongs to the sampler ddim; leave it out with dpm++"))
+        if self.sampler == "ddim" and self.timestep_spacing not in (None, "uniform"):
+            message = "timestep_spacing belongs to the sampler dpm++; leave it out with ddim"
+            raise _blame("timestep_spacing", SettingError(message))
+        return self
+
+
+class GenerateOptions(SamplingOptions, PromptOptions):
+    """The options of one generation, wherever it runs."""
+
+    flow: OpticalFlow | None = Field(
+        None,
+        description="Optical flow. default: the bundle's. In place of its RAFT: warm, with few updates that start from "
+        "the flow before; dis, OpenCV's DIS.",
+    )
+    variations: int = Field(1, ge=1, le=16, description="Number of sounds to make, with seeds counting up.")
+    loudness: Loudness = Field(
+        "level",
+        description="level: as loud as the envelope over all. follow: exactly on the envelope. peak: the official "
+        "normalisation to the peak.",
+    )
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> "GenerateOptions":
+        if self.seed + self.variations > 2**63:
+            raise _blame(
+                "seed", SettingError(f"seed is {self.seed}: there are no {self.variations} seeds from there on")
+            )
+        return self
+
+
+class FileOptions(GenerateOptions):
+    """The options of a generation from files to a file: the command line's and those of a manifest row."""
+
+    source_audio: SourceAudio = Field(
+        "replace",
+        description="The video's own sound: replace it, mix it with the new one, or keep it as a second track.",
+    )
+    envelope_filter: EnvelopeFilter = Field(
+        "none",
+        description="Low-pass filter for the loudness of a recording that is the envelope. official: the zero-phase "
+        "filter of the official RMS2Sound; needs SciPy.",
+    )
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, as documentation and forms show it.
+
+    Attributes:
+        choices: the values that it may have, or () for numbers and texts.
+        low, high: its range, or None.
+        default: what it is if left out; None: the profile's or the bundle's.
+    """
+
+    name: str
+    help: str
+    default: Any
+    choices: tuple[str, ...]
+    low: float | None
+    high: float | None
+
+    @property
+    def values(self) -> str:
+        """What may be given, as text."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.low is not None:
+            return f"{_number(self.low)} to {_number(self.high)}"
+        return f"at most {_number(self.high)} characters" if self.high is not None else "two numbers"
+
+
+def describe(model: type[Options]) -> Iterator[Option]:
+    """The options of a group, in their order."""
+    for name, field in model.model_fields.items():
+        limits = {
+            key: getattr(one, key) for one in field.metadata for key in ("ge", "le", "max_length") if hasattr(one, key)
+        }
+        kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
+        choices = kinds if all(isinstance(kind, str) for kind in kinds) else get_args(kinds[0])
+        yield Option(
+            name,
+            field.description or "",
+            field.default,
+            tuple(choice for choice in choices if isinstance(choice, str)),
+            limits.get("ge"),
+            limits.get("le", limits.get("max_length")),
+        )
+
+
+def setting_error(error: ValidationError, model: type[BaseModel]) -> SettingError:
+    """All that pydantic found wrong, as one error that says what to do."""
+    faults = error.errors(include_url=False)
+    return _blame(
+        str(faults[0]["loc"][0]) if faults[0]["loc"] else None,
+        SettingError("; ".join(_sentence(fault, model) for fault in faults)),
+    )
+
+
+def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
+    name = ".".join(map(str, fault["loc"][:1]))
+    value = fault.get("input")
+    known = {option.name: option for option in describe(model)} if issubclass(model, Options) else {}
+    if fault["type"] == "extra_forbidden":
+        return f"there is no option {name!r}; the options are {', '.join(model.model_fields)}"
+    if fault["type"] == "missing" and len(fault["loc"]) == 1:
+        return f"{name} is missing"
+    if fault["type"] == "string_too_long":
+        return f"{name} has {len(str(value))} characters: give at most {known[name].high}"
+    if name in known and not isinstance(value, Mapping):
+        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+        return f"{name} is {shown}: choose {known[name].values}"
+    return f"{name}: {fault['msg'].removeprefix('Value error, ')}" if name else fault["msg"]
+
+
+def _blame(name: str | None, error: SettingError) -> SettingError:
+    error.field = name
+    return error
+
+
+def _number(value: float | None) -> str:
+    return "2^63 - 1" if value == 2**63 - 1 else f"{value:,g}" if value is not None else ""

@@ -1,0 +1,78 @@
+"""`python -m harness`: the harnesses at full length, on real servers. Exits with 1 if a guarantee is violated."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from foley import command
+from harness.api_server import api_server
+from harness.chaos import chaos as run_chaos
+from harness.fuzz import fuzz as run_fuzz
+from harness.soak import soak as run_soak
+
+TINY = Path(__file__).resolve().parents[2] / "bundles" / "tiny"
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Bundle = Annotated[Path, typer.Option(help="Folder of a small bundle.", envvar="FOLEY_BUNDLE")]
+
+
+@app.command()
+def soak(
+    bundle: Bundle = TINY,
+    count: Annotated[int, typer.Option(help="Generations in all.", min=2)] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the requests and of the kills.", min=0)] = 0,
+) -> None:
+    """Run many generations on a real API while callers cancel or crash and server processes are killed."""
+    with TemporaryDirectory(prefix="foley-soak-") as folder:
+        outcome = run_soak(bundle, Path(folder), count, seed, typer.echo)
+    typer.echo(f"{outcome.seconds:.0f} s")
+    for title, counts in (("ended", outcome.ended), ("killed", outcome.kills)):
+        typer.echo(f"{title}: " + ", ".join(f"{number} {name}" for name, number in counts.most_common()))
+    _conclude(outcome.faults)
+
+
+@app.command()
+def chaos(
+    bundle: Bundle = TINY,
+    rows: Annotated[int, typer.Option(help="Rows to render.", min=10)] = 1_000,
+    kills: Annotated[int, typer.Option(help="Processes to kill: driver, worker, Triton, in turn.", min=0)] = 18,
+    ray: Annotated[bool, typer.Option(help="Render on a Ray cluster of this machine.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the moments at which processes are killed.", min=0)] = 0,
+) -> None:
+    """Render a manifest while processes are killed, then once undisturbed, and compare the results."""
+    with TemporaryDirectory(prefix="foley-chaos-") as folder:
+        outcome = run_chaos(bundle, Path(folder), rows, kills, seed, ray, typer.echo)
+    typer.echo(
+        f"{rows} rows in {outcome.runs} runs and {outcome.seconds:.0f} s; undisturbed {outcome.peaceful_s:.0f} s"
+    )
+    typer.echo("killed: " + (", ".join(f"{number} {name}" for name, number in outcome.kills.items()) or "nothing"))
+    _conclude(outcome.faults)
+
+
+@app.command()
+def fuzz(
+    bundle: Bundle = TINY,
+    count: Annotated[int, typer.Option(help="Damaged media files and malformed requests.", min=200)] = 2_000,
+    seed: Annotated[int, typer.Option(help="Number of the first case; a fault names its case.", min=0)] = 0,
+) -> None:
+    """Send damaged media and malformed requests to a real API."""
+    with TemporaryDirectory(prefix="foley-fuzz-") as name, api_server(Path(name), bundle=bundle) as server:
+        outcome = run_fuzz(server, Path(name), count, seed, typer.echo)
+    for (kind, code), number in sorted(outcome.codes.items()):
+        typer.echo(f"{number:6} {kind}: {code}")
+    _conclude(outcome.faults)
+
+
+def _conclude(faults: list[str]) -> None:
+    for fault in faults:
+        typer.echo(f"FAULT: {fault}")
+    if faults:
+        raise typer.Exit(1)
+    typer.echo("no faults")
+
+
+if __name__ == "__main__":
+    command.run(app)
