@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 3600.0
 # How long a cancelled call may take to end by itself: 24.10 cannot cancel unary calls, and an aborted one can crash it.
 CANCEL_GRACE_S = 0.5
+# Parameters of the served models which say what the networks run on; empty where they do not apply.
+PLATFORM = ("target", "precision", "tuning", "engines_sha256")
 
 Answer = tuple[Any, InferenceServerException | Cancelled | None]
 
@@ -71,6 +73,7 @@ class Triton:
                 "bundle": self.manifest.name,
                 "bundle_sha256": parameters["digest"],
                 "onnxruntime": parameters["onnxruntime"],
+                **{name: parameters[name] for name in PLATFORM if parameters[name]},
                 "triton": server.version,
             }
         except grpc.FutureTimeoutError as error:
