@@ -43,6 +43,10 @@ fuzz: $(VENV)/.tested bundle ## Damaged media and malformed requests to a real A
 proto: $(VENV)/.tested ## The public API's Python modules, made anew of its definition
 	$(BIN)/python proto/generate.py pipeline/foley_pipeline/api
 
+options: $(VENV)/.serving ## The table in docs/options.md, made anew of core/foley/options.py
+	sed -i '/^| /d' docs/options.md
+	$(BIN)/python -c 'from foley.options import markdown; print(markdown(), end="")' >> docs/options.md
+
 lint: $(VENV)/.tested ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -15,6 +15,8 @@ from rich.table import Table
 from foley.bundle import Bundle
 from foley.errors import BundleError
 from foley.manifest import OpticalFlowConfig
+from foley.options import GenerateOptions
+from foley.profiles import resolve_sampling
 from foley.sampler import Sampling, Step, sample
 from foley.stages import networks
 from foley_bench.flop import count_flop
@@ -24,7 +26,7 @@ from foley_bench.official import way
 from foley_bench.part import Timing, timed
 from foley_bench.report import Report
 from foley_bench.served_way import works
-from foley_client import Foley, Watch, embedded_triton
+from foley_client import Watch, embedded_triton
 from foley_export.make import load_network
 
 VIDEO = CHECKOUT / "examples" / "steel.mp4"
@@ -110,8 +112,10 @@ def _ours(bundle: Bundle, full: bool, watch: Watch) -> tuple[dict[str, Timing], 
     """Our stages through Triton, how they sampled, and the most memory that the server took."""
     found, memory = {}, 0
     with embedded_triton(bundle.root) as triton:
-        foley = Foley(triton)
-        samplings = {"denoiser": foley.profile("balanced")[0], "denoiser, fast": foley.profile("fast")[0]}
+        samplings = {
+            "denoiser": resolve_sampling(GenerateOptions(), triton.manifest.sampling),
+            "denoiser, fast": resolve_sampling(GenerateOptions(profile="fast"), triton.manifest.sampling),
+        }
         for stage, work in works(triton, collect(bundle, VIDEO), samplings).items():
             steps = samplings[stage].steps if stage in samplings else None
             whole = steps or (PAIRS + 1 if stage.startswith(("optical_flow", "rgb")) else WHOLE[stage])

@@ -15,6 +15,7 @@ import yaml
 
 from foley import clip
 from foley.manifest import Manifest
+from foley.sampler import Sampling
 from foley.stages import Stage, Tensor, stages
 
 Rng = np.random.Generator
@@ -32,12 +33,8 @@ _SENSIBLE: Mapping[str, Callable[[Rng, tuple[int, ...]], np.ndarray]] = {
     "attention_mask": lambda _, shape: np.ones(shape),
     "envelope": lambda rng, shape: rng.uniform(0, 0.3, shape),
     "guidance": lambda _, shape: np.full(shape, 3.5),
-    "seed": lambda _, shape: np.arange(shape[0])[::-1],  # a seed, and the first window
-    "steps": lambda _, shape: np.full(shape, STEPS),
-    "eta": lambda _, shape: np.zeros(shape),
-    "guidance_interval": lambda *_: np.array([0.0, 100.0]),
 }
-_WORDS = {"text": "a stick hits metal", "sampler": "dpm++", "spacing": "uniform"}
+_WORDS = {"text": "a stick hits metal", "options": Sampling(steps=STEPS).encode(window=0).decode()}
 
 
 def write(manifest: Manifest, folder: Path, url: str) -> None:

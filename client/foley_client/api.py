@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from foley.envelope import Floats
 from foley.errors import Cancelled, SettingError
-from foley.stages import FlowMethod
+from foley.options import OpticalFlow
 from foley_client.channel import Channel
 from foley_client.exchange import (
     ATTEMPTS,
@@ -107,7 +107,7 @@ class FoleyClient:
         one = watch or Watch()
         return self._retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
 
-    def predict_envelope(self, video: Path, flow: FlowMethod | None = None, watch: Watch | None = None) -> Floats:
+    def predict_envelope(self, video: Path, flow: OpticalFlow | None = None, watch: Watch | None = None) -> Floats:
         """The envelope [ceil(duration * 100)] that the server predicts for a video file."""
         check_file(video)
         one = watch or Watch()

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from foley.envelope import Floats
 from foley.errors import Cancelled, SettingError
-from foley.stages import FlowMethod
+from foley.options import OpticalFlow
 from foley_client.channel import Channel
 from foley_client.exchange import (
     ATTEMPTS,
@@ -93,7 +93,9 @@ class AsyncFoleyClient:
         one = watch or Watch()
         return await self._retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
 
-    async def predict_envelope(self, video: Path, flow: FlowMethod | None = None, watch: Watch | None = None) -> Floats:
+    async def predict_envelope(
+        self, video: Path, flow: OpticalFlow | None = None, watch: Watch | None = None
+    ) -> Floats:
         """See `FoleyClient.predict_envelope`."""
         check_file(video)
         one = watch or Watch()

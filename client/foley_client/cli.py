@@ -3,31 +3,25 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from foley import command, envelope
 from foley.audio import read_audio
-from foley.envelope_filter import EnvelopeFilter
-from foley.loudness import Loudness
 from foley.media import probe
-from foley.mux import SourceAudio
+from foley.options import FileOptions, GenerateOptions, OpticalFlow
 from foley.output import replacing
-from foley.profiles import ProfileName
-from foley.sampler import SamplerName
-from foley.schedule import Spacing
-from foley.stages import FlowMethod
 from foley_client import outputs
 from foley_client.console import print_timings
 from foley_client.curves import check_filter, read_envelope
+from foley_client.option_parameters import with_options
 from foley_client.outputs import Result
 from foley_client.render.command import render
 from foley_client.session import Where, session
 from foley_pipeline import cache
 from foley_pipeline.content import content_sha256
 from foley_pipeline.job import Curve, Job
-from foley_pipeline.prompt import Prompt
 from foley_pipeline.rms2sound import Loop
 
 app = typer.Typer(
@@ -59,12 +53,7 @@ BundleFolder = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="demo")
 ]
 Flow = Annotated[
-    FlowMethod | None,
-    typer.Option(
-        help="Optical flow. exact: as the bundle says. In place of its RAFT: warm, fewer updates that start from the "
-        "flow before; dis, OpenCV's DIS.",
-        show_default="exact",
-    ),
+    OpticalFlow | None, typer.Option(help=str(GenerateOptions.model_fields["flow"].description), show_default="default")
 ]
 NoCache = Annotated[
     bool,
@@ -77,6 +66,7 @@ NoCache = Annotated[
 
 
 @app.command()
+@with_options(FileOptions)
 def generate(
     video: Video,
     output: Annotated[
@@ -89,66 +79,11 @@ def generate(
             show_default="VIDEO-foley.mp4",
         ),
     ] = None,
-    text: Annotated[str, typer.Option(help="What it sounds like, in words.")] = "",
     audio: Annotated[Path | None, typer.Option(help="What it sounds like, as a recording.")] = None,
-    negative_text: Annotated[str, typer.Option(help="What it must not sound like; takes a guidance above 1.")] = "",
     envelope_file: Annotated[
         Path | None,
         typer.Option("--envelope", help="Loudness curve instead of the predicted one: .json, .csv, or a recording."),
     ] = None,
-    envelope_filter: Annotated[
-        EnvelopeFilter,
-        typer.Option(
-            help="Low-pass filter for the loudness of a recording that --envelope names. official: the zero-phase "
-            "filter of the official RMS2Sound; needs SciPy."
-        ),
-    ] = "none",
-    seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
-    profile: Annotated[
-        ProfileName,
-        typer.Option(
-            help="How much time the sound is worth. quality: twice the steps. balanced: the bundle's own. fast: few "
-            "steps, guidance for half of them, and RAFT with few updates; see docs/performance.md. The options below "
-            "override it."
-        ),
-    ] = "balanced",
-    flow: Flow = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the profile's")] = None,
-    sampler: Annotated[
-        SamplerName | None,
-        typer.Option(help="ddim: the official one. dpm++: for few steps.", show_default="the profile's"),
-    ] = None,
-    spacing: Annotated[
-        Spacing | None,
-        typer.Option(help="Which noise levels dpm++ visits.", show_default="the profile's"),
-    ] = None,
-    eta: Annotated[
-        float, typer.Option(help="Fresh noise in every ddim step, 0 to 1; the official setting is 1.")
-    ] = 0.0,
-    guidance: Annotated[
-        float | None,
-        typer.Option(help="How strictly to follow the prompt; 1 is half the work.", show_default="the profile's"),
-    ] = None,
-    guidance_interval: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            help="Lowest and highest noise level, of 0.04 to 14, with guidance; steps outside are half the work.",
-            metavar="LOW HIGH",
-            show_default="the profile's",
-        ),
-    ] = None,
-    variations: Annotated[int, typer.Option(help="Sounds to make, with seeds counting up.")] = 1,
-    loudness: Annotated[
-        Loudness,
-        typer.Option(
-            help="level: as loud as the envelope over all. follow: exactly on the envelope. peak: the official "
-            "normalisation."
-        ),
-    ] = "level",
-    source_audio: Annotated[
-        SourceAudio,
-        typer.Option(help="The video's own sound: replace it, mix it with the new one, or keep it as a second track."),
-    ] = "replace",
     loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs, with a Triton.")] = "client",
     server: Server = None,
     ca: CA = None,
@@ -156,23 +91,17 @@ def generate(
     key: Key = None,
     bundle: BundleFolder = None,
     no_cache: NoCache = False,
+    **options: Any,
 ) -> None:
     """Make sound for a video.
 
     foley generate hits.mp4 --text "a stick hits metal" -o hits-with-sound.mp4 -o hits.wav
     """
     # all that can be wrong is said before a server starts
-    chosen = {
-        "seed": seed,
-        "steps": steps,
-        "sampler": sampler,
-        "eta": eta or None,
-        "guidance": guidance,
-        "spacing": spacing,
-        "guidance_interval": guidance_interval,
-    }
-    check_filter(envelope_file, envelope_filter)
-    job = Job(video, Prompt(text, audio, negative_text), profile, flow, chosen, variations, loudness)
+    chosen = FileOptions(**options)
+    check_filter(envelope_file, chosen.envelope_filter)
+    job = Job(video, GenerateOptions(**chosen.model_dump(include=set(GenerateOptions.model_fields))), audio)
+    variations = chosen.variations
     paths = output or [Path(f"{video.stem}-foley.mp4")]
     numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(variations)]
     outputs.check(
@@ -185,13 +114,13 @@ def generate(
     info = probe(video)
     if envelope_file:
         samples, frames = envelope.samples(info.duration_s), envelope.frames(info.duration_s)
-        curve = read_envelope(envelope_file, info.duration_s, frames, envelope_filter)
+        curve = read_envelope(envelope_file, info.duration_s, frames, chosen.envelope_filter)
         job = replace(job, source=Curve(curve, samples))
     origin = {
         "video": video.name,
         "video_sha256": content_sha256(video),
         "envelope": envelope_file.name if envelope_file else "predicted",
-        "envelope_filter": envelope_filter,
+        "envelope_filter": chosen.envelope_filter,
         "audio": audio.name if audio else None,
     }
     where = Where(server, ca, certificate, key, bundle, no_cache)
@@ -199,7 +128,9 @@ def generate(
         sound = maker.generate(job, watch, loop)
         with watch.stage("writing", len(sound.takes)) as stage:
             for take, group in zip(sound.takes, numbered, strict=True):
-                result = Result(video, sound.envelope, replace(take, recipe={**take.recipe, **origin}), source_audio)
+                result = Result(
+                    video, sound.envelope, replace(take, recipe={**take.recipe, **origin}), chosen.source_audio
+                )
                 for path in group:
                     outputs.write(files.enter_context(replacing(path)), result)
                 stage.advance()

@@ -7,8 +7,9 @@ import numpy as np
 from foley import envelope_file
 from foley.audio import read_audio
 from foley.envelope import Floats, measure, samples, validate
-from foley.envelope_filter import EnvelopeFilter, low_pass
+from foley.envelope_filter import low_pass
 from foley.errors import SettingError
+from foley.options import EnvelopeFilter
 
 
 def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None:

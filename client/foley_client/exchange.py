@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from foley.envelope import Floats
 from foley.errors import FoleyError, MediaError, ServerFailure
-from foley.stages import FlowMethod
+from foley.options import OpticalFlow
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import CHUNK_BYTES, options_of, prompt_message, takes_of, video_message
 from foley_pipeline.api.status import from_call, from_status
@@ -134,7 +134,7 @@ def create_messages(job: Job, request_id: str, watch: Watch) -> Iterator[pb.Crea
         yield pb.CreateGenerationRequest(chunk=chunk)
 
 
-def envelope_messages(video: Path, flow: FlowMethod | None, watch: Watch) -> Iterator[pb.PredictEnvelopeRequest]:
+def envelope_messages(video: Path, flow: OpticalFlow | None, watch: Watch) -> Iterator[pb.PredictEnvelopeRequest]:
     """The upload of `PredictEnvelope`."""
     yield pb.PredictEnvelopeRequest(video=video_message(flow))
     for chunk in _chunks(video, pb.FILE_KIND_VIDEO, watch):

@@ -8,7 +8,8 @@ from pathlib import Path
 from foley import clip, envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, SourceAudio, write_video, write_wav
+from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, write_video, write_wav
+from foley.options import SourceAudio
 from foley.output import check_destination
 from foley_client.picture import draw
 from foley_pipeline.foley import Take

@@ -11,7 +11,7 @@ import grpc
 
 from foley.envelope import Floats
 from foley.errors import ServerUnavailable, SettingError
-from foley.stages import FlowMethod
+from foley.options import OpticalFlow
 from foley_client.api import FoleyClient
 from foley_client.channel import Channel
 from foley_client.console import ProgressWatch
@@ -54,7 +54,7 @@ class Maker(Protocol):
     def generate(self, job: Job, watch: Watch, loop: Loop) -> Sound:
         """Do `job`; `loop` says where the diffusion loop runs, where there is a choice."""
 
-    def predict_envelope(self, video: Path, watch: Watch, flow: FlowMethod | None) -> Floats:
+    def predict_envelope(self, video: Path, watch: Watch, flow: OpticalFlow | None) -> Floats:
         """The envelope of a video."""
 
 
@@ -68,9 +68,9 @@ class OnTriton:
         """See `foley_pipeline.job.run`."""
         return run(self.foley, job, watch, loop)
 
-    def predict_envelope(self, video: Path, watch: Watch, flow: FlowMethod | None) -> Floats:
+    def predict_envelope(self, video: Path, watch: Watch, flow: OpticalFlow | None) -> Floats:
         """See `Foley.predict_envelope`."""
-        return self.foley.predict_envelope(video, watch, flow or "exact")
+        return self.foley.predict_envelope(video, watch, flow or "default")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class OnApi:
         """See `FoleyClient.generate`; the loop is the API's own."""
         return self.client.generate(job, watch)
 
-    def predict_envelope(self, video: Path, watch: Watch, flow: FlowMethod | None) -> Floats:
+    def predict_envelope(self, video: Path, watch: Watch, flow: OpticalFlow | None) -> Floats:
         """See `FoleyClient.predict_envelope`."""
         return self.client.predict_envelope(video, flow, watch)
 

@@ -4,14 +4,10 @@ Lee et al., "Video-Foley" (TASLP 2025), section III: the targets of Video2RMS ar
 RMS2Sound filters an envelope that it takes from a recording in the same way.
 """
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
 from foley.errors import EnvelopeError, SettingError
-
-EnvelopeFilter = Literal["none", "official"]
 
 _ORDER, _RIPPLE_DB, _STOP_BAND_DB, _CUTOFF = 4, 0.01, 120.0, 0.125  # the cutoff as a share of the Nyquist frequency
 _FEWEST_FRAMES = 2 * _ORDER + 1  # with fewer, the initial conditions of both passes are not determined

@@ -1,14 +1,10 @@
 """How loud the finished sound is: at the envelope's level, exactly on the envelope, or at a fixed peak."""
 
-from typing import Literal, get_args
-
 import numpy as np
 
 from foley import clip
 from foley.envelope import Floats, measure
-
-Loudness = Literal["level", "follow", "peak"]
-LOUDNESS: tuple[Loudness, ...] = get_args(Loudness)
+from foley.options import Loudness
 
 OFFICIAL_PEAK = 0.8
 _FLOOR = 1e-4  # RMS under which a frame counts as silent: nothing is amplified out of it

@@ -6,7 +6,10 @@ manifests that differ only in these numbers; the defaults are the official sizes
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from foley.errors import SettingError
+from foley.options import Sampler, SamplingOptions
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -122,9 +125,17 @@ class VocoderConfig(_Config):
 class SamplingDefaults(_Config):
     """What a request gets that does not say otherwise."""
 
-    sampler: Literal["ddim", "dpm++"] = "dpm++"
-    steps: Annotated[int, Field(ge=1, le=1000)] = 25
-    guidance: Annotated[float, Field(ge=1.0, le=100.0)] = 3.5
+    sampler: Sampler = "dpm++"
+    steps: int = 25
+    guidance: float = 3.5
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> "SamplingDefaults":
+        try:
+            SamplingOptions.model_validate(self.model_dump())
+        except SettingError as error:
+            raise ValueError(str(error)) from error
+        return self
 
 
 class Source(_Config):

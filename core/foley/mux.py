@@ -11,7 +11,7 @@ from fractions import Fraction
 from heapq import merge
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -24,9 +24,8 @@ from foley.audio import Samples, audio_stream, fit, layout_of, read_sound, resam
 from foley.container import DEFAULT_LIMITS, Limits, has_presentation_times, open_media, read_packets
 from foley.errors import OutputError, SettingError
 from foley.media import VideoInfo, probe, shown_frames, to_rgb, video_stream
+from foley.options import SourceAudio
 from foley.output import check_destination
-
-SourceAudio = Literal["replace", "mix", "keep"]
 
 _SECONDARY = Disposition(0)  # of a track that players do not choose by themselves
 _CLOCK_HZ = 90_000  # of encoded frames; divides by the usual frame rates

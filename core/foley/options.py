@@ -52,9 +52,9 @@ class Options(BaseModel):
 class PromptOptions(Options):
     """What the sound is made of."""
 
-    text: str = Field("", max_length=2_000, description="What it sounds like, in words. Empty: anything.")
+    text: str = Field(default="", max_length=2_000, description="What it sounds like, in words. Empty: anything.")
     negative_text: str = Field(
-        "", max_length=2_000, description="What it must not sound like, in words; needs a guidance above 1."
+        default="", max_length=2_000, description="What it must not sound like, in words; needs a guidance above 1."
     )
 
     @model_validator(mode="after")
@@ -70,25 +70,31 @@ class PromptOptions(Options):
 class SamplingOptions(Options):
     """How the sound is sampled. What is None is chosen by the profile, else by the bundle."""
 
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of the noise; the same seed makes the same sound.")
+    seed: int = Field(
+        default=0, ge=0, le=2**63 - 1, description="Seed of the noise; the same seed makes the same sound."
+    )
     profile: Profile = Field(
-        "balanced",
+        default="balanced",
         description="How much time the sound is worth. quality: twice the steps. balanced: the bundle's own settings. "
         "fast: few steps, guidance for half of them, and RAFT with few updates. Other options override it.",
     )
-    sampler: Sampler | None = Field(None, description="ddim: the official sampler. dpm++: DPM-Solver++ 2M.")
-    steps: int | None = Field(None, ge=1, le=1_000, description="Number of denoising steps.")
+    sampler: Sampler | None = Field(default=None, description="ddim: the official sampler. dpm++: DPM-Solver++ 2M.")
+    steps: int | None = Field(default=None, ge=1, le=1_000, description="Number of denoising steps.")
     timestep_spacing: TimestepSpacing | None = Field(
-        None, description="How dpm++ spaces its noise levels: in timesteps, as Karras et al. 2022, or in log-SNR."
+        default=None,
+        description="How dpm++ spaces its noise levels: in timesteps, as Karras et al. 2022, or in log-SNR.",
     )
     eta: float | None = Field(
-        None, ge=0.0, le=1.0, description="Share of fresh noise in every step of ddim; the official setting is 1."
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="Share of fresh noise in every step of ddim; the official setting is 1.",
     )
     guidance: float | None = Field(
-        None, ge=1.0, le=100.0, description="Scale of classifier-free guidance; 1 is none and half the work."
+        default=None, ge=1.0, le=100.0, description="Scale of classifier-free guidance; 1 is none and half the work."
     )
     guidance_interval: tuple[float, float] | None = Field(
-        None,
+        default=None,
         description="Lowest and highest noise level, as sigma, with guidance (Kynkäänniemi et al. 2024). Sigma falls "
         "from 14 to 0.04. Steps outside the interval are half the work.",
     )
@@ -122,13 +128,13 @@ class GenerateOptions(SamplingOptions, PromptOptions):
     """The options of one generation, wherever it runs."""
 
     flow: OpticalFlow | None = Field(
-        None,
+        default=None,
         description="Optical flow. default: the bundle's. In place of its RAFT: warm, with few updates that start from "
         "the flow before; dis, OpenCV's DIS.",
     )
-    variations: int = Field(1, ge=1, le=16, description="Number of sounds to make, with seeds counting up.")
+    variations: int = Field(default=1, ge=1, le=16, description="Number of sounds to make, with seeds counting up.")
     loudness: Loudness = Field(
-        "level",
+        default="level",
         description="level: as loud as the envelope over all. follow: exactly on the envelope. peak: the official "
         "normalisation to the peak.",
     )
@@ -146,11 +152,11 @@ class FileOptions(GenerateOptions):
     """The options of a generation from files to a file: the command line's and those of a manifest row."""
 
     source_audio: SourceAudio = Field(
-        "replace",
+        default="replace",
         description="The video's own sound: replace it, mix it with the new one, or keep it as a second track.",
     )
     envelope_filter: EnvelopeFilter = Field(
-        "none",
+        default="none",
         description="Low-pass filter for the loudness of a recording that is the envelope. official: the zero-phase "
         "filter of the official RMS2Sound; needs SciPy.",
     )
@@ -201,6 +207,15 @@ def describe(model: type[Options]) -> Iterator[Option]:
         )
 
 
+def markdown() -> str:
+    """The table of options in docs/options.md."""
+    lines = ["| option | values | default | |", "| --- | --- | --- | --- |"]
+    for option in describe(FileOptions):
+        default = "the profile's" if option.default is None else str(option.default) or "empty"
+        lines.append(f"| `{option.name}` | {option.values} | {default} | {option.help} |")
+    return "\n".join(lines) + "\n"
+
+
 def setting_error(error: ValidationError, model: type[BaseModel]) -> SettingError:
     """All that pydantic found wrong, as one error that says what to do."""
     faults = error.errors(include_url=False)
@@ -220,7 +235,7 @@ def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{name} is missing"
     if fault["type"] == "string_too_long":
         return f"{name} has {len(str(value))} characters: give at most {known[name].high}"
-    if name in known and not isinstance(value, Mapping):
+    if name in known and fault["type"] != "value_error" and not isinstance(value, Mapping):
         shown = value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
         return f"{name} is {shown}: choose {known[name].values}"
     return f"{name}: {fault['msg'].removeprefix('Value error, ')}" if name else fault["msg"]

@@ -1,28 +1,44 @@
-"""Profiles: how much time a sound is worth, in one word."""
+"""Profiles, and how the options of a request become the settings that it runs with."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from types import MappingProxyType
-from typing import Any, Literal
 
-from foley.stages import FlowMethod
+from foley.manifest import SamplingDefaults
+from foley.options import GenerateOptions, OpticalFlow, Profile, SamplingOptions
+from foley.sampler import Sampling
+from foley.stages import features_stage
 
-ProfileName = Literal["quality", "balanced", "fast"]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a profile asks for: the optical flow, and what it sets in place of the bundle's sampling defaults."""
-
-    flow: FlowMethod
-    sampling: Mapping[str, Any]
-
-
-PROFILES: Mapping[ProfileName, Profile] = MappingProxyType(
+PROFILES: Mapping[Profile, GenerateOptions] = MappingProxyType(
     {
-        "quality": Profile("exact", {"steps": 50}),
-        "balanced": Profile("exact", {}),
-        "fast": Profile("warm", {"steps": 10, "spacing": "log-snr", "guidance_interval": (0.3, 100.0)}),
+        "quality": GenerateOptions(steps=50),
+        "balanced": GenerateOptions(),
+        "fast": GenerateOptions(steps=10, timestep_spacing="log-snr", guidance_interval=(0.3, 100.0), flow="warm"),
     }
 )
-"""Chosen from the table in `docs/performance.md`. `balanced`, the default, is the bundle's own: every network exact."""
+"""What a profile sets where a request does not; chosen from the table in docs/performance.md."""
+
+
+def resolve_sampling(options: SamplingOptions, defaults: SamplingDefaults) -> Sampling:
+    """The sampling of a request: its own options, else its profile's, else the bundle's `defaults`.
+
+    Raises:
+        SettingError: an option excludes another one, or what the profile or the bundle chose.
+    """
+    names = {field.name for field in fields(Sampling)}
+    own = options.model_dump(include=names, exclude_none=True)
+    profile = PROFILES[options.profile].model_dump(include=names - {"seed"}, exclude_none=True)
+    chosen = {**defaults.model_dump(), **profile, **own}
+    if chosen["sampler"] == "ddim" and "timestep_spacing" not in own:
+        chosen["timestep_spacing"] = "uniform"  # a profile's spacing is for dpm++
+    return Sampling(**chosen)
+
+
+def resolve_flow(options: GenerateOptions, stages: Collection[str]) -> OpticalFlow:
+    """The optical flow of a request: its own, else its profile's where the bundle is served with it.
+
+    Args:
+        stages: names of the served models.
+    """
+    wanted = options.flow or PROFILES[options.profile].flow or "default"
+    return wanted if options.flow or features_stage(wanted) in stages else "default"

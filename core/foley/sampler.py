@@ -4,72 +4,69 @@ It exists once: the client drives it with one `denoiser` call a step, and the se
 `generate` runs the same code inside the server. Same seed, same result.
 """
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from foley import clip
 from foley.errors import SettingError
-from foley.schedule import SPACINGS, TRAIN_STEPS, Spacing, noise_levels
+from foley.manifest import SamplingDefaults
+from foley.options import ALL_SIGMAS, Sampler, SamplingOptions, TimestepSpacing
+from foley.schedule import noise_levels
 from foley.solvers import ddim, draws, multistep
 
 Floats = npt.NDArray[np.float32]
 
-SamplerName = Literal["ddim", "dpm++"]
-SAMPLERS: tuple[SamplerName, ...] = ("ddim", "dpm++")
-
 LATENTS_SHAPE = (clip.LATENT_CHANNELS, clip.LATENT_FRAMES, clip.LATENT_BINS)
-EVERYWHERE = (0.0, 100.0)  # an interval that holds all noise levels
+_DEFAULTS = SamplingDefaults()
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a sound is sampled; everything that, with the inputs, makes it repeatable.
+    """How one sound is sampled: `foley.options.SamplingOptions` with every value chosen.
 
-    Attributes:
-        sampler: "ddim" (the official one) or "dpm++" (DPM-Solver++ 2M, made for few steps).
-        steps: denoising steps, 1..1000.
-        guidance: scale of classifier-free guidance, >= 1; exactly 1 halves the cost.
-        eta: share of fresh noise in every DDIM step, 0..1 (the official pipeline: 1).
-        seed: 0..2**63-1.
-        spacing: which noise levels are visited, see `foley.schedule.grid`; ddim has its own.
-        guidance_interval: lowest and highest noise level, sigma, at which there is guidance (Kynkäänniemi et al. 2024);
-            sigma falls from 14 to 0.04 over the loop. Steps outside cost half.
+    Together with the inputs it makes a sound repeatable.
+
+    Raises:
+        SettingError: a value outside its range, or two that exclude each other.
     """
 
-    sampler: SamplerName = "dpm++"
-    steps: int = 25
-    guidance: float = 3.5
+    sampler: Sampler = _DEFAULTS.sampler
+    steps: int = _DEFAULTS.steps
+    guidance: float = _DEFAULTS.guidance
     eta: float = 0.0
     seed: int = 0
-    spacing: Spacing = "uniform"
-    guidance_interval: tuple[float, float] = EVERYWHERE
+    timestep_spacing: TimestepSpacing = "uniform"
+    guidance_interval: tuple[float, float] = ALL_SIGMAS
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise SettingError(f"unknown sampler {self.sampler!r}: choose {', '.join(SAMPLERS)}")
-        if not 1 <= self.steps <= TRAIN_STEPS:
-            raise SettingError(f"steps is {self.steps}: choose 1 to {TRAIN_STEPS}")
-        if not 1.0 <= self.guidance <= 100.0:
-            raise SettingError(f"guidance is {self.guidance}: choose 1 (none) to 100")
-        if not 0.0 <= self.eta <= 1.0:
-            raise SettingError(f"eta is {self.eta}: choose 0 to 1")
-        if self.eta and self.sampler != "ddim":
-            raise SettingError(f"eta belongs to the ddim sampler; leave it out with {self.sampler}")
-        if not 0 <= self.seed < 2**63:
-            raise SettingError(f"seed is {self.seed}: choose 0 to 2**63 - 1")
-        if self.spacing not in SPACINGS:
-            raise SettingError(f"unknown spacing {self.spacing!r}: choose {', '.join(SPACINGS)}")
-        if self.spacing != "uniform" and self.sampler == "ddim":
-            raise SettingError("spacing belongs to the dpm++ sampler; leave it out with ddim")
-        low, high = self.guidance_interval
-        if not 0.0 <= low <= high <= EVERYWHERE[1]:
-            raise SettingError(
-                f"guidance_interval is {low} to {high}: choose noise levels from 0 to 100, the lower one first"
-            )
+        SamplingOptions.model_validate(asdict(self))
+
+    def encode(self, window: int) -> bytes:
+        """The tensor `options` of the served model `generate`: JSON, in which floats keep their last bit.
+
+        Args:
+            window: see `sample`.
+        """
+        return json.dumps({**asdict(self), "window": window}).encode()
+
+    @classmethod
+    def decode(cls, content: bytes) -> tuple["Sampling", int]:
+        """The sampling and the window of a tensor `options`. Raises SettingError."""
+        try:
+            values = json.loads(content)
+        except ValueError as error:
+            raise SettingError("options is not JSON") from error
+        if not isinstance(values, dict):
+            raise SettingError("options is not a JSON object")
+        window = values.pop("window", 0)
+        if not isinstance(window, int) or window < 0:
+            raise SettingError(f"window is {window!r}: choose 0 or more")
+        chosen = SamplingOptions.model_validate(values).model_dump(exclude_none=True, exclude={"profile"})
+        return cls(**chosen), window
 
 
 @dataclass(frozen=True)
@@ -101,4 +98,4 @@ def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Fl
 
     if sampling.sampler == "ddim":
         return ddim(predict, start, sampling.steps, sampling.eta, noise)
-    return multistep(predict, start, sampling.steps, sampling.spacing)
+    return multistep(predict, start, sampling.steps, sampling.timestep_spacing)

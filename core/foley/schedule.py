@@ -1,18 +1,16 @@
 """AudioLDM's noise schedule, and which of its levels a loop of few steps visits."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from foley.options import TimestepSpacing
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 TRAIN_STEPS = 1000
-
-Spacing = Literal["uniform", "karras", "log-snr"]
-SPACINGS: tuple[Spacing, ...] = ("uniform", "karras", "log-snr")
 
 _KARRAS_RHO = 7.0
 
@@ -48,7 +46,7 @@ class Grid:
     levels: Doubles
 
 
-def grid(steps: int, spacing: Spacing) -> Grid:
+def grid(steps: int, spacing: TimestepSpacing) -> Grid:
     """The levels of a loop of `steps` steps.
 
     "uniform" spaces the timesteps equally from 999 down; "karras" the sigmas to the power of 1/7 (Karras et al. 2022,

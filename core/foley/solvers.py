@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from foley.schedule import Doubles, Spacing, ddim_tables, grid
+from foley.options import TimestepSpacing
+from foley.schedule import Doubles, ddim_tables, grid
 
 Floats = npt.NDArray[np.float32]
 Predict = Callable[[Floats, int], Floats]
@@ -46,7 +47,7 @@ def ddim(
         yield latents
 
 
-def multistep(predict: Predict, latents: Floats, steps: int, spacing: Spacing = "uniform") -> Iterator[Floats]:
+def multistep(predict: Predict, latents: Floats, steps: int, spacing: TimestepSpacing = "uniform") -> Iterator[Floats]:
     """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): one call per step, second order; the last step is first order."""
     chosen = grid(steps, spacing)
     levels = chosen.levels

@@ -12,21 +12,18 @@ import numpy as np
 
 from foley import clip
 from foley.manifest import Manifest, OpticalFlowConfig
+from foley.options import OpticalFlow
 
 Dtype = Literal["uint8", "int32", "int64", "float32", "bytes"]
 Kind = Literal["network", "ensemble", "python"]
-
-FlowMethod = Literal["exact", "warm", "dis"]
-"""How the optical flow is found. "exact": as the bundle says. In place of a bundle's RAFT also "warm", with few updates
-that start from the flow of the pair before, and "dis", OpenCV's DIS."""
 
 SHARED_WEIGHTS: Mapping[str, str] = {"optical_flow_warm": "optical_flow"}
 """Networks that have no weights of their own, and whose they compute with."""
 
 
-def features_stage(flow: FlowMethod) -> str:
+def features_stage(flow: OpticalFlow) -> str:
     """The ensemble that turns frames into features with this optical flow."""
-    return "frames_to_features" if flow == "exact" else f"frames_to_features_{flow}"
+    return "frames_to_features" if flow == "default" else f"frames_to_features_{flow}"
 
 
 @dataclass(frozen=True)
@@ -114,13 +111,7 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
                 envelope,
                 embedding,
                 negative,
-                guidance,
-                Tensor("seed", "int64", (2,)),  # the request's seed and the window's number
-                Tensor("steps", "int32", (1,)),
-                Tensor("sampler", "bytes", (1,)),
-                Tensor("eta", "float32", (1,)),
-                Tensor("spacing", "bytes", (1,)),
-                Tensor("guidance_interval", "float32", (2,)),
+                Tensor("options", "bytes", (1,)),  # `foley.sampler.Sampling.encode`
             ),
             # `step` counts up to `steps`; `waveform` is empty until the last response
             (Tensor("step", "int32", (1,)), Tensor("waveform", "float32", ("samples",))),

@@ -1,7 +1,7 @@
 """The SDK: a connected server as the two stages of Video-Foley."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,10 +12,9 @@ import av
 from foley import __version__, clip, loudness
 from foley.envelope import Floats, frames, validate
 from foley.errors import SettingError
-from foley.loudness import Loudness
-from foley.profiles import PROFILES, ProfileName
+from foley.options import GenerateOptions, Loudness, OpticalFlow
 from foley.sampler import Sampling
-from foley.stages import FlowMethod, features_stage
+from foley.stages import features_stage
 from foley_pipeline.cache import Cache
 from foley_pipeline.content import content_sha256
 from foley_pipeline.prompt import Prompt, embed_audio, embed_text
@@ -24,8 +23,6 @@ from foley_pipeline.rms2sound import Condition, Loop, synthesize
 from foley_pipeline.triton import Triton
 from foley_pipeline.video2rms import predict_envelope
 from foley_pipeline.watch import Watch
-
-MAX_VARIATIONS = 16
 
 Embeddings: TypeAlias = tuple[Floats, Floats]
 """[512] each: of a prompt, and of what the sound should not be."""
@@ -40,24 +37,10 @@ class Take:
     timings_s: dict[str, float] = field(default_factory=dict)  # of the whole call: variations share them
 
 
-def override(sampling: Sampling, chosen: Mapping[str, Any]) -> Sampling:
-    """`sampling` with those of `chosen` that are not None in their place.
-
-    Raises:
-        SettingError: one of them is outside its range.
-    """
-    return replace(sampling, **{key: value for key, value in chosen.items() if value is not None})
-
-
 def vary(sampling: Sampling, variations: int) -> list[Sampling]:
-    """`sampling` once for every variation, with seeds counting up.
-
-    Raises:
-        SettingError: fewer than one or more than `MAX_VARIATIONS`, or a seed past the last one.
-    """
-    if not 1 <= variations <= MAX_VARIATIONS:
-        raise SettingError(f"variations is {variations}; choose 1 to {MAX_VARIATIONS}")
-    return [replace(sampling, seed=sampling.seed + i) for i in range(variations)]
+    """`sampling` once for every variation, with seeds counting up. Raises SettingError."""
+    options = GenerateOptions(seed=sampling.seed, variations=variations)
+    return [replace(sampling, seed=sampling.seed + i) for i in range(options.variations)]
 
 
 class Foley:
@@ -83,13 +66,9 @@ class Foley:
         """The bundle's sampling defaults, seed 0."""
         return Sampling(**self.triton.manifest.sampling.model_dump())
 
-    def profile(self, name: ProfileName) -> tuple[Sampling, FlowMethod]:
-        """How a profile samples here, seed 0, and its optical flow: the bundle's own, where that is no RAFT."""
-        chosen = PROFILES[name]
-        flow = chosen.flow if features_stage(chosen.flow) in self.triton.stages else "exact"
-        return replace(self.defaults, **chosen.sampling), flow
-
-    def predict_envelope(self, video: Path | Video, watch: Watch | None = None, flow: FlowMethod = "exact") -> Floats:
+    def predict_envelope(
+        self, video: Path | Video, watch: Watch | None = None, flow: OpticalFlow = "default"
+    ) -> Floats:
         """The envelope [ceil(duration * 100)] that Video2RMS predicts for a video, a file or an opened one.
 
         Raises:
@@ -120,7 +99,7 @@ class Foley:
         return made, self._embed_text(prompt.negative_text, watch)
 
     def prepare(
-        self, video: Path | Video, prompt: Prompt, watch: Watch | None = None, flow: FlowMethod = "exact"
+        self, video: Path | Video, prompt: Prompt, watch: Watch | None = None, flow: OpticalFlow = "default"
     ) -> tuple[Floats, Embeddings]:
         """`predict_envelope` and `embed` at the same time; an error of one stops the other."""
         with ThreadPoolExecutor(2) as pool, (watch or Watch()).part() as part:

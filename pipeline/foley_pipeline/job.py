@@ -1,19 +1,16 @@
 """One call of Video-Foley: all that it is told, and all that comes of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from foley import clip
 from foley.envelope import Floats, frames, validate
 from foley.errors import SettingError
-from foley.loudness import Loudness
-from foley.profiles import ProfileName
-from foley.sampler import Sampling
-from foley.stages import FlowMethod
+from foley.options import GenerateOptions
+from foley.profiles import resolve_flow, resolve_sampling
 from foley_pipeline.content import content_sha256
-from foley_pipeline.foley import Foley, Take, override, vary
+from foley_pipeline.foley import Foley, Take
 from foley_pipeline.prompt import Prompt
 from foley_pipeline.rms2sound import Loop
 from foley_pipeline.watch import Watch
@@ -36,29 +33,28 @@ class Curve:
 
 @dataclass(frozen=True)
 class Job:
-    """What to make. What is left out is the profile's, and what that leaves out the bundle's.
+    """What to make.
 
     Attributes:
-        source: a video whose envelope is predicted, or a curve instead.
-        sampling: fields of `foley.sampler.Sampling` in place of the profile's.
-        flow: optical flow in place of the profile's.
+        source: a video whose envelope is predicted, or an envelope.
+        options: how; what they leave out is the profile's, and what that leaves out the bundle's.
+        audio: a recording of the timbre, in place of `options.text`.
 
     Raises:
-        SettingError: what is wrong whatever the server.
+        SettingError: there is a text and a recording.
     """
 
     source: Path | Curve
-    prompt: Prompt = field(default_factory=Prompt)
-    profile: ProfileName = "balanced"
-    flow: FlowMethod | None = None
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    variations: int = 1
-    level: Loudness = "level"
+    options: GenerateOptions = field(default_factory=GenerateOptions)
+    audio: Path | None = None
 
     def __post_init__(self) -> None:
-        # eta belongs to ddim, which may be the bundle's choice; the server's own check comes before any work
-        plain = Sampling(sampler="ddim" if self.sampling.get("eta") else "dpm++")
-        vary(override(plain, self.sampling), self.variations)
+        _ = self.prompt
+
+    @property
+    def prompt(self) -> Prompt:
+        """The timbre prompt."""
+        return Prompt(self.options.text, self.audio, self.options.negative_text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +80,13 @@ def run(
     """
 
     def check_length(samples: int) -> None:
-        seconds = job.variations * samples / clip.SAMPLE_RATE_HZ
+        seconds = job.options.variations * samples / clip.SAMPLE_RATE_HZ
         if seconds > max_sound_s:
             raise SettingError(
                 f"that is {seconds:.0f} s of sound, the limit is {max_sound_s:g} s; ask for less at once"
             )
 
-    profiled, profiled_flow = foley.profile(job.profile)
-    sampling = override(profiled, job.sampling)
+    sampling = resolve_sampling(job.options, foley.triton.manifest.sampling)
     job.prompt.check(sampling.guidance)  # before the long work on the video
     if isinstance(job.source, Curve):
         envelope, samples = job.source.envelope, job.source.samples
@@ -102,7 +97,7 @@ def run(
         video = foley.reader.video(job.source)
         samples = video.info.samples(clip.SAMPLE_RATE_HZ)
         check_length(samples)
-        flow = job.flow or profiled_flow
+        flow = resolve_flow(job.options, foley.triton.stages)
         envelope, embeddings = foley.prepare(video, job.prompt, watch, flow)
         origin = {"video_sha256": content_sha256(job.source), "envelope": "predicted", "flow": flow}
     on_envelope(envelope)
@@ -112,9 +107,9 @@ def run(
         job.prompt,
         sampling,
         embeddings=embeddings,
-        variations=job.variations,
+        variations=job.options.variations,
         loop=loop,
-        level=job.level,
+        level=job.options.loudness,
         watch=watch,
     )
     return Sound(envelope, [replace(take, recipe={**origin, **take.recipe}) for take in takes])

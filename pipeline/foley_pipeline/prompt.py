@@ -8,9 +8,8 @@ import numpy as np
 from foley import clip
 from foley.envelope import Floats
 from foley.errors import SettingError
+from foley.options import PromptOptions
 from foley_pipeline.triton import Triton
-
-MAX_TEXT = 2_000  # characters; CLAP reads 512 tokens
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.text and self.audio:
             raise SettingError("give a text or an audio prompt, not both")
-        for text in (self.text, self.negative_text):
-            if len(text) > MAX_TEXT:
-                raise SettingError(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are read")
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:  # bytes that the shell passed on and nobody could decode
-                raise SettingError("the prompt is not text in UTF-8; type it again") from error
+        PromptOptions(text=self.text, negative_text=self.negative_text)
 
     def check(self, guidance: float) -> None:
         """Raises SettingError where a negative text would do nothing: at guidance 1 nothing leads away from it."""

@@ -86,13 +86,7 @@ def _in_server(
         envelope=condition.envelope,
         embedding=condition.embedding,
         negative_embedding=condition.negative_embedding,
-        guidance=[sampling.guidance],
-        seed=[sampling.seed, window],
-        steps=[sampling.steps],
-        sampler=[sampling.sampler.encode()],
-        eta=[sampling.eta],
-        spacing=[sampling.spacing.encode()],
-        guidance_interval=sampling.guidance_interval,
+        options=[sampling.encode(window)],
     )
     waveform = np.empty(0, np.float32)
     with closing(events):  # type: ignore[type-var]

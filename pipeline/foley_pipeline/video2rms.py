@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from foley import clip
 from foley.envelope import Floats, frames
-from foley.stages import FlowMethod, features_stage
+from foley.options import OpticalFlow
+from foley.stages import features_stage
 from foley.windows import crossfade, cut, window_starts_s
 from foley_pipeline.reader import FrameStream, Image
 from foley_pipeline.triton import Triton
@@ -19,7 +20,7 @@ CHUNKS_ON_SERVER = 2  # the flow of one is found while the networks behind it re
 
 
 def predict_envelope(
-    triton: Triton, video: FrameStream, duration_s: float, watch: Watch, flow: FlowMethod = "exact"
+    triton: Triton, video: FrameStream, duration_s: float, watch: Watch, flow: OpticalFlow = "default"
 ) -> Floats:
     """The envelope [frames(duration_s)] that Video2RMS predicts for a video of any length."""
     rows = extract_features(triton, video, watch, flow)
@@ -46,7 +47,7 @@ def clip_features(rows: Floats, still: Floats) -> Floats:
     return cut(np.concatenate([rows, np.repeat(still[None], missing, axis=0)]), 0, clip.CLIP_FRAMES)
 
 
-def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: FlowMethod = "exact") -> Floats:
+def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: OpticalFlow = "default") -> Floats:
     """Features of every pair of neighbouring frames, RGB then flow, and of the last frame held still: [n, width].
 
     `CHUNKS_ON_SERVER` chunks are on the server while the next one is decoded. Memory does not grow with the video:

@@ -159,7 +159,7 @@ def _damaged_sound(dice: random.Random, files: list[bytes]) -> _Case:
 
 
 def _damaged_generate(dice: random.Random, files: list[bytes]) -> _Case:
-    options = pb.GenerateOptions(prompt=pb.Prompt(text="x"), video=pb.VideoSource(), sampling=pb.Sampling(step_count=1))
+    options = pb.GenerateOptions(prompt=pb.Prompt(text="x"), video=pb.VideoSource(), sampling=pb.Sampling(steps=1))
     case = _upload(
         "a damaged video to make sound for",
         "/foley.v1.FoleyService/Generate",
@@ -202,7 +202,7 @@ def _mutated_message(dice: random.Random, files: list[bytes]) -> _Case:
     method = dice.choice(list(METHODS))
     good: Any = {
         "Generate": pb.GenerateRequest(options=_good_options()),
-        "PredictEnvelope": pb.PredictEnvelopeRequest(video=pb.VideoSource(optical_flow=pb.OPTICAL_FLOW_EXACT)),
+        "PredictEnvelope": pb.PredictEnvelopeRequest(video=pb.VideoSource(flow=pb.OPTICAL_FLOW_DEFAULT)),
         "EmbedPrompt": pb.EmbedPromptRequest(prompt=pb.Prompt(text="a", negative_text="b")),
         "CreateGeneration": pb.CreateGenerationRequest(
             options=pb.CreateGenerationOptions(
@@ -225,9 +225,9 @@ def _mutated_message(dice: random.Random, files: list[bytes]) -> _Case:
 def _good_options() -> pb.GenerateOptions:
     return pb.GenerateOptions(
         prompt=pb.Prompt(text="glass", negative_text="wood"),
-        sampling=pb.Sampling(step_count=2, guidance=2.0, seed=3, guidance_interval=pb.NoiseInterval(low=1, high=9)),
+        sampling=pb.Sampling(steps=2, guidance=2.0, seed=3, guidance_interval=pb.NoiseInterval(low=1, high=9)),
         envelope=pb.EnvelopeSource(envelope=pb.Envelope(rms=[0.1] * 30), sample_count=4_800),
-        variation_count=1,
+        variations=1,
     )
 
 

@@ -21,10 +21,10 @@ from typing import TypeVar
 import numpy as np
 
 from foley.errors import Cancelled, FoleyError, InvalidInput, NotFound
+from foley.options import GenerateOptions
 from foley_bench.small_video import write_small_video
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job, Sound
-from foley_pipeline.prompt import Prompt
 from foley_pipeline.watch import Watch
 from foley_server.triton import claim_port
 from harness import leaks
@@ -129,11 +129,10 @@ def _jobs(folder: Path) -> list[Job]:
     video = folder / "small.mp4"
     write_small_video(video)
     curve = Curve((0.2 + 0.2 * np.sin(np.arange(100) / 9)).astype(np.float32), 16_000)
-    jobs = [Job(curve, Prompt(text), sampling={"steps": steps}) for text, steps in (("glass", 1), ("wood", 4), ("", 8))]
-    jobs.append(replace(jobs[0], variations=3, level="follow"))
-    jobs.append(replace(jobs[0], sampling={"steps": 3, "sampler": "ddim", "eta": 1.0, "seed": 5}))
-    jobs.append(Job(video, Prompt("metal"), sampling={"steps": 2}))
-    return jobs
+    options = [GenerateOptions(text=text, steps=steps) for text, steps in (("glass", 1), ("wood", 4), ("", 8))]
+    options.append(GenerateOptions(text="glass", steps=1, variations=3, loudness="follow"))
+    options.append(GenerateOptions(text="glass", steps=3, sampler="ddim", eta=1.0, seed=5))
+    return [*(Job(curve, one) for one in options), Job(video, GenerateOptions(text="metal", steps=2))]
 
 
 def _same(ours: Sound, theirs: Sound) -> bool:
@@ -225,7 +224,7 @@ def _cancel(state: Soak, server: Callable[[], ApiServer], job: Job, dice: random
     watch = Watch()
     timer = threading.Timer(dice.uniform(0, 0.5), watch.cancel)
     timer.start()
-    endless = replace(job, sampling={**job.sampling, "steps": 500, "eta": 0.0, "sampler": "dpm++"})
+    endless = replace(job, options=GenerateOptions(text=job.options.text, steps=500))
     with suppress(Cancelled):
         _patiently(lambda client: client.generate(endless, watch), server)
     state.count("cancelled")
@@ -235,8 +234,10 @@ _CRASHING = """
 import sys
 import numpy as np
 from foley_client.api import FoleyClient
+from foley.options import GenerateOptions
 from foley_pipeline.job import Curve, Job
-FoleyClient("grpc://" + sys.argv[1]).generate(Job(Curve(np.full(100, 0.1, "f4"), 16000), sampling={"steps": 1000}))
+job = Job(Curve(np.full(100, 0.1, "f4"), 16000), GenerateOptions(steps=1000))
+FoleyClient("grpc://" + sys.argv[1]).generate(job)
 """
 
 

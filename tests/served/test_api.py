@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from foley import clip
 from foley.errors import AlreadyExists, Cancelled, MediaError, NotFinished, NotFound, SettingError
+from foley.options import GenerateOptions
 from foley_client import Foley, Prompt, Triton, Watch
 from foley_client.api import FoleyClient
 from foley_client.api_async import AsyncFoleyClient
@@ -31,7 +32,9 @@ from harness.api_server import ApiServer, api_server
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SAMPLES = 3 * 16_000 - 123
 ENVELOPE = np.abs(np.sin(np.arange(300) / 20)).astype(np.float32)
-ON_CURVE = Job(Curve(ENVELOPE, SAMPLES), Prompt("glass"), sampling={"steps": 3, "seed": 7}, variations=2)
+OPTIONS = {"text": "glass", "steps": 3, "seed": 7, "variations": 2}
+ON_CURVE = Job(Curve(ENVELOPE, SAMPLES), GenerateOptions(**OPTIONS))
+ONE_TAKE = replace(ON_CURVE, options=GenerateOptions(**OPTIONS | {"variations": 1}))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def same(ours: Sound, theirs: Sound) -> bool:
 def test_a_sound_is_the_pipelines_own(
     client: FoleyClient, foley_sdk: Foley, video: Path, source: str, form: str
 ) -> None:
-    job = ON_CURVE if source == "envelope" else replace(ON_CURVE, source=video, level="follow")
+    job = ON_CURVE if source == "envelope" else Job(video, GenerateOptions(**OPTIONS, loudness="follow"))
     expected = run(foley_sdk, job, Watch())
     sound = client.generate(job) if form == "while one waits" else client.result(client.create(job))
     assert same(sound, expected)
@@ -69,7 +72,11 @@ def test_a_sound_is_the_pipelines_own(
 
 def test_an_audio_prompt_goes_along(client: FoleyClient, foley_sdk: Foley, video: Path) -> None:
     recording = Path("docs/figures/figure12-metal.wav").resolve()
-    job = replace(ON_CURVE, prompt=Prompt(audio=recording, negative_text="music"), variations=1)
+    job = replace(
+        ON_CURVE,
+        options=GenerateOptions(steps=3, seed=7, negative_text="music"),
+        audio=recording,
+    )
     assert same(client.generate(job), run(foley_sdk, job, Watch()))
     for ours, theirs in zip(client.embed(job.prompt), foley_sdk.embed(job.prompt), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -79,7 +86,7 @@ def test_an_envelope_is_predicted_and_comes_back_edited(client: FoleyClient, fol
     envelope = client.predict_envelope(video)
     np.testing.assert_array_equal(envelope, foley_sdk.predict_envelope(video))
     edited = np.where(np.arange(len(envelope)) < 50, 0, envelope).astype(np.float32)
-    sound = client.generate(Job(Curve(edited, len(edited) * clip.HOP), sampling={"steps": 1}))
+    sound = client.generate(Job(Curve(edited, len(edited) * clip.HOP), GenerateOptions(steps=1)))
     np.testing.assert_array_equal(sound.envelope, edited)
 
 
@@ -114,7 +121,7 @@ def test_a_generation_is_left_once_however_often_it_is_sent(client: FoleyClient)
     client.result(name)
     assert client.create(ON_CURVE, request_id) == name
     with pytest.raises(AlreadyExists) as refused:
-        client.create(replace(ON_CURVE, variations=1), request_id)
+        client.create(ONE_TAKE, request_id)
     assert refused.value.field == "options.request_id"
     with pytest.raises(Exception, match="UUID"):
         client.create(ON_CURVE, "not a uuid")
@@ -124,7 +131,7 @@ def test_a_generation_is_left_once_however_often_it_is_sent(client: FoleyClient)
 
 
 def test_a_generation_is_watched_cancelled_listed_and_forgotten(client: FoleyClient) -> None:
-    endless = replace(ON_CURVE, sampling={"steps": 1000})
+    endless = replace(ON_CURVE, options=GenerateOptions(**OPTIONS | {"steps": 1000}))
     name = client.create(endless)
     with pytest.raises(NotFinished):
         client.delete(name)
@@ -152,7 +159,7 @@ def test_a_generation_that_fails_says_why(client: FoleyClient, tmp_path: Path) -
 
 
 def test_operations_are_listed_page_by_page_and_waited_for(server: ApiServer, client: FoleyClient) -> None:
-    names = [client.create(replace(ON_CURVE, variations=1)) for _ in range(5)]
+    names = [client.create(ONE_TAKE) for _ in range(5)]
     with grpc.insecure_channel(server.grpc) as channel:
         operations = operations_pb2_grpc.OperationsStub(channel)
         request = operations_pb2.WaitOperationRequest(name=names[-1])
@@ -249,7 +256,7 @@ def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
     assert isinstance(error, SettingError)
     assert error.field == "options.sampling.step_count"
     with pytest.raises(SettingError, match="more guidance"):
-        client.generate(replace(ON_CURVE, prompt=Prompt("a", negative_text="b"), sampling={"guidance": 1.0}))
+        client.generate(replace(ON_CURVE, options=GenerateOptions(text="a", negative_text="b", guidance=1.0)))
     assert triton.statistics("denoiser")["inference_count"] == before
 
 
@@ -269,7 +276,7 @@ def test_a_call_that_failed_is_let_go(client: FoleyClient, guidance: float, watc
     def calls() -> int:
         return sum(issubclass(type(one), grpc.Call) for one in gc.get_objects())
 
-    job = replace(ON_CURVE, sampling={"guidance": guidance}, prompt=Prompt("a", negative_text="b"))
+    job = replace(ON_CURVE, options=GenerateOptions(text="a", negative_text="b", guidance=guidance))
     gc.collect()
     gc.disable()
     try:

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from foley.errors import FoleyError, ServerUnavailable, TimedOut
+from foley.options import GenerateOptions
 from foley_client import embedded_triton
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job
-from foley_pipeline.prompt import Prompt
 from foley_pipeline.watch import Watch
 from foley_server.api.store import Store
 from harness.api_server import ApiServer, api_server, await_serving
@@ -27,7 +27,7 @@ ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
 
 
 def job(steps: int, seed: int = 0) -> Job:
-    return Job(Curve(ENVELOPE, 200 * 160), Prompt("glass"), sampling={"steps": steps, "seed": seed})
+    return Job(Curve(ENVELOPE, 200 * 160), GenerateOptions(text="glass", steps=steps, seed=seed))
 
 
 def shared_memory() -> set[str]:

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from foley.errors import FoleyError
-from foley_client import Prompt
+from foley.options import GenerateOptions
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.api.messages import options_of
@@ -30,7 +30,7 @@ from foley_server.api.tokens import entry, new_token
 from harness.api_server import api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000), Prompt("a very secret sound"), sampling={"steps": 3})
+JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000), GenerateOptions(text="a very secret sound", steps=3))
 
 
 @dataclass

@@ -43,6 +43,7 @@ from foley.errors import (
     TimedOut,
     Unauthenticated,
 )
+from foley.options import GenerateOptions
 from foley_client import Prompt, Triton, Watch
 from foley_client.api import FoleyClient
 from foley_client.api_async import AsyncFoleyClient
@@ -55,8 +56,8 @@ from foley_server.api.tokens import entry, new_token
 from harness.api_server import ApiServer, api_server
 
 ENVELOPE = np.abs(np.sin(np.arange(100) / 20)).astype(np.float32)
-QUICK = Job(Curve(ENVELOPE, 16_000), Prompt("glass"), sampling={"steps": 1})
-ENDLESS = replace(QUICK, sampling={"steps": 1000})
+QUICK = Job(Curve(ENVELOPE, 16_000), GenerateOptions(text="glass", steps=1))
+ENDLESS = replace(QUICK, options=GenerateOptions(text="glass", steps=1000))
 RUNNING, WAITING = 2, 2
 KEYS = {"alice": ("generate", "read"), "bob": ("generate", "read"), "reader": ("read",)}
 
@@ -314,7 +315,7 @@ def test_10_clients_may_crash(server: ApiServer, tokens: dict[str, str], triton:
 def test_11_the_queue_is_bounded_and_refuses_at_once(server: ApiServer, tokens: dict[str, str], triton: Triton) -> None:
     """Exactly the excess fails, with RetryInfo; the rest succeed."""
     count = RUNNING + WAITING + 3
-    job = replace(QUICK, sampling={"steps": 60})
+    job = replace(QUICK, options=GenerateOptions(text="glass", steps=60))
 
     def ask(_: int) -> tuple[object, float]:
         with server.client(tokens["bob"]) as client:
@@ -356,7 +357,7 @@ def test_11_what_waits_is_told_how_many_are_in_front(server: ApiServer, tokens: 
 
 def test_13_a_slow_reader_hurts_itself_only(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
     """It holds a place, but no turn and no memory that grows; others go on."""
-    long = Job(Curve(np.full(3000, 0.1, np.float32), 480_000), sampling={"steps": 1}, variations=2)
+    long = Job(Curve(np.full(3000, 0.1, np.float32), 480_000), GenerateOptions(steps=1, variations=2))
     process = psutil.Process(server.process.pid)
     alice.generate(long)
     before = process.memory_info().rss
@@ -462,7 +463,7 @@ def test_17_too_much_is_refused_before_the_work(alice: FoleyClient, triton: Trit
     with pytest.raises(MediaTooLarge, match="30 s"):
         alice.generate(too_long)
     with pytest.raises(FoleyError, match="60 s"):
-        alice.generate(Job(Curve(np.zeros(3000, np.float32), 480_000), variations=3))
+        alice.generate(Job(Curve(np.zeros(3000, np.float32), 480_000), GenerateOptions(variations=3)))
     assert steps(triton) == before
 
 
@@ -611,7 +612,7 @@ def test_the_metrics_count_what_happened_and_tritons_stand_beside(server: ApiSer
 
 def test_watching_an_operation_costs_no_place(server: ApiServer, alice: FoleyClient) -> None:
     """More may watch than may work."""
-    name = alice.create(replace(QUICK, sampling={"steps": 100}))
+    name = alice.create(replace(QUICK, options=GenerateOptions(text="glass", steps=100)))
     with ThreadPoolExecutor(8) as pool:
         sounds = list(pool.map(lambda _: alice.result(name), range(8)))
     assert all(np.array_equal(one.takes[0].waveform, sounds[0].takes[0].waveform) for one in sounds)

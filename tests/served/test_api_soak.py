@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foley.options import GenerateOptions
 from foley_client import Curve, Job, Sound, Triton
 from harness.api_server import api_server
 from harness.leaks import leaks, look, settled, take
@@ -92,7 +93,7 @@ def test_25_a_server_that_leaks_is_found_out(triton: Triton, tmp_path: Path) -> 
 
 def test_25_what_is_lost_or_wrong_is_found_out(triton: Triton, tmp_path: Path) -> None:
     """The soak's own look at what was left with the server, with a lost one and a wrong one planted."""
-    job = Job(Curve(np.full(100, 0.1, np.float32), 16_000), sampling={"steps": 1})
+    job = Job(Curve(np.full(100, 0.1, np.float32), 16_000), GenerateOptions(steps=1))
     state = Soak(tmp_path, tmp_path, random.Random(0), print)
     with api_server(tmp_path, triton=triton.url) as server, server.client() as client:
         right, wrong, lost = (str(uuid.uuid4()) for _ in range(3))

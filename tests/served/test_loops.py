@@ -27,7 +27,7 @@ def wave(foley: Foley, sampling: Sampling, **options: Any) -> np.ndarray:
         Sampling("ddim", steps=5, eta=1.0, seed=2**63 - 1),
         Sampling(steps=3, guidance=1.0, seed=7),
         Sampling(steps=1),
-        Sampling(steps=6, spacing="karras", guidance_interval=(0.5, 8.0)),
+        Sampling(steps=6, timestep_spacing="karras", guidance_interval=(0.5, 8.0)),
     ],
     ids=["dpm++", "ddim eta 1", "guidance 1", "one step", "all switches"],
 )
@@ -97,13 +97,7 @@ def test_bad_settings_are_refused_on_both_sides(triton: Triton, foley_sdk: Foley
         envelope=np.zeros(1024),
         embedding=np.zeros(512),
         negative_embedding=np.zeros(512),
-        guidance=[3.5],
-        seed=[0, 0],
-        steps=[0],
-        sampler=[b"dpm++"],
-        eta=[0.0],
-        spacing=[b"uniform"],
-        guidance_interval=[0.0, 100.0],
+        options=[b'{"steps": 0}'],
     )
     with pytest.raises(InvalidInput, match="steps is 0"):
         next(event)

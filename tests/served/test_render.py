@@ -14,8 +14,9 @@ import pytest
 
 from foley import envelope_file
 from foley.audio import read_audio
+from foley.options import GenerateOptions
 from foley_bench.small_video import write_small_video
-from foley_client import Foley, Prompt, Triton, Watch, embedded_triton
+from foley_client import Foley, Triton, Watch, embedded_triton
 from foley_client.render.task import SIDECAR
 from foley_pipeline.job import Job, run
 from foley_server.triton import claim_port
@@ -342,7 +343,7 @@ def test_videos_come_from_a_bucket_and_sounds_go_to_one(
     there = {path.relative_to(bucket / "out").as_posix() for path in (bucket / "out").rglob("*") if path.is_file()}
     results = {"day 1/one.wav", "zero.mp4"}
     assert there == results | {name + SIDECAR for name in results} | {"failures.jsonl", "report.html"}
-    job = Job(clips / "1.mp4", Prompt("glass"), sampling={"steps": 2})
+    job = Job(clips / "1.mp4", GenerateOptions(text="glass", steps=2))
     expected = run(foley_sdk, job, Watch()).takes[0].waveform
     np.testing.assert_allclose(read_audio(bucket / "out" / "day 1" / "one.wav"), expected, atol=2 / 32768)
 

@@ -16,6 +16,7 @@ import soundfile
 
 from foley.media import read_frames
 from foley.mux import SourceAudio, write_video
+from foley.options import GenerateOptions
 from foley_client import Foley, Job, Triton, Watch
 from foley_pipeline.job import run
 from foley_server.api.tokens import entry, new_token
@@ -46,7 +47,7 @@ def upload(server: ApiServer, video: Path) -> dict[str, Any]:
 def test_the_curve_is_the_pipelines_and_so_is_the_sound(server: ApiServer, triton: Triton, video: Path) -> None:
     sent = upload(server, video)
     *_, found = lines(requests.post(f"{server.studio}api/videos/{sent['video']}/envelope", stream=True))
-    theirs = run(Foley(triton), Job(video, sampling={"steps": 3, "seed": 4}), Watch())
+    theirs = run(Foley(triton), Job(video, GenerateOptions(steps=3, seed=4)), Watch())
     np.testing.assert_allclose(found["envelope"], theirs.envelope, atol=1e-6)
     wish = {"envelope": found["envelope"], "sample_count": sent["sample_count"], "steps": 3, "seed": 4}
     *_, made = lines(requests.post(f"{server.studio}api/takes", json=wish, stream=True))

@@ -1,5 +1,7 @@
 """How loud the finished sound is: on the envelope's level, on its curve, or at the official peak."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from foley import clip, loudness
 from foley.envelope import measure
+from foley.options import Loudness
 
 SAMPLES = 3 * clip.SAMPLE_RATE_HZ
 FRAMES = SAMPLES // clip.HOP
@@ -84,7 +87,7 @@ def test_peak_is_the_official_one_whatever_the_envelope(level, seed):
     assert np.abs(result).max() == pytest.approx(0.8, rel=1e-5)
 
 
-@pytest.mark.parametrize("how", loudness.LOUDNESS)
+@pytest.mark.parametrize("how", get_args(Loudness))
 @given(
     level=st.floats(0, 100),
     loudest=st.floats(0, 10),
@@ -101,21 +104,21 @@ def test_the_result_is_finite_and_within_full_scale(how, level, loudest, samples
     assert np.abs(result).max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("how", loudness.LOUDNESS)
+@pytest.mark.parametrize("how", get_args(Loudness))
 @pytest.mark.filterwarnings("error")
 def test_silence_stays_silent(how):
     result = loudness.apply(np.zeros(SAMPLES, np.float32), wave_curve(0.1, 0.5), how)
     np.testing.assert_array_equal(result, np.zeros(SAMPLES, np.float32))
 
 
-@pytest.mark.parametrize("how", loudness.LOUDNESS)
+@pytest.mark.parametrize("how", get_args(Loudness))
 def test_what_nobody_hears_is_not_blown_up(how):
     hiss = noise(1e-7)
     result = loudness.apply(hiss, np.full(FRAMES, 0.2, np.float32), how)
     assert np.abs(result).max() < 0.01
 
 
-@pytest.mark.parametrize("how", loudness.LOUDNESS)
+@pytest.mark.parametrize("how", get_args(Loudness))
 def test_the_sound_given_is_left_as_it_was(how):
     wave = noise(0.3)
     loudness.apply(wave, wave_curve(0, 0.2), how)

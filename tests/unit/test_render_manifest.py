@@ -61,7 +61,7 @@ def test_all_faults_are_said_at_once_with_their_lines(tmp_path):
     ["../a.mp4", "/a.mp4", "a/../b.mp4", "a", "a.exe", "", "a\\b.mp4", "a\n.mp4", ".foley-x.mp4", "x" * 300 + ".mp4"],
 )
 def test_a_name_stays_below_the_output_folder(output):
-    with pytest.raises(ValueError, match="output"):
+    with pytest.raises(SettingError, match="output"):
         Row.model_validate({"video": "?", "output": output} if output else {"video": "v.mp4", "output": "/"})
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from foley import sampler
 from foley.errors import SettingError
+from foley.options import Sampler, TimestepSpacing
 from foley.sampler import Sampling, Step
-from foley.schedule import SPACINGS, TRAIN_STEPS, alphas_cumprod, ddim_timesteps, grid, noise_levels
+from foley.schedule import TRAIN_STEPS, alphas_cumprod, ddim_timesteps, grid, noise_levels
 from foley.solvers import ddim, draws, multistep
 
 TOLERANCE = 1e-5  # relative L2 error
@@ -93,7 +95,7 @@ def test_ddim_is_that_of_diffusers(steps, eta):
 DIFFUSERS_SPACING = {"uniform": {}, "karras": {"use_karras_sigmas": True}, "log-snr": {"use_lu_lambdas": True}}
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spacing", get_args(TimestepSpacing))
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 14, 15, 25, 100])
 def test_dpm_solver_is_that_of_diffusers(steps, spacing):
     reference = DPMSolverMultistepScheduler(
@@ -108,7 +110,7 @@ def test_dpm_solver_is_that_of_diffusers(steps, spacing):
     assert_equal_steps(multistep(asked, start(), steps, spacing), asked, scheduler_steps(reference, steps))
 
 
-@given(steps=st.integers(1, TRAIN_STEPS), spacing=st.sampled_from(SPACINGS))
+@given(steps=st.integers(1, TRAIN_STEPS), spacing=st.sampled_from(get_args(TimestepSpacing)))
 @settings(deadline=None, max_examples=50)
 def test_a_grid_falls_from_noise_to_sound(steps, spacing):
     visited = grid(steps, spacing)
@@ -138,14 +140,14 @@ def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
         np.testing.assert_allclose(latents, forward(timestep), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", sampler.SAMPLERS)
+@pytest.mark.parametrize("name", get_args(Sampler))
 @pytest.mark.parametrize("steps", [1, 999, 1000])
 def test_any_number_of_steps_ends_in_finite_latents(name, steps):
     *_, last = sampler.sample(Recorder(), Sampling(name, steps))
     assert np.isfinite(last).all()
 
 
-@pytest.mark.parametrize("name", sampler.SAMPLERS)
+@pytest.mark.parametrize("name", get_args(Sampler))
 def test_a_consumer_that_stops_has_stopped_the_calls(name):
     asked = Recorder()
     loop = sampler.sample(asked, Sampling(sampler=name, steps=10))
@@ -190,8 +192,8 @@ def test_the_noise_is_a_function_of_seed_and_window(sampling):
         ("eta", float("nan")),
         ("seed", -1),
         ("seed", 2**63),
-        ("spacing", "leading"),
-        ("spacing", "karras"),  # not with ddim
+        ("timestep_spacing", "leading"),
+        ("timestep_spacing", "karras"),  # not with ddim
         ("guidance_interval", (2.0, 1.0)),
         ("guidance_interval", (2.0, 101.0)),
         ("guidance_interval", (2.0, float("inf"))),
@@ -202,6 +204,41 @@ def test_the_noise_is_a_function_of_seed_and_window(sampling):
 def test_a_setting_outside_its_range_is_refused_by_name(setting, value):
     with pytest.raises(SettingError, match=setting):
         Sampling(**{"sampler": "ddim", setting: value})
+
+
+@given(
+    st.builds(
+        Sampling,
+        seed=st.integers(0, 2**63 - 1),
+        steps=st.integers(1, 1000),
+        guidance=st.floats(1, 100),
+        guidance_interval=st.tuples(st.floats(0, 50), st.floats(50, 100)),
+        timestep_spacing=st.sampled_from(get_args(TimestepSpacing)),
+    )
+    | st.builds(Sampling, sampler=st.just("ddim"), eta=st.floats(0, 1)),
+    st.integers(0, 1000),
+)
+def test_a_sampling_comes_back_from_the_server_s_tensor_to_the_last_bit(sampling, window):
+    assert Sampling.decode(sampling.encode(window)) == (sampling, window)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "JSON"),
+        (b"[]", "JSON object"),
+        (b'"steps"', "JSON object"),
+        (b'{"steps": 0}', "steps"),
+        (b'{"step": 3}', "step"),
+        (b'{"window": -1}', "window"),
+        (b'{"window": "0"}', "window"),
+        (b'{"eta": NaN}', "eta"),
+        (b"\xff", "JSON"),
+    ],
+)
+def test_a_tensor_that_is_no_sampling_is_refused_by_name(content, named):
+    with pytest.raises(SettingError, match=named):
+        Sampling.decode(content)
 
 
 def steps_asked_for(**chosen) -> list[Step]:

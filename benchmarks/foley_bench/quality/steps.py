@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from foley_bench.quality.rms2sound import generate
 from foley_bench.quality.timbre import spectrogram_db
 from foley_bench.quality.truth import conditions, hear, listen, scores, seeded
 from foley_client import Foley, Watch, embedded_triton
-from foley_pipeline.foley import override
 
 Setting = Mapping[str, Any]
 """What is chosen in place of the bundle's sampling defaults: fields of `foley.sampler.Sampling`."""
@@ -30,8 +30,8 @@ GUIDANCE = 2.5  # where it is measured what less of it costs
 SETTINGS: tuple[Setting, ...] = (
     *({"sampler": "ddim", "steps": steps} for steps in (200, 50, 25, 10)),
     *({"sampler": "dpm++", "steps": steps} for steps in (50, 25, 15, 10, 8, 5)),
-    *({"sampler": "dpm++", "steps": steps, "spacing": "karras"} for steps in (25, 10)),
-    *({"sampler": "dpm++", "steps": steps, "spacing": "log-snr"} for steps in (50, 25, 10)),
+    *({"sampler": "dpm++", "steps": steps, "timestep_spacing": "karras"} for steps in (25, 10)),
+    *({"sampler": "dpm++", "steps": steps, "timestep_spacing": "log-snr"} for steps in (50, 25, 10)),
     {"sampler": "ddim", "steps": 200, "guidance": GUIDANCE},
     {"sampler": "dpm++", "steps": 25, "guidance": GUIDANCE},
     *(
@@ -39,7 +39,13 @@ SETTINGS: tuple[Setting, ...] = (
         for interval in ((0.0, 5.0), (0.3, 100.0), (0.3, 5.0), (1.0, 5.0))
     ),
     *(
-        {"sampler": "dpm++", "steps": 10, "spacing": "log-snr", "guidance": GUIDANCE, "guidance_interval": interval}
+        {
+            "sampler": "dpm++",
+            "steps": 10,
+            "timestep_spacing": "log-snr",
+            "guidance": GUIDANCE,
+            "guidance_interval": interval,
+        }
         for interval in ((0.0, 100.0), (0.3, 100.0))
     ),
 )
@@ -77,7 +83,7 @@ def measure_steps(
         wanted = conditions(truth, "text")
         defaults = Foley(triton).defaults
         for setting in settings:
-            sampling = override(defaults, setting)
+            sampling = replace(defaults, **setting)
             generated = generate(triton, wanted, seeded(sampling, count))
             with watch.stage(describe(setting), count) as stage, closing(generated):
                 waveforms = []
@@ -104,8 +110,8 @@ def measure_steps(
 def describe(setting: Setting) -> str:
     """A setting in words: "dpm++, 25 steps, log-snr"."""
     words = [setting["sampler"], f"{setting['steps']} steps"]
-    if "spacing" in setting:
-        words.append(setting["spacing"])
+    if "timestep_spacing" in setting:
+        words.append(setting["timestep_spacing"])
     if "guidance" in setting:
         words.append(f"guidance {setting['guidance']:g}")
     if "guidance_interval" in setting:

@@ -182,7 +182,7 @@ class _Videos:
 
 def _video(row: Row) -> object:
     """What rows with the same envelope have in common; None where it is given."""
-    return None if row.envelope else (row.video, row.flow or PROFILES[row.profile].flow)
+    return None if row.envelope else (row.video, row.flow or PROFILES[row.profile].flow or "default")
 
 
 def _startable(fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos) -> Iterator[_Item]:

@@ -7,8 +7,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from foley.errors import FoleyError, SettingError
 from foley_client.render.row import Row
 
@@ -38,8 +36,6 @@ def read(manifest: Path) -> list[Row]:
                 if first != where:
                     raise SettingError(f"output: {row.output!r} is named by {first} too; give each its own")
                 rows.append(row)
-            except ValidationError as error:
-                faults += [f"{where}: {_sentence(one)}" for one in error.errors()]
             except FoleyError as error:
                 faults.append(f"{where}: {error}")
     except (OSError, UnicodeDecodeError) as error:
@@ -104,8 +100,3 @@ def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths are the manifest's neighbours; URLs stay."""
     files = {name: values[name] for name in ("video", "audio", "envelope") if isinstance(values.get(name), str)}
     return {**values, **{name: file if "://" in file else str(folder / file) for name, file in files.items()}}
-
-
-def _sentence(error: Any) -> str:
-    name = ".".join(map(str, error["loc"])) or "the row"
-    return f"{name}: {error['msg'].removeprefix('Value error, ')}"

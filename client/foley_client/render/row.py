@@ -4,30 +4,19 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from foley.envelope_filter import EnvelopeFilter
-from foley.loudness import Loudness
-from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, SourceAudio
-from foley.profiles import ProfileName
-from foley.sampler import SamplerName
-from foley.schedule import Spacing
-from foley.stages import FlowMethod
+from foley.errors import SettingError
+from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS
+from foley.options import FileOptions, GenerateOptions
 from foley_client.curves import check_filter
 from foley_pipeline.job import Job
-from foley_pipeline.prompt import Prompt
 
 ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS)
 MAX_NAME = 200  # characters, and room for a sidecar's ending
-SAMPLING = ("sampler", "steps", "spacing", "eta", "guidance", "guidance_interval", "seed")
 
 
-def _pair(value: Any) -> Any:
-    """`"0.3 100"` in a table is a pair, as on the command line."""
-    return value.split() if isinstance(value, str) else value
-
-
-class Row(BaseModel):
+class Row(FileOptions):
     """What rendering one video means; the fields are the options of `foley generate`.
 
     Attributes:
@@ -35,26 +24,10 @@ class Row(BaseModel):
         output: name of the result below the output folder; by default the video's, as .mp4. Its ending is its format.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     video: Annotated[str, Field(min_length=1)]
     output: str = ""
-    text: str = ""
     audio: str | None = None
-    negative_text: str = ""
     envelope: str | None = None
-    envelope_filter: EnvelopeFilter = "none"
-    seed: int = 0
-    profile: ProfileName = "balanced"
-    flow: FlowMethod | None = None
-    sampler: SamplerName | None = None
-    steps: int | None = None
-    spacing: Spacing | None = None
-    eta: float | None = None
-    guidance: float | None = None
-    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
-    loudness: Loudness = "level"
-    source_audio: SourceAudio = "replace"
 
     @model_validator(mode="before")
     @classmethod
@@ -80,12 +53,9 @@ class Row(BaseModel):
     def job(self, video: Path, audio: Path | None) -> Job:
         """The job, its files where they are on this machine. Raises SettingError."""
         check_filter(PurePosixPath(self.envelope) if self.envelope else None, self.envelope_filter)
-        chosen = {name: getattr(self, name) for name in SAMPLING}
-        return Job(
-            video,
-            Prompt(self.text, audio, self.negative_text),
-            self.profile,
-            self.flow,
-            chosen,
-            level=self.loudness,
-        )
+        if self.variations != 1:
+            raise SettingError(
+                f"variations is {self.variations}: a row makes one sound; give each its own row and seed"
+            )
+        options = GenerateOptions(**self.model_dump(include=set(GenerateOptions.model_fields)))
+        return Job(video, options, audio)

@@ -17,6 +17,7 @@ from foley import __version__, envelope
 from foley.envelope import Floats
 from foley.errors import FoleyError, ServerUnavailable
 from foley.media import probe
+from foley.profiles import resolve_flow
 from foley_client import outputs
 from foley_client.curves import read_envelope
 from foley_client.outputs import Result
@@ -120,7 +121,7 @@ def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch
         job, info = row.job(video, audio), probe(video)
         inputs = {kind: content_sha256(path) if path else None for kind, path in files.items()}
         key = row_key(row, inputs, foley.triton.versions)
-        flow = row.flow or foley.profile(row.profile)[1]
+        flow = resolve_flow(row, foley.triton.stages)
         envelope_key = _hash({"video": inputs["video"], "flow": flow, "av": av.__version__, **_made_by(foley)})
         if not task.force and (predicted := _found(output, row, key)):
             return Done(True, {}, predicted)

@@ -4,7 +4,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from foley.denoising import served_denoiser
-from foley.errors import FoleyError, ServerFailure, SettingError
+from foley.errors import FoleyError, ServerFailure
 from foley.sampler import Sampling, sample
 
 
@@ -26,18 +26,7 @@ class TritonPythonModel:
 
     def _generate(self, request, sender):
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        seed, window = inputs["seed"].tolist()
-        if window < 0:
-            raise SettingError(f"window is {window}: it counts from 0.")
-        sampling = Sampling(
-            sampler=inputs["sampler"][0].decode(errors="replace"),
-            steps=int(inputs["steps"][0]),
-            guidance=float(inputs["guidance"][0]),
-            eta=float(inputs["eta"][0]),
-            seed=seed,
-            spacing=inputs["spacing"][0].decode(errors="replace"),
-            guidance_interval=tuple(inputs["guidance_interval"].tolist()),
-        )
+        sampling, window = Sampling.decode(inputs["options"][0])
         denoise = served_denoiser(infer, inputs["envelope"], inputs["embedding"], inputs["negative_embedding"])
         for step, latents in enumerate(sample(denoise, sampling, window), start=1):
             if request.is_cancelled():

@@ -23,14 +23,14 @@ class Sampler(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SAMPLER_UNSPECIFIED: _ClassVar[Sampler]
     SAMPLER_DDIM: _ClassVar[Sampler]
-    SAMPLER_DPM_SOLVER: _ClassVar[Sampler]
+    SAMPLER_DPMPP: _ClassVar[Sampler]
 
-class Spacing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class TimestepSpacing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    SPACING_UNSPECIFIED: _ClassVar[Spacing]
-    SPACING_UNIFORM: _ClassVar[Spacing]
-    SPACING_KARRAS: _ClassVar[Spacing]
-    SPACING_LOG_SNR: _ClassVar[Spacing]
+    TIMESTEP_SPACING_UNSPECIFIED: _ClassVar[TimestepSpacing]
+    TIMESTEP_SPACING_UNIFORM: _ClassVar[TimestepSpacing]
+    TIMESTEP_SPACING_KARRAS: _ClassVar[TimestepSpacing]
+    TIMESTEP_SPACING_LOG_SNR: _ClassVar[TimestepSpacing]
 
 class Profile(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -42,7 +42,7 @@ class Profile(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 class OpticalFlow(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OPTICAL_FLOW_UNSPECIFIED: _ClassVar[OpticalFlow]
-    OPTICAL_FLOW_EXACT: _ClassVar[OpticalFlow]
+    OPTICAL_FLOW_DEFAULT: _ClassVar[OpticalFlow]
     OPTICAL_FLOW_WARM: _ClassVar[OpticalFlow]
     OPTICAL_FLOW_DIS: _ClassVar[OpticalFlow]
 
@@ -66,17 +66,17 @@ FILE_KIND_VIDEO: FileKind
 FILE_KIND_AUDIO_PROMPT: FileKind
 SAMPLER_UNSPECIFIED: Sampler
 SAMPLER_DDIM: Sampler
-SAMPLER_DPM_SOLVER: Sampler
-SPACING_UNSPECIFIED: Spacing
-SPACING_UNIFORM: Spacing
-SPACING_KARRAS: Spacing
-SPACING_LOG_SNR: Spacing
+SAMPLER_DPMPP: Sampler
+TIMESTEP_SPACING_UNSPECIFIED: TimestepSpacing
+TIMESTEP_SPACING_UNIFORM: TimestepSpacing
+TIMESTEP_SPACING_KARRAS: TimestepSpacing
+TIMESTEP_SPACING_LOG_SNR: TimestepSpacing
 PROFILE_UNSPECIFIED: Profile
 PROFILE_QUALITY: Profile
 PROFILE_BALANCED: Profile
 PROFILE_FAST: Profile
 OPTICAL_FLOW_UNSPECIFIED: OpticalFlow
-OPTICAL_FLOW_EXACT: OpticalFlow
+OPTICAL_FLOW_DEFAULT: OpticalFlow
 OPTICAL_FLOW_WARM: OpticalFlow
 OPTICAL_FLOW_DIS: OpticalFlow
 LOUDNESS_UNSPECIFIED: Loudness
@@ -115,26 +115,26 @@ class CreateGenerationOptions(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., options: _Optional[_Union[GenerateOptions, _Mapping]] = ...) -> None: ...
 
 class GenerateOptions(_message.Message):
-    __slots__ = ("prompt", "sampling", "video", "envelope", "loudness", "variation_count")
+    __slots__ = ("prompt", "sampling", "video", "envelope", "loudness", "variations")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     VIDEO_FIELD_NUMBER: _ClassVar[int]
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     LOUDNESS_FIELD_NUMBER: _ClassVar[int]
-    VARIATION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    VARIATIONS_FIELD_NUMBER: _ClassVar[int]
     prompt: Prompt
     sampling: Sampling
     video: VideoSource
     envelope: EnvelopeSource
     loudness: Loudness
-    variation_count: int
-    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., video: _Optional[_Union[VideoSource, _Mapping]] = ..., envelope: _Optional[_Union[EnvelopeSource, _Mapping]] = ..., loudness: _Optional[_Union[Loudness, str]] = ..., variation_count: _Optional[int] = ...) -> None: ...
+    variations: int
+    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., video: _Optional[_Union[VideoSource, _Mapping]] = ..., envelope: _Optional[_Union[EnvelopeSource, _Mapping]] = ..., loudness: _Optional[_Union[Loudness, str]] = ..., variations: _Optional[int] = ...) -> None: ...
 
 class VideoSource(_message.Message):
-    __slots__ = ("optical_flow",)
-    OPTICAL_FLOW_FIELD_NUMBER: _ClassVar[int]
-    optical_flow: OpticalFlow
-    def __init__(self, optical_flow: _Optional[_Union[OpticalFlow, str]] = ...) -> None: ...
+    __slots__ = ("flow",)
+    FLOW_FIELD_NUMBER: _ClassVar[int]
+    flow: OpticalFlow
+    def __init__(self, flow: _Optional[_Union[OpticalFlow, str]] = ...) -> None: ...
 
 class EnvelopeSource(_message.Message):
     __slots__ = ("envelope", "sample_count")
@@ -167,24 +167,24 @@ class FileChunk(_message.Message):
     def __init__(self, kind: _Optional[_Union[FileKind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("profile", "sampler", "step_count", "guidance", "eta", "seed", "spacing", "guidance_interval")
+    __slots__ = ("profile", "sampler", "steps", "guidance", "eta", "seed", "timestep_spacing", "guidance_interval")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     SAMPLER_FIELD_NUMBER: _ClassVar[int]
-    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     ETA_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
-    SPACING_FIELD_NUMBER: _ClassVar[int]
+    TIMESTEP_SPACING_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     profile: Profile
     sampler: Sampler
-    step_count: int
+    steps: int
     guidance: float
     eta: float
     seed: int
-    spacing: Spacing
+    timestep_spacing: TimestepSpacing
     guidance_interval: NoiseInterval
-    def __init__(self, profile: _Optional[_Union[Profile, str]] = ..., sampler: _Optional[_Union[Sampler, str]] = ..., step_count: _Optional[int] = ..., guidance: _Optional[float] = ..., eta: _Optional[float] = ..., seed: _Optional[int] = ..., spacing: _Optional[_Union[Spacing, str]] = ..., guidance_interval: _Optional[_Union[NoiseInterval, _Mapping]] = ...) -> None: ...
+    def __init__(self, profile: _Optional[_Union[Profile, str]] = ..., sampler: _Optional[_Union[Sampler, str]] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., eta: _Optional[float] = ..., seed: _Optional[int] = ..., timestep_spacing: _Optional[_Union[TimestepSpacing, str]] = ..., guidance_interval: _Optional[_Union[NoiseInterval, _Mapping]] = ...) -> None: ...
 
 class NoiseInterval(_message.Message):
     __slots__ = ("low", "high")

@@ -1,106 +1,75 @@
-"""Jobs and what comes of them, as messages of the public API and back."""
+"""Requests and results as messages of the public API, and back.
+
+The options of `foley.options.GenerateOptions` are the fields of the same names in GenerateOptions, Sampling,
+VideoSource and Prompt, and the values of an option are those of its enum.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from foley import clip
 from foley.envelope import Floats, validate
 from foley.errors import FoleyError, InvalidInput, SettingError
-from foley.loudness import Loudness
-from foley.profiles import ProfileName
-from foley.sampler import SamplerName, Sampling
-from foley.schedule import Spacing
-from foley.stages import FlowMethod
+from foley.options import GenerateOptions, OpticalFlow, describe
 from foley_pipeline.api import foley_pb2 as pb
-from foley_pipeline.foley import Take, override, vary
+from foley_pipeline.foley import Take
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.prompt import Prompt
 
 CHUNK_BYTES = 256 * 1024  # of a file or a sound in a message: far below gRPC's 4 MiB
 
-_PROFILES: Mapping[ProfileName, pb.Profile] = {
-    "quality": pb.PROFILE_QUALITY,
-    "balanced": pb.PROFILE_BALANCED,
-    "fast": pb.PROFILE_FAST,
-}
-_FLOWS: Mapping[FlowMethod, pb.OpticalFlow] = {
-    "exact": pb.OPTICAL_FLOW_EXACT,
-    "warm": pb.OPTICAL_FLOW_WARM,
-    "dis": pb.OPTICAL_FLOW_DIS,
-}
-_LEVELS: Mapping[Loudness, pb.Loudness] = {
-    "level": pb.LOUDNESS_LEVEL,
-    "follow": pb.LOUDNESS_FOLLOW,
-    "peak": pb.LOUDNESS_PEAK,
-}
-_SAMPLERS: Mapping[SamplerName, pb.Sampler] = {
-    "ddim": pb.SAMPLER_DDIM,
-    "dpm++": pb.SAMPLER_DPM_SOLVER,
-}
-_SPACINGS: Mapping[Spacing, pb.Spacing] = {
-    "uniform": pb.SPACING_UNIFORM,
-    "karras": pb.SPACING_KARRAS,
-    "log-snr": pb.SPACING_LOG_SNR,
-}
-
-# field of Sampling -> field of the message, for those that are the same on both sides
-_NUMBERS = {"steps": "step_count", "guidance": "guidance", "eta": "eta", "seed": "seed"}
-
-Word = TypeVar("Word", bound=str)
+GROUPS = ("prompt", "sampling", "video", "")
+"""The fields of pb.GenerateOptions whose messages hold options; "": pb.GenerateOptions itself."""
 
 
 def options_of(job: Job) -> pb.GenerateOptions:
     """The message that asks for `job`; its files follow in chunks."""
-    options = pb.GenerateOptions(
-        prompt=prompt_message(job.prompt),
-        sampling=_sampling_message(job),
-        loudness=_LEVELS[job.level],
-        variation_count=job.variations,
-    )
+    message = pb.GenerateOptions(prompt=pb.Prompt(), sampling=pb.Sampling())
     if isinstance(job.source, Curve):
-        options.envelope.CopyFrom(
+        message.envelope.CopyFrom(
             pb.EnvelopeSource(envelope=pb.Envelope(rms=job.source.envelope), sample_count=job.source.samples)
         )
     else:
-        options.video.CopyFrom(video_message(job.flow))
-    return options
+        message.video.CopyFrom(pb.VideoSource())
+    for group, part in _parts(message):
+        _write_options(part, job.options) if group != "prompt" else part.CopyFrom(prompt_message(job.prompt))
+    return message
 
 
-def job_of(options: pb.GenerateOptions, video: Path, recording: Path) -> Job:
-    """The job that a message asks for; `video` and `recording` are where the files that it announces will be.
+def job_of(message: pb.GenerateOptions, video: Path, recording: Path) -> Job:
+    """The job that a message asks for.
+
+    Args:
+        video, recording: where the files that it announces will be.
 
     Raises:
         InvalidInput: with the path of the field that is wrong.
     """
-    with field("prompt"):
-        prompt = prompt_of(options.prompt, recording)
-    sampling = _sampling_of(options.sampling)
-    variations = options.variation_count or 1
-    with field("variation_count"):
-        vary(Sampling(seed=sampling.get("seed", 0)), variations)
+    values: dict[str, Any] = {}
+    paths: dict[str, str] = {}
+    for group, part in _parts(message):
+        for name, value in _read_options(part, group).items():
+            values[name], paths[name] = value, f"{group}.{name}".lstrip(".")
+    try:
+        options = GenerateOptions(**values)
+    except SettingError as error:
+        error.field = paths.get(error.field or "", error.field)
+        raise
     source: Path | Curve = video
-    if options.WhichOneof("source") == "envelope":
+    if message.WhichOneof("source") == "envelope":
         with field("envelope"):
-            source = _curve_of(options.envelope)
-    elif options.WhichOneof("source") is None:
+            source = _curve_of(message.envelope)
+    elif message.WhichOneof("source") is None:
         with field("source"):
             raise SettingError("there is neither a video nor an envelope; set one of them, `video {}` at least")
-    with field("video"):
-        flow = flow_of(options.video)
-    return Job(
-        source,
-        prompt,
-        _word(_PROFILES, options.sampling.profile, "sampling.profile") or "balanced",
-        flow,
-        sampling,
-        variations,
-        _word(_LEVELS, options.loudness, "loudness") or "level",
-    )
+    return Job(source, options, recording if message.prompt.WhichOneof("timbre") == "audio" else None)
 
 
 def prompt_message(prompt: Prompt) -> pb.Prompt:
@@ -112,18 +81,82 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
 
 def prompt_of(message: pb.Prompt, recording: Path) -> Prompt:
     """The prompt of a message. Raises SettingError."""
-    audio = recording if message.WhichOneof("like") == "audio" else None
+    audio = recording if message.WhichOneof("timbre") == "audio" else None
     return Prompt(message.text, audio, message.negative_text)
 
 
-def video_message(flow: FlowMethod | None) -> pb.VideoSource:
+def video_message(flow: OpticalFlow | None) -> pb.VideoSource:
     """The message that announces a video."""
-    return pb.VideoSource(optical_flow=_FLOWS[flow] if flow else pb.OPTICAL_FLOW_UNSPECIFIED)
+    message = pb.VideoSource()
+    _write_options(message, GenerateOptions(flow=flow))
+    return message
 
 
-def flow_of(message: pb.VideoSource) -> FlowMethod | None:
+def flow_of(message: pb.VideoSource) -> OpticalFlow | None:
     """The optical flow that a message asks for. Raises SettingError."""
-    return _word(_FLOWS, message.optical_flow, "optical_flow")
+    return GenerateOptions(**_read_options(message, "")).flow
+
+
+def _parts(message: pb.GenerateOptions) -> Iterator[tuple[str, Message]]:
+    """The messages that hold options, of those that are set."""
+    for group in GROUPS:
+        if not group:
+            yield group, message
+        elif message.HasField(group):
+            yield group, getattr(message, group)
+
+
+def _option_fields(message: Message) -> Iterator[FieldDescriptor]:
+    return (one for one in message.DESCRIPTOR.fields if one.name in GenerateOptions.model_fields)
+
+
+def _write_options(message: Message, options: GenerateOptions) -> None:
+    """Set the fields of `message` to the options of their names."""
+    for one in _option_fields(message):
+        value = getattr(options, one.name)
+        if value is None:
+            continue
+        if one.enum_type:
+            setattr(message, one.name, one.enum_type.values_by_name[enum_name(one.enum_type, value)].number)
+        elif one.message_type:
+            getattr(message, one.name).CopyFrom(pb.NoiseInterval(low=value[0], high=value[1]))
+        else:
+            setattr(message, one.name, value)
+
+
+def _read_options(message: Message, group: str) -> dict[str, Any]:
+    """The options that the fields of `message` set; `group` is its field, for errors."""
+    found: dict[str, Any] = {}
+    for one in _option_fields(message):
+        value = getattr(message, one.name)
+        if (one.has_presence and not message.HasField(one.name)) or (not one.has_presence and not value):
+            continue
+        if one.enum_type:
+            with field(f"{group}.{one.name}".lstrip(".")):
+                value = _choice(one, value)
+        elif one.message_type:
+            value = (value.low, value.high)
+        found[one.name] = value
+    return found
+
+
+def _choice(one: FieldDescriptor, number: int) -> str:
+    """The choice of an option that the number of an enum value stands for."""
+    for choice in choices(one.name):
+        if one.enum_type.values_by_name[enum_name(one.enum_type, choice)].number == number:
+            return str(choice)
+    raise SettingError(f"this server does not know the number {number}; leave it out, or use a newer server")
+
+
+def choices(option: str) -> tuple[str, ...]:
+    """The values that an option may have, where it is a choice."""
+    return next(one.choices for one in describe(GenerateOptions) if one.name == option)
+
+
+def enum_name(enum: EnumDescriptor, choice: str) -> str:
+    """The name of the enum value for a choice: TIMESTEP_SPACING_LOG_SNR for "log-snr", SAMPLER_DPMPP for "dpm++"."""
+    prefix: str = enum.values[0].name.removesuffix("UNSPECIFIED")
+    return prefix + choice.upper().replace("-", "_").replace("+", "P")
 
 
 def take_message(take: Take) -> pb.Take:
@@ -173,37 +206,6 @@ def field(path: str) -> Iterator[None]:
         raise
 
 
-def _sampling_message(job: Job) -> pb.Sampling:
-    chosen = {key: value for key, value in job.sampling.items() if value is not None}
-    message = pb.Sampling(
-        profile=_PROFILES[job.profile],
-        sampler=_SAMPLERS[chosen["sampler"]] if "sampler" in chosen else pb.SAMPLER_UNSPECIFIED,
-        spacing=_SPACINGS[chosen["spacing"]] if "spacing" in chosen else pb.SPACING_UNSPECIFIED,
-        **{name: chosen[key] for key, name in _NUMBERS.items() if key in chosen},
-    )
-    if "guidance_interval" in chosen:
-        low, high = chosen["guidance_interval"]
-        message.guidance_interval.CopyFrom(pb.NoiseInterval(low=low, high=high))
-    return message
-
-
-def _sampling_of(message: pb.Sampling) -> dict[str, Any]:
-    """The fields that are set; each was tried by itself, so that an error names it."""
-    chosen: dict[str, Any] = {key: getattr(message, name) for key, name in _NUMBERS.items() if message.HasField(name)}
-    if message.HasField("guidance_interval"):
-        chosen["guidance_interval"] = (message.guidance_interval.low, message.guidance_interval.high)
-    if sampler := _word(_SAMPLERS, message.sampler, "sampling.sampler"):
-        chosen["sampler"] = sampler
-    if spacing := _word(_SPACINGS, message.spacing, "sampling.spacing"):
-        chosen["spacing"] = spacing
-    for key, value in chosen.items():
-        with field(f"sampling.{_NUMBERS.get(key, key)}"):
-            override(Sampling(sampler="ddim" if key == "eta" else "dpm++"), {key: value})
-    with field("sampling"):
-        override(Sampling(sampler="ddim" if chosen.get("eta") else "dpm++"), chosen)
-    return chosen
-
-
 def _curve_of(message: pb.EnvelopeSource) -> Curve:
     with field("envelope.rms"):
         envelope: Floats = validate(message.envelope.rms)
@@ -215,14 +217,3 @@ def _curve_of(message: pb.EnvelopeSource) -> Curve:
                 f"{samples} samples do not end in the last of {len(envelope)} frames; give {longest}, or nothing"
             )
         return Curve(envelope, samples)
-
-
-def _word(table: Mapping[Word, int], number: int, path: str) -> Word | None:
-    """The word that an enum's number stands for, None for UNSPECIFIED."""
-    if number == 0:
-        return None
-    for word, value in table.items():
-        if value == number:
-            return word
-    with field(path):
-        raise SettingError(f"{number} means nothing to this server; leave it out, or use a newer server")

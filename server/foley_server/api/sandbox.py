@@ -20,7 +20,7 @@ from foley.container import Limits
 from foley.envelope import Floats
 from foley.errors import MediaError, MediaTooLarge
 from foley.media import VideoInfo
-from foley.mux import SourceAudio
+from foley.options import SourceAudio
 from foley.output import replacing
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import reason

@@ -69,7 +69,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
 
                 def predict(foley: Foley, watch: Watch) -> tuple[Floats, float]:
                     video = foley.reader.video(folder.video)
-                    return foley.predict_envelope(video, watch, flow or "exact"), video.info.duration_s
+                    return foley.predict_envelope(video, watch, flow or "default"), video.info.duration_s
 
                 progress = Progress(logs.request_id.get())
                 envelope, duration_s = await self.engine.in_time(self.engine.call(progress, predict))

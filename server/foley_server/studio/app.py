@@ -5,14 +5,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 import soundfile
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -23,13 +23,12 @@ from starlette.staticfiles import StaticFiles
 
 from foley import clip
 from foley.envelope import Floats, measure, samples
-from foley.errors import InvalidInput, MediaError, MediaTooLarge, NotFound, SettingError, TimedOut
-from foley.loudness import Loudness
-from foley.mux import SourceAudio
-from foley.profiles import PROFILES, Profile, ProfileName
+from foley.errors import MediaError, MediaTooLarge, NotFound, SettingError, TimedOut
+from foley.options import GenerateOptions, SourceAudio, describe
+from foley.profiles import PROFILES, resolve_sampling
+from foley.sampler import Sampling
 from foley_pipeline.foley import Foley
 from foley_pipeline.job import Curve, Job, Sound
-from foley_pipeline.prompt import Prompt
 from foley_pipeline.watch import Watch
 from foley_server.api.engine import Engine
 from foley_server.api.progress import Progress
@@ -44,29 +43,18 @@ SILENCE_S = 5.0  # the longest time without a line: whoever hears nothing for lo
 MAX_DOCUMENT = 4 * 2**20  # a curve of ten minutes is 60,000 numbers
 
 
-class Wish(BaseModel):
+class Wish(GenerateOptions):
     """What a take is to be: the body of `POST /api/takes`.
 
     Attributes:
         envelope: the curve, linear RMS at 100 Hz.
         sample_count: of the sound at 16 kHz, where it ends inside of the curve's last frame.
         audio: a recording to be like, by its name, in place of `text`.
-        steps, guidance: the profile's, where they are not given.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     envelope: list[float] = Field(min_length=1)
-    sample_count: int | None = Field(None, ge=1)
-    text: str = ""
+    sample_count: int | None = Field(default=None, ge=1)
     audio: str | None = None
-    negative_text: str = ""
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance: float | None = Field(None, ge=1, le=100)
-    profile: ProfileName = "balanced"
-    variations: int = Field(1, ge=1, le=16)
-    loudness: Loudness = "level"
 
 
 @dataclass
@@ -114,15 +102,14 @@ class Studio:
     async def about(self, _: Request) -> Response:
         """What the page has to know before it begins."""
         triton = self.engine.supervisor.triton()
-        usual = Foley(triton).defaults
         profiles = {
-            name: {"steps": usual.steps, "guidance": usual.guidance} | _shown(profile)
-            for name, profile in PROFILES.items()
+            name: _shown(resolve_sampling(GenerateOptions(profile=name), triton.manifest.sampling)) for name in PROFILES
         }
         return JSONResponse(
             {
                 "bundle": triton.versions,
                 "profiles": profiles,
+                "options": {option.name: asdict(option) for option in describe(GenerateOptions)},
                 "examples": list(self.examples),
                 "max_bytes": self.max_bytes,
                 "max_duration_s": self.max_duration_s,
@@ -180,18 +167,15 @@ class Studio:
 
     async def make_takes(self, request: Request) -> Response:
         """Makes sound on a curve, as lines: progress, then `takes`."""
-        wish = _wish(await document(request, MAX_DOCUMENT))
+        wish = Wish(**await document(request, MAX_DOCUMENT))
         curve = np.asarray(wish.envelope, np.float32)
         if len(curve) > self.max_duration_s * clip.ENVELOPE_RATE_HZ:
             raise MediaTooLarge(f"the curve lasts more than {self.max_duration_s:g} s, the limit; cut it")
         recording = self.shelves.recordings[wish.audio].path if wish.audio else None
         job = Job(
             Curve(curve, wish.sample_count or samples(len(curve) / clip.ENVELOPE_RATE_HZ)),
-            Prompt("" if recording else wish.text, recording, wish.negative_text),
-            profile=wish.profile,
-            sampling={"seed": wish.seed, "steps": wish.steps, "guidance": wish.guidance},
-            variations=wish.variations,
-            level=wish.loudness,
+            GenerateOptions(**wish.model_dump(include=set(GenerateOptions.model_fields))),
+            recording,
         )
         return await lines(self._work(lambda progress: self.engine.generate(progress, job), self._keep))
 
@@ -276,9 +260,9 @@ class Studio:
             raise MediaError("the file is empty")
 
 
-def _shown(profile: Profile) -> dict[str, Any]:
+def _shown(sampling: Sampling) -> dict[str, Any]:
     """What a profile sets of that which the page shows."""
-    return {name: value for name, value in profile.sampling.items() if name in ("steps", "guidance")}
+    return {"steps": sampling.steps, "guidance": sampling.guidance}
 
 
 def _where(progress: Progress) -> dict[str, Any]:
@@ -286,16 +270,6 @@ def _where(progress: Progress) -> dict[str, Any]:
         return {"event": "waiting", "position": progress.position or 0}
     stage, done, total = progress.stage
     return {"event": "progress", "stage": stage, "done": done, "total": total}
-
-
-def _wish(found: dict[str, Any]) -> Wish:
-    try:
-        return Wish.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        wrong = InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-        wrong.field = str(first["loc"][0]) if first["loc"] else None
-        raise wrong from error
 
 
 def _rounded(envelope: Floats) -> list[float]:

@@ -1,0 +1,144 @@
+"""The options of a request are the same everywhere: every surface is compared with `foley.options`, field by field."""
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import typer.main
+
+from foley.errors import SettingError
+from foley.manifest import SamplingDefaults
+from foley.options import FileOptions, GenerateOptions, SamplingOptions, describe, markdown
+from foley.profiles import PROFILES, resolve_flow, resolve_sampling
+from foley.sampler import Sampling
+from foley_client import cli
+from foley_client.render import manifest
+from foley_client.render.row import Row
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api.messages import GROUPS, enum_name
+from foley_server.studio.app import Wish
+
+OPTIONS = {option.name: option for option in describe(FileOptions)}
+DEFAULTS = SamplingDefaults()
+
+
+def test_the_command_line_has_every_option_with_its_help_default_and_choices():
+    parameters = {one.name: one for one in typer.main.get_command(cli.app).commands["generate"].params}
+    for name, option in OPTIONS.items():
+        parameter = parameters[name]
+        assert parameter.opts == ["--" + name.replace("_", "-")]
+        assert parameter.default == option.default
+        assert option.help in parameter.help
+        if option.choices:
+            assert get_args(parameter.bare_type) == option.choices
+    written = inspect.signature(cli.generate).parameters.keys() - OPTIONS.keys()
+    assert written.isdisjoint(OPTIONS)
+
+
+def test_a_row_of_a_manifest_has_every_option():
+    files = {"video", "output", "audio", "envelope"}
+    assert Row.model_fields.keys() == OPTIONS.keys() | files
+    assert set(manifest.SETTINGS) == (OPTIONS.keys() | files) - {"video", "output"}
+    for name in OPTIONS:
+        assert Row.model_fields[name].default == OPTIONS[name].default
+
+
+def test_the_messages_of_the_api_have_every_option_and_every_choice():
+    message = pb.GenerateOptions()
+    found = {}
+    for group in GROUPS:
+        descriptor = getattr(message, group).DESCRIPTOR if group else message.DESCRIPTOR
+        found |= {one.name: one for one in descriptor.fields if one.name in OPTIONS}
+    assert found.keys() == GenerateOptions.model_fields.keys()
+    for name, one in found.items():
+        choices = OPTIONS[name].choices
+        assert bool(one.enum_type) == bool(choices)
+        if choices:
+            names = [enum_name(one.enum_type, choice) for choice in choices]
+            assert [value.name for value in one.enum_type.values[1:]] == names
+
+
+def test_the_tensor_of_generate_has_every_option_of_the_sampling():
+    sampling = {one.name for one in fields(Sampling)}
+    assert sampling == SamplingOptions.model_fields.keys() - {"profile"}
+    assert SamplingDefaults.model_fields.keys() < sampling
+
+
+def test_the_studio_takes_every_option():
+    assert Wish.model_fields.keys() == GenerateOptions.model_fields.keys() | {"envelope", "sample_count", "audio"}
+
+
+def test_the_documentation_lists_every_option(repository: Path):
+    assert (repository / "docs" / "options.md").read_text().endswith(markdown())
+
+
+@pytest.mark.parametrize(
+    ("values", "blamed", "words"),
+    [
+        ({"steps": 0}, "steps", "steps is 0: choose 1 to 1,000"),
+        ({"steps": "ten"}, "steps", "steps is 'ten': choose 1 to 1,000"),
+        ({"sampler": "euler"}, "sampler", "sampler is 'euler': choose ddim, dpm++"),
+        ({"seed": -1}, "seed", "seed is -1: choose 0 to 2^63 - 1"),
+        ({"guidance": float("nan")}, "guidance", "guidance is nan: choose 1 to 100"),
+        ({"text": "x" * 2001}, "text", "text has 2001 characters: give at most 2000"),
+        ({"text": "\udc80"}, "text", "UTF-8|characters"),
+        ({"step": 3}, "step", "there is no option 'step'; the options are text, "),
+        ({"guidance_interval": (3, 1)}, "guidance_interval", "the lower one first"),
+        ({"guidance_interval": "0.3"}, "guidance_interval", "guidance_interval"),
+        ({"sampler": "dpm++", "eta": 0.5}, "eta", "eta belongs to the sampler ddim"),
+        ({"sampler": "ddim", "timestep_spacing": "karras"}, "timestep_spacing", "belongs to the sampler dpm"),
+        ({"seed": 2**63 - 1, "variations": 2}, "seed", "no 2 seeds"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_user_s_words(values, blamed, words):
+    with pytest.raises(SettingError, match=words.replace("+", r"\+").replace("^", r"\^")) as refused:
+        FileOptions(**values)
+    assert refused.value.field == blamed
+    assert "Input should" not in str(refused.value)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(SettingError, match=r"steps is 0.*guidance is 0"):
+        GenerateOptions(steps=0, guidance=0)
+
+
+def test_a_cell_of_a_table_may_hold_a_pair():
+    assert GenerateOptions.model_validate({"guidance_interval": "0.3 100"}).guidance_interval == (0.3, 100.0)
+
+
+def test_an_option_beats_the_profile_and_the_profile_beats_the_bundle():
+    bundle = SamplingDefaults(sampler="ddim", steps=200, guidance=3.0)
+    assert resolve_sampling(GenerateOptions(), bundle) == Sampling("ddim", 200, 3.0)
+    assert resolve_sampling(GenerateOptions(profile="quality"), bundle) == Sampling("ddim", 50, 3.0)
+    chosen = resolve_sampling(GenerateOptions(profile="quality", steps=7, guidance=1.0, seed=4), bundle)
+    assert chosen == Sampling("ddim", 7, 1.0, seed=4)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("bundle", [DEFAULTS, SamplingDefaults(sampler="ddim")])
+@pytest.mark.parametrize("sampler", [None, "ddim", "dpm++"])
+def test_every_profile_works_with_every_sampler(profile, bundle, sampler):
+    """A profile's spacing is for dpm++, and is no reason to refuse a sampler that the user or the bundle chose."""
+    sampling = resolve_sampling(GenerateOptions(profile=profile, sampler=sampler), bundle)
+    assert sampling.sampler == (sampler or bundle.sampler)
+
+
+def test_an_option_that_the_chosen_sampler_does_not_have_is_refused():
+    with pytest.raises(SettingError, match="timestep_spacing"):
+        resolve_sampling(GenerateOptions(timestep_spacing="karras"), SamplingDefaults(sampler="ddim"))
+    with pytest.raises(SettingError, match="eta"):
+        resolve_sampling(GenerateOptions(eta=1.0), DEFAULTS)
+
+
+def test_the_flow_of_a_profile_yields_to_a_bundle_that_is_served_without_it():
+    with_raft = ["frames_to_features", "frames_to_features_warm", "frames_to_features_dis"]
+    assert resolve_flow(GenerateOptions(profile="fast"), with_raft) == "warm"
+    assert resolve_flow(GenerateOptions(profile="fast"), ["frames_to_features"]) == "default"
+    assert resolve_flow(GenerateOptions(flow="dis"), ["frames_to_features"]) == "dis"  # refused by who predicts
+
+
+def test_profiles_set_no_seed():
+    assert all(profile.seed == 0 and profile.variations == 1 for profile in PROFILES.values())
+    assert set(get_args(GenerateOptions.model_fields["profile"].annotation)) == PROFILES.keys()
