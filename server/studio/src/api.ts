@@ -5,7 +5,8 @@ export const SAMPLE_RATE = 16_000; // of a take
 const SILENCE_MS = 15_000; // the server says something every 5 s while it works
 
 export interface Settings { steps: number; guidance: number }
-export interface About { profiles: Record<string, Settings>; examples: string[]; max_bytes: number; max_duration_s: number }
+export interface Option { help: string; default: string | number | null; choices: string[]; low: number | null; high: number | null }
+export interface About { options: Record<string, Option>; profiles: Record<string, Settings>; examples: string[]; max_bytes: number; max_duration_s: number }
 export interface Video { video: string; duration_s: number; sample_count: number }
 export interface Recording { recording: string; envelope: number[] }
 export interface Take { take: string; recipe: Record<string, unknown>; produced: number[] }

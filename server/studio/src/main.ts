@@ -304,13 +304,27 @@ addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault()
 
 // ---- begin
 
+/** Give a field the help, range, choices and default of its option. `begin` runs again after a login: what was typed stays. */
+function limit(input: HTMLInputElement | HTMLSelectElement, option: api.Option): void {
+  input.title = option.help;
+  if (input instanceof HTMLSelectElement) {
+    input.replaceChildren(...option.choices.map((name) => new Option(name, name, name === option.default, name === option.default)));
+  } else if (input.type === "number") {
+    input.min = String(option.low);
+    input.max = String(Math.min(option.high!, Number.MAX_SAFE_INTEGER));
+    if (option.default !== null && !input.value) input.value = String(option.default);
+  } else {
+    input.maxLength = option.high!;
+  }
+}
+
 function begin(): void {
   api.about().then((found) => {
     element("token").hidden = true;
     element("start").hidden = Boolean(uploaded);
     element("limits").textContent = `Up to ${found.max_duration_s} seconds; it stays on this server, and is gone when that ends.`;
     profiles = found.profiles;
-    element("profile").replaceChildren(...Object.keys(profiles).map((name) => new Option(name, name, name === "balanced", name === "balanced")));
+    for (const input of document.querySelectorAll<HTMLInputElement | HTMLSelectElement>("[data-option]")) limit(input, found.options[input.dataset.option!]!);
     usual();
     element("examples").hidden = !found.examples.length;
     element("examples").querySelector("span")!.replaceChildren(...found.examples.map((name) => button(name.replace(/\.[^.]*$/, ""), () => void example(name))));
