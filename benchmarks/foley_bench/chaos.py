@@ -22,8 +22,7 @@ from typing import Any
 import psutil
 
 from foley_bench.small_video import write_small_video
-from foley_client.render.place import LOCK
-from foley_client.render.task import SIDECAR
+from foley_client.render.place import LOCK, SIDECAR
 
 VIDEOS = 6
 KINDS = ("driver", "worker", "Triton")

@@ -16,7 +16,6 @@ from foley_pipeline.cache import Cache
 
 SOUND = np.zeros(100, np.float32)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
 
 def write(path: Path) -> None:
@@ -156,10 +155,11 @@ def test_a_file_keeps_its_owner(put: Callable[[Path], None], path: Path) -> None
     assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (1234, 4321, 0o640)
 
 
-@not_as_root
 def test_a_read_only_file_is_not_replaced(put: Callable[[Path], None], path: Path) -> None:
     path.write_bytes(b"the result of yesterday")
     path.chmod(0o444)
+    if os.access(path, os.W_OK):
+        pytest.skip("root may write anywhere")
     refuses(put, path, "read-only")
     assert path.read_bytes() == b"the result of yesterday"
 

@@ -12,6 +12,7 @@ from foley.profiles import ProfileName
 from foley.sampler import SamplerName
 from foley.schedule import Spacing
 from foley.stages import FlowMethod
+from foley_client.render.place import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.job import Job
 from foley_pipeline.prompt import Prompt
 
@@ -69,8 +70,12 @@ class Row(BaseModel):
         parts = output.split("/")
         if len(output) > MAX_NAME or not all(re.fullmatch(r"[^\x00-\x1f\\]+", part) for part in parts):
             raise ValueError("it is no name for a file; use letters, digits, dots and dashes")
-        if any(part in (".", "..") or part.startswith(".foley-") for part in parts):
+        folded = [part.casefold() for part in parts]
+        if any(part in (".", "..") or part.startswith(".foley-") for part in folded):
             raise ValueError("it would lie outside of the output folder, or hide; choose a plain name")
+        is_report = folded[0] == FAILURES or REPORTS.fullmatch(folded[0])
+        if is_report or any(part.endswith(SIDECAR) for part in folded):
+            raise ValueError("its folder is called like a file that the render writes; choose another name")
         if PurePosixPath(output).suffix.lower() not in ENDINGS:
             raise ValueError(f"its ending is of no known kind; use one of {', '.join(ENDINGS)}")
         return output

@@ -20,7 +20,7 @@ from foley.media import probe
 from foley_client import outputs
 from foley_client.curves import read_envelope
 from foley_client.outputs import Result
-from foley_client.render.place import Output, fetched
+from foley_client.render.place import SIDECAR, Output, fetched
 from foley_client.render.row import Row
 from foley_pipeline.content import content_sha256
 from foley_pipeline.foley import Foley
@@ -28,8 +28,6 @@ from foley_pipeline.job import Curve, run
 from foley_pipeline.watch import Watch
 
 log = logging.getLogger(__name__)
-
-SIDECAR = ".foley.json"
 
 
 @dataclass(frozen=True, eq=False)
