@@ -77,7 +77,10 @@ class Cache:
             return
         with suppress(OSError, OutputError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with replacing(self.folder / name) as path:
+            entry = self.folder / name
+            if entry.is_symlink():  # what it points to is no entry, and must not be written to
+                entry.unlink()
+            with replacing(entry) as path:
                 path.write_bytes(_checksum(name, values) + values)
             self._shrink()
 

@@ -135,7 +135,7 @@ def test_another_bundle_or_version_is_another_entry(
     cached: Foley, triton: Triton, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached.embed(Prompt("wood"))
-    for key in ("bundle_sha256", "onnxruntime"):
+    for key in ("bundle_sha256", "onnxruntime", "target", "precision"):
         monkeypatch.setattr(triton, "versions", {**triton.versions, key: "another"})
         calls.new()
         cached.embed(Prompt("wood"))

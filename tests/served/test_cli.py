@@ -100,6 +100,46 @@ def test_same_recipe_same_sound_and_seed_zero_is_a_seed(foley, media: Path, tmp_
     assert not np.allclose(a, c, atol=1e-2)
 
 
+def options(recipe: dict[str, object]) -> list[str]:
+    """The options of `foley generate` that make the sound of a recipe, whose envelope was predicted."""
+    names = ("text", "negative_text", "seed", "steps", "sampler", "spacing", "guidance", "reuse", "loudness")
+    found = [f"--{name.replace('_', '-')}={recipe[name]}" for name in (*names, "flow", "eta") if recipe[name]]
+    low, high = recipe["guidance_interval"]  # type: ignore[misc]
+    return [*found, "--guidance-interval", str(low), str(high)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "flow"),
+    [
+        (["--flow", "dis"], "dis"),
+        (["--flow", "warm", "--loudness", "follow"], "warm"),
+        (["--profile", "fast", "--negative-text", "music"], "warm"),
+        (["--sampler", "ddim", "--eta", "0.5", "--seed", "7"], "exact"),
+    ],
+    ids=" ".join,
+)
+def test_a_sound_is_made_again_from_its_recipe(
+    foley, repository: Path, tmp_path: Path, chosen: list[str], flow: str
+) -> None:
+    video = repository / "examples" / "drumstick.mp4"
+    foley("generate", video, "--text=wood", "--steps=3", *chosen, "-o", "first.wav").check_returncode()
+    with soundfile.SoundFile(tmp_path / "first.wav") as file:
+        recipe = json.loads(file.comment)
+    assert recipe["flow"] == flow
+    foley("generate", video, *options(recipe), "-o", "again.wav").check_returncode()
+    first, again = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("first.wav", "again.wav"))
+    np.testing.assert_array_equal(again, first)
+
+
+def test_a_recipe_on_a_given_envelope_names_no_optical_flow(foley, media: Path, tmp_path: Path) -> None:
+    video = media / "short_5_frames.mp4"
+    foley("envelope", video, "-o", "curve.csv").check_returncode()
+    on_curve = ("--flow=dis", "--envelope=curve.csv", "--steps=1")
+    foley("generate", video, *on_curve, "-o", "sound.wav").check_returncode()
+    with soundfile.SoundFile(tmp_path / "sound.wav") as file:
+        assert json.loads(file.comment)["flow"] is None
+
+
 @pytest.mark.parametrize("ending", [".json", ".csv"])
 def test_envelope_goes_out_is_edited_and_comes_back(foley, media: Path, tmp_path: Path, ending: str) -> None:
     video, curve = media / "fps24_with_audio.mp4", f"curve{ending}"

@@ -17,7 +17,7 @@ from foley.audio import read_audio
 from foley.options import GenerateOptions
 from foley_bench.small_video import write_small_video
 from foley_client import Foley, Triton, Watch, embedded_triton
-from foley_client.render.task import SIDECAR
+from foley_client.render.place import SIDECAR
 from foley_pipeline.job import Job, run
 from foley_server.triton import claim_port
 from harness.chaos import chaos, compare
@@ -77,6 +77,8 @@ def test_a_row_is_what_generate_makes(foley: Command, foley_sdk: Foley, tmp_path
         assert np.corrcoef(ours[: len(theirs)], theirs[: len(ours)])[0, 1] > 0.98
     about = json.loads((out / f"deep/er/rich.mp4{SIDECAR}").read_text())
     assert about["recipe"]["text"] == "glass"
+    assert about["recipe"]["flow"] is None  # the envelope was given
+    assert json.loads((out / f"plain.wav{SIDECAR}").read_text())["recipe"]["flow"] == "exact"
     np.testing.assert_allclose(about["envelope"], curve, atol=1e-6)
     assert about["row"]["seed"] == 7
     assert set(about["inputs"]) == {"video", "audio", "envelope"}
@@ -211,6 +213,8 @@ def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: Triton, 
     again = foley("render", "rows.jsonl", "-o", "out", "--no-cache", "--json", "--workers", "1")
     assert list(ended(again).values()).count("skipped") == 11
     assert envelopes() == before + 2
+    recipes = [json.loads(path.read_text())["recipe"] for path in (clips / "out").glob(f"*{SIDECAR}")]
+    assert [recipe["flow"] for recipe in recipes] == ["exact"] * 12
 
 
 @pytest.mark.long
@@ -356,3 +360,41 @@ def test_videos_come_from_a_bucket_and_sounds_go_to_one(
     wrong = foley("render", "rows.jsonl", "-o", "s3://nowhere/out")
     assert wrong.returncode == 2
     assert "s3://nowhere/out" in wrong.stderr
+
+
+def test_twins_in_a_folder_are_rendered_once_each_into_a_folder_below(foley: Command, tmp_path: Path) -> None:
+    """What was rendered is not rendered again, and is no video itself."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i, name in enumerate(("IMG_1.mp4", "IMG_1.mov")):
+        write_small_video(tmp_path / "small.mp4", speed=i + 1)
+        shutil.move(tmp_path / "small.mp4", videos / name)
+    command = ("render", "videos", "-o", "videos/rendered", "--json")
+    results = {"IMG_1.mp4", "IMG_1.mov.mp4"}
+    for kind in ("done", "skipped"):
+        done = foley(*command)
+        assert done.returncode == 0, done.stderr
+        assert ended(done) == dict.fromkeys(results, kind)
+    there = {path.relative_to(videos / "rendered").as_posix() for path in (videos / "rendered").rglob("*.mp4")}
+    assert there == results
+    among = foley("render", "videos", "-o", "videos")
+    assert among.returncode == 2
+    assert "choose another output folder" in among.stderr
+
+
+def test_results_and_what_is_told_about_them_keep_permissions_and_links(foley: Command, clips: Path) -> None:
+    write_manifest(clips, [{"video": "0.mp4", "output": "0.wav", "steps": 1}])
+    assert foley("render", "rows.jsonl", "-o", "out").returncode == 0
+    result, sidecar = clips / "out" / "0.wav", clips / "out" / f"0.wav{SIDECAR}"
+    for path in (result, sidecar):
+        path.chmod(0o600)
+        path.rename(clips / f"archived {path.name}")
+        path.symlink_to(clips / f"archived {path.name}")
+    skipped = foley("render", "rows.jsonl", "-o", "out", "--json")
+    assert ended(skipped) == {"0.wav": "skipped"}
+    forced = foley("render", "rows.jsonl", "-o", "out", "--json", "--force")
+    assert ended(forced) == {"0.wav": "done"}, forced.stderr
+    for path in (result, sidecar):
+        assert path.is_symlink()
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert json.loads(sidecar.read_text())["bytes"] == result.stat().st_size

@@ -14,7 +14,7 @@ import pytest
 
 from foley_bench.ray_nodes import ray_cluster
 from foley_bench.small_video import write_manifest
-from foley_client.render.task import SIDECAR
+from foley_client.render.place import SIDECAR
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 ROWS = 12

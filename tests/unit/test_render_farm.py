@@ -5,10 +5,11 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley_client.render import farm
+from foley_client.render.engine import Threads
 from foley_client.render.farm import ATTEMPTS, LOST_ATTEMPTS, render_all
 from foley_client.render.row import Row
 from foley_client.render.task import Done, Failed, Predicted
@@ -27,18 +28,23 @@ def _no_pauses():
 
 
 class Scripted:
-    """Rooms of a size each; `ends(place, task, attempt)` says how an attempt ends, when `places` is asked next."""
+    """Rooms of a size each; `ends(place, task, attempt)` says how an attempt ends.
 
-    def __init__(self, rooms, ends):
-        self.rooms, self.ends = rooms, ends
+    When `places` is asked next, those of the `running` attempts end that `ended(running)` gives, at least one of them.
+    """
+
+    def __init__(self, rooms, ends, ended=lambda running: list(running)):
+        self.rooms, self.ends, self.ended = rooms, ends, ended
         self.running = []
         self.attempts = defaultdict(list)  # output -> places
-        self.stopped = False
+        self.stopped = self.overfull = False
 
     def places(self):
-        for place, task, future in self.running:
+        assert not self.overfull
+        for one in self.ended(self.running) if self.running else []:
+            place, task, future = one
             future.set_result(self.ends(place, task, len(self.attempts[task.row.output])))
-        self.running = []
+            self.running.remove(one)
         return self.rooms
 
     def submit(self, place, task):
@@ -46,12 +52,14 @@ class Scripted:
         future = Future()
         self.running.append((place, task, future))
         count = Counter(place for place, _, _ in self.running)
-        assert count[place] <= self.rooms[place]
+        self.overfull |= count[place] > self.rooms[place]
         return future
 
     def stop(self):
         self.stopped = True
-        self.places()
+        for _, _, future in self.running:
+            future.set_result(DONE)
+        self.running = []
 
 
 def rows(count, video=lambda i: f"{i}.mp4"):
@@ -163,13 +171,68 @@ def test_what_runs_is_stopped_and_waited_for():
     assert engine.running == []
 
 
+@settings(max_examples=500)
 @given(data=st.data())
 def test_every_row_ends_once_whatever_happens(data):
     outcomes = st.sampled_from([DONE, DONE, BAD, LOST, Done(True, {}, Predicted("k", np.ones(1, np.float32)))])
     rooms = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1))
-    engine = Scripted(rooms, lambda place, task, attempt: data.draw(outcomes))
+
+    def ended(running):
+        return data.draw(st.lists(st.sampled_from(running), min_size=1, unique_by=id), "ended")
+
+    engine = Scripted(rooms, lambda place, task, attempt: data.draw(outcomes), ended)
     count = data.draw(st.integers(1, 8))
-    videos = [f"{data.draw(st.integers(0, 2))}.mp4" for _ in range(count)]
+    videos = [f"{data.draw(st.integers(0, 1))}.mp4" for _ in range(count)]
     ended = last_words(engine, rows(count, lambda i: videos[i]))
     for name, kind in ended.items():
         assert (kind == "failed") <= (len(engine.attempts[name]) >= ATTEMPTS)
+
+
+def test_a_row_that_comes_back_waits_for_a_place_and_holds_up_no_other():
+    """0 fails at a, and is put behind 1, which has its video; when 1 ends, only a has room, where 0 is not tried."""
+    script = iter([["0"], ["1"]])
+
+    def ended(running):
+        names = next(script, None)
+        return [one for one in running if names is None or one[1].row.output[0] in names]
+
+    def ends(place, task, attempt):
+        return BAD if (task.row.output, attempt) == ("0.wav", 1) else DONE
+
+    engine = Scripted({"a": 1, "b": 1}, ends, ended)
+    all_rows = [Row(video=video, output=f"{i}.wav") for i, video in enumerate(["v", "w", "v", "x"])]
+    assert set(last_words(engine, all_rows).values()) == {"done"}
+    assert engine.attempts["0.wav"] == ["a", "b"]
+
+
+class Breaking:
+    """A server at which every third row, however it is tried, ends with something that is no error of this project."""
+
+    def __init__(self):
+        self.calls = Counter()
+
+    def versions(self):
+        return {}
+
+    def render(self, task):
+        self.calls[task.row.output] += 1
+        if int(task.row.output[0]) % 3 == 0 and self.calls[task.row.output] == 1:
+            raise SystemExit
+        return DONE
+
+    def stop(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_threads_lose_no_row():
+    """Every row has its end on a real pool, also where a thread or the pool breaks."""
+    server = Breaking()
+    engine = Threads({"a": server, "b": server}, 2)
+    kinds = Counter(event.kind for event in render_all(rows(9), engine))
+    assert kinds == {"started": 12, "retry": 3, "done": 9}
+    engine.close()
+    kinds = Counter(event.kind for event in render_all(rows(1), engine))
+    assert kinds == {"started": LOST_ATTEMPTS, "retry": LOST_ATTEMPTS - 1, "failed": 1}

@@ -1,14 +1,35 @@
 """Manifests: every form gives the same rows, and all that is wrong in one is said at once."""
 
 import json
+import shutil
+import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foley.errors import SettingError
-from foley_client.render.manifest import read
+from foley_client.render import manifest
+from foley_client.render.place import SIDECAR, Output
 from foley_client.render.row import Row
+
+TWINS = Path(__file__).resolve().parents[3] / "shared" / "media" / "real_world" / "twins"
+
+
+def read(rows, output=None):
+    return manifest.read(rows, Output(str(output), Path("nowhere")) if output else None)
+
+
+def fill(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def outputs(folder, output=None):
+    """Input -> output."""
+    return {Path(row.video).relative_to(folder).as_posix(): row.output for row in read(folder, output)}
 
 
 def test_a_table_and_json_lines_give_the_same_rows(tmp_path):
@@ -30,10 +51,86 @@ def test_a_table_and_json_lines_give_the_same_rows(tmp_path):
 
 
 def test_a_folder_is_a_manifest(tmp_path):
-    for name in ("b.mov", "a.mp4", "deep/c.webm", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    assert [row.output for row in read(tmp_path)] == ["a.mp4", "b.mp4", "deep/c.mp4"]
+    fill(tmp_path, "b.mov", "a.mp4", "deep/c.webm", "notes.txt")
+    assert outputs(tmp_path) == {"a.mp4": "a.mp4", "b.mov": "b.mov.mp4", "deep/c.webm": "deep/c.webm.mp4"}
+
+
+def test_twins_in_a_folder_have_results_of_their_own_that_stay(tmp_path):
+    if not TWINS.is_dir():
+        pytest.skip(f"there is no {TWINS}")
+    shutil.copy(TWINS / "IMG_1.mov", tmp_path)
+    before = outputs(tmp_path)
+    shutil.copy(TWINS / "IMG_1.mp4", tmp_path)
+    assert outputs(tmp_path) == {**before, "IMG_1.mp4": "IMG_1.mp4"}
+
+
+FOLDERS = st.sampled_from(["", "", "day/", "DAY/", "a.mov.mp4/", "A.mp4/"])
+NAMES = st.sampled_from(["a", "A", "é", unicodedata.normalize("NFD", "é"), "a.mov", "a.mov-2"])
+ENDINGS = st.sampled_from([".mp4", ".MP4", ".mov", ".mov.mp4"])
+
+
+def folded(name):
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+@given(st.sets(st.builds(lambda *parts: "".join(parts), FOLDERS, NAMES, ENDINGS), min_size=1, max_size=8))
+def test_the_results_of_a_folder_are_distinct_files(tmp_path_factory, files):
+    folder = tmp_path_factory.mktemp("videos")
+    fill(folder, *(file for file in files if not any(other.startswith(f"{file}/") for other in files)))
+    names = [folded(name) for name in outputs(folder).values()]
+    assert len(set(names)) == len(names)
+    assert not {str(parent) for name in names for parent in Path(name).parents} & set(names)
+
+
+def test_results_are_no_videos(tmp_path):
+    fill(tmp_path, "a.mp4", "b.mov", "rendered.mp4")
+    expected = {"a.mp4": "a.mp4", "b.mov": "b.mov.mp4", "rendered.mp4": "rendered.mp4"}
+    rendered = tmp_path / "rendered"
+    fill(rendered, "a.mp4", "b.mov.mp4", "deep/left over.mp4")
+    assert outputs(tmp_path, rendered) == expected
+    (tmp_path / "link").symlink_to(rendered)
+    assert outputs(tmp_path, tmp_path / "link") == expected
+    shutil.rmtree(rendered)
+    (tmp_path / "link").unlink()
+
+    fill(tmp_path, "before/a.mp4", f"before/a.mp4{SIDECAR}", "before/.foley-00.partial.mp4", ".foley-00.partial.mov")
+    assert outputs(tmp_path, rendered) == expected
+    assert outputs(tmp_path, tmp_path.parent) == expected  # around the videos is not inside
+    with pytest.raises(SettingError, match="choose another output folder"):
+        read(tmp_path, f"{tmp_path}/before/..")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a.mp4", "a.mp4/b.mp4"),
+        ("A.mp4/b.mp4", "a.MP4"),
+        ("é.mp4", unicodedata.normalize("NFD", "É.mp4")),
+        ("day/a.wav", "DAY/A.wav"),
+    ],
+)
+def test_two_rows_do_not_write_one_file(tmp_path, first, second):
+    rows = [{"video": "v.mp4", "output": name} for name in (first, second)]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(SettingError, match=r"line 2: output: .* line 1"):
+        read(tmp_path / "m.jsonl")
+
+
+def test_no_result_replaces_a_file_that_is_read(tmp_path):
+    fill(tmp_path, "a.mp4", "b.mp4", "c.wav", "out/d.mp4")
+    (tmp_path / "e.mp4").symlink_to("out/d.mp4")
+    rows = [{"video": "b.mp4", "output": "a.mp4"}, {"video": "a.mp4", "output": "b.mp4", "audio": "c.wav"}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"video": "e.mp4", "output": "c.wav"}])))
+    assert len(read(tmp_path / "m.jsonl")) == 3
+    with pytest.raises(SettingError, match="3 rows"):
+        read(tmp_path / "m.jsonl", tmp_path)
+    (tmp_path / "m.csv").write_text("video,output\ne.mp4,d.mp4\n")
+    with pytest.raises(SettingError, match="would replace"):
+        read(tmp_path / "m.csv", tmp_path / "out")
+    (tmp_path / "m.csv").write_text("video\nmemory://bucket/in/a.mp4\n")
+    assert read(tmp_path / "m.csv", "memory://bucket/out")
+    with pytest.raises(SettingError, match="would replace"):
+        read(tmp_path / "m.csv", "memory://bucket/in")
 
 
 def test_all_faults_are_said_at_once_with_their_lines(tmp_path):
@@ -58,7 +155,22 @@ def test_all_faults_are_said_at_once_with_their_lines(tmp_path):
 
 @pytest.mark.parametrize(
     "output",
-    ["../a.mp4", "/a.mp4", "a/../b.mp4", "a", "a.exe", "", "a\\b.mp4", "a\n.mp4", ".foley-x.mp4", "x" * 300 + ".mp4"],
+    [
+        *(
+            "../a.mp4",
+            "/a.mp4",
+            "a/../b.mp4",
+            "a",
+            "a.exe",
+            "",
+            "a\\b.mp4",
+            "a\n.mp4",
+            ".foley-x.mp4",
+            "x" * 300 + ".mp4",
+        ),
+        *("report.html/a.mp4", "Report-12.html/a.mp4", "failures.jsonl/a.mp4", ".FOLEY-render.lock/a.mp4"),
+        f"day/b.mp4{SIDECAR}/a.mp4",
+    ],
 )
 def test_a_name_stays_below_the_output_folder(output):
     with pytest.raises(SettingError, match="output"):

@@ -16,14 +16,13 @@ from foley_client.console import console
 from foley_client.render import manifest, place, sheet
 from foley_client.render.engine import Engine, Threads
 from foley_client.render.farm import render_all
-from foley_client.render.place import Output
+from foley_client.render.place import FAILURES, REPORT, Output
 from foley_client.render.progress import Display, JsonLines, Tally, clock
 from foley_client.render.row import Row
 from foley_client.render.server import Server
 from foley_client.render.task import Failed
 from foley_pipeline import cache
 
-FAILURES = "failures.jsonl"
 WORKERS = 4
 _LOOKERS = 16  # for inputs at URLs
 
@@ -33,8 +32,10 @@ def render(
         str,
         typer.Argument(
             metavar="MANIFEST",
-            help="A table (.csv), JSON Lines (.jsonl), or a folder of videos. A row has a `video`, an `output` name "
-            "(the video's, as .mp4, where it is left out), and any of: " + ", ".join(manifest.SETTINGS) + ".",
+            help="A table (.csv), JSON Lines (.jsonl), or a folder of videos; results of renders in it are left "
+            "out. A row has a `video`, an `output` name (the video's, as .mp4, where it is left out), and any of: "
+            + ", ".join(manifest.SETTINGS)
+            + ".",
             show_default=False,
         ),
     ],
@@ -81,15 +82,15 @@ def render(
     """
     if bundle and server:
         raise SettingError("--bundle is for servers that are started; leave out --bundle or --server")
-    rows = manifest.read(Path(rows_of))
-    _look_for_inputs(rows)
-    if check:
-        typer.echo(f"{len(rows)} rows, none of which is wrong")
-        return
-    tally = Tally(len(rows))
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder("foley-render-"))
         results = Output(output, scratch)
+        rows = manifest.read(Path(rows_of), results)
+        _look_for_inputs(rows)
+        if check:
+            typer.echo(f"{len(rows)} rows, none of which is wrong")
+            return
+        tally = Tally(len(rows))
         stack.enter_context(results.claimed([row.output for row in rows]))
         kept = None if no_cache else cache.default_folder()
         with console.status("starting"):
@@ -124,7 +125,7 @@ def _conclude(results: Output, rows: Sequence[Row], tally: Tally, failures: "_Fa
         console.print(
             f"see {results.url}/{FAILURES}; the same command tries them again", highlight=False, soft_wrap=True
         )
-    console.print(f"{results.url}/{sheet.FIRST}", highlight=False, soft_wrap=True)
+    console.print(f"{results.url}/{REPORT}", highlight=False, soft_wrap=True)
 
 
 class _Failures:

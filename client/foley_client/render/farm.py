@@ -3,7 +3,7 @@
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,17 +50,20 @@ def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Gene
     try:
         while fresh or paused or running:
             places.refresh()
-            for item in _startable(fresh, paused, places, videos):
-                place = places.take(item.failed_at)
+            for item, place in _startable(fresh, paused, places, videos):
                 task = Task(item.row, force, videos.predicted(item.row))
-                running[engine.submit(place, task)] = item, place
+                running[_submit(engine, place, task)] = item, place
                 yield Event("started", item.row, place, item.attempts)
-            for future in wait(running, _TICK_S, FIRST_COMPLETED).done if running else _pause():
+            ended = wait(running, _TICK_S, FIRST_COMPLETED).done if running else _pause()
+            for future in [one for one in running if one in ended]:  # in the order in which they were started
                 item, place = running.pop(future)
-                outcome = future.result()
+                outcome = _outcome(future, place)
                 places.give_back(place, outcome)
                 again = isinstance(outcome, Failed) and item.again(outcome, place)
-                fresh.extendleft(reversed(videos.after(item.row, outcome, last=not again)))
+                released = videos.after(item.row, outcome, last=not again)
+                # one that has failed waits for a place of its own choice, and must not hold up those behind it
+                paused += [one for one in released if one.failed_at]
+                fresh.extendleft(reversed([one for one in released if not one.failed_at]))
                 if again:
                     paused.append(item)
                 yield Event(_kind(outcome, again), item.row, place, item.attempts, outcome)
@@ -76,9 +79,27 @@ def _kind(outcome: Done | Failed, again: bool) -> Literal["retry", "done", "skip
     return "skipped" if outcome.skipped else "done"
 
 
-def _pause() -> list[Future[Done | Failed]]:
+def _submit(engine: Engine, place: str, task: Task) -> "Future[Done | Failed]":
+    """The future of a task, also where the engine cannot take it."""
+    try:
+        return engine.submit(place, task)
+    except Exception as error:
+        refused: Future[Done | Failed] = Future()
+        refused.set_exception(error)
+        return refused
+
+
+def _outcome(future: "Future[Done | Failed]", place: str) -> Done | Failed:
+    """How a task has ended; where its engine does not say so, the place was lost."""
+    error = CancelledError() if future.cancelled() else future.exception()
+    if error:
+        return Failed(type(error).__name__, f"{place} could not run it ({error})", lost=True)
+    return future.result()
+
+
+def _pause() -> set[Future[Done | Failed]]:
     time.sleep(_TICK_S)
-    return []
+    return set()
 
 
 @dataclass(eq=False)
@@ -116,23 +137,27 @@ class _Places:
         """Places come and go."""
         self._room = dict(self._engine.places())
 
-    def free(self, avoided: set[str]) -> str | None:
-        """The place with the most room; none of `avoided`, unless there are no others."""
+    def take(self, avoided: set[str]) -> str | None:
+        """Take room for a row at the place that has the most; at none of `avoided`, unless there are no others.
+
+        Returns:
+            The place, or None where there is no room.
+        """
         allowed = self._room.keys() - avoided or self._room.keys()
         room = {place: self._free(place) for place in sorted(allowed)}
         best = max(room, key=room.__getitem__, default=None)
-        return best if best is not None and room[best] > 0 else None
+        if best is None or room[best] <= 0:
+            return None
+        self._running[best] += 1
+        return best
 
-    def take(self, avoided: set[str]) -> str:
-        """The place that `free` has found, which has room for one row less."""
-        place = self.free(avoided)
-        assert place is not None
-        self._running[place] += 1
-        return place
+    def release(self, place: str) -> None:
+        """Give back what `take` took."""
+        self._running[place] -= 1
 
     def give_back(self, place: str, outcome: Done | Failed) -> None:
         """A row has ended there."""
-        self._running[place] -= 1
+        self.release(place)
         now = time.monotonic()
         if not (isinstance(outcome, Failed) and outcome.lost):
             self._losses[place] = 0
@@ -185,15 +210,22 @@ def _video(row: Row) -> object:
     return None if row.envelope else (row.video, row.flow or PROFILES[row.profile].flow or "default")
 
 
-def _startable(fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos) -> Iterator[_Item]:
-    """Rows for which there is room: those that are tried again first."""
+def _startable(
+    fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos
+) -> Iterator[tuple[_Item, str]]:
+    """Rows that may start, each with the place that was taken for it: those that are tried again first."""
     now = time.monotonic()
     for item in [item for item in paused if item.due_s <= now]:
-        if places.free(item.failed_at):
+        if place := places.take(item.failed_at):
             paused.remove(item)
-            if videos.admit(item):
-                yield item
-    while fresh and places.free(set()):
-        item = fresh.popleft()
-        if videos.admit(item):
-            yield item
+            yield from _admitted(item, place, places, videos)
+    while fresh and (place := places.take(set())):
+        yield from _admitted(fresh.popleft(), place, places, videos)
+
+
+def _admitted(item: _Item, place: str, places: _Places, videos: _Videos) -> Iterator[tuple[_Item, str]]:
+    """The row and its place, if the row may start; the place is free again otherwise."""
+    if videos.admit(item):
+        yield item, place
+    else:
+        places.release(place)

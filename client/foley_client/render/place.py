@@ -5,6 +5,7 @@ A store's address and keys come from where its own tools take them: `AWS_*` vari
 
 import fcntl
 import posixpath
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,13 +18,30 @@ from foley.errors import MediaError, OutputError
 from foley.output import replacing
 
 MAX_BYTES = 8 << 30  # of a file that is fetched
+
+# What a render writes beside its results.
 LOCK = ".foley-render.lock"
+SIDECAR = ".foley.json"  # after the result's name
+FAILURES = "failures.jsonl"
+REPORT = "report.html"
+REPORTS = re.compile(r"report(-\d+)?\.html")  # all its pages
 _CHUNK_BYTES = 1 << 20
 
 
 def is_url(place: str) -> bool:
     """Whether `place` is a URL, and no path."""
     return "://" in place
+
+
+def identity(place: str) -> object:
+    """A value that is equal for two names of one file; None where there is no file. A URL is its own."""
+    if is_url(place):
+        return place
+    try:
+        status = Path(place).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def exists(place: str) -> bool:
@@ -74,7 +92,11 @@ class Output:
     """The folder or bucket that results go to. Whatever is written appears whole, or not at all.
 
     Args:
+        url: a path of this machine, or a URL.
         scratch: a folder of this machine for what is on its way to a bucket.
+
+    Attributes:
+        folder: where it is on this machine, None for a bucket.
 
     Raises:
         OutputError: no such kind of place is known here.
@@ -88,7 +110,11 @@ class Output:
             self._store, self._root = fsspec.core.url_to_fs(self.url)
         except Exception as error:
             raise OutputError(f"{url} cannot be written to ({_first_line(error)}); choose another place") from error
-        self._local = "file" in self._store.protocol
+        self.folder = Path(self._root) if "file" in self._store.protocol else None
+
+    def identity(self, name: str) -> object:
+        """See `identity`, of the file `name` here."""
+        return identity(str(self.folder / name) if self.folder else f"{self.url}/{name}")
 
     def size(self, name: str) -> int | None:
         """How many bytes a file holds, None where there is none. Raises OutputError."""
@@ -118,8 +144,8 @@ class Output:
         Raises:
             OutputError: it cannot be written.
         """
-        if self._local:
-            destination = Path(self._root) / name
+        if self.folder:
+            destination = self.folder / name
             with self._translated(name):
                 destination.parent.mkdir(parents=True, exist_ok=True)
             with replacing(destination) as path:
@@ -147,8 +173,8 @@ class Output:
         """
         with ExitStack() as claim:
             with self._translated(LOCK):
-                if self._local:
-                    root = Path(self._root)
+                if self.folder:
+                    root = self.folder
                     root.mkdir(parents=True, exist_ok=True)
                     lock = claim.enter_context((root / LOCK).open("wb"))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

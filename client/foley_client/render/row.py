@@ -10,6 +10,7 @@ from foley.errors import SettingError
 from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS
 from foley.options import FileOptions, GenerateOptions
 from foley_client.curves import check_filter
+from foley_client.render.place import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.job import Job
 
 ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS)
@@ -44,8 +45,12 @@ class Row(FileOptions):
         parts = output.split("/")
         if len(output) > MAX_NAME or not all(re.fullmatch(r"[^\x00-\x1f\\]+", part) for part in parts):
             raise ValueError("it is no name for a file; use letters, digits, dots and dashes")
-        if any(part in (".", "..") or part.startswith(".foley-") for part in parts):
+        folded = [part.casefold() for part in parts]
+        if any(part in (".", "..") or part.startswith(".foley-") for part in folded):
             raise ValueError("it would lie outside of the output folder, or hide; choose a plain name")
+        is_report = folded[0] == FAILURES or REPORTS.fullmatch(folded[0])
+        if is_report or any(part.endswith(SIDECAR) for part in folded):
+            raise ValueError("its folder is called like a file that the render writes; choose another name")
         if PurePosixPath(output).suffix.lower() not in ENDINGS:
             raise ValueError(f"its ending is of no known kind; use one of {', '.join(ENDINGS)}")
         return output

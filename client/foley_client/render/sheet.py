@@ -12,13 +12,12 @@ from jinja2 import Environment, StrictUndefined
 
 from foley import clip
 from foley.mux import SOUND_ENDINGS
-from foley_client.render.place import Output
+from foley_client.render.place import REPORT, Output
 from foley_client.render.progress import Tally, clock
 from foley_client.render.row import Row
 from foley_client.render.task import sidecar
 
 PAGE = 100  # results
-FIRST = "report.html"
 _WIDTH, _HEIGHT = 320, 60  # of a curve, in pixels
 _READERS = 16  # a bucket takes its time
 
@@ -28,7 +27,7 @@ def write(output: Output, rows: Sequence[Row], tally: Tally) -> None:
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(files("foley_client.render").joinpath("sheet.html").read_text("utf-8"))
-    names = [FIRST, *(f"report-{i + 2}.html" for i in range((len(rows) - 1) // PAGE))]
+    names = [REPORT, *(f"report-{i + 2}.html" for i in range((len(rows) - 1) // PAGE))]
     with ThreadPoolExecutor(_READERS) as pool:
         for i, name in enumerate(names):
             page = rows[i * PAGE : (i + 1) * PAGE]

@@ -21,7 +21,7 @@ from foley.profiles import resolve_flow
 from foley_client import outputs
 from foley_client.curves import read_envelope
 from foley_client.outputs import Result
-from foley_client.render.place import Output, fetched
+from foley_client.render.place import SIDECAR, Output, fetched
 from foley_client.render.row import Row
 from foley_pipeline.content import content_sha256
 from foley_pipeline.foley import Foley
@@ -29,8 +29,6 @@ from foley_pipeline.job import Curve, run
 from foley_pipeline.watch import Watch
 
 log = logging.getLogger(__name__)
-
-SIDECAR = ".foley.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +97,7 @@ def attempt(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watc
 def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch) -> Done:
     """Render a row, unless its result is there already, made of the same things.
 
-    The sidecar, `NAME.foley.json`, is written last, and removed first: where it is, its result is whole.
+    The sidecar, `NAME.foley.json`, is emptied first and written last: where it has content, its result is whole.
 
     Args:
         scratch: a folder of this machine for copies of inputs.
@@ -140,11 +138,14 @@ def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch
             "video_sha256": inputs["video"],
             "envelope": inputs["envelope"] or "predicted",
             "envelope_filter": row.envelope_filter,
+            "flow": None if curve else flow,
             "audio": PurePosixPath(row.audio).name if row.audio else None,
         }
         (made,) = sound.takes
         take = replace(made, recipe={**made.recipe, **origin})
-        output.remove(row.output + SIDECAR)
+        if output.size(row.output + SIDECAR) is not None:
+            with output.writing(row.output + SIDECAR) as path:
+                path.write_text("{}\n")
         with watch.stage("writing"), output.writing(row.output) as path:
             outputs.write(path, Result(video, sound.envelope, take, row.source_audio))
             size = path.stat().st_size

@@ -1,0 +1,176 @@
+"""Where results are written: through links, with the permissions that the file has, and nowhere else."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foley.errors import OutputError
+from foley.mux import SOUND_ENDINGS, write_wav
+from foley.output import check_destination, replacing
+from foley_client.render.place import Output
+from foley_pipeline.cache import Cache
+
+SOUND = np.zeros(100, np.float32)
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+
+
+def write(path: Path) -> None:
+    check_destination(path, SOUND_ENDINGS)
+    with replacing(path) as temporary:
+        write_wav(temporary, SOUND, 16_000)
+
+
+def render(path: Path) -> None:
+    with Output(str(path.parent), path.parent).writing(path.name) as temporary:
+        write_wav(temporary, SOUND, 16_000)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def is_sound(path: Path) -> bool:
+    return path.read_bytes()[:4] == b"RIFF"
+
+
+@pytest.fixture(params=[write, render])
+def put(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Writes a sound as `foley generate` does, or as the render farm does into a folder."""
+    return request.param
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results" / "sound.wav"
+
+
+def refuses(put: Callable[[Path], None], path: Path, words: str) -> None:
+    before = sorted(path.parent.iterdir())
+    with pytest.raises(OutputError, match=words):
+        put(path)
+    assert sorted(path.parent.iterdir()) == before
+
+
+def test_a_link_stays_and_its_file_is_written(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+    (elsewhere / "blob").write_bytes(b"the result of yesterday")
+    (elsewhere / "link").symlink_to("blob")
+    path.symlink_to("../elsewhere/link")
+    put(path)
+    assert path.readlink() == Path("../elsewhere/link")
+    assert (elsewhere / "link").readlink() == Path("blob")
+    assert is_sound(elsewhere / "blob")
+    assert {one.name for one in (*path.parent.iterdir(), *elsewhere.iterdir())} == {"sound.wav", "link", "blob"}
+
+
+def test_a_link_to_another_file_system_is_written_through(put: Callable[[Path], None], path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == path.parent.stat().st_dev:
+        pytest.skip("there is no other file system")
+    target = other / f"foley-test-{os.getpid()}.wav"
+    path.symlink_to(target)
+    try:
+        put(path)
+        assert path.is_symlink()
+        assert is_sound(target)
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def test_a_link_to_nothing_makes_its_file(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere / "new")
+    put(path)
+    assert path.is_symlink()
+    assert is_sound(elsewhere / "new")
+    path.unlink()
+    path.symlink_to(elsewhere / "missing" / "new")
+    refuses(put, path, "does not exist|cannot be written")
+
+
+def test_links_that_lead_to_no_file_are_refused(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere)
+    refuses(put, path, "is a folder")
+    path.unlink()
+    os.mkfifo(elsewhere / "pipe")
+    path.symlink_to(elsewhere / "pipe")
+    refuses(put, path, "not a regular file")
+    path.unlink()
+    path.symlink_to(path.name)
+    refuses(put, path, "leads back to itself")
+
+
+def test_other_names_of_a_file_keep_the_old_content(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+    (elsewhere / "kept").write_bytes(b"the result of yesterday")
+    path.hardlink_to(elsewhere / "kept")
+    put(path)
+    assert is_sound(path)
+    assert (elsewhere / "kept").read_bytes() == b"the result of yesterday"
+
+
+@pytest.mark.parametrize("kept", [0o600, 0o664, 0o640])
+def test_a_file_keeps_its_permissions(put: Callable[[Path], None], path: Path, kept: int) -> None:
+    path.touch()
+    path.chmod(kept)
+    put(path)
+    assert is_sound(path)
+    assert mode(path) == kept
+
+
+def test_a_private_file_is_private_while_it_is_written(path: Path) -> None:
+    path.touch()
+    path.chmod(0o600)
+    with replacing(path) as temporary:
+        write_wav(temporary, SOUND, 16_000)
+        assert mode(temporary) == 0o600
+
+
+@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_follows_the_umask(put: Callable[[Path], None], path: Path, umask: int, expected: int) -> None:
+    before = os.umask(umask)
+    try:
+        put(path)
+    finally:
+        os.umask(before)
+    assert mode(path) == expected
+
+
+@as_root
+def test_a_file_keeps_its_owner(put: Callable[[Path], None], path: Path) -> None:
+    path.touch()
+    os.chown(path, 1234, 4321)
+    path.chmod(0o640)
+    put(path)
+    assert is_sound(path)
+    assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (1234, 4321, 0o640)
+
+
+def test_a_read_only_file_is_not_replaced(put: Callable[[Path], None], path: Path) -> None:
+    path.write_bytes(b"the result of yesterday")
+    path.chmod(0o444)
+    if os.access(path, os.W_OK):
+        pytest.skip("root may write anywhere")
+    refuses(put, path, "read-only")
+    assert path.read_bytes() == b"the result of yesterday"
+
+
+def test_the_cache_does_not_write_through_links(tmp_path: Path) -> None:
+    cache, values = Cache(tmp_path / "cache"), np.ones(3, np.float32)
+    cache.put(["about"], values)
+    (entry,) = cache.folder.iterdir()
+    entry.unlink()
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    entry.symlink_to(tmp_path / "theirs")
+    cache.put(["about"], values)
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert cache.get(["about"], (3,)) is not None
