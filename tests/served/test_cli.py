@@ -114,7 +114,7 @@ def options(recipe: dict[str, object]) -> list[str]:
         (["--flow", "dis"], "dis"),
         (["--flow", "warm", "--loudness", "follow"], "warm"),
         (["--profile", "fast", "--negative-text", "music"], "warm"),
-        (["--sampler", "ddim", "--eta", "0.5", "--seed", "7"], "exact"),
+        (["--sampler", "ddim", "--eta", "0.5", "--seed", "7"], "default"),
     ],
     ids=" ".join,
 )

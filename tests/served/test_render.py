@@ -78,7 +78,7 @@ def test_a_row_is_what_generate_makes(foley: Command, foley_sdk: Foley, tmp_path
     about = json.loads((out / f"deep/er/rich.mp4{SIDECAR}").read_text())
     assert about["recipe"]["text"] == "glass"
     assert about["recipe"]["flow"] is None  # the envelope was given
-    assert json.loads((out / f"plain.wav{SIDECAR}").read_text())["recipe"]["flow"] == "exact"
+    assert json.loads((out / f"plain.wav{SIDECAR}").read_text())["recipe"]["flow"] == "default"
     np.testing.assert_allclose(about["envelope"], curve, atol=1e-6)
     assert about["row"]["seed"] == 7
     assert set(about["inputs"]) == {"video", "audio", "envelope"}
@@ -214,7 +214,7 @@ def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: Triton, 
     assert list(ended(again).values()).count("skipped") == 11
     assert envelopes() == before + 2
     recipes = [json.loads(path.read_text())["recipe"] for path in (clips / "out").glob(f"*{SIDECAR}")]
-    assert [recipe["flow"] for recipe in recipes] == ["exact"] * 12
+    assert [recipe["flow"] for recipe in recipes] == ["default"] * 12
 
 
 @pytest.mark.long
