@@ -52,7 +52,7 @@ BAD = {
 @pytest.fixture(autouse=True)
 def _media_is_only_read(media: Path) -> Iterator[None]:
     def digests() -> dict[str, str]:
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in media.iterdir()}
+        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in media.rglob("*") if path.is_file()}
 
     before = digests()
     yield

@@ -52,6 +52,8 @@ class Accelerator(TorchDispatchMode):
             raise AssertionError(f"{function} takes tensors on several devices: {sorted(devices)}")
         if devices == {"cpu"} and function in _NETWORK_OPERATIONS:
             raise AssertionError(f"{function} runs on the CPU")
+        if function is aten.copy_.default and "meta" in devices and args[0].device == CPU:
+            return args[0]  # as if it already held these values
         if devices == {"meta"}:
             if function is aten._local_scalar_dense.default:
                 return 1
