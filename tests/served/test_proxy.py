@@ -9,7 +9,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from foley_bench.api_server import api_server
+from harness.api_server import api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
