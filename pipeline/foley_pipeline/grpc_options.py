@@ -12,9 +12,10 @@ MIN_PING_INTERVAL_MS = 10_000
 """Servers accept a keepalive ping this often; by gRPC's default, 300 s, they would close the connection."""
 
 KEEPALIVE: list[Option] = [
-    # A server that vanished is noticed within a minute, however long a call to it may take.
+    # A peer that vanished is noticed within a minute, however long a call may take.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # 60 s by default, and it counts for pings that go along with data
     ("grpc.http2.max_pings_without_data", 0),  # by default pings become rare while a call waits for its answer
 ]
 

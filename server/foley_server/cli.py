@@ -96,7 +96,8 @@ def lay_out(
 ) -> None:
     """Write the model repository for a target, for a Triton that you start yourself or to look at.
 
-    It links to the bundle's files, so both must stay where they are.
+    It links to the bundle's files, so both must stay where they are. Start that Triton with
+    --grpc-http2-min-recv-ping-interval-without-data=10000, or it closes connections during long calls.
 
     foley-server repository models/ --bundle bundles/paper --target tensorrt
     """

@@ -82,14 +82,11 @@ def _python_libraries() -> list[Path]:
 
     The dynamic linker does not know this folder where Python comes from pyenv, uv or conda.
     """
+    # The stub needs this name even where Python itself is linked statically (sysconfig's INSTSONAME ends in .a then).
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     # LIBDIR is the folder that Python was built for; one that was moved afterwards, such as uv's, is in its prefix.
     folders = [Path(sys.base_prefix, "lib"), Path(sysconfig.get_config_var("LIBDIR") or "")]
-    return [folder for folder in folders if (folder / _python_library()).is_file()][:1]
-
-
-def _python_library() -> str:
-    # The stub needs this name even where Python itself is linked statically (sysconfig's INSTSONAME ends in .a then).
-    return f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    return [folder for folder in folders if (folder / name).is_file()][:1]
 
 
 def environment(installation: Installation) -> dict[str, str]:
@@ -118,12 +115,13 @@ def need_libraries(installation: Installation) -> None:
     variables = environment(installation) | {"LD_TRACE_LOADED_OBJECTS": "1"}
     listing = subprocess.run([stub], env=variables, capture_output=True, text=True, check=False).stdout
     missing = re.findall(r"^\s*(\S+) => not found", listing, re.MULTILINE)
-    if _python_library() in missing:
-        package = _python_library().split(".so")[0]
-        raise ServerUnavailable(
-            f"Triton needs {_python_library()}, which the Python in {sys.base_prefix} lacks: install it (on Debian and "
-            f"Ubuntu `apt-get install {package}`), or use a Python that is built with --enable-shared"
-        )
+    for library in missing:
+        if library.startswith("libpython"):
+            package = library.split(".so")[0]
+            raise ServerUnavailable(
+                f"Triton needs {library}, which the Python in {sys.base_prefix} lacks: install it (on Debian and "
+                f"Ubuntu with `apt-get install {package}`), or use a Python that is built with --enable-shared"
+            )
     if missing:
         raise ServerUnavailable(f"Triton needs {', '.join(missing)}: install what this machine lacks of them")
 

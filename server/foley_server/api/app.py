@@ -24,7 +24,7 @@ from foley.scratch import scratch_folder
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.cache import Cache
-from foley_pipeline.grpc_options import MIN_PING_INTERVAL_MS
+from foley_pipeline.grpc_options import KEEPALIVE, MIN_PING_INTERVAL_MS
 from foley_server.api import logs, tracing
 from foley_server.api.engine import Engine
 from foley_server.api.generations import Generations
@@ -192,8 +192,7 @@ def _server(
             ("grpc.max_metadata_size", 16 * 1024),
             ("grpc.max_concurrent_streams", 1_000),
             ("grpc.max_allowed_incoming_connections", _connection_limit()),
-            ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word is noticed within a minute
-            ("grpc.keepalive_timeout_ms", 20_000),
+            *KEEPALIVE,
             ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ("grpc.so_reuseport", 0),  # a second server on the port is an error
         ],

@@ -1,0 +1,146 @@
+"""A Triton that vanishes during a call: noticed by keepalive; a call that only takes long is not ended."""
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from foley.bundle import read
+from foley.errors import ServerUnavailable
+from foley_client import Triton, embedded_triton
+from foley_pipeline import grpc_options
+from foley_server.triton import serve
+
+LATENTS = np.zeros((1, 8, 256, 16), np.float32)
+
+
+class Line:
+    """A connection to a server that can go silent, as when a machine loses its network: nothing closes it."""
+
+    def __init__(self, server: str) -> None:
+        host, port = server.rsplit(":", 1)
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.silent = threading.Event()
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._server)
+                self._sockets += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not self.silent.is_set():
+                    sink.sendall(data)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+
+@pytest.fixture
+def line(triton: Triton) -> Iterator[Line]:
+    line = Line(triton.url)
+    yield line
+    line.close()
+
+
+def set_keepalive(monkeypatch: pytest.MonkeyPatch, after_ms: int, timeout_ms: int) -> None:
+    """Other times than those that the client has; the longest one that is waited for is a minute else."""
+    options = {
+        "grpc.keepalive_time_ms": after_ms,
+        "grpc.keepalive_timeout_ms": timeout_ms,
+        "grpc.http2.ping_timeout_ms": timeout_ms,
+    }
+    kept = [(name, options.get(name, value)) for name, value in grpc_options.KEEPALIVE]
+    monkeypatch.setattr(grpc_options, "KEEPALIVE", kept)
+
+
+def test_a_call_whose_server_vanished_ends(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_keepalive(monkeypatch, 1000, 1000)
+    with Triton(line.url) as client, ThreadPoolExecutor() as pool:
+        client.infer("latents_to_waveform", latents=LATENTS)
+        line.silent.set()
+        call = pool.submit(client.infer, "latents_to_waveform", latents=LATENTS)
+        with pytest.raises(ServerUnavailable, match="went away"):
+            call.result(45)
+
+
+def test_a_stream_whose_server_vanished_ends(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_keepalive(monkeypatch, 1000, 1000)
+    with Triton(line.url) as client, ThreadPoolExecutor() as pool:
+        events = client.stream(
+            "generate",
+            envelope=np.zeros(1024),
+            embedding=np.zeros(512),
+            negative_embedding=np.zeros(512),
+            guidance=[3.5],
+            seed=[0, 0],
+            steps=[1000],
+            sampler=[b"ddim"],
+            eta=[0.0],
+            spacing=[b"uniform"],
+            guidance_interval=[0.0, 100.0],
+            reuse=[1],
+        )
+        next(events)
+        line.silent.set()
+        with pytest.raises(ServerUnavailable, match="went away"):
+            pool.submit(list, events).result(45)
+
+
+@pytest.mark.long
+def test_a_triton_that_is_stopped_is_noticed_within_a_minute(tiny_bundle: Path) -> None:
+    """With the times that the client has."""
+    with embedded_triton(tiny_bundle) as client, ThreadPoolExecutor() as pool:
+        server = next(one for one in processes() if one.name() == "tritonserver")
+        server.suspend()
+        try:
+            with pytest.raises(ServerUnavailable, match="went away"):
+                pool.submit(client.infer, "latents_to_waveform", latents=LATENTS).result(100)
+        finally:
+            server.resume()
+
+
+SLOW_MODEL = """
+import time
+from foley_server.network_model import TritonPythonModel as Network
+
+class TritonPythonModel(Network):
+    def execute(self, requests):
+        time.sleep(70)
+        return super().execute(requests)
+"""
+
+
+@pytest.mark.long
+def test_a_call_that_takes_long_is_not_ended(
+    repository: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton takes the pings; by gRPC's defaults it would close the connection at the third or fourth."""
+    models = tmp_path / "models"
+    shutil.copytree(repository / "model_repository", models)
+    (models / "vocoder" / "1" / "model.py").write_text(SLOW_MODEL)
+    set_keepalive(monkeypatch, grpc_options.MIN_PING_INTERVAL_MS + 1000, 20_000)
+    with serve(models, read(tiny_bundle)) as server, Triton(server.endpoints.grpc) as client:
+        assert client.infer("latents_to_waveform", latents=LATENTS)["waveform"].any()
+
+
+def processes() -> list[psutil.Process]:
+    """Those that this one has started."""
+    return psutil.Process().children(recursive=True)

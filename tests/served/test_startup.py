@@ -1,0 +1,156 @@
+"""`foley-server run` on other machines: it starts with any Python, and a start that fails ends in one sentence."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import psutil
+import pytest
+
+from foley.bundle import MANIFEST, graph_file
+from foley_server import installation
+
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+LIBRARY = f"libpython{PYTHON}.so.1.0"
+
+
+def command(bundle: Path, *options: object) -> list[str]:
+    """`foley-server run` on free ports."""
+    return ["run", f"--bundle={bundle}", "--grpc-port=0", "--metrics-port=0", *map(str, options)]
+
+
+def refusal(*arguments: object, **environment: object) -> str:
+    """The sentence with which a start ends; far sooner than Triton would notice, which is after ten minutes."""
+    variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    done = subprocess.run([*map(str, arguments)], env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    message = done.stderr.strip()  # `foley` ends the line of its progress first
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH with the wheel's Triton, whose stub for this Python is a copy; see `stub`."""
+    found, folder = installation.find(), tmp_path / "wheel"
+    triton = folder / "pytriton" / "tritonserver"
+    stub(folder).parent.mkdir(parents=True)
+    (folder / "pytriton" / "__init__.py").touch()
+    for part in found.binary.parents[1].iterdir():
+        if part.name != "python_backend_stubs":
+            (triton / part.name).symlink_to(part)
+    (folder / "nvidia_pytriton.libs").symlink_to(found.libraries[0])
+    assert found.stub
+    shutil.copy(found.stub, stub(folder))
+    return folder
+
+
+def stub(wheel: Path) -> Path:
+    return wheel / "pytriton" / "tritonserver" / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
+
+
+def shared_library() -> Path:
+    """That of the Python that runs the tests."""
+    return next(folder / LIBRARY for folder in installation.find().libraries if (folder / LIBRARY).is_file())
+
+
+def need_another_library(wheel: Path) -> str:
+    """Make the stub need a library that is nowhere, as that of a Python without one; returns its name."""
+    name = LIBRARY.replace("1.0", "0.0")
+    stub(wheel).write_bytes(stub(wheel).read_bytes().replace(LIBRARY.encode(), name.encode()))
+    return name
+
+
+def test_a_python_whose_library_the_linker_does_not_know(tiny_bundle: Path, tmp_path: Path) -> None:
+    """As those of pyenv, uv and conda. It was moved after it was built: sysconfig's LIBDIR is another folder."""
+    home, venv = tmp_path / "home", tmp_path / "venv"
+    (home / "bin").mkdir(parents=True)
+    (home / "lib").mkdir()
+    shutil.copy(Path(sys.executable).resolve(), home / "bin" / "python3")
+    shutil.copy(shared_library(), home / "lib")
+    (home / "lib" / f"python{PYTHON}").symlink_to(sysconfig.get_path("stdlib"))
+    subprocess.run([home / "bin" / "python3", "-m", "venv", "--without-pip", venv], check=True, timeout=60)
+    packages = venv / "lib" / f"python{PYTHON}" / "site-packages"
+    (packages / "packages.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+
+    server = subprocess.Popen(
+        [venv / "bin" / "python", "-c", "from foley_server.cli import main; main()", *command(tiny_bundle)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("ready ")
+        loaded = {
+            Path(file.path)
+            for process in psutil.Process(server.pid).children(recursive=True)
+            if "stub" in process.name()
+            for file in process.memory_maps()
+            if "libpython" in file.path
+        }
+        assert loaded == {home / "lib" / LIBRARY}
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+def test_a_python_without_a_shared_library(repository: Path, tiny_bundle: Path, wheel: Path) -> None:
+    """As Debian's, without the package for it."""
+    library = need_another_library(wheel)
+    generate = ["generate", repository / "examples" / "drumstick.mp4", "--text=wood", f"--bundle={tiny_bundle}"]
+    for start in ([BIN / "foley-server", *command(tiny_bundle)], [BIN / "foley", *generate]):
+        message = refusal(*start, PYTHONPATH=wheel, FOLEY_SERVER="")
+        assert library in message
+        assert f"apt-get install libpython{PYTHON}`" in message
+
+
+def test_the_users_own_library_path_is_searched_too(wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / need_another_library(wheel)).symlink_to(shared_library())
+    check = "from foley_server import installation; installation.need_libraries(installation.find())"
+    environment = {**os.environ, "PYTHONPATH": str(wheel), "LD_LIBRARY_PATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", check], env=environment, check=True, timeout=60)
+
+
+def test_a_stub_that_dies_at_once(tiny_bundle: Path, wheel: Path) -> None:
+    """Triton itself waits ten minutes for it."""
+    stub(wheel).unlink()
+    stub(wheel).write_text("#!/bin/sh\necho 'Fatal Python error: no codec' >&2\nexit 1\n")
+    stub(wheel).chmod(0o755)
+    assert "Fatal Python error: no codec" in refusal(BIN / "foley-server", *command(tiny_bundle), PYTHONPATH=wheel)
+
+
+def test_a_model_whose_process_is_killed(repository: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(repository / "model_repository", models)
+    (models / "vocoder" / "1" / "model.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    assert "vocoder" in refusal(BIN / "foley-server", *command(tiny_bundle, "--models", models))
+
+
+def test_a_graph_that_does_not_load(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    graph, manifest = bundle / graph_file("vocoder"), bundle / MANIFEST
+    graph.write_bytes(graph.read_bytes()[:1000])
+    listed = json.loads(manifest.read_text())
+    listed["files"][graph_file("vocoder")] = hashlib.sha256(graph.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(listed))
+    message = refusal(BIN / "foley-server", *command(bundle))
+    assert "failed to load 'vocoder'" in message
+    assert message.endswith("Protobuf parsing failed.")  # and not the stack that Triton logs behind it
+
+
+CAN_UNSHARE = subprocess.run(["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not CAN_UNSHARE, reason="this machine makes no network namespaces")
+def test_a_machine_whose_loopback_is_down(tiny_bundle: Path) -> None:
+    inside = ["unshare", "--map-root-user", "--net", BIN / "foley-server"]
+    assert "cannot connect to 127.0.0.1:" in refusal(*inside, *command(tiny_bundle))
