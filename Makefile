@@ -1,5 +1,6 @@
 # Everything a newcomer needs; `make help` lists it.
-PYTHON ?= python3
+# By default the newest that Triton's wheel supports, see deploy/make_venv.sh.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SERVING := core pipeline client server
@@ -50,8 +51,7 @@ lint: $(VENV)/.tested ## ruff and mypy
 	$(BIN)/mypy --strict core/foley pipeline/foley_pipeline client/foley_client
 
 $(VENV)/.serving: $(SERVING:%=%/pyproject.toml)
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "needs Python 3.10 to 3.13; choose one with make PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || sh deploy/make_venv.sh $(VENV) '$(PYTHON)'
 	$(BIN)/pip install --quiet --disable-pip-version-check -e core -e pipeline -e client -e 'server[triton]'
 	touch $@
 
