@@ -52,7 +52,7 @@ lint: $(VENV)/.tested ## ruff and mypy
 
 $(VENV)/.serving: $(SERVING:%=%/pyproject.toml)
 	test -x $(BIN)/pip || sh deploy/make_venv.sh $(VENV) '$(PYTHON)'
-	$(BIN)/pip install --quiet --disable-pip-version-check -e core -e pipeline -e client -e 'server[triton]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e core -e pipeline -e 'client[render]' -e 'server[triton]'
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.serving $(COMPONENTS:%=%/pyproject.toml)

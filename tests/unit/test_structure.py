@@ -1,11 +1,13 @@
 """The house: imports point down only, the client stays light, and what is written down twice agrees."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
 import sys
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -79,8 +81,23 @@ def test_no_folder_of_the_house_is_an_import_package():
 def test_every_component_has_the_one_version(component):
     project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
     assert project["version"] == foley.__version__
-    siblings = [Requirement(line) for line in project["dependencies"] if line.startswith("foley-")]
+    lines = [*project["dependencies"], *chain.from_iterable(project.get("optional-dependencies", {}).values())]
+    siblings = [Requirement(line) for line in lines if line.startswith("foley-")]
     assert all(str(requirement.specifier) == f"=={foley.__version__}" for requirement in siblings)
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES - {"harness"}))
+def test_every_package_says_its_version(package):
+    assert importlib.import_module(package).__version__ == foley.__version__
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_command_says_its_version(component):
+    project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
+    for command in project.get("scripts", {}):
+        program = Path(sys.executable).with_name(command)
+        run = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        assert run.stdout == f"{command} {foley.__version__}\n"
 
 
 def test_the_components_are_all_there():
