@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
@@ -21,6 +21,8 @@ def check_destination(path: Path, endings: Collection[str], source: Path | None 
             f"{path} has an ending of no known kind; give a name that ends in one of {', '.join(endings)}"
         )
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # is_dir() and exists() answer False to any error from Python 3.14 on
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the name of a file")
         if not path.parent.is_dir():
