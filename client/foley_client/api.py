@@ -4,21 +4,21 @@ with FoleyClient("grpcs://foley.example.com", token=TOKEN) as client:
     sound = client.generate(Job(Path("hits.mp4"), Prompt("a stick hits metal")))
 
 Every error of the server arrives as the class of `foley.errors` that it was there, with `field` and `retry_after_s`.
-Calls that the server says may be tried again are, a few times; no call waits for ever.
+Calls that the server says may be tried again are, a few times; no call waits for ever. Calls that take a `watch` raise
+`foley.errors.Cancelled` as soon as `watch.cancel()` is called, from any thread, whether or not the server answers.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from foley.envelope import Floats
-from foley.errors import SettingError
+from foley.errors import Cancelled, SettingError
 from foley.stages import FlowMethod
 from foley_client.channel import Channel
 from foley_client.exchange import (
@@ -111,27 +111,17 @@ class FoleyClient:
         """The envelope [ceil(duration * 100)] that the server predicts for a video file."""
         check_file(video)
         one = watch or Watch()
+        method = self._foley.PredictEnvelope
+        return envelope(self._retried(lambda: self._upload(method, envelope_messages(video, flow, one), one), one))
 
-        def call() -> Floats:
-            answer = self._foley.PredictEnvelope(
-                envelope_messages(video, flow, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
-            )
-            return envelope(answer)
-
-        return self._retried(call, one)
-
-    def embed(self, prompt: Prompt) -> tuple[Floats, Floats]:
+    def embed(self, prompt: Prompt, watch: Watch | None = None) -> tuple[Floats, Floats]:
         """CLAP embeddings, [512] each: of a prompt, and of what the sound should not be."""
         if prompt.audio:
             check_file(prompt.audio)
-
-        def call() -> tuple[Floats, Floats]:
-            answer = self._foley.EmbedPrompt(
-                prompt_messages(prompt, Watch()), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
-            )
-            return embedding(answer.embedding), embedding(answer.negative_embedding)
-
-        return self._retried(call)
+        one = watch or Watch()
+        method = self._foley.EmbedPrompt
+        answer = self._retried(lambda: self._upload(method, prompt_messages(prompt, one), one), one)
+        return embedding(answer.embedding), embedding(answer.negative_embedding)
 
     def create(self, job: Job, request_id: str | None = None, watch: Watch | None = None) -> str:
         """Leave `job` with the server, which keeps it until it is done; its name, for the methods below.
@@ -140,13 +130,8 @@ class FoleyClient:
         """
         check_files(job)
         one, chosen = watch or Watch(), request_id or new_request_id()
-
-        def call() -> operations_pb2.Operation:
-            return self._foley.CreateGeneration(
-                create_messages(job, chosen, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
-            )
-
-        return str(self._retried(call, one).name)
+        method = self._foley.CreateGeneration
+        return str(self._retried(lambda: self._upload(method, create_messages(job, chosen, one), one), one).name)
 
     def result(self, name: str, watch: Watch | None = None) -> Sound:
         """What comes of a generation that was left with the server; waits for it. `watch.cancel` ends the waiting only.
@@ -183,12 +168,26 @@ class FoleyClient:
     def _call(self, method: Callable[..., Result], request: object) -> Result:
         return self._retried(lambda: method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata))
 
+    def _upload(self, method: grpc.StreamUnaryMultiCallable, messages: Iterator[Any], watch: Watch) -> Any:
+        """The answer to an upload. Raises Cancelled, grpc.RpcError."""
+        call = method.future(messages, timeout=GENERATE_TIMEOUT_S, metadata=self._metadata)
+        try:
+            with watch.cancelling(call.cancel):
+                return call.result()
+        except grpc.FutureCancelledError:
+            pass  # its traceback holds the call, see `failure`
+        finally:
+            call.cancel()
+            del call
+        raise Cancelled("stopped")
+
     def _collect(self, method: Callable[..., grpc.Call], request: object, watch: Watch) -> Sound:
         events = method(request, timeout=GENERATE_TIMEOUT_S, metadata=self._metadata)
         collector = Collector(watch)
         try:
-            for event in events:
-                collector.add(event)
+            with watch.cancelling(events.cancel):
+                for event in events:
+                    collector.add(event)
         finally:
             events.cancel()
             collector.close()
@@ -197,12 +196,12 @@ class FoleyClient:
 
     def _retried(self, call: Callable[[], Result], watch: Watch | None = None) -> Result:
         """`call`, again where the server says when."""
+        one = watch or Watch()
         for attempt in range(1, self._attempts + 1):
             try:
                 return call()
             except grpc.RpcError as error:
                 failed = failure(error)
-            if watch:
-                watch.check()  # the upload was stopped, for which gRPC has another word
-            time.sleep(pause_s(failed, last=attempt == self._attempts))
+            one.check()  # a call that the watch has ended
+            one.sleep(pause_s(failed, last=attempt == self._attempts))
         raise SettingError(f"attempts is {self._attempts}; give 1 or more")

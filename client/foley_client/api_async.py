@@ -1,17 +1,17 @@
 """The SDK of the public API for asyncio."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from foley.envelope import Floats
-from foley.errors import SettingError
+from foley.errors import Cancelled, SettingError
 from foley.stages import FlowMethod
 from foley_client.channel import Channel
 from foley_client.exchange import (
@@ -46,7 +46,11 @@ Result = TypeVar("Result")
 
 
 class AsyncFoleyClient:
-    """`FoleyClient` for asyncio: the same methods, awaited. A cancelled task stops its work on the server."""
+    """`FoleyClient` for asyncio: the same methods, awaited.
+
+    A cancelled task stops its work on the server. `watch.cancel()`, which any thread may call, raises
+    `foley.errors.Cancelled` in the task that awaits the method; the task itself is not cancelled.
+    """
 
     def __init__(
         self,
@@ -102,18 +106,19 @@ class AsyncFoleyClient:
 
         return await self._retried(call, one)
 
-    async def embed(self, prompt: Prompt) -> tuple[Floats, Floats]:
+    async def embed(self, prompt: Prompt, watch: Watch | None = None) -> tuple[Floats, Floats]:
         """See `FoleyClient.embed`."""
         if prompt.audio:
             check_file(prompt.audio)
+        one = watch or Watch()
 
         async def call() -> tuple[Floats, Floats]:
             answer = await self._foley.EmbedPrompt(
-                prompt_messages(prompt, Watch()), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
+                prompt_messages(prompt, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
             )
             return embedding(answer.embedding), embedding(answer.negative_embedding)
 
-        return await self._retried(call)
+        return await self._retried(call, one)
 
     async def create(self, job: Job, request_id: str | None = None, watch: Watch | None = None) -> str:
         """See `FoleyClient.create`."""
@@ -174,12 +179,34 @@ class AsyncFoleyClient:
 
     async def _retried(self, call: Callable[[], Awaitable[Result]], watch: Watch | None = None) -> Result:
         """`call`, again where the server says when."""
-        for attempt in range(1, self._attempts + 1):
-            try:
-                return await call()
-            except grpc.RpcError as error:
-                failed = failure(error)
-            if watch:
-                watch.check()  # the upload was stopped, for which gRPC has another word
-            await asyncio.sleep(pause_s(failed, last=attempt == self._attempts))
-        raise SettingError(f"attempts is {self._attempts}; give 1 or more")
+        one = watch or Watch()
+
+        async def attempts() -> Result:
+            for attempt in range(1, self._attempts + 1):
+                try:
+                    return await call()
+                except grpc.RpcError as error:
+                    failed = failure(error)
+                one.check()  # a call that the watch has ended
+                await asyncio.sleep(pause_s(failed, last=attempt == self._attempts))
+            raise SettingError(f"attempts is {self._attempts}; give 1 or more")
+
+        return await _until_cancelled(attempts(), one)
+
+
+async def _until_cancelled(work: Coroutine[Any, Any, Result], watch: Watch) -> Result:
+    """What `work` returns. Raises Cancelled where it is cancelled, but not with the task that awaits this.
+
+    grpc.aio raises asyncio.CancelledError for every call that it ends itself: one whose upload fails or whose channel
+    is closed. In a task of its own, that is told apart from the cancellation of the caller's task.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    try:
+        with watch.cancelling(lambda: loop.call_soon_threadsafe(task.cancel)):
+            await asyncio.wait([task])
+    finally:
+        task.cancel()
+    if task.cancelled():
+        raise Cancelled("stopped")
+    return task.result()

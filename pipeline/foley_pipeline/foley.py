@@ -123,17 +123,12 @@ class Foley:
         self, video: Path | Video, prompt: Prompt, watch: Watch | None = None, flow: FlowMethod = "exact"
     ) -> tuple[Floats, Embeddings]:
         """`predict_envelope` and `embed` at the same time; an error of one stops the other."""
-        watch = watch or Watch()
-        with ThreadPoolExecutor(2) as pool:
-            envelope = pool.submit(self.predict_envelope, video, watch, flow)
-            embeddings = pool.submit(self.embed, prompt, watch)
+        with ThreadPoolExecutor(2) as pool, (watch or Watch()).part() as part:
+            envelope = pool.submit(self.predict_envelope, video, part, flow)
+            embeddings = pool.submit(self.embed, prompt, part)
             jobs: list[Future[Any]] = [envelope, embeddings]
-            try:
-                for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
-                    job.result()
-            except BaseException:
-                watch.cancel()  # one failed or the user stopped: the other stops before its next call
-                raise
+            for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
+                job.result()
         return envelope.result(), embeddings.result()
 
     def generate(
@@ -173,14 +168,14 @@ class Foley:
     def _embed_text(self, text: str, watch: Watch) -> Floats:
         def embed() -> Floats:
             with watch.stage("prompt"):
-                return embed_text(self.triton, text)
+                return embed_text(self.triton.under(watch), text)
 
         return self._once(("prompt", "text", text), (clip.EMBEDDING,), embed, watch)
 
     def _embed_audio(self, audio: Path, watch: Watch) -> Floats:
         def embed() -> Floats:
             with watch.stage("prompt"):
-                return embed_audio(self.triton, self.reader.audio(audio))
+                return embed_audio(self.triton.under(watch), self.reader.audio(audio))
 
         return self._once(("prompt", "audio"), (clip.EMBEDDING,), embed, watch, audio)
 

@@ -97,13 +97,14 @@ def run(
         envelope, samples = job.source.envelope, job.source.samples
         check_length(samples)
         embeddings = foley.embed(job.prompt, watch)
-        origin = {"video_sha256": None, "envelope": "given"}
+        origin = {"video_sha256": None, "envelope": "given", "flow": None}
     else:
         video = foley.reader.video(job.source)
         samples = video.info.samples(clip.SAMPLE_RATE_HZ)
         check_length(samples)
-        envelope, embeddings = foley.prepare(video, job.prompt, watch, job.flow or profiled_flow)
-        origin = {"video_sha256": content_sha256(job.source), "envelope": "predicted"}
+        flow = job.flow or profiled_flow
+        envelope, embeddings = foley.prepare(video, job.prompt, watch, flow)
+        origin = {"video_sha256": content_sha256(job.source), "envelope": "predicted", "flow": flow}
     on_envelope(envelope)
     takes = foley.generate(
         envelope,

@@ -44,20 +44,20 @@ def synthesize(
     windows = [(sampling, number) for sampling in samplings for number in range(len(starts))]
     run = {"client": _in_client, "server": _in_server}[loop]
     total = sum(sampling.steps for sampling, _ in windows)
-    with watch.stage("denoising", total) as stage, ThreadPoolExecutor(CONCURRENT_WINDOWS) as pool:
-        jobs = [pool.submit(run, triton, condition.window(starts[i]), s, i, stage.advance) for s, i in windows]
-        try:
-            wait(jobs, return_when=FIRST_EXCEPTION)
-            failed = [job for job in jobs if job.done() and job.exception()]
-            results = [job.result() for job in failed or jobs]
-        except BaseException:
-            watch.cancel()  # one failed or the user stopped: the others stop before their next step
-            pool.shutdown(cancel_futures=True)
-            raise
+    with (
+        watch.stage("denoising", total) as stage,
+        ThreadPoolExecutor(CONCURRENT_WINDOWS) as pool,
+        watch.part() as part,
+    ):
+        server = triton.under(part)
+        jobs = [pool.submit(run, server, condition.window(starts[i]), s, i, stage.advance) for s, i in windows]
+        wait(jobs, return_when=FIRST_EXCEPTION)
+        failed = [job for job in jobs if job.done() and job.exception()]
+        results = [job.result() for job in failed or jobs]
     if loop == "client":
         with watch.stage("VAE and vocoder", len(results)) as stage:
             for i, latents in enumerate(results):
-                results[i] = triton.infer("latents_to_waveform", latents=latents[None])["waveform"][0]
+                results[i] = triton.under(watch).infer("latents_to_waveform", latents=latents[None])["waveform"][0]
                 stage.advance()
     return [
         crossfade(results[first : first + len(starts)], clip.SAMPLE_RATE_HZ, samples, "power")
@@ -69,9 +69,7 @@ def _in_client(
     triton: Triton, condition: Condition, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
     """The loop here: one `denoiser` call a step. The final latents."""
-    denoise = served_denoiser(
-        triton.infer, sampling, condition.envelope, condition.embedding, condition.negative_embedding
-    )
+    denoise = served_denoiser(triton.infer, condition.envelope, condition.embedding, condition.negative_embedding)
     result = np.empty(0, np.float32)
     for latents in sample(denoise, sampling, window):
         result = latents
@@ -95,7 +93,6 @@ def _in_server(
         eta=[sampling.eta],
         spacing=[sampling.spacing.encode()],
         guidance_interval=sampling.guidance_interval,
-        reuse=[sampling.reuse],
     )
     waveform = np.empty(0, np.float32)
     with closing(events):  # type: ignore[type-var]

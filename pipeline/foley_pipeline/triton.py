@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -19,10 +19,11 @@ import tritonclient.grpc as grpcclient
 from pydantic import ValidationError
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from foley.errors import FoleyError, InvalidInput, ServerFailure, ServerUnavailable, SettingError
+from foley.errors import Cancelled, FoleyError, InvalidInput, ServerFailure, ServerUnavailable, SettingError
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
 from foley_pipeline.grpc_options import channel_options
+from foley_pipeline.watch import Watch
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -31,6 +32,12 @@ CONNECT_TIMEOUT_S = 10.0
 # Keepalive (see `grpc_options`) notices a server that vanished, long before this deadline.
 CALL_TIMEOUT_S = 3600.0
 ANY_LENGTH = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+# How long a cancelled call may take to end by itself: 24.10 cannot cancel unary calls, and an aborted one can crash it.
+CANCEL_GRACE_S = 0.5
+# Parameters of the served models which say what the networks run on; empty where they do not apply.
+PLATFORM = ("target", "precision", "tuning", "engines_sha256")
+
+Answer = tuple[Any, InferenceServerException | Cancelled | None]
 
 
 class Triton:
@@ -52,6 +59,7 @@ class Triton:
         self._calls = _Calls()
         self._request_id = ""
         self._headers: dict[str, str] = {}
+        self._watch = Watch()
         try:
             self._connect()
         except BaseException:
@@ -75,6 +83,7 @@ class Triton:
                 "bundle": self.manifest.name,
                 "bundle_sha256": parameters["digest"],
                 "onnxruntime": parameters["onnxruntime"],
+                **{name: parameters[name] for name in PLATFORM if parameters[name]},
                 "triton": server.version,
             }
         except grpc.FutureTimeoutError as error:
@@ -112,38 +121,61 @@ class Triton:
         other._request_id, other._headers = request_id, dict(headers)
         return other
 
+    def under(self, watch: Watch) -> "Triton":
+        """The same connection, whose calls raise `Cancelled` within a second after `watch.cancel`."""
+        other = copy.copy(self)
+        other._watch = watch
+        return other
+
     def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
         """Call a stage with arrays of the shapes in `foley.stages` (batch in front where it has one).
 
         All of its outputs come back, or the named ones: never name some of an ensemble's, of which 24.10 can fail.
 
         Raises:
+            Cancelled: the watch given to `under` was cancelled.
             InvalidInput: the server refused the tensors.
             ServerUnavailable, ServerFailure: it could not be reached, or failed.
         """
         contract = self.stages[stage]
         outputs = outputs or [tensor.name for tensor in contract.outputs]
-        try:
-            with self._calls.under_way(stage):
-                result = self._client.infer(
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+        def answered(result: Any, error: InferenceServerException | None) -> None:
+            self._calls.end(stage)
+            answers.put((result, error))
+
+        with self._watch.cancelling(lambda: answers.put((None, Cancelled("stopped")))):
+            self._calls.begin(stage)
+            try:
+                self._client.async_infer(
                     stage,
                     _tensors(contract, inputs),
+                    answered,
                     outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
                     client_timeout=CALL_TIMEOUT_S,
                     request_id=self._request_id,
                     headers=self._headers,
                 )
-        except InferenceServerException as error:
-            raise _translated(error) from error
-        except ValueError as error:  # gRPC's word for a connection that was closed in the meantime
-            raise ServerUnavailable(f"the connection to the server is closed ({error})") from error
+            except BaseException as error:
+                self._calls.end(stage)
+                if isinstance(error, ValueError):  # gRPC raises it on a closed channel
+                    raise ServerUnavailable(f"the connection to the server is closed ({error})") from error
+                raise
+            result = _result(answers)
         return {name: result.as_numpy(name) for name in outputs}
 
     def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
-        """Call a decoupled stage; yields its responses. Closing the iterator cancels the work on the server."""
+        """Call a decoupled stage; yields its responses. Closing the iterator cancels the work on the server.
+
+        Raises what `infer` does.
+        """
         contract = self.stages[stage]
-        responses: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
-        with self._open() as client:  # a client holds one stream at a time
+        responses: queue.Queue[Answer] = queue.Queue()
+        with (
+            self._watch.cancelling(lambda: responses.put((None, Cancelled("stopped")))),
+            self._open() as client,  # a client holds one stream at a time
+        ):
             # not with the header triton_grpc_error, though it brings the status of errors: 24.10 crashes over it
             client.start_stream(lambda result, error: responses.put((result, error)), headers=self._headers)
             ended = False
@@ -153,6 +185,8 @@ class Triton:
                 )
                 while True:
                     result, error = responses.get(timeout=CALL_TIMEOUT_S)
+                    if isinstance(error, Cancelled):
+                        raise error
                     if error is not None:
                         ended = True  # an error is the last word of a call
                         raise _translated(error)
@@ -186,19 +220,18 @@ class _Calls:
         self._pending: Counter[str] = Counter()
         self._answered_s: dict[str, float] = {}
 
-    @contextmanager
-    def under_way(self, stage: str) -> Iterator[None]:
-        """Count what happens inside as a call of `stage`."""
+    def begin(self, stage: str) -> None:
+        """Count a call of `stage`."""
         with self._lock:
             if not self._pending[stage]:
                 self._answered_s[stage] = time.monotonic()
             self._pending[stage] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._pending[stage] -= 1
-                self._answered_s[stage] = time.monotonic()
+
+    def end(self, stage: str) -> None:
+        """Take note of an answer to a call of `stage`, also to one that nobody waits for any more."""
+        with self._lock:
+            self._pending[stage] -= 1
+            self._answered_s[stage] = time.monotonic()
 
     def silence_s(self) -> float:
         """The longest time without an answer, of the stages that have calls."""
@@ -215,6 +248,18 @@ def _tensors(contract: Stage, inputs: Mapping[str, npt.ArrayLike]) -> list[grpcc
         wire.set_data_from_numpy(array)
         tensors.append(wire)
     return tensors
+
+
+def _result(answers: "queue.SimpleQueue[Answer]") -> Any:
+    """The result of a call, once it is there. Raises what `Triton.infer` does."""
+    result, error = answers.get()
+    if isinstance(error, Cancelled):
+        with suppress(queue.Empty):
+            answers.get(timeout=CANCEL_GRACE_S)
+        raise error
+    if error is not None:
+        raise _translated(error) from error
+    return result
 
 
 def _translated(error: InferenceServerException) -> FoleyError:

@@ -26,11 +26,12 @@ def predict_envelope(
     still, motion = rows[-1], rows[:-1]
     pieces = []
     starts = window_starts_s(duration_s)
+    server = triton.under(watch)
     with watch.stage("Video2RMS", len(starts)) as stage:
         for start_s in starts:
             start = round(start_s * clip.FRAME_RATE_HZ)
             window = clip_features(motion[start : start + clip.CLIP_FRAMES - 1], still)
-            pieces.append(triton.infer("video2rms", features=window[None])["envelope"][0, : clip.CLIP_ENVELOPE])
+            pieces.append(server.infer("video2rms", features=window[None])["envelope"][0, : clip.CLIP_ENVELOPE])
             stage.advance()
     return crossfade(pieces, clip.ENVELOPE_RATE_HZ, frames(duration_s), "linear")
 
@@ -59,23 +60,21 @@ def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: Flo
         stage.advance(len(rows[-1]))
 
     def call(chunk: npt.NDArray[np.uint8]) -> Floats:
-        outputs = triton.infer(features_stage(flow), frames=chunk)
+        outputs = server.infer(features_stage(flow), frames=chunk)
         return np.concatenate([outputs["rgb"], outputs["flow"]], axis=1)
 
     with (
         watch.stage("optical flow and features", len(video)) as stage,
-        ThreadPoolExecutor(CHUNKS_ON_SERVER) as server,
+        ThreadPoolExecutor(CHUNKS_ON_SERVER) as pool,
+        watch.part() as part,
     ):
-        try:
-            for chunk in _chunks(video):
-                pending.append(server.submit(call, chunk))
-                if len(pending) > CHUNKS_ON_SERVER:
-                    collect()
-            while pending:
+        server = triton.under(part)
+        for chunk in _chunks(video):
+            pending.append(pool.submit(call, chunk))
+            if len(pending) > CHUNKS_ON_SERVER:
                 collect()
-        except BaseException:
-            server.shutdown(cancel_futures=True)  # what is on the server runs to its end, what waits does not begin
-            raise
+        while pending:
+            collect()
     return np.concatenate(rows)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from foley.errors import Cancelled
@@ -17,15 +17,58 @@ class Watch:
         self._started = time.perf_counter()
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._callbacks: dict[object, Callable[[], object]] = {}
+        self._callbacks_lock = threading.Lock()
 
     def cancel(self) -> None:
-        """Ask the work to stop before its next call to the server."""
-        self._stop.set()
+        """Stop the work: end the calls that wait for a server, and begin no others. Callable from any thread."""
+        with self._callbacks_lock:
+            self._stop.set()
+            callbacks = list(self._callbacks.values())
+        for callback in callbacks:  # without the lock: a callback may end a `cancelling` block of another thread
+            callback()
 
     def check(self) -> None:
         """Raise `Cancelled` once `cancel` was called."""
         if self._stop.is_set():
             raise Cancelled("stopped")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`. Raises `Cancelled` as soon as `cancel` is called."""
+        self._stop.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def cancelling(self, callback: Callable[[], object]) -> Iterator[None]:
+        """Let `cancel` call `callback`, in the thread that cancels, while the block runs.
+
+        Raises:
+            Cancelled: `cancel` was called before.
+        """
+        key = object()
+        with self._callbacks_lock:
+            self.check()
+            self._callbacks[key] = callback
+        try:
+            yield
+        finally:
+            with self._callbacks_lock:
+                del self._callbacks[key]
+
+    @contextmanager
+    def part(self) -> Iterator["Watch"]:
+        """A watch for calls that run at the same time and must end together.
+
+        It is cancelled when this watch is, and when the block raises; this watch is not cancelled by it. Progress and
+        timings go to this watch. Enter it after the thread pool of the calls, which then ends as soon as they do.
+        """
+        part = _Part(self)
+        with self.cancelling(part.cancel):
+            try:
+                yield part
+            except BaseException:
+                part.cancel()
+                raise
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator["Stage"]:
@@ -37,16 +80,33 @@ class Watch:
         try:
             yield stage
         finally:
-            ended = time.perf_counter()
-            self.timings_s[name] = self.timings_s.get(name, 0.0) + ended - started
-            self.elapsed_s = ended - self._started
-            self.on_end(name)
+            self._end(name, time.perf_counter() - started)
 
     def on_progress(self, name: str, done: int, total: int | None) -> None:
         """Called when `done` of `total` parts of stage `name` are done."""
 
     def on_end(self, name: str) -> None:
         """Called when stage `name` has ended, well or not."""
+
+    def _end(self, name: str, seconds: float) -> None:
+        self.timings_s[name] = self.timings_s.get(name, 0.0) + seconds
+        self.elapsed_s = time.perf_counter() - self._started
+        self.on_end(name)
+
+
+class _Part(Watch):
+    """See `Watch.part`."""
+
+    def __init__(self, whole: Watch) -> None:
+        super().__init__()
+        self._whole = whole
+        self._lock = whole._lock
+
+    def on_progress(self, name: str, done: int, total: int | None) -> None:
+        self._whole.on_progress(name, done, total)
+
+    def _end(self, name: str, seconds: float) -> None:
+        self._whole._end(name, seconds)
 
 
 class Stage:

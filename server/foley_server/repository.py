@@ -4,6 +4,7 @@ The committed `config.pbtxt` files are the paper's sizes on the processor. What 
 bundle (tensor dimensions, where its files are) is written here, from `foley.stages`.
 """
 
+import hashlib
 import shutil
 from collections.abc import Iterable
 from importlib import metadata
@@ -12,7 +13,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from foley.bundle import Bundle, weights_file
+from foley.bundle import Bundle, file_sha256, weights_file
 from foley.errors import BundleError, SettingError
 from foley.stages import Dtype, Stage, Tensor, networks, stages
 from foley_server.gpu import Gpu, configure
@@ -72,6 +73,7 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path, on: Gpu | None 
         "digest": bundle.digest,
         "manifest": bundle.manifest.model_dump_json(),
         "onnxruntime": metadata.version("onnxruntime"),
+        **_platform(bundle, on),
     }
     for name, stage in stages(bundle.manifest).items():
         config = read_config(repository / name)
@@ -99,6 +101,21 @@ def _need_engines(bundle: Bundle, on: Gpu) -> None:
             f"the bundle {bundle.root} has no engine for {', '.join(missing)}: "
             f"run `foley-export tensorrt {bundle.root} --precision {on.precision} --profile {on.tuning}` first"
         )
+
+
+def _platform(bundle: Bundle, on: Gpu | None) -> dict[str, str]:
+    """What the networks run on, for all that it changes their numbers; "" where it does not apply.
+
+    Engines are not in the bundle's digest, and each build of one may choose other kernels. With graphs, the tuning only
+    says how long a request waits for others.
+    """
+    if on is None:
+        return {"target": "cpu", "precision": "fp32", "tuning": "", "engines_sha256": ""}
+    platform = {"target": on.target, "precision": on.precision, "tuning": "", "engines_sha256": ""}
+    if on.target == "tensorrt":
+        engines = [file_sha256(bundle.path(on.source(name))) for name in networks(bundle.manifest)]
+        platform |= {"tuning": on.tuning, "engines_sha256": hashlib.sha256("".join(engines).encode()).hexdigest()}
+    return platform
 
 
 def _place(bundle: Bundle, stage: str, on: Gpu, folder: Path) -> None:

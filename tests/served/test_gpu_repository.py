@@ -17,6 +17,7 @@ from foley.sampler import Sampling
 from foley.stages import networks
 from foley_client import Foley, Prompt, Triton
 from foley_export.presets import TINY
+from foley_pipeline.cache import Cache
 from foley_server import gpu, installation
 from foley_server.gpu import Target
 from foley_server.triton import serve
@@ -55,13 +56,21 @@ def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 @pytest.mark.parametrize("target", [pytest.param("cuda", marks=pytest.mark.long), "tensorrt"])
 def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
-    foley_sdk: Foley, official: Path, bundle: Bundle, target: Target, monkeypatch: pytest.MonkeyPatch, repository: Path
+    foley_sdk: Foley,
+    official: Path,
+    bundle: Bundle,
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    repository: Path,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(installation, "OFFICIAL", official)
     monkeypatch.setattr(gpu, "KIND", model_config_pb2.ModelInstanceGroup.KIND_CPU)
     monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join(map(str, installation.find().libraries)))
     sampling, prompt = Sampling(steps=3, seed=5), Prompt("a stick hits wood")
     (expected,) = foley_sdk.generate(ENVELOPE, SAMPLES, prompt, sampling)
+    cache = Cache(tmp_path)
+    Foley(foley_sdk.triton, cache).embed(prompt)
     serving = serve(repository / "model_repository", bundle, on=gpu.Gpu(target))
     with serving as server, Triton(server.endpoints.grpc) as triton:
         assert triton.ready()
@@ -69,6 +78,10 @@ def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
             loop: Foley(triton).generate(ENVELOPE, SAMPLES, prompt, sampling, loop=loop)[0].waveform
             for loop in ("client", "server")
         }
+        assert triton.versions.items() >= {"target": target, "precision": "fp16"}.items()
+        embedded = int(triton.statistics("clap_text")["inference_count"])
+        Foley(triton, cache).embed(prompt)  # not the one of the processor
+        assert int(triton.statistics("clap_text")["inference_count"]) == embedded + 2
     np.testing.assert_allclose(found["server"], found["client"], atol=1e-5)
     error = np.linalg.norm(found["client"] - expected.waveform) / np.linalg.norm(expected.waveform)
     assert 0 < error < 0.02  # half precision, and no more than that

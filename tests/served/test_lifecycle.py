@@ -7,15 +7,20 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
 import pytest
 
 from foley import envelope_file
-from foley_client import Triton, embedded_triton
+from foley.errors import Cancelled
+from foley.sampler import Sampling
+from foley_client import Foley, Triton, Watch, embedded_triton
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -246,3 +251,83 @@ def test_bundles_are_seeded_and_never_half_written(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "exists already" in again.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+@pytest.fixture
+def stopped(triton: Triton, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """`stopped(model)`: waits until `model` was called once more, then stops the server's process with SIGSTOP."""
+    servers = [one for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"]
+    (server,) = (one for one in servers if port_of(triton) in {net.laddr.port for net in one.net_connections()})
+
+    def count(model: str) -> int:
+        return int(triton.statistics(model).get("inference_count", 0))
+
+    before = {model: count(model) for model in ("denoiser", "optical_flow")}
+
+    def stop(model: str) -> None:
+        until = time.monotonic() + 60
+        while count(model) == before[model]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        server.suspend()
+
+    try:
+        yield stop
+    finally:
+        server.resume()
+        assert triton.ready()
+
+
+def port_of(triton: Triton) -> int:
+    return int(triton.url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "model"),
+    [
+        ("generate", ["--steps", "1000", "--envelope", "curve.json"], "denoiser"),
+        ("generate", ["--steps", "1000", "--envelope", "curve.json", "--loop", "server"], "denoiser"),
+        ("generate", [], "optical_flow"),
+        ("envelope", [], "optical_flow"),
+    ],
+)
+def test_ctrl_c_ends_a_call_to_a_server_that_has_fallen_silent(
+    triton: Triton,
+    stopped: Callable[[str], None],
+    repository: Path,
+    tmp_path: Path,
+    command: str,
+    options: list[str],
+    model: str,
+) -> None:
+    (tmp_path / "curve.json").write_text(envelope_file.dumps(np.full(800, 0.1, np.float32), ".json"))
+    video = repository / "examples" / "drumstick.mp4"
+    output = "result.mp4" if command == "generate" else "curve.csv"
+    arguments = [BIN / "foley", command, video, *options, "--server", triton.url, "--no-cache", "-o", output]
+    call = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        stopped(model)
+        time.sleep(0.5)  # answers that are on their way arrive
+        assert call.poll() is None
+        call.send_signal(signal.SIGINT)
+        _, message = call.communicate(timeout=30)
+    finally:
+        call.kill()
+    assert call.returncode == 130
+    assert "stopped" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("loop", ["client", "server"])
+def test_a_watch_ends_a_call_to_a_server_that_has_fallen_silent(
+    triton: Triton, stopped: Callable[[str], None], loop: Literal["client", "server"]
+) -> None:
+    watch = Watch()
+    with Triton(triton.url) as connection, ThreadPoolExecutor(1) as pool:
+        curve = np.full(800, 0.1, np.float32)
+        generate = partial(Foley(connection).generate, curve, 128_000, loop=loop, watch=watch)
+        running = pool.submit(generate, sampling=Sampling(steps=1000))
+        stopped("denoiser")
+        assert not running.done()
+        watch.cancel()
+        assert isinstance(running.exception(30), Cancelled)

@@ -1,15 +1,25 @@
 """The configurations for GPUs: they parse, and keep the rules that Triton and its backends enforce."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from typer.testing import CliRunner
 
 from foley.bundle import MANIFEST, TOKENIZER, Bundle, graph_file, read, weights_file
-from foley.errors import BundleError
+from foley.errors import BundleError, SettingError
 from foley.manifest import Manifest
 from foley.stages import networks, stages
+from foley_client import Triton
+from foley_client.render.engine import Threads
+from foley_client.render.place import Output
+from foley_client.render.row import Row
+from foley_client.render.server import Server
+from foley_client.render.task import row_key
 from foley_export.presets import DEMO, PAPER, TINY
 from foley_server.cli import app
 from foley_server.gpu import CUDA_GRAPHS, Gpu
@@ -139,3 +149,61 @@ def test_a_gpu_is_not_served_by_the_embedded_triton(tiny_bundle, monkeypatch, tm
     monkeypatch.setattr("foley_server.installation.OFFICIAL", tmp_path)
     result = CliRunner().invoke(app, ["run", "--bundle", str(tiny_bundle), "--target", "cuda"])
     assert "no Triton with backends for GPUs" in str(result.exception)
+
+
+@contextmanager
+def described(models: Path) -> Iterator[str]:
+    """The address of a KServe endpoint that tells about a repository what Triton does, and runs no model."""
+
+    class Endpoint(service_pb2_grpc.GRPCInferenceServiceServicer):
+        def ServerReady(self, request, context):
+            return service_pb2.ServerReadyResponse(ready=True)
+
+        def ServerMetadata(self, request, context):
+            return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
+
+        def ModelConfig(self, request, context):
+            return service_pb2.ModelConfigResponse(config=read_config(models / request.name))
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Endpoint(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_the_identity_of_a_server_says_what_its_networks_run_on(tmp_path):
+    """One bundle on every platform: no two of them share a cache entry, or a row of the farm, or a run of it."""
+    platforms = [None, *(Gpu("cuda", one) for one in ("fp16", "bf16"))]
+    platforms += [Gpu("tensorrt", "fp16", tuning) for tuning in ("latency", "throughput")]
+    with ExitStack() as servers:
+
+        def serve(name, gpu):
+            folder = lay_out(REPOSITORY, bundle, tmp_path / name, gpu)
+            return servers.enter_context(described(folder))
+
+        root = tmp_path / "bundle"
+        for gpu in platforms:
+            bundle = gpu_bundle(root, TINY, gpu or Gpu("cuda", "fp16"))
+        files = [graph_file(stage, one) for stage in networks(TINY) for one in ("fp32", "fp16", "bf16")]
+        listed = dict.fromkeys((*files, TOKENIZER), "0" * 64)
+        (root / MANIFEST).write_text(TINY.model_copy(update={"files": listed}).model_dump_json())
+        bundle = read(root)
+        urls = [serve(f"models-{i}", gpu) for i, gpu in enumerate(platforms)]
+        (root / platforms[-1].source("vocoder")).write_text("built once more")
+        urls.append(serve("rebuilt", platforms[-1]))
+
+        versions = [servers.enter_context(Triton(url)).versions for url in urls]
+        assert len({one["bundle_sha256"] for one in versions}) == 1
+        assert versions[0].items() >= {"target": "cpu", "precision": "fp32"}.items()
+        assert versions[3].items() >= {"target": "tensorrt", "precision": "fp16", "tuning": "latency"}.items()
+        keys = {row_key(Row(video="a.mp4"), {"video": "hash"}, one) for one in versions}
+        assert len(keys) == len(urls)
+
+        output = Output(str(tmp_path / "out"), tmp_path)
+        mixed = {url: Server(url, None, None, output, tmp_path) for url in urls[:2]}
+        with pytest.raises(SettingError, match="different bundles"):
+            Threads(mixed, 1)
+        for server in mixed.values():
+            server.close()
