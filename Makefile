@@ -26,11 +26,11 @@ install: $(VENV)/.installed ## .venv with every component, those that need torch
 
 bundle: $(TINY)/manifest.json ## The tests' bundle: tiny, with seeded random weights, exported to ONNX
 
-test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The test suite: a real Triton, real ONNX Runtime, real video files
-	$(BIN)/pytest
+test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The test suite; ARGS="tests/unit -k media" for a part of it
+	$(BIN)/pytest --durations=20 $(ARGS)
 
 test-long: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## Tests at the official size too (minutes, 16 GiB)
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest --durations=20 -m "" $(ARGS)
 
 soak: $(VENV)/.tested bundle ## Generations on a real API while callers crash and servers are killed
 	$(HARNESS) soak $(ARGS)
