@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import foley
 from foley import errors
@@ -84,6 +85,20 @@ def test_every_component_has_the_one_version(component):
     lines = [*project["dependencies"], *chain.from_iterable(project.get("optional-dependencies", {}).values())]
     siblings = [Requirement(line) for line in lines if line.startswith("foley-")]
     assert all(str(requirement.specifier) == f"=={foley.__version__}" for requirement in siblings)
+
+
+def test_only_tritons_wheel_limits_numpy_and_python():
+    limited, newest = set(), set()
+    for component in COMPONENTS:
+        project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
+        for extra, lines in {"": project["dependencies"], **project.get("optional-dependencies", {})}.items():
+            for requirement in map(Requirement, lines):
+                if requirement.name == "numpy" and "2.5" not in requirement.specifier:
+                    limited.add((component, extra))
+        if "3.14" in SpecifierSet(project["requires-python"]):
+            newest.add(component)
+    assert limited == {("server", "triton")}
+    assert newest == {"core", "pipeline", "client"}
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES - {"harness"}))
