@@ -20,7 +20,7 @@ COPY pipeline pipeline
 COPY client client
 
 FROM python-build AS client-build
-RUN pip install --constraint deploy/constraints.txt ./core ./pipeline './client[s3]'
+RUN pip install --constraint deploy/constraints.txt ./core ./pipeline './client[render,s3]'
 
 FROM client-build AS cpu-build
 COPY server server
@@ -73,7 +73,7 @@ COPY core core
 COPY pipeline pipeline
 COPY client client
 COPY server server
-RUN pip install --constraint deploy/constraints.txt './core[flow]' ./pipeline ./client ./server
+RUN pip install --constraint deploy/constraints.txt './core[flow]' ./pipeline './client[render]' ./server
 
 FROM gpu-build AS engines
 ARG TENSORRT_MAJOR

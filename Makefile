@@ -1,5 +1,6 @@
 # Everything a newcomer needs; `make help` lists it.
-PYTHON ?= python3
+# By default the newest that Triton's wheel supports, see deploy/make_venv.sh.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SERVING := core pipeline client server
@@ -25,11 +26,11 @@ install: $(VENV)/.installed ## .venv with every component, those that need torch
 
 bundle: $(TINY)/manifest.json ## The tests' bundle: tiny, with seeded random weights, exported to ONNX
 
-test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The test suite: a real Triton, real ONNX Runtime, real video files
-	$(BIN)/pytest
+test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The test suite; ARGS="tests/unit -k media" for a part of it
+	$(BIN)/pytest --durations=20 $(ARGS)
 
 test-long: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## Tests at the official size too (minutes, 16 GiB)
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest --durations=20 -m "" $(ARGS)
 
 soak: $(VENV)/.tested bundle ## Generations on a real API while callers crash and servers are killed
 	$(HARNESS) soak $(ARGS)
@@ -54,9 +55,8 @@ lint: $(VENV)/.tested ## ruff and mypy
 	$(BIN)/mypy --strict core/foley pipeline/foley_pipeline client/foley_client
 
 $(VENV)/.serving: $(SERVING:%=%/pyproject.toml)
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "needs Python 3.10 to 3.13; choose one with make PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e core -e pipeline -e client -e 'server[triton]'
+	test -x $(BIN)/pip || sh deploy/make_venv.sh $(VENV) '$(PYTHON)'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e core -e pipeline -e 'client[render]' -e 'server[triton]'
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.serving $(COMPONENTS:%=%/pyproject.toml)

@@ -8,6 +8,7 @@ import typer
 
 from foley import bundle as bundles
 from foley import command
+from foley.application import application
 from foley.bundle import Half
 from foley.errors import OutputError, ServerUnavailable, SettingError
 from foley_bench import report
@@ -18,12 +19,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO = _CHECKOUT / "bundles" / "demo"
 EXAMPLES = _CHECKOUT / "examples"
 
-app = typer.Typer(
-    help="Measure Video-Foley's deployment, with a baseline and a floor beside every figure.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application("Measure Video-Foley's deployment, with a baseline and a floor beside every figure.")
 
 ClipCount = Annotated[int, typer.Option("--clips", help="Test clips of 10 s.", min=2)]  # a covariance takes two
 Seed = Annotated[int, typer.Option(help="Chooses other test clips.", min=0)]
@@ -34,11 +30,6 @@ ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Write a page with tables and plots: an .html file that needs no other.")
 ]
 Plots = Annotated[Path | None, typer.Option(help="Folder for pictures, PNG; made where it is missing.")]
-
-
-@app.callback()
-def _root() -> None:
-    """Measure Video-Foley's deployment, with a baseline and a floor beside every figure."""
 
 
 @app.command()

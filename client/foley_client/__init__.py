@@ -1,5 +1,6 @@
 """Video in, sound out: the SDK and the command line of Video-Foley."""
 
+from foley import __version__
 from foley_client.api import FoleyClient
 from foley_client.api_async import AsyncFoleyClient
 from foley_client.embedded import embedded_triton
@@ -20,5 +21,6 @@ __all__ = [
     "Take",
     "Triton",
     "Watch",
+    "__version__",
     "embedded_triton",
 ]

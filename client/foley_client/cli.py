@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from foley import command, envelope
+from foley import envelope
+from foley.application import application
 from foley.audio import read_audio
 from foley.media import probe
 from foley.options import FileOptions, GenerateOptions, OpticalFlow
@@ -24,12 +25,7 @@ from foley_pipeline.content import content_sha256
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.rms2sound import Loop
 
-app = typer.Typer(
-    help="Make synchronised sound for silent video with Video-Foley.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application("Make synchronised sound for silent video with Video-Foley.")
 
 
 Video = Annotated[Path, typer.Argument(help="The video, in any format; it is only read.", show_default=False)]
@@ -171,8 +167,3 @@ def predict_envelope(
 
 
 app.command()(render)
-
-
-def main() -> None:
-    """Entry point."""
-    command.run(app)

@@ -11,7 +11,7 @@ from foley.errors import SettingError
 from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, write_video, write_wav
 from foley.options import SourceAudio
 from foley.output import check_destination
-from foley_client.picture import draw
+from foley_client.extras import require
 from foley_pipeline.foley import Take
 
 PICTURE_ENDINGS = (".png",)
@@ -24,13 +24,15 @@ def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]
 
     Raises:
         OutputError: a folder that is missing or closed, an ending that is not one of `endings`, one of `sources`.
-        SettingError: the same name twice.
+        SettingError: the same name twice, or a picture where matplotlib is not installed.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise SettingError("the same output is named twice")
     for path in paths:
         for source in sources:
             check_destination(path, endings, source)
+    if any(path.suffix.lower() in PICTURE_ENDINGS for path in paths):
+        require("a .png output", "cli", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ def write(path: Path, result: Result) -> None:
     if suffix in envelope_file.SUFFIXES:
         path.write_text(envelope_file.dumps(result.envelope, suffix))
     elif suffix in PICTURE_ENDINGS:
+        from foley_client.picture import draw  # matplotlib, of the extra `cli`
+
         draw(path, result.envelope, take.waveform if take else None)
     elif take and suffix in SOUND_ENDINGS:
         write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(take.recipe))

@@ -24,6 +24,8 @@ def check_destination(path: Path, endings: Collection[str], source: Path | None 
         )
     target = _target(path)
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            target.stat()  # is_dir() and exists() answer False to any error from Python 3.14 on
         if not target.parent.is_dir():
             raise OutputError(f"the folder {target.parent} does not exist; create it or choose another")
         if not os.access(target.parent, os.W_OK | os.X_OK):

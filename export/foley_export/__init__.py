@@ -1,1 +1,3 @@
 """Makes bundles from weights, and ONNX graphs from bundles. Needs torch."""
+
+from foley import __version__ as __version__

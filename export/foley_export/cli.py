@@ -22,6 +22,7 @@ from rich.progress import (
 
 from foley import bundle as bundles
 from foley import command
+from foley.application import application
 from foley.bundle import Half, Precision, Tuning
 from foley.errors import SettingError
 from foley.manifest import Manifest
@@ -32,12 +33,7 @@ from foley_export.fetch import fetch as fetch_file
 from foley_export.presets import PAPER, PRESETS
 from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, TOKENIZER_FOLDER, import_command
 
-app = typer.Typer(
-    help="Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application("Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).")
 
 
 @app.command()

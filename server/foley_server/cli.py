@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foley import bundle as bundles
 from foley import command
+from foley.application import application
 from foley.bundle import Half, Tuning
 from foley.errors import FoleyError, OutputError, ServerUnavailable
 from foley_pipeline.grpc_options import channel_options
@@ -23,12 +24,7 @@ from foley_server.gpu import Gpu
 LOOK_S = 0.2  # between two looks at Triton's processes
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
-app = typer.Typer(
-    help="Serve Video-Foley with NVIDIA Triton.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application("Serve Video-Foley with NVIDIA Triton.")
 
 
 TargetOption = Annotated[
@@ -43,11 +39,6 @@ ProfileOption = Annotated[
 ]
 BundleOption = Annotated[Path, typer.Option(help="Folder of the bundle to serve.", envvar="FOLEY_BUNDLE")]
 ModelsOption = Annotated[Path, typer.Option(help="The model repository.", envvar="FOLEY_MODEL_REPOSITORY")]
-
-
-@app.callback()
-def _root() -> None:
-    """Serve Video-Foley with NVIDIA Triton."""
 
 
 @app.command()

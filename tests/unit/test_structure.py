@@ -1,16 +1,19 @@
 """The house: imports point down only, the client stays light, and what is written down twice agrees."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
 import sys
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import grpc
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import foley
 from foley import errors
@@ -79,8 +82,37 @@ def test_no_folder_of_the_house_is_an_import_package():
 def test_every_component_has_the_one_version(component):
     project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
     assert project["version"] == foley.__version__
-    siblings = [Requirement(line) for line in project["dependencies"] if line.startswith("foley-")]
+    lines = [*project["dependencies"], *chain.from_iterable(project.get("optional-dependencies", {}).values())]
+    siblings = [Requirement(line) for line in lines if line.startswith("foley-")]
     assert all(str(requirement.specifier) == f"=={foley.__version__}" for requirement in siblings)
+
+
+def test_only_tritons_wheel_limits_numpy_and_python():
+    limited, newest = set(), set()
+    for component in COMPONENTS:
+        project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
+        for extra, lines in {"": project["dependencies"], **project.get("optional-dependencies", {})}.items():
+            for requirement in map(Requirement, lines):
+                if requirement.name == "numpy" and "2.5" not in requirement.specifier:
+                    limited.add((component, extra))
+        if "3.14" in SpecifierSet(project["requires-python"]):
+            newest.add(component)
+    assert limited == {("server", "triton")}
+    assert newest == {"core", "pipeline", "client"}
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES - {"harness"}))
+def test_every_package_says_its_version(package):
+    assert importlib.import_module(package).__version__ == foley.__version__
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_command_says_its_version(component):
+    project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
+    for command in project.get("scripts", {}):
+        program = Path(sys.executable).with_name(command)
+        run = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        assert run.stdout == f"{command} {foley.__version__}\n"
 
 
 def test_the_components_are_all_there():
@@ -144,7 +176,7 @@ def test_make_demo_installs_a_server_and_no_torch(tmp_path):
     assert not [name for name in names if heavy.fullmatch(name)]
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("*.md"))]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -8,17 +8,13 @@ import torch
 import typer
 
 from foley import command
+from foley.application import application
 from foley.errors import SettingError
 from foley_training.bundle import write_bundle
 from foley_training.config import read_config
 from foley_training.run import STAGES, Run, train_stage
 
-app = typer.Typer(
-    help="Train Video-Foley at small scale on clips that are made here.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application("Train Video-Foley at small scale on clips that are made here.")
 
 
 @app.command()

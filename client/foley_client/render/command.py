@@ -1,6 +1,5 @@
 """`foley render`."""
 
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import typer
 from foley.errors import MediaError, SettingError
 from foley.scratch import scratch_folder
 from foley_client.console import console
+from foley_client.extras import require
 from foley_client.render import manifest, place, sheet
 from foley_client.render.engine import Engine, Threads
 from foley_client.render.farm import render_all
@@ -80,6 +80,9 @@ def render(
     there and made of the same things are skipped. Rows that fail are tried again, then listed in failures.jsonl; the
     exit code is 1 then. report.html shows and plays all results.
     """
+    require("foley render", "render", "fsspec", "jinja2")
+    if ray:
+        require("--ray", "ray", "ray")
     if bundle and server:
         raise SettingError("--bundle is for servers that are started; leave out --bundle or --server")
     with ExitStack() as stack:
@@ -180,8 +183,6 @@ def _engine(
         with closing(threads):
             yield threads
         return
-    if importlib.util.find_spec("ray") is None:
-        raise SettingError("--ray needs Ray; install foley-client[ray]")
     from foley_client.render.ray_engine import cluster
 
     if not place.is_url(output):

@@ -12,8 +12,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from foley.errors import MediaError, OutputError
 from foley.output import replacing
 
@@ -49,7 +47,7 @@ def exists(place: str) -> bool:
     try:
         if not is_url(place):
             return Path(place).is_file()
-        store, path = fsspec.core.url_to_fs(place)
+        store, path = _store(place)
         return bool(store.isfile(path))
     except Exception as error:  # every store has its own
         raise MediaError(f"{place} cannot be looked for ({_first_line(error)}); check the access to it") from error
@@ -76,7 +74,8 @@ def fetched(place: str, folder: Path, name: str) -> Iterator[Path]:
 def _fetch(place: str, copy: Path) -> None:
     left = MAX_BYTES
     try:
-        with fsspec.open(place, "rb") as source, copy.open("wb") as target:
+        store, path = _store(place)
+        with store.open(path, "rb") as source, copy.open("wb") as target:
             while chunk := source.read(_CHUNK_BYTES):
                 left -= len(chunk)
                 if left < 0:
@@ -106,8 +105,7 @@ class Output:
         self.url = url.rstrip("/") or "/"
         self._scratch = scratch
         try:
-            self._store: Any
-            self._store, self._root = fsspec.core.url_to_fs(self.url)
+            self._store, self._root = _store(self.url)
         except Exception as error:
             raise OutputError(f"{url} cannot be written to ({_first_line(error)}); choose another place") from error
         self.folder = Path(self._root) if "file" in self._store.protocol else None
@@ -194,6 +192,14 @@ class Output:
             raise OutputError(f"another render writes to {self.url} now; wait for it, or stop it") from error
         except Exception as error:  # every store has its own
             raise OutputError(f"{self.url}/{name} cannot be written or read ({_first_line(error)})") from error
+
+
+def _store(place: str) -> tuple[Any, str]:
+    """fsspec's file system for `place`, and the path in it."""
+    import fsspec  # of the extra `render`
+
+    store, path = fsspec.core.url_to_fs(place)
+    return store, path
 
 
 def _first_line(error: Exception) -> str:

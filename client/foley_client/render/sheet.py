@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from foley import clip
 from foley.mux import SOUND_ENDINGS
@@ -24,6 +23,8 @@ _READERS = 16  # a bucket takes its time
 
 def write(output: Output, rows: Sequence[Row], tally: Tally) -> None:
     """Write `report.html` beside the results, and further pages where there are many. Raises OutputError."""
+    from jinja2 import Environment, StrictUndefined  # of the extra `render`
+
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(files("foley_client.render").joinpath("sheet.html").read_text("utf-8"))
