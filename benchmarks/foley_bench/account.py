@@ -1,15 +1,13 @@
-"""What a clip spends its time on: networks, serving and the client.
+"""Where the time of a clip goes: networks, serving and the client.
 
-A client overlaps its calls: beside each other, and beside the decoding of the video. Under that nobody can tell what
-was added to the networks' time, so it is measured on clips whose calls go one after another (`OneAtATime`). There
+A client overlaps its calls with each other and with the decoding of the video, which hides what serving adds. The time
+is therefore split on clips whose calls are made one after another (`SerialTriton`). There
 
     time of the clip = networks + serving + client
 
-Networks: the models' computing, as Triton counts it around every execution: ONNX Runtime, and the few lines of Python
-that hand it arrays (`foley-bench stages` compares with ONNX Runtime alone). RGB features are found beside flow and its
-features in one call, so of these two the longer counts: overhead is never understated. Serving: what calls last beyond
-that: gRPC, copies, waiting in queues, ensembles. Client: what happens outside of calls, decoding where nothing hides it
-included. The overhead is serving and client together, everything that is not a network.
+Networks: computing, as Triton counts it around every execution. RGB features are computed beside the optical flow and
+its features, so the longer of the two counts; the overhead is never understated. Serving: the rest of the calls, which
+is gRPC, copies, queues and ensembles. Client: time outside calls. Overhead is serving and client together.
 """
 
 import threading
@@ -33,16 +31,16 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     DENOISING: ("denoiser",),
     DECODING: ("vae_decoder", "vocoder"),
 }
-"""A stage of the client, and how the names of the models begin that compute for it."""
+"""The stages of the client, and the prefixes of the models that compute for each of them."""
 
 
-class OneAtATime(Triton):
-    """A server that is called by one thread at a time; adds up how long calls of each model take."""
+class SerialTriton(Triton):
+    """A server called by one thread at a time; sums the duration of the calls of each model."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.calls_s: defaultdict[str, float] = defaultdict(float)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
         """As `Triton.infer`."""
@@ -50,13 +48,13 @@ class OneAtATime(Triton):
             return super().infer(stage, outputs, **inputs)
 
     def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
-        """As `Triton.stream`; what the caller does between two responses counts."""
+        """As `Triton.stream`; time that the caller spends between two responses counts."""
         with self._call(stage):
             yield from super().stream(stage, **inputs)
 
     @contextmanager
     def _call(self, stage: str) -> Iterator[None]:
-        with self._turn:
+        with self._lock:
             started = time.perf_counter()
             yield
             self.calls_s[stage] += time.perf_counter() - started
@@ -64,19 +62,24 @@ class OneAtATime(Triton):
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip, in seconds."""
+    """The duration of a clip and of the client's stages, some of which overlap, in seconds."""
 
     wall_s: float
-    stages_s: Mapping[str, float]  # of the client, as its `Watch` timed them; some last beside each other
+    stages_s: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a clip, its calls one after another, spent its time on, in seconds."""
+    """The time of a clip whose calls were made one after another, in seconds.
+
+    Attributes:
+        calls_s: duration of the calls by the model that was called.
+        work: counters by the model that computed.
+    """
 
     clip: Clip
-    calls_s: Mapping[str, float]  # by the model that was called
-    work: Mapping[str, Work]  # by the model that did it
+    calls_s: Mapping[str, float]
+    work: Mapping[str, Work]
 
     @property
     def networks_s(self) -> Mapping[str, float]:
@@ -90,23 +93,34 @@ class Account:
 
     @property
     def serving_s(self) -> float:
-        """The part of the overhead that calls last."""
+        """The part of the overhead inside calls."""
         return sum(self.calls_s.values()) - sum(self.networks_s.values())
 
     @property
-    def denoising(self) -> Sequence[Work]:
-        """What the denoisers did."""
-        return [work for name, work in self.work.items() if name.startswith(NETWORKS[DENOISING])]
-
-    @property
     def loop_overhead_s(self) -> float:
-        """The part of the overhead that the diffusion loop is; with the loop on the server also that of decoding."""
+        """The overhead of the diffusion loop; with the loop on the server, that of decoding too."""
         inside = [DENOISING] if "latents_to_waveform" in self.calls_s else [DENOISING, DECODING]
         return self.clip.stages_s[DENOISING] - sum(self.networks_s[stage] for stage in inside)
 
+    def step_parts_s(self) -> dict[str, float]:
+        """Seconds of all denoising steps with the loop in the client, by part; they add up to "wall"."""
+        denoisers = [work for name, work in self.work.items() if name.startswith(NETWORKS[DENOISING])]
+        wall = self.clip.stages_s[DENOISING]
+        calls = sum(s for model, s in self.calls_s.items() if model.startswith(NETWORKS[DENOISING]))
+        network = self.networks_s[DENOISING]
+        queue, copies = sum(work.queue_s for work in denoisers), sum(work.copy_s for work in denoisers)
+        return {
+            "wall": wall,
+            "network": network,
+            "queue": queue,
+            "copies": copies,
+            "grpc": calls - network - queue - copies,
+            "client": wall - calls,
+        }
+
 
 def computed_s(stage: str, work: Mapping[str, Work]) -> float:
-    """How long a network of `stage` was computing, no two calls at a time, in seconds."""
+    """Seconds of computing for `stage`, where no two calls are made at a time."""
     models = {name: one.compute_s for name, one in work.items() if name.startswith(NETWORKS[stage])}
     if stage != FEATURES:
         return sum(models.values())

@@ -1,4 +1,4 @@
-"""`foley-bench`: how fast and how good the deployment is, and what its differences from the original do."""
+"""`foley-bench`: speed and quality of the deployment, and the effects of its differences from the original."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO = _CHECKOUT / "bundles" / "demo"
 EXAMPLES = _CHECKOUT / "examples"
 
-app = application("Measure Video-Foley's deployment, with a baseline and a floor beside every figure.")
+app = application("Measure Video-Foley's deployment, with a baseline and a roofline bound beside every figure.")
 
 ClipCount = Annotated[int, typer.Option("--clips", help="Test clips of 10 s.", min=2)]  # a covariance takes two
 Seed = Annotated[int, typer.Option(help="Chooses other test clips.", min=0)]
@@ -42,18 +42,18 @@ def stages(
             show_default="bundles/paper, made when it is missing",
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Calls of each network, each way, at most.", min=1)] = 10,
+    rounds: Annotated[int, typer.Option(help="Rounds of calls of each network, at most.", min=1)] = 10,
     seconds: Annotated[
         float, typer.Option(help="No further round of calls of a network begins after this time.", min=0)
-    ] = 10.0,
+    ] = 20.0,
     json_file: JsonFile = None,
     report_file: ReportFile = None,
 ) -> None:
-    """Time every network: as the official pipeline runs it, in ONNX Runtime, through Triton, and its floor.
+    """Time every network: as the official pipeline runs it, in ONNX Runtime and through Triton.
 
-    The floor is the time that the network's arithmetic takes at the machine's best rate in a large matrix product.
-    Also: how long the server takes to start, and its memory. By default at the official size, with seeded weights: five
-    minutes, and three more the first time.
+    Beside them stands the roofline bound, the time that the network's arithmetic takes at the machine's best rate in a
+    large matrix product. Also measured: start and memory of the server. By default at the official size, with seeded
+    weights: five minutes, and three more the first time.
 
     foley-bench stages --json stages.json --report stages.html
     """
@@ -63,7 +63,7 @@ def stages(
 
     with ProgressWatch() as watch:
         measured = bundles.read(bundle) if bundle else paper_bundle(watch)
-        found = bench.measure(measured, repeats, seconds, watch)
+        found = bench.measure(measured, rounds, seconds, watch)
     report.deliver(found, json_file, report_file)
 
 
@@ -77,14 +77,14 @@ def compare(
             show_default="bundles/paper, made when it is missing",
         ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Run every stage whole: a quarter of an hour.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Time each unit as often as a clip has it: 15 minutes.")] = False,
     json_file: JsonFile = None,
     report_file: ReportFile = None,
 ) -> None:
-    """Compare a whole clip, the official way against this way, stage by stage: how many times as fast it is.
+    """Compare a whole clip in the official order of work with the server: the same work, equal steps, the profiles.
 
-    Slow stages are measured on a part and scaled, and say so; --full runs them whole. By default at the official size,
-    with seeded weights: about three minutes, and three more the first time.
+    A clip is the sum of equal units, such as a chunk of frames or a denoising step, each timed on both sides in turn.
+    By default at the official size, with seeded weights: about three minutes, and three more the first time.
 
     foley-bench compare --json compare.json --report compare.html
     """
@@ -108,8 +108,8 @@ def latency(
 ) -> None:
     """Time one clip at a time, from a video of 10 s to its sound over gRPC, and count what serving adds.
 
-    Percentiles of the latency, for the diffusion loop in the client and on the server; where the time goes; and the
-    overhead, everything that is not a network, of a clip and of a denoising step. Two minutes with bundles/demo.
+    Median and range of the latency, for the diffusion loop in the client and on the server, and the overhead, which is
+    everything that is not a network, of a clip and of a denoising step. Two minutes with bundles/demo.
 
     foley-bench latency --json latency.json --report latency.html
     """
@@ -135,8 +135,8 @@ def throughput(
 ) -> None:
     """Make many clips at once: clips a minute, batches, queues and latency, up to saturation and past it.
 
-    First with 1, 2, 4, 8 and 16 callers, each of whom asks again when answered. That gives the capacity; then requests
-    arrive at random, at 0.5 to 1.3 times as many a minute. Three minutes with bundles/demo.
+    First with 1, 2, 4, 8 and 16 callers, each of which sends the next request when answered. The last gives the
+    capacity; then requests arrive at random, at 0.5 to 1.3 times that rate. Three minutes with bundles/demo.
 
     foley-bench throughput --json throughput.json --report throughput.html
     foley-bench throughput --video examples/steel.mp4 --clips 8
@@ -157,9 +157,9 @@ def convergence(
     json_file: JsonFile = None,
     report_file: ReportFile = None,
 ) -> None:
-    """Follow RAFT's updates: after how many the flow changes no more than its bytes can show.
+    """Measure after how many of RAFT's updates the flow changes no more than its bytes can show.
 
-    To choose how many the warm-started flow of `--profile fast` takes. Needs the published weights to mean anything.
+    Serves to choose the updates of `--profile fast`. Only the published weights give meaningful results.
 
     foley-bench convergence --bundle bundles/official --report convergence.html
     """
@@ -178,7 +178,7 @@ def diff(
 ) -> None:
     """Compare two runs of the same benchmark: every figure of both, and B relative to A.
 
-    Says so where machine, versions, bundle or settings differ: figures differ for that reason too.
+    Warns where machine, versions, bundle or settings differ.
 
     foley-bench diff before.json after.json
     """
@@ -195,11 +195,9 @@ def diff(
 def fidelity(
     video: Annotated[Path, typer.Option(help="Video of at most 10 s to measure with.")] = (EXAMPLES / "drumstick.mp4"),
 ) -> None:
-    """Measure what the official pipeline's losses and habits do to the numbers: the figures of docs/fidelity.md."""
-    try:
-        from foley_bench.fidelity import measure_all
-    except ImportError as error:
-        raise SettingError(f"{error.name} is missing; install it with pip install 'foley-bench[fidelity]'") from error
+    """Measure the effects of the official pipeline's lossy steps: the figures of docs/fidelity.md."""
+    from foley_bench.fidelity import measure_all
+
     for effect in measure_all(video):
         typer.echo(f"{effect.what:<48} {effect.value:10.3g} {effect.unit}")
 
@@ -208,13 +206,15 @@ def fidelity(
 def quality(
     bundle: BundleFolder, clips: ClipCount = 100, seed: Seed = 0, json_file: JsonFile = None, plots: Plots = None
 ) -> None:
-    """Measure how well a bundle keeps time and timbre, as the paper does, on rendered test clips: see docs/quality.md.
+    """Measure timing and timbre of a bundle's sounds, as the paper does, on rendered test clips: see docs/quality.md.
+
+    Exits with 1 if a target is missed.
 
     foley-bench quality bundles/demo --json quality.json --plots docs/quality
     """
     from foley_bench.quality import plots as pictures
     from foley_bench.quality.evaluation import evaluate
-    from foley_bench.quality.report import tables
+    from foley_bench.quality.report import tables, targets
 
     _prepare(json_file, plots)
     with ProgressWatch() as watch:
@@ -223,6 +223,8 @@ def quality(
     report.write_json(json_file, evaluation.figures)
     if plots is not None:
         pictures.draw(evaluation, plots)
+    if not all(target.met for target in targets(evaluation.figures)):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -263,7 +265,7 @@ def figures(
 @app.command()
 def farm(
     bundle: BundleOption = DEMO,
-    rows: Annotated[int, typer.Option(help="Rows to render each way.", min=20)] = 40,
+    rows: Annotated[int, typer.Option(help="Rows to render on each side.", min=20)] = 40,
     json_file: JsonFile = None,
     report_file: ReportFile = None,
 ) -> None:
@@ -287,21 +289,20 @@ def farm(
 def gpu(
     bundle: BundleOption = DEMO,
     precision: Annotated[Half, typer.Option(help="Half precision to measure.")] = "fp16",
-    repeats: Annotated[int, typer.Option(help="Timed calls of each network, each way.", min=1)] = 30,
+    rounds: Annotated[int, typer.Option(help="Timed calls of each network in each backend.", min=1)] = 30,
     batch: Annotated[int, typer.Option(help="Rows of the denoiser.", min=1, max=16)] = 1,
     only: Annotated[
         list[str] | None, typer.Option(help="Only this network, and no clip; may be given several times.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cuda, cuda:1, ...; cpu only tries the script.")] = "cuda",
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, ...; cpu only tests the command.")] = "cuda",
     json_file: JsonFile = None,
     report_file: ReportFile = None,
 ) -> None:
-    """Everything that a GPU has to show: each network and a whole clip, in all ways that are installed here.
+    """Time each network and a whole clip on a GPU, in all backends that are installed.
 
-    Eager PyTorch as the official pipeline calls it, this project's networks eager, under autocast and compiled, ONNX
-    Runtime's CUDA provider, TensorRT; graphs and engines that are missing are made. Each is checked against float32
-    first, then timed by the device. PyTorch alone is enough; what was skipped is said. Results from a real GPU belong
-    into docs/gpu/.
+    Backends: eager PyTorch in the official order of work (the baseline), this project's networks eager, under autocast
+    and compiled, ONNX Runtime's CUDA provider, TensorRT. Missing graphs and engines are made. Outputs are checked
+    against float32 first. PyTorch alone is enough; skipped backends are listed. Results belong into docs/gpu/.
 
     foley-bench gpu --bundle BUNDLE --json gpu.json --report gpu.html
     """
@@ -309,19 +310,22 @@ def gpu(
     import torch
 
     from foley_bench.gpu.device import Device
-    from foley_bench.gpu.measure import CLIP, measure
+    from foley_bench.gpu.measure import measure
     from foley_bench.gpu.prepare import prepare
+    from foley_bench.inputs import CALLS
 
-    if unknown := set(only or ()) - set(CLIP):
-        raise SettingError(f"there is no network {min(unknown)!r}; choose from {', '.join(CLIP)}")
+    if unknown := set(only or ()) - set(CALLS):
+        raise SettingError(f"there is no network {min(unknown)!r}; choose from {', '.join(CALLS)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ServerUnavailable("PyTorch has no GPU here; `--device cpu` tries the script, and says nothing of GPUs")
+        raise ServerUnavailable(
+            "PyTorch has no GPU here; run this on a machine with one (`--device cpu` only tests the command)"
+        )
 
     def say(what: str) -> None:
         typer.echo(what, err=True)
 
     loaded = prepare(bundle, precision, say)
-    found = measure(loaded, Device(device), precision, repeats, batch, only or [], say)
+    found = measure(loaded, Device(device), precision, rounds, batch, only or [], say)
     report.deliver(found, json_file, report_file)
 
 
@@ -331,7 +335,7 @@ def perf_analyzer(
     bundle: BundleOption = DEMO,
     server: Annotated[str, typer.Option(help="The Triton that will be driven, HOST:PORT.")] = "localhost:8001",
 ) -> None:
-    """Write what NVIDIA's perf_analyzer and Model Analyzer need to drive the server: inputs, commands, configuration.
+    """Write inputs, commands and configuration for NVIDIA's perf_analyzer and Model Analyzer.
 
     foley-bench perf-analyzer perf/ && foley-server run & sh perf/commands.sh
     """
@@ -343,7 +347,7 @@ def perf_analyzer(
 
 
 def _prepare(json_file: Path | None, plots: Path | None) -> None:
-    """Find out before the long work whether its results can be written."""
+    """Check before a long run that its results can be written."""
     report.prepare(json_file, None)
     if plots is not None:
         _make_folder(plots)

@@ -1,8 +1,8 @@
-"""RAFT's updates: what each still changes, so that the least number of them can be chosen on trained weights.
+"""`foley-bench convergence`: how far RAFT's flow is from its result after each update.
 
-Video2RMS sees flow as bytes, 255 levels over -20 to 20 pixels: a change below half a level is invisible. Counted are
-the values that an update leaves more than that away from where the full number of updates ends; started from no
-motion, and from where the pair before ended, as in `OpticalFlowWarm`.
+Video2RMS reads flow as bytes, 255 levels over -20 to 20 pixels, so a difference below half a level is invisible. The
+figures count the values that differ by more from the result of all updates. Updates start from no motion, and from the
+result of the previous pair, as in `OpticalFlowWarm`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -24,7 +22,7 @@ from foley.errors import BundleError, MediaError
 from foley.manifest import OpticalFlowConfig
 from foley.media import read_frames
 from foley_bench.machine import describe
-from foley_bench.report import Report
+from foley_bench.report import Report, lines, table
 from foley_client import Watch
 from foley_export.make import load_network
 from foley_export.networks.optical_flow import Estimate, OpticalFlow, Pairs
@@ -32,6 +30,7 @@ from foley_export.networks.optical_flow import Estimate, OpticalFlow, Pairs
 LEVEL_PX = 2 * clip.LARGEST_FLOW / 255
 INVISIBLE = 0.01  # the share of visibly different values up to which a number of updates is called enough
 STARTS = ("no motion", "pair before")
+COLUMNS = {"visible_percent": "visible\n%", "mean_levels": "mean\nlevels", "p99_levels": "p99\nlevels"}
 
 Distances = npt.NDArray[np.float32]  # [updates, values], in levels
 
@@ -69,16 +68,23 @@ def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
     return Report(
         title=f"RAFT's updates: {bundle.manifest.name}",
         lead=f"Flow after each update, against {config.updates} updates from no motion, {len(distances[STARTS[0]])} "
-        f"pairs of {video.name}. Visible: more than half a level of {LEVEL_PX:.3f} pixels away. With seeded weights "
-        "this says nothing of RAFT: its updates converge with the published ones.",
+        f"pairs of {video.name}. Visible: differs by more than half a level of {LEVEL_PX:.3f} pixels. With "
+        "seeded weights this says nothing of RAFT: its updates converge with the published ones.",
         document=document,
         tables=[_table(document)],
-        pictures={"Share of the values that are visibly away from the full run.": _plot(updates)},
+        pictures={
+            "Share of the values that differ visibly from the full run.": lines(
+                range(1, config.updates + 1),
+                {f"from {start}": [row["visible_percent"] for row in rows] for start, rows in updates.items()},
+                "updates",
+                "visibly different (%)",
+            )
+        },
     )
 
 
 def _neighbours(network: OpticalFlow, video: Path, pairs: int) -> Iterator[tuple[Pairs, Pairs]]:
-    """Every two pairs of frames that follow each other, of the first `pairs`."""
+    """Yield consecutive pairs of frames, two at a time, of the first `pairs`."""
     before: Pairs | None = None
     last: npt.NDArray[np.uint8] | None = None
     for frame in islice(read_frames(video), pairs + 1):
@@ -99,7 +105,7 @@ def _updates(network: OpticalFlow, pair: Pairs, estimate: Estimate) -> list[Esti
 
 
 def _levels(flow: Tensor, full: Tensor) -> Distances:
-    """How far flows [1, 2, h, w] are apart, in levels of a byte, where both are cut off as the bytes are: [values]."""
+    """Absolute difference of two flows [1, 2, h, w], both clamped as the bytes are, in levels: [values]."""
     limit = clip.LARGEST_FLOW
     apart: Distances = (flow.clamp(-limit, limit) - full.clamp(-limit, limit)).abs().flatten().numpy() / LEVEL_PX
     return apart
@@ -117,37 +123,20 @@ def _figures(distances: Distances) -> list[dict[str, float]]:
 
 
 def _enough(rows: list[dict[str, float]]) -> int | None:
-    """The least number of updates from which on hardly a value is visibly away; None if there is none."""
+    """The least number of updates from which on at most `INVISIBLE` of the values differ; None if there is none."""
     few = [row["visible_percent"] <= 100 * INVISIBLE for row in rows]
     return next((number for number in range(1, len(rows) + 1) if all(few[number - 1 :])), None)
 
 
 def _table(document: Mapping[str, Any]) -> Table:
-    enough = {start: "none" if number is None else number for start, number in document["enough_updates"].items()}
-    shown = Table(
-        box=box.SIMPLE_HEAD,
-        title="RAFT's updates",
-        caption=f"Enough, at most {INVISIBLE:.0%} visible from there on: "
-        + ", ".join(f"{number} from {start}" for start, number in enough.items())
-        + ". Put them as `first_updates` and `warm_updates` into the manifest, and export again.",
-        caption_justify="left",
+    enough = ", ".join(f"{number or 'none'} from {start}" for start, number in document["enough_updates"].items())
+    return table(
+        "RAFT's updates",
+        ["updates", *(f"{start}\n{column}" for start in STARTS for column in COLUMNS.values())],
+        [
+            [str(number), *(f"{row[key]:.3g}" for row in rows for key in COLUMNS)]
+            for number, rows in enumerate(zip(*document["updates"].values(), strict=True), 1)
+        ],
+        f"Enough, at most {INVISIBLE:.0%} visible from there on: {enough}. Put them as `first_updates` and "
+        "`warm_updates` into the manifest, and export again.",
     )
-    shown.add_column("updates", justify="right", vertical="bottom")
-    for start in STARTS:
-        for heading in ("visible\n%", "mean\nlevels", "p99\nlevels"):
-            shown.add_column(f"{start}\n{heading}", justify="right", vertical="bottom")
-    for number, rows in enumerate(zip(*document["updates"].values(), strict=True), 1):
-        cells = [f"{row[key]:.3g}" for row in rows for key in ("visible_percent", "mean_levels", "p99_levels")]
-        shown.add_row(str(number), *cells)
-    return shown
-
-
-def _plot(updates: Mapping[str, list[dict[str, float]]]) -> Figure:
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    for start, rows in updates.items():
-        axes.plot(range(1, len(rows) + 1), [row["visible_percent"] for row in rows], "o-", label=f"from {start}")
-    axes.axhline(100 * INVISIBLE, color="0.5", linestyle=":")
-    axes.set(xlabel="updates", ylabel="visibly away (%)", ylim=(0, None))
-    axes.legend(frameon=False)
-    return figure

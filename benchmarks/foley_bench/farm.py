@@ -1,16 +1,16 @@
-"""The render farm's rate: against calling the client in a loop, by rows at once, and on one node of Ray or two."""
+"""`foley-bench farm`: the rate of the render farm against a loop over the client, by workers, and by nodes of Ray."""
 
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from foley.bundle import Bundle
@@ -18,8 +18,9 @@ from foley.envelope import samples
 from foley.media import probe
 from foley.output import replacing
 from foley_bench import machine
+from foley_bench.measurement import interleave, wall_clock
 from foley_bench.ray_nodes import ray_cluster
-from foley_bench.report import Report
+from foley_bench.report import Report, lines, table
 from foley_bench.small_video import write_manifest
 from foley_client import Foley, embedded_triton, outputs
 from foley_client.outputs import Result
@@ -32,14 +33,14 @@ from foley_client.render.server import Server
 from foley_pipeline.job import Curve, run
 from foley_pipeline.watch import Watch
 
-BLOCK = 10  # rows that one way renders before the other way does
+BLOCK = 10  # rows that one side renders before the other one does
 WORKERS = (1, 2, 4)
 NODE_WORKERS = 2
 STEPS = 25  # the bundle's own
 
 
 def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, say: Callable[[str], None]) -> Report:
-    """Render `rows` rows each way, in an empty folder."""
+    """Render `rows` rows on each side, in an empty folder."""
     all_rows = [row.model_copy(update={"steps": STEPS}) for row in manifest.read(write_manifest(folder, rows))]
     document: dict[str, Any] = {**machine.describe(bundle), "settings": {"rows": rows, "steps": STEPS}}
     with embedded_triton(bundle.root) as triton:
@@ -61,24 +62,27 @@ def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, say: Callable[[s
         "it. The loop calls the SDK and writes the same files, one after the other, on the same Triton.",
         document=document,
         tables=_tables(document),
-        pictures={"Rows a minute by the rows at once on one server.": _picture(document)},
+        pictures={
+            "Rows a minute by the rows at once on one server.": lines(
+                WORKERS, {"": list(document["rows_per_minute"].values())}, "rows at once", "rows a minute"
+            )
+        },
     )
 
 
 def _overhead(foley: Foley, rows: Sequence[Row], folder: Path) -> dict[str, float]:
-    """The same rows both ways, in turns, so that what else the machine does meets both."""
-    loop_s, farm_s = [], []
+    """Render the same rows on both sides, block by block in turn."""
     (folder / "loop").mkdir()
+    # a block has its own envelopes: neither side profits from those of other blocks
+    flat = [row.model_copy(update={"output": row.output.replace("/", "-")}) for row in rows]
+    blocks = [flat[start:][:BLOCK] for start in range(0, len(rows) - BLOCK + 1, BLOCK)]
+    for_loop, for_farm = iter(blocks), iter(blocks)
     with _threads(foley.triton.url, folder / "farm", 1) as engine:
-        for start in range(0, len(rows) - BLOCK + 1, BLOCK):
-            # each for itself, so that neither profits from an envelope that the other's rows share
-            block = [row.model_copy(update={"output": row.output.replace("/", "-")}) for row in rows[start:][:BLOCK]]
-            began = time.perf_counter()
-            _loop(foley, block, folder / "loop")
-            loop_s.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            _consume(engine, block)
-            farm_s.append(time.perf_counter() - began)
+        sides: dict[str, Callable[[], float]] = {
+            "loop": lambda: wall_clock(partial(_loop, foley, next(for_loop), folder / "loop")),
+            "farm": lambda: wall_clock(partial(_consume, engine, next(for_farm))),
+        }
+        loop_s, farm_s = interleave(sides, len(blocks)).values()
     ratios = [farm / loop for farm, loop in zip(farm_s, loop_s, strict=True)]
     return {
         "loop_rows_per_minute": 60 * BLOCK * len(loop_s) / sum(loop_s),
@@ -89,7 +93,7 @@ def _overhead(foley: Foley, rows: Sequence[Row], folder: Path) -> dict[str, floa
 
 
 def _loop(foley: Foley, rows: Sequence[Row], folder: Path) -> None:
-    """What a user would write without the farm: an envelope a video, then a sound a row."""
+    """The loop that a user would write without the farm: an envelope for each video, then a sound for each row."""
     envelopes: dict[str, Any] = {}
     for row in rows:
         video = Path(row.video)
@@ -132,12 +136,10 @@ def _threads(url: str, folder: Path, workers: int) -> Iterator[Threads]:
 
 
 def _rate(engine: Engine, rows: Sequence[Row]) -> float:
-    """Rows a minute, once as many as there is room for have warmed it up."""
+    """Rows a minute, after as many warm-up rows as the engine renders at once."""
     room = sum(engine.places().values())
     _consume(engine, [row.model_copy(update={"output": f"warm-{i}.wav"}) for i, row in enumerate(rows[:room])])
-    began = time.perf_counter()
-    _consume(engine, rows)
-    return 60 * len(rows) / (time.perf_counter() - began)
+    return 60 * len(rows) / wall_clock(partial(_consume, engine, rows))
 
 
 def _consume(engine: Engine, rows: Sequence[Row]) -> None:
@@ -147,33 +149,26 @@ def _consume(engine: Engine, rows: Sequence[Row]) -> None:
 
 
 def _tables(document: dict[str, Any]) -> list[Table]:
-    one = document["one_worker"]
-    overhead = Table("one row after the other", "rows a minute", "time, to the loop's", title="What the farm adds")
-    overhead.add_row("the client in a loop", f"{one['loop_rows_per_minute']:.1f}", "1.000")
-    overhead.add_row("the farm, one worker", f"{one['farm_rows_per_minute']:.1f}", f"{one['farm_to_loop']:.3f}")
-    rates = Table("rows at once", "rows a minute", "to one at once", title="One server")
-    first = document["rows_per_minute"]["1"]
-    for workers, rate in document["rows_per_minute"].items():
-        rates.add_row(workers, f"{rate:.1f}", f"{rate / first:.2f}")
-    tables = [overhead, rates]
+    one, rates = document["one_worker"], document["rows_per_minute"]
+    tables = [
+        table(
+            "Overhead of the farm",
+            ["one row after the other", "rows a minute", "time, to the loop's"],
+            [
+                ["the client in a loop", f"{one['loop_rows_per_minute']:.1f}", "1.000"],
+                ["the farm, one worker", f"{one['farm_rows_per_minute']:.1f}", f"{one['farm_to_loop']:.3f}"],
+            ],
+        ),
+        _rates("One server", "rows at once", rates),
+    ]
     if "nodes" in document:
-        nodes = Table("nodes of one core", "rows a minute", "to one node", title="Ray")
-        for count, rate in document["nodes"]["rows_per_minute"].items():
-            nodes.add_row(count, f"{rate:.1f}", f"{rate / document['nodes']['rows_per_minute']['1']:.2f}")
-        tables.append(nodes)
-    for table in tables:
-        for column in table.columns[1:]:
-            column.justify = "right"
+        tables.append(_rates("Ray", "nodes of one core", document["nodes"]["rows_per_minute"]))
     return tables
 
 
-def _picture(document: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    rates = document["rows_per_minute"]
-    axes.bar(list(rates), list(rates.values()), color="#2ec4b6")
-    axes.set(xlabel="rows at once", ylabel="rows a minute")
-    return figure
+def _rates(title: str, heading: str, rates: Mapping[str, float]) -> Table:
+    rows = [[count, f"{rate:.1f}", f"{rate / rates['1']:.2f}"] for count, rate in rates.items()]
+    return table(title, [heading, "rows a minute", "to one"], rows)
 
 
 def has_ray() -> bool:

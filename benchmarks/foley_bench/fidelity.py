@@ -1,11 +1,10 @@
-"""What the official pipeline's losses and habits do to the numbers, measured with seeded weights at the official size.
+"""`foley-bench fidelity`: effects of the official pipeline's lossy steps, with seeded weights at the official size.
 
-The figures of `docs/fidelity.md`. Random weights say how far a disturbance is carried, not how it sounds: trained
-networks are more or less sensitive. Optical flow is OpenCV's DIS (Kroeger et al., ECCV 2016), since RAFT with random
-weights sees no motion.
+The figures of `docs/fidelity.md`. Random weights show how far a disturbance propagates, not how it sounds; trained
+networks are more or less sensitive. Optical flow is OpenCV's DIS (Kroeger et al., ECCV 2016), because RAFT with random
+weights finds no motion.
 """
 
-import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 
 from foley import clip, loudness
 from foley.dis_flow import DisFlow
@@ -23,10 +20,11 @@ from foley.envelope import Floats, measure
 from foley.envelope_filter import low_pass
 from foley.manifest import DisFlowConfig
 from foley.media import read_frames
-from foley.metrics import event_l1, tolerant_accuracy
+from foley.metrics import event_l1, relative_l2, tolerant_accuracy
 from foley.sampler import LATENTS_SHAPE
 from foley.schedule import alphas_cumprod
 from foley.solvers import ddim, multistep
+from foley_bench.baseline.images import Images, flow_through_jpeg, through_jpeg
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_export.networks.clap_text import ClapText
 from foley_export.networks.video2rms import Video2RMS
@@ -35,9 +33,6 @@ from foley_export.weights import fill
 from foley_export.wiring import wire
 from foley_pipeline.video2rms import clip_features
 
-Images = npt.NDArray[np.uint8]
-
-JPEG_QUALITY = 75  # torchvision.io.write_jpeg's default, with which the official script writes frames and flow
 ENCODINGS = 3  # the official preparation encodes the video anew when it aligns, cuts and changes the frame rate
 CRF = "23"  # of ffmpeg's libx264 when nothing is asked for
 _BATCH = 16
@@ -45,7 +40,7 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Effect:
-    """How much a measured figure changes."""
+    """How much a figure changes."""
 
     what: str
     value: float
@@ -53,7 +48,7 @@ class Effect:
 
 
 def measure_all(video: Path) -> Iterator[Effect]:
-    """Every figure, as it is measured; minutes, most of them in BN-Inception."""
+    """Yield every figure when it is measured; takes minutes, most of them in BN-Inception."""
     yield from video_side(video)
     yield text_padding()
     yield from peak_normalisation()
@@ -85,17 +80,17 @@ def video_side(video: Path) -> Iterator[Effect]:
     encoded_flow = dis.flow(encoded)
     reference = features(frames, flow)
     variants = {
-        "JPEG": (jpeg(frames), jpeg_flow(flow)),
+        "JPEG": (through_jpeg(frames), flow_through_jpeg(flow)),
         f"{ENCODINGS} x H.264": (encoded, encoded_flow),
-        f"{ENCODINGS} x H.264, JPEG": (jpeg(encoded), jpeg_flow(encoded_flow)),
+        f"{ENCODINGS} x H.264, JPEG": (through_jpeg(encoded), flow_through_jpeg(encoded_flow)),
     }
     for name, (other_frames, other_flow) in variants.items():
         yield Effect(f"{name}: frames", _mean_difference(frames[1:], other_frames[1:]), "of 255, mean")
         yield Effect(f"{name}: flow", _mean_difference(flow, other_flow), "of 255, mean")
         other = features(other_frames, other_flow)
         for stream, before, after in zip(("RGB", "flow"), reference, other, strict=True):
-            yield Effect(f"{name}: {stream} features", _relative(before, after), "relative L2")
-            motion = before - before.mean(axis=0)  # most of what a random network answers is the same for any frame
+            yield Effect(f"{name}: {stream} features", relative_l2(after, before), "relative L2")
+            motion = before - before.mean(axis=0)  # a random network's features are mostly the same for every frame
             share = np.linalg.norm(after - before) / np.linalg.norm(motion)
             yield Effect(f"{name}: {stream} features", float(share), "of their change over time")
         for kind, network in {"seeded": seeded, "wired": wired}.items():
@@ -108,23 +103,6 @@ def video_side(video: Path) -> Iterator[Effect]:
         for kind, network in {"seeded": seeded, "wired": wired}.items() if name == "JPEG" else ():
             _, classes = network(rows(reference))
             yield Effect(f"for comparison: classes that {kind} weights use", len(classes.unique()), "of 64")
-
-
-def jpeg(images: Images) -> Images:
-    """RGB images [n, h, w, 3] written as JPEG and read back."""
-    return np.stack([_jpeg(image) for image in images])
-
-
-def jpeg_flow(flow: Images) -> Images:
-    """Flow [n, h, w, 2], each direction as the official script stores it: a colour JPEG of three equal channels."""
-    grey = [[_jpeg(np.repeat(part[..., None], 3, axis=2), "L") for part in np.moveaxis(one, 2, 0)] for one in flow]
-    return np.moveaxis(np.array(grey, np.uint8), 1, 3)
-
-
-def _jpeg(image: Images, mode: str = "RGB") -> Images:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return np.asarray(Image.open(buffer).convert(mode))
 
 
 def reencoded(video: Path) -> Images:
@@ -153,7 +131,7 @@ def text_padding() -> Effect:
     padded = torch.nn.functional.pad(tokens, (0, 512 - length), value=1)
     mask = (torch.arange(512) < length).long()[None]
     short, long = network(tokens, mask[:, :length]), network(padded, mask)
-    return Effect("text padded to 512 tokens: embedding", _relative(short.numpy(), long.numpy()), "relative L2")
+    return Effect("text padded to 512 tokens: embedding", relative_l2(long.numpy(), short.numpy()), "relative L2")
 
 
 def peak_normalisation() -> Iterator[Effect]:
@@ -180,7 +158,7 @@ def filtered_recordings() -> Iterator[Effect]:
         filtered = low_pass(rms).astype(np.float32)
         onsets = [int(np.argmax(curve > 0.1 * curve.max())) for curve in (rms, filtered)]
         name = f"noise that decays in {decay_s} s, official filter"
-        yield Effect(f"{name}: envelope", _relative(rms, filtered), "relative L2")
+        yield Effect(f"{name}: envelope", relative_l2(filtered, rms), "relative L2")
         yield Effect(f"{name}: onset", 1000 * (onsets[1] - onsets[0]) / clip.ENVELOPE_RATE_HZ, "ms later")
 
 
@@ -194,10 +172,10 @@ def samplers() -> Iterator[Effect]:
         *_, exact = ddim(denoise, start, 1000)
         for steps in (25, 200):
             *_, result = ddim(denoise, start, steps)
-            yield Effect(f"mixture of spread {spread}: ddim, {steps} steps", _relative(exact, result), "relative L2")
+            yield Effect(f"mixture of spread {spread}: ddim, {steps} steps", relative_l2(result, exact), "relative L2")
         for steps in (25, 50):
             *_, result = multistep(denoise, start, steps)
-            yield Effect(f"mixture of spread {spread}: dpm++, {steps} steps", _relative(exact, result), "relative L2")
+            yield Effect(f"mixture of spread {spread}: dpm++, {steps} steps", relative_l2(result, exact), "relative L2")
 
 
 def mixture_denoiser(means: Floats, spread: float) -> Callable[[Floats, int], Floats]:
@@ -220,10 +198,6 @@ def mixture_denoiser(means: Floats, spread: float) -> Callable[[Floats, int], Fl
 def _run(network: torch.nn.Module, prepare: Callable[[torch.Tensor], torch.Tensor], images: Images) -> Floats:
     batches: Sequence[Images] = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
     return np.concatenate([network(prepare(torch.from_numpy(batch))).numpy() for batch in batches])
-
-
-def _relative(reference: Floats, other: Floats) -> float:
-    return float(np.linalg.norm(other - reference) / np.linalg.norm(reference))
 
 
 def _mean_difference(reference: Images, other: Images) -> float:

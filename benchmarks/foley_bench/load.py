@@ -1,4 +1,4 @@
-"""Asking a server for many things at once, with a number of callers or at a rate."""
+"""Load generators: a closed loop of callers, and an open loop of arrivals."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,26 +16,26 @@ Seconds = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Load:
-    """When requests were due, and how long after that they were answered, in seconds, [requests] each."""
+    """Due times and latencies of requests, in seconds, [requests] each."""
 
     due_s: Seconds
     latencies_s: Seconds
 
     @property
     def per_minute(self) -> float:
-        """Answers, over the time from the first request to the last answer: load that builds up and drains counts."""
+        """Requests a minute from the first due time to the last answer, ramp-up and drain included."""
         done_s = self.due_s + self.latencies_s
         return float(60 * len(done_s) / (done_s.max() - self.due_s.min()))
 
     @property
-    def most_under_way(self) -> int:
-        """The largest number of requests that waited for their answer at once."""
+    def most_in_flight(self) -> int:
+        """The largest number of requests in flight."""
         done_s = self.due_s + self.latencies_s
         return max(int(np.sum((self.due_s <= due) & (done_s > due))) for due in self.due_s)
 
 
 def closed_loop(job: Job, callers: int, count: int, watch: Watch) -> Load:
-    """`count` requests by `callers`, each of whom asks again when answered; `watch` is what the jobs run under."""
+    """Send `count` requests from `callers`, each of which sends the next when answered; `watch` cancels the jobs."""
     started = time.perf_counter()
 
     def ask() -> tuple[float, float]:
@@ -48,7 +48,7 @@ def closed_loop(job: Job, callers: int, count: int, watch: Watch) -> Load:
 
 
 def open_loop(job: Job, due_s: Seconds, watch: Watch) -> Load:
-    """Requests at the times `due_s`, counted from now, whether those before are answered or not."""
+    """Send requests at the times `due_s` from now, whether earlier ones are answered or not."""
     started = time.perf_counter()
 
     def ask(due: float) -> tuple[float, float]:
@@ -56,12 +56,12 @@ def open_loop(job: Job, due_s: Seconds, watch: Watch) -> Load:
         job()
         return due, time.perf_counter() - started - due
 
-    with ThreadPoolExecutor(len(due_s)) as pool:  # one each: nobody waits for another's thread
+    with ThreadPoolExecutor(len(due_s)) as pool:  # one each, so that no request waits for a thread
         return _collect(pool, [pool.submit(ask, due) for due in due_s.tolist()], watch)
 
 
 def poisson(count: int, per_minute: float, seed: int) -> Seconds:
-    """Times of `count` arrivals, the first at 0, of a Poisson process; stretched so that their rate is exact."""
+    """Times of `count` arrivals of a Poisson process, the first at 0, scaled so that their rate is exact."""
     gaps = np.random.default_rng(seed).exponential(size=count - 1)
     due = np.concatenate([[0.0], np.cumsum(gaps)])
     scaled: Seconds = due / due[-1] * (count - 1) * 60 / per_minute
@@ -73,7 +73,7 @@ def _collect(pool: ThreadPoolExecutor, calls: Sequence["Future[tuple[float, floa
         for call in wait(calls, return_when=FIRST_EXCEPTION).done:
             call.result()
     except BaseException:
-        watch.cancel()  # one failed or the user stopped: those under way stop before their next step
+        watch.cancel()  # one failed or the user stopped: those in flight stop before their next step
         pool.shutdown(cancel_futures=True)
         raise
     due_s, latencies_s = np.array([call.result() for call in calls]).T

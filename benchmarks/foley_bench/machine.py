@@ -1,22 +1,19 @@
-"""What a run was measured on: the machine, its memory, the versions, the commit and the bundle."""
+"""The machine, versions, commit and bundle that a run was measured on, and the threads that it computes with."""
 
 import os
 import platform
 import subprocess
-import time
-from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
 import psutil
 import torch
-from onnx import TensorProto, helper
 
-from foley.bundle import Bundle
+from foley.bundle import Bundle, graph_file
+from foley.stages import networks
+from foley_server.session import open_session
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = (
@@ -29,12 +26,9 @@ PACKAGES = (
     "tritonclient",
 )
 
-MATRIX_SIZES = (1024, 2048)
-MATRIX_SECONDS = 1.0  # of products of one size in one library
-
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """The part of every report that says what was measured, on what, and when: keys for its JSON document."""
+    """The part of every report's JSON document that says what was measured, on what, and when."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {
@@ -48,60 +42,15 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def matrix_flop_per_s() -> float:
-    """The best rate that a library here reaches in a large fp32 matrix product with all threads: see `matrix_rates`."""
-    return max(matrix_rates().values())
-
-
-def matrix_rates() -> Mapping[str, float]:
-    """The best rate of each library in large square fp32 matrix products with all threads, in operations a second.
-
-    They differ by a factor of two on some processors, so a floor from one of them alone can lie too high.
-    """
-    rates: dict[str, float] = {}
-    for size in MATRIX_SIZES:
-        for library, multiply in _products(size).items():
-            rates[library] = max(rates.get(library, 0.0), 2.0 * size**3 / _least_s(multiply))
-    return rates
-
-
-def _products(size: int) -> Mapping[str, Callable[[], object]]:
-    """A product of the same two matrices in every library."""
-    a, b = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
-    product = torch.empty(size, size)
-    session = _matmul_session()
-    return {
-        "PyTorch": lambda: torch.mm(torch.from_numpy(a), torch.from_numpy(b), out=product),
-        "ONNX Runtime": lambda: session.run(None, {"a": a, "b": b}),
-    }
-
-
-def _matmul_session() -> ort.InferenceSession:
-    a, b, product = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in ("a", "b", "product")
-    )
-    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["product"])], "product", [a, b], [product])
-    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
-def _least_s(call: Callable[[], object]) -> float:
-    """The shortest time of `call`, called for `MATRIX_SECONDS` and at least twice."""
-    call()
-    seconds: list[float] = []
-    while len(seconds) < 2 or sum(seconds) < MATRIX_SECONDS:
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def servers_memory_bytes() -> int:
-    """Resident memory of all processes that this one has started, servers and those they started included.
-
-    A page that several of them share counts once (PSS of Linux).
-    """
-    return sum(process.memory_full_info().pss for process in psutil.Process().children(recursive=True))
+def pin_threads(bundle: Bundle) -> int:
+    """Let PyTorch compute with as many threads as a session of the server does, and return their number."""
+    folder = Path("/proc/self/task")
+    before = len(list(folder.iterdir()))
+    session = open_session(bundle.path(graph_file(next(iter(networks(bundle.manifest))))))
+    threads = 1 + len(list(folder.iterdir())) - before  # the caller computes too
+    del session
+    torch.set_num_threads(threads)
+    return threads
 
 
 def _cpu() -> str:

@@ -1,6 +1,6 @@
-"""What NVIDIA's own tools need to drive this server: inputs for every served model, and the commands.
+"""Inputs, commands and configuration for NVIDIA's perf_analyzer and Model Analyzer to drive the server.
 
-The contracts say names, types and shapes; what values make sense is said here.
+The contracts define names, types and shapes; sensible values are chosen here.
 """
 
 import base64
@@ -13,28 +13,27 @@ from typing import Any
 import numpy as np
 import yaml
 
-from foley import clip
 from foley.manifest import Manifest
 from foley.sampler import Sampling
 from foley.stages import Stage, Tensor, stages
+from foley_bench.baseline.sound import GUIDANCE
+from foley_bench.inputs import PROMPT, SIZES
 
 Rng = np.random.Generator
-TOKENS = 12
 STEPS = 5  # of a `generate` call
 CONCURRENCY = "1:4:1"
 MEASURED_MS = 10_000
 COMMANDS = "commands.sh"
 MODEL_ANALYZER = "model_analyzer.yaml"
 
-_SIZES = {"frames": clip.CHUNK_PAIRS + 1, "pairs": clip.CHUNK_PAIRS, "tokens": TOKENS}
 _SENSIBLE: Mapping[str, Callable[[Rng, tuple[int, ...]], np.ndarray]] = {
     "timestep": lambda rng, shape: rng.integers(1, 1000, shape),
     "input_ids": lambda rng, shape: rng.integers(3, 250, shape),
     "attention_mask": lambda _, shape: np.ones(shape),
     "envelope": lambda rng, shape: rng.uniform(0, 0.3, shape),
-    "guidance": lambda _, shape: np.full(shape, 3.5),
+    "guidance": lambda _, shape: np.full(shape, GUIDANCE),
 }
-_WORDS = {"text": "a stick hits metal", "options": Sampling(steps=STEPS).encode(window=0).decode()}
+_WORDS = {"text": PROMPT, "options": Sampling(steps=STEPS).encode(window=0).decode()}
 
 
 def write(manifest: Manifest, folder: Path, url: str) -> None:
@@ -57,7 +56,7 @@ def example(stage: Stage, seed: int = 0) -> dict[str, Any]:
 
 def values(tensor: Tensor, rng: Rng) -> np.ndarray:
     """Values that make sense for an input, in the shape of one row."""
-    shape = tuple(_SIZES[size] if isinstance(size, str) else size for size in tensor.shape)
+    shape = tuple(SIZES[size] if isinstance(size, str) else size for size in tensor.shape)
     if tensor.dtype == "bytes":
         return np.full(shape, _WORDS[tensor.name], np.object_)
     if tensor.name in _SENSIBLE:

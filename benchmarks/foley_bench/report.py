@@ -1,33 +1,34 @@
-"""What a run has found, three ways: tables in the terminal, JSON, and a page with plots that needs no other file."""
+"""Reports of a run: tables in the terminal, JSON, and an HTML page with plots that needs no other file."""
 
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from foley.output import check_destination, replacing
 
-WIDE = 160  # columns of a table that no terminal shows
+WIDE = 160  # columns where output is redirected
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
 @dataclass(frozen=True)
 class Report:
-    """One run.
+    """The results of one run.
 
     Attributes:
         title: what was measured, in a few words.
-        lead: how, and how to read it: a paragraph.
+        lead: a paragraph on how it was measured and how to read it.
         document: for JSON; `foley_bench.machine.describe`, `settings`, and figures whose names end in their units.
-        tables: plain text in their cells.
+        tables: tables whose cells are plain text.
         pictures: plots by their captions.
     """
 
@@ -38,8 +39,46 @@ class Report:
     pictures: Mapping[str, Figure]
 
 
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Table:
+    """A table whose first column is aligned left and whose other columns are aligned right."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, caption=caption or None, caption_justify="left")
+    for i, heading in enumerate(headings):
+        made.add_column(heading, justify="right" if i else "left", no_wrap=not i, vertical="bottom")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def stacked_bars(parts: Mapping[str, Sequence[float]], bars: Sequence[str], unit: str) -> Figure:
+    """A horizontal bar for each of `bars`, made of one piece for each of `parts`."""
+    figure = Figure(figsize=(9, 1.5 + 0.5 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    ends = [0.0] * len(bars)
+    for name, lengths in parts.items():
+        axes.barh(list(bars), lengths, left=ends, label=name, edgecolor="white")
+        ends = [end + length for end, length in zip(ends, lengths, strict=True)]
+    axes.invert_yaxis()
+    axes.set(xlabel=unit, xlim=(0, None))
+    if len(parts) > 1:
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def lines(
+    x: Sequence[float], series: Mapping[str, Sequence[float]], x_label: str, y_label: str, log_x: bool = False
+) -> Figure:
+    """A line for each of `series` over the same `x`."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in series.items():
+        axes.plot(x, values, "o-", label=name)
+    axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, None), xscale="log" if log_x else "linear")
+    axes.legend(frameon=False)
+    return figure
+
+
 def prepare(json_file: Path | None, report_file: Path | None) -> None:
-    """Find out before the long work whether its results can be written.
+    """Check before a long run that its results can be written.
 
     Raises:
         OutputError: they cannot.
@@ -67,7 +106,7 @@ def show(parts: Sequence[Table | str]) -> None:
     """Print tables, and text between them, to standard output."""
     console = Console()
     if not console.is_terminal:
-        console.width = WIDE  # a file has no edge; 80 columns would cut figures off
+        console.width = WIDE  # no terminal width when redirected; 80 columns would cut figures off
     console.print(*parts, sep="\n")
 
 
@@ -90,7 +129,7 @@ def page(report: Report) -> str:
 
 
 def about(document: Mapping[str, Any]) -> str:
-    """On what a run was made, in a sentence or two."""
+    """The machine, bundle, commit and versions of a run, in a sentence or two."""
     machine, bundle = document["machine"], document["bundle"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
     return (
@@ -101,7 +140,7 @@ def about(document: Mapping[str, Any]) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """A plot as the address of an image that lies in the address itself."""
+    """A plot as a data URL."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,8 +1,8 @@
-"""Many requests at once: clips a minute, the batches that they form, and how long each has to wait.
+"""`foley-bench throughput`: many requests at once, in a closed loop and in an open loop.
 
-Closed loop: a number of callers, each of whom asks again as soon as the sound is there. Open loop: requests come when
-they come, a Poisson process at shares of the capacity that the closed loop found. There latency counts from the moment
-at which a request was due, so that no wait is forgotten because the benchmark itself was held up.
+Closed loop: a number of callers, each of which sends the next request when the last one is answered. Open loop:
+requests arrive in a Poisson process at shares of the capacity. Its latency counts from the moment at which a request
+was due, so that a delay of the benchmark itself counts too.
 """
 
 import math
@@ -12,31 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 
 from foley import clip, media
 from foley.bundle import Bundle
 from foley.envelope import samples
-from foley_bench.latency import PERCENTILES, PROMPT, percentiles
+from foley_bench.inputs import PROMPT
 from foley_bench.load import Job, Load, closed_loop, open_loop, poisson
 from foley_bench.machine import describe
-from foley_bench.report import Report
+from foley_bench.report import Report, lines, table
 from foley_bench.work import Work, read
-from foley_client import Foley, Watch, embedded_triton
+from foley_client import Foley, Prompt, Watch, embedded_triton
 
 CALLERS = (1, 2, 4, 8, 16)
 SHARES = (0.5, 0.8, 1.0, 1.3)  # of the capacity, at which requests arrive
-SATURATED = 0.95  # of the capacity
+PERCENTILES = (50, 95)
 
-ENVELOPE = np.full(clip.CLIP_ENVELOPE, 0.1, np.float32)  # what it is makes no difference to the work
+ENVELOPE = np.full(clip.CLIP_ENVELOPE, 0.1, np.float32)  # the work does not depend on its values
 
 
 def measure(bundle: Bundle, clips: int, video: Path | None, seed: int, watch: Watch) -> Report:
-    """At least `clips` sounds with every number of callers, and `clips` at every rate of arrival.
+    """Make at least `clips` sounds with each number of callers, and `clips` at each rate of arrival.
 
-    A sound is made on a given envelope, or on that of `video`, found anew each time; seeded by `seed` are arrivals.
+    Args:
+        video: a sound is made on its envelope, predicted for each sound; None: on a given envelope.
+        seed: of the arrivals.
 
     Raises:
         MediaError: `video` is none that can be used.
@@ -47,7 +47,7 @@ def measure(bundle: Bundle, clips: int, video: Path | None, seed: int, watch: Wa
 
     def job() -> None:
         envelope = foley.predict_envelope(video, work) if video else ENVELOPE
-        foley.generate(envelope, samples(duration_s), PROMPT, watch=work)
+        foley.generate(envelope, samples(duration_s), Prompt(PROMPT), watch=work)
 
     def observe(name: str, count: int, load: Callable[[Job], Load]) -> dict[str, Any]:
         before = read(foley.triton)["denoiser"]
@@ -70,7 +70,7 @@ def measure(bundle: Bundle, clips: int, video: Path | None, seed: int, watch: Wa
             count = callers * math.ceil(clips / callers)  # all are busy to the end
             load = partial(closed_loop, callers=callers, count=count, watch=work)
             closed[str(callers)] = observe(f"{callers} at a time", count, load)
-        capacity = max(found["clips_per_minute"] for found in closed.values())
+        capacity = closed[str(CALLERS[-1])]["clips_per_minute"]
         for share in SHARES:
             rate = share * capacity
             load = partial(open_loop, due_s=poisson(clips, rate, seed), watch=work)
@@ -90,22 +90,26 @@ def measure(bundle: Bundle, clips: int, video: Path | None, seed: int, watch: Wa
         "closed": closed,
         "open": opened,
         "capacity_per_minute": capacity,
-        "saturated_at_callers": next(
-            int(callers) for callers, found in closed.items() if found["clips_per_minute"] >= SATURATED * capacity
-        ),
         "overload_to_capacity": opened[str(SHARES[-1])]["clips_per_minute"] / capacity,
     }
+    unit = "A video's envelope and a sound on it" if video else "A sound on a given envelope"
     return Report(
         title=f"Throughput: {bundle.manifest.name}",
-        lead=_lead(document),
+        lead=f"{unit}, {duration_s:g} s; {sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}. "
+        f"Capacity, the rate with {CALLERS[-1]} callers: {capacity:.1f} clips a minute. When {SHARES[-1]:g} times as "
+        f"many arrive, {document['overload_to_capacity']:.0%} of the capacity is served.",
         document=document,
-        tables=[_closed_table(document), _open_table(document)],
+        tables=[_table(closed, opened)],
         pictures={
-            "Clips a minute by the number of callers.": _throughput(document),
-            "Latency by the rate of arrival, from the moment a request was due; dotted: the capacity.": _latency(
-                document
+            "Clips a minute by the number of callers.": lines(
+                CALLERS, {"": [row["clips_per_minute"] for row in closed.values()]}, "callers", "clips a minute", True
             ),
-            "Sizes of the denoiser's batches, as shares of its executions.": _batches(document),
+            "Latency by the rate of arrival, from the moment a request was due.": lines(
+                [row["arrivals_per_minute"] for row in opened.values()],
+                {f"p{q}": [row[f"p{q}_s"] for row in opened.values()] for q in PERCENTILES},
+                "arrivals a minute",
+                "latency (s)",
+            ),
         },
     )
 
@@ -114,8 +118,9 @@ def _figures(load: Load, denoiser: Work) -> dict[str, Any]:
     return {
         "clips": len(load.latencies_s),
         "clips_per_minute": load.per_minute,
-        **percentiles(load.latencies_s),
-        "most_under_way": load.most_under_way,
+        **{f"p{q}_s": float(np.percentile(load.latencies_s, q)) for q in PERCENTILES},
+        "max_s": float(load.latencies_s.max()),
+        "most_in_flight": load.most_in_flight,
         "denoiser": {
             "executions": denoiser.executions,
             "rows": denoiser.rows,
@@ -126,89 +131,33 @@ def _figures(load: Load, denoiser: Work) -> dict[str, Any]:
     }
 
 
-def _lead(document: Mapping[str, Any]) -> str:
-    settings, last = document["settings"], document["open"][str(SHARES[-1])]
-    unit = "A video's envelope and a sound on it" if settings["with_video"] else "A sound on a given envelope"
-    return (
-        f"{unit}, {settings['seconds']:g} s; {settings['sampler']}, {settings['steps']} steps, guidance "
-        f"{settings['guidance']:g}. Capacity: {document['capacity_per_minute']:.1f} clips a minute, of which "
-        f"{document['saturated_at_callers']} at a time reach {SATURATED:.0%}. When {last['arrivals_per_minute']:.1f} "
-        f"arrive every minute, {last['clips_per_minute']:.1f} are made: {document['overload_to_capacity']:.0%} of the "
-        f"capacity, with up to {last['most_under_way']} of {last['clips']} under way at once."
+def _table(closed: Mapping[str, Any], opened: Mapping[str, Any]) -> Table:
+    rows = {f"{callers} at a time": row for callers, row in closed.items()}
+    rows |= {f"{row['arrivals_per_minute']:.1f} arrive a minute": row for row in opened.values()}
+    return table(
+        "Requests at once",
+        [
+            "requests",
+            "clips a\nminute",
+            *(f"p{q}\ns" for q in PERCENTILES),
+            "most\ns",
+            "in flight\nat most",
+            "queue of\na step, ms",
+            "mean\nbatch",
+            "largest\nbatch",
+        ],
+        [
+            [
+                name,
+                f"{row['clips_per_minute']:.1f}",
+                *(f"{row[key]:.2f}" for key in (*(f"p{q}_s" for q in PERCENTILES), "max_s")),
+                str(row["most_in_flight"]),
+                f"{row['denoiser']['queue_ms']:.1f}",
+                f"{row['denoiser']['mean_batch']:.2f}",
+                list(row["denoiser"]["batches"])[-1],
+            ]
+            for name, row in rows.items()
+        ],
+        "Arrivals: a Poisson process, latency from the moment a request was due. Clips a minute: over the whole run, "
+        "ramp-up and drain included. Queue: mean, the batcher's wait for other requests included.",
     )
-
-
-def _closed_table(document: Mapping[str, Any]) -> Table:
-    shown = _table(
-        "Closed loop: every caller asks again when answered",
-        "Of few clips, p95 and p99 are near the slowest. Queue: of a step, mean, the batcher's waiting for company "
-        "included.",
-        ("at a\ntime", "clips a\nminute"),
-    )
-    for callers, row in document["closed"].items():
-        shown.add_row(callers, f"{row['clips_per_minute']:.1f}", *_cells(row))
-    return shown
-
-
-def _open_table(document: Mapping[str, Any]) -> Table:
-    shown = _table(
-        "Open loop: requests arrive at a rate",
-        "A Poisson process, at shares of the capacity. Latency from the moment a request was due. Made: over the whole "
-        "time, so at low rates a little less than arrives.",
-        ("share", "arrive a\nminute", "made a\nminute", "under way\nat most"),
-    )
-    for share, row in document["open"].items():
-        rates = (row["arrivals_per_minute"], row["clips_per_minute"])
-        shown.add_row(share, *(f"{rate:.1f}" for rate in rates), str(row["most_under_way"]), *_cells(row))
-    return shown
-
-
-def _table(title: str, caption: str, headings: tuple[str, ...]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, title=title, caption=caption, caption_justify="left")
-    for heading in (*headings, *(f"p{q}\ns" for q in PERCENTILES), "queue\nms", "mean\nbatch", "largest\nbatch"):
-        shown.add_column(heading, justify="right", vertical="bottom")
-    return shown
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    denoiser = row["denoiser"]
-    seconds = [f"{row[f'p{q}_s']:.2f}" for q in PERCENTILES]
-    return [*seconds, f"{denoiser['queue_ms']:.1f}", f"{denoiser['mean_batch']:.2f}", list(denoiser["batches"])[-1]]
-
-
-def _throughput(document: Mapping[str, Any]) -> Figure:
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(list(CALLERS), [row["clips_per_minute"] for row in document["closed"].values()], marker="o")
-    axes.set(xlabel="requests at a time", ylabel="clips a minute", ylim=(0, None), xscale="log")
-    axes.set_xticks(list(CALLERS), labels=[str(callers) for callers in CALLERS])
-    axes.minorticks_off()
-    return figure
-
-
-def _latency(document: Mapping[str, Any]) -> Figure:
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    rows = list(document["open"].values())
-    for q in PERCENTILES:
-        axes.plot([row["arrivals_per_minute"] for row in rows], [row[f"p{q}_s"] for row in rows], "o-", label=f"p{q}")
-    axes.axvline(document["capacity_per_minute"], color="0.5", linestyle=":")
-    axes.set(xlabel="arrivals a minute", ylabel="latency (s)", ylim=(0, None))
-    axes.legend(frameon=False)
-    return figure
-
-
-def _batches(document: Mapping[str, Any]) -> Figure:
-    loads = {f"{callers} at a time": row for callers, row in document["closed"].items()}
-    loads |= {f"{row['arrivals_per_minute']:.0f} a minute": row for row in document["open"].values()}
-    rows = math.ceil(len(loads) / 3)
-    figure = Figure(figsize=(9, 1 + 2 * rows), layout="constrained")
-    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).flat
-    for axes, (name, row) in zip(grid, loads.items(), strict=False):
-        sizes = [int(size) for size in row["denoiser"]["batches"]]
-        shares = np.array(list(row["denoiser"]["batches"].values())) / row["denoiser"]["executions"]
-        axes.bar(sizes, shares)
-        axes.set_title(name, fontsize="medium")
-    figure.supxlabel("rows in a batch")
-    figure.supylabel("share of executions")
-    return figure

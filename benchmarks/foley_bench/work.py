@@ -1,4 +1,4 @@
-"""What the served models did between two moments, from Triton's own statistics."""
+"""Counters of the served models, from Triton's statistics."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ class Work:
     """Counters of one served model, or their growth.
 
     Attributes:
-        requests: calls answered.
-        queue_s: how long they waited for their turn, all together.
-        batches: size -> executions, of batches with that many rows.
-        copy_s: how long Triton handed the tensors of executions in and out.
-        compute_s: how long executions lasted; for a network that is ONNX Runtime, and the Python around it.
+        requests: number of calls answered.
+        queue_s: seconds that they waited in the queue, summed.
+        batches: number of executions by batch size.
+        copy_s: seconds that Triton copied tensors of executions in and out.
+        compute_s: seconds of executions; of a network, ONNX Runtime and the Python code around it.
     """
 
     requests: int
@@ -39,7 +39,7 @@ class Work:
 
     @property
     def executions(self) -> int:
-        """Runs, of whatever batch size."""
+        """Number of executions of any batch size."""
         return sum(self.batches.values())
 
     @property
@@ -49,7 +49,7 @@ class Work:
 
 
 def computing(manifest: Manifest) -> list[str]:
-    """The served models that do the work: networks, and what finds the optical flow where that is none."""
+    """The served models that compute: networks, and DIS where it stands in for the optical flow network."""
     return [
         name
         for name, stage in stages(manifest).items()
@@ -58,7 +58,7 @@ def computing(manifest: Manifest) -> list[str]:
 
 
 def read(triton: Triton) -> Mapping[str, Work]:
-    """What every computing model has done since the server started."""
+    """The counters of every computing model since the server started."""
     return {model: _work(triton.statistics(model)) for model in computing(triton.manifest)}
 
 

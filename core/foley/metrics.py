@@ -1,4 +1,6 @@
-"""How well a predicted envelope follows the true one: Video-Foley's own measures, in numpy."""
+"""Measures of agreement: Video-Foley's own for envelopes, and the relative error of arrays."""
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,15 @@ def correlation(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
     return float(np.vdot(a, b) / scale) if scale > 0 else 0.0
 
 
+def relative_l2(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
+    """The L2 norm of the difference over that of `expected`; 0 for equal arrays, infinite where `expected` is zero."""
+    one, other = _alike(found, expected)
+    difference, norm = float(np.linalg.norm(one - other)), float(np.linalg.norm(other))
+    if not difference:
+        return 0.0
+    return difference / norm if norm else math.inf
+
+
 def _alike(predicted: npt.ArrayLike, true: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Both in float64, which holds every class and every float32.
 
@@ -40,5 +51,5 @@ def _alike(predicted: npt.ArrayLike, true: npt.ArrayLike) -> tuple[npt.NDArray[n
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     if predicted.shape != true.shape:
-        raise ValueError(f"predicted frames {predicted.shape} and true frames {true.shape} differ in number")
+        raise ValueError(f"the shapes {predicted.shape} and {true.shape} differ")
     return predicted, true

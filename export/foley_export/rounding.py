@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from foley.metrics import relative_l2
 from foley_export.precision import MOVERS
 from foley_export.runtime import Graph
 
@@ -56,16 +57,10 @@ class Rounded:
         *found, peak = self._graph(*inputs)
         pairs = zip(self._graph.outputs, found, expected, strict=False)  # the last output is the peak
         return HalfError(
-            {name: _relative_error(one, other) for name, one, other in pairs},
+            {name: relative_l2(one, other) for name, one, other in pairs},
             float(peak),
             self._largest / float(peak) if peak else math.inf,
         )
-
-
-def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    norm = float(np.linalg.norm(expected.astype(np.float64)))
-    difference = float(np.linalg.norm(found.astype(np.float64) - expected))
-    return difference / norm if norm else difference
 
 
 def _round(model: ir.Model) -> set[float]:

@@ -32,7 +32,7 @@ def test_quality_measures_everything(tiny_bundle: Path, tmp_path: Path) -> None:
     file, plots = tmp_path / "quality.json", tmp_path / "plots"
     command = [BIN / "foley-bench", "quality", tiny_bundle, "--clips", "2", "--json", file, "--plots", plots]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # a random bundle misses targets
     assert "targets are missed" in done.stdout
 
     document = json.loads(file.read_text())

@@ -19,9 +19,8 @@ from foley.errors import ServerFailure, SettingError
 from foley.stages import networks
 from foley_bench import diff, report, work
 from foley_bench.account import NETWORKS, computed_s
-from foley_bench.flop import count_flop
 from foley_bench.load import Load, closed_loop, open_loop, poisson
-from foley_bench.stages import timed
+from foley_bench.roofline import count_flop
 from foley_bench.work import Work
 from foley_client import Watch
 from foley_export.presets import PRESETS
@@ -125,13 +124,13 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
 
     load = open_loop(job, np.zeros(3), Watch())
     assert sorted(load.latencies_s) == pytest.approx([0.05, 0.10, 0.15], abs=0.04)
-    assert load.most_under_way == 3
+    assert load.most_in_flight == 3
 
 
 def test_callers_ask_again_when_answered() -> None:
     load = closed_loop(lambda: time.sleep(0.02), 2, 6, Watch())
     assert len(load.latencies_s) == 6
-    assert load.most_under_way == 2
+    assert load.most_in_flight == 2
     assert load.due_s.max() >= 2 * 0.02
 
 
@@ -152,7 +151,7 @@ def test_a_request_that_fails_ends_the_load() -> None:
 def test_throughput_is_requests_over_the_whole_time() -> None:
     load = Load(np.array([0.0, 10.0]), np.array([5.0, 20.0]))
     assert load.per_minute == 4
-    assert load.most_under_way == 1
+    assert load.most_in_flight == 1
 
 
 @given(st.integers(2, 50), st.floats(0.1, 1000), st.integers(0, 5))
@@ -161,12 +160,6 @@ def test_arrivals_keep_their_rate(count: int, per_minute: float, seed: int) -> N
     assert due_s[0] == 0
     assert (np.diff(due_s) >= 0).all()
     assert due_s[-1] == pytest.approx(60 * (count - 1) / per_minute)
-
-
-def test_rounds_end_when_the_time_is_up() -> None:
-    seconds = timed({"a": lambda: time.sleep(0.01), "b": lambda: None}, 5, 0.0, lambda: None)
-    assert {way: len(values) for way, values in seconds.items()} == {"a": 1, "b": 1}
-    assert len(timed({"a": lambda: None}, 5, 60.0, lambda: None)["a"]) == 5
 
 
 def test_tritons_counters_are_read_by_execution() -> None:

@@ -1,1 +1,1 @@
-"""Every network of a bundle on a GPU, in all the ways that are installed, beside the official way and a floor."""
+"""`foley-bench gpu`: every network of a bundle on a GPU, in every backend that is installed."""

@@ -1,14 +1,13 @@
-"""Time and memory on a device: by its own events on a GPU; by the clock on a processor, to try the script there."""
+"""Time and memory of a device: CUDA events on a GPU, the wall clock on a processor."""
 
-import statistics
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 
-WARM_UP = 5
+from foley_bench.measurement import measure, wall_clock
+
 MATRIX_SIZE = 4096
 NVIDIA_SMI = (
     "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu,memory.total"
@@ -22,18 +21,15 @@ class Device:
         self.name = name
         self.is_gpu = name.startswith("cuda")
 
-    def seconds(self, call: Callable[[], object], repeats: int) -> list[float]:
-        """How long each of `repeats` calls took, after `WARM_UP` others."""
-        for _ in range(WARM_UP if self.is_gpu else 1):
-            call()
-        return [self.once(call) for _ in range(repeats)]
+    @property
+    def warm_up(self) -> int:
+        """How many untimed rounds come before the timed ones."""
+        return 5 if self.is_gpu else 1
 
-    def once(self, call: Callable[[], object]) -> float:
+    def clock(self, call: Callable[[], object]) -> float:
         """Seconds of one call, as the device saw them."""
         if not self.is_gpu:
-            started = time.perf_counter()
-            call()
-            return time.perf_counter() - started
+            return wall_clock(call)
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         call()
@@ -42,15 +38,15 @@ class Device:
         return begin.elapsed_time(end) / 1000
 
     def used_bytes(self) -> int:
-        """Memory of the device that is in use, by whomever; 0 on a processor."""
+        """Memory of the device in use by all processes; 0 on a processor."""
         if not self.is_gpu:
             return 0
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info()
         return total - free
 
-    def forget(self) -> None:
-        """Give back what PyTorch keeps for later."""
+    def empty_cache(self) -> None:
+        """Empty PyTorch's cache of device memory."""
         if self.is_gpu:
             torch.cuda.empty_cache()
 
@@ -59,12 +55,13 @@ class Device:
         rates = {}
         for dtype in (torch.float32, torch.float16, torch.bfloat16) if self.is_gpu else (torch.float32,):
             a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE, device=self.name).to(dtype)
-            least = min(self.seconds(partial(torch.mm, a, b), 20 if self.is_gpu else 2))
-            rates[str(dtype).removeprefix("torch.")] = 2 * MATRIX_SIZE**3 / least
+            calls = {"mm": partial(torch.mm, a, b)}
+            timing = measure(calls, 20 if self.is_gpu else 2, clock=self.clock, warm_up=self.warm_up)["mm"]
+            rates[str(dtype).removeprefix("torch.")] = 2 * MATRIX_SIZE**3 / min(timing.seconds)
         return rates
 
     def describe(self) -> Mapping[str, str]:
-        """What the driver says of the GPU and its clocks now; they are left as they are found."""
+        """Name, driver, clocks, power and temperature of the GPU as nvidia-smi reports them now."""
         if not self.is_gpu:
             return {"name": "processor"}
         command = ["nvidia-smi", f"--query-gpu={NVIDIA_SMI}", "--format=csv,noheader"]
@@ -73,8 +70,3 @@ class Device:
         except (OSError, subprocess.CalledProcessError, IndexError):
             return {"name": torch.cuda.get_device_name()}
         return dict(zip(NVIDIA_SMI.split(","), (value.strip() for value in line.split(",")), strict=False))
-
-
-def median(seconds: list[float]) -> float:
-    """The middle one."""
-    return statistics.median(seconds)

@@ -1,61 +1,59 @@
-"""Each network each way: is it right, how long does it take, how much memory; and the same for a whole clip."""
+"""Each network in each backend: error, time and memory; and the same summed to a whole clip."""
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
-from foley import clip
 from foley.bundle import Bundle, Half
 from foley.errors import FoleyError
+from foley.metrics import relative_l2
 from foley.stages import networks
-from foley_bench.flop import count_flop
-from foley_bench.gpu.device import Device, median
-from foley_bench.gpu.ways import WAYS, Call, Material
+from foley_bench import inputs
+from foley_bench.baseline.sound import STEPS
+from foley_bench.gpu.backends import BACKENDS, Call, Workload, tensors
+from foley_bench.gpu.device import Device
 from foley_bench.machine import describe
-from foley_bench.official import sound
-from foley_bench.report import Report
+from foley_bench.measurement import measure as timings
+from foley_bench.report import Report, stacked_bars, table
+from foley_bench.roofline import count_flop
 from foley_export.make import load_network
 
-WRONG = 0.05  # a relative error above this is no answer to compare times with
-TOKENS = 16
-CLIP = ("optical_flow", "rgb_features", "flow_features", "video2rms", "clap_text", "denoiser", "vae_decoder", "vocoder")
+TOLERANCE = 0.05  # relative L2 error above which a backend's time does not count
 
 
 def measure(
     bundle: Bundle,
     device: Device,
     half: Half,
-    repeats: int,
+    rounds: int,
     batch: int,
     only: Sequence[str],
     say: Callable[[str], None],
 ) -> Report:
-    """Time every network of a clip, and a whole clip.
+    """Time every network of a clip in every backend.
 
     Args:
-        only: these networks alone, and no clip; empty: all.
+        rounds: timed calls of each network in each backend.
         batch: rows of the denoiser; the other networks of the sound, and the text, run with one.
+        only: measure these networks alone, and no clip; empty for all.
     """
     before, rates = device.describe(), device.matrix_flop_per_s()
     rate = rates.get({"fp16": "float16", "bf16": "bfloat16"}[half], rates["float32"])
     found: dict[str, Any] = {}
-    calls: dict[str, dict[str, Call]] = {}
     with torch.inference_mode(), torch.device(device.name):
-        for name in CLIP:
-            if name not in networks(bundle.manifest) or (only and name not in only):
-                continue  # DIS runs on the processor
-            found[name], calls[name] = _network(bundle, name, device, half, repeats, batch, rate, say)
-        whole = {} if only else _clips(calls, bundle, device, say)
+        for name in inputs.CALLS:
+            if name in networks(bundle.manifest) and (not only or name in only):  # DIS runs on the processor
+                found[name] = _network(bundle, name, device, half, rounds, batch, rate, say)
+    steps = bundle.manifest.sampling.steps
+    whole = {} if only else _clips(found, steps)
     document = {
         **describe(bundle),
         "gpu": {"before": before, "after": device.describe()},
-        "settings": {"precision": half, "repeats": repeats, "batch": batch, "steps": bundle.manifest.sampling.steps},
+        "settings": {"precision": half, "rounds": rounds, "batch": batch, "steps": steps},
         "torch": {"version": torch.__version__, "cuda": torch.version.cuda},
         "matrix_flop_per_s": dict(rates),
         "networks": found,
@@ -63,160 +61,139 @@ def measure(
     }
     return Report(
         title=f"On a GPU: {bundle.manifest.name}, {before['name']}",
-        lead="Every network on random inputs that lie on the device, timed by the device, medians after warm-up, "
-        "clocks as found. Errors are against this project's network in float32. The floor is the time that the "
-        f"arithmetic takes at {rate / 1e12:.1f} TFLOP/s, the best rate in a large matrix product in {half}.",
+        lead="Every network on random inputs that lie on the device, all backends called in turn and timed by the "
+        "device, medians after warm-up, clocks as found. Errors are against this project's network in float32. The "
+        f"bound is the time that the arithmetic takes at {rate / 1e12:.1f} TFLOP/s, the best rate in a large matrix "
+        f"product in {half}.",
         document=document,
-        tables=[_table(found), _clip_table(whole), _skipped_table(found)],
-        pictures={"Time of a clip, relative to the official way.": _bars(whole)} if whole else {},
+        tables=[_networks_table(found), _clip_table(whole, steps), _skipped_table(found)],
+        pictures={
+            f"Seconds of a clip, {steps} steps in every backend.": stacked_bars(
+                {"networks": [one[f"seconds_{steps}_steps"] for one in whole.values()]}, list(whole), "seconds"
+            )
+        }
+        if whole
+        else {},
     )
 
 
 def _network(
-    bundle: Bundle, name: str, device: Device, half: Half, repeats: int, batch: int, rate: float, say: Callable
-) -> tuple[dict[str, Any], dict[str, Call]]:
-    network = load_network(bundle, name)
+    bundle: Bundle,
+    name: str,
+    device: Device,
+    half: Half,
+    rounds: int,
+    batch: int,
+    rate: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     rows = batch if name == "denoiser" else 1
-    sizes = {"frames": clip.CHUNK_PAIRS + 1, "pairs": clip.CHUNK_PAIRS, "tokens": TOKENS}
-    material = Material(bundle, network, _guided(name, network.sample_inputs(rows, sizes)), device, half)
-    reference = [tensor.clone() for tensor in _reference(material)]
-    flop = count_flop(lambda: material.network(*material.inputs))
-    ways: dict[str, Any] = {}
+    with torch.device("cpu"):  # random numbers and weights are the same on every device
+        network = load_network(bundle, name)
+        workload = Workload(bundle, network, inputs.sample(network, rows), device, half)
+    reference = _reference(workload)
+    flop = count_flop(lambda: workload.network(*workload.inputs))
+    backends: dict[str, Any] = {}
     calls: dict[str, Call] = {}
-    for way, prepare in WAYS.items():
-        if way == "official" and rows > 1:
-            ways[way] = {"skipped": "the official way has no batches"}
+    for backend, prepare in BACKENDS.items():
+        if backend == "baseline" and rows > 1:
+            backends[backend] = {"skipped": "the official pipeline has no batches"}
             continue
-        say(f"{name}: {way}")
+        say(f"{name}: {backend}")
         try:
-            ways[way], calls[way] = _way(prepare, material, reference, flop / rate, repeats)
+            backends[backend], calls[backend] = _prepare(prepare, workload, reference)
         except FoleyError as reason:
-            ways[way] = {"skipped": str(reason)}
+            backends[backend] = {"skipped": str(reason)}
         except (RuntimeError, ValueError, OSError) as error:  # of a compiler, a driver, out of memory: the others go on
-            ways[way] = {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-        device.forget()
-    baseline = ways["official"].get("seconds") or ways["eager"].get("seconds")
-    for figures in ways.values():
-        if baseline and "seconds" in figures:
-            figures["official_to_this"] = baseline / figures["seconds"]
-    return {"flop": flop, "rows": rows, "ways": ways}, calls
+            backends[backend] = {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        device.empty_cache()
+    found = timings(calls, rounds, clock=device.clock, warm_up=device.warm_up)
+    for backend, timing in found.items():
+        backends[backend] |= {**timing.document(), "to_bound": timing.median_s * rate / flop}
+        if "baseline" in found:
+            backends[backend]["speedup"] = found["baseline"].median_s / timing.median_s
+    return {"flop": flop, "rows": rows, "backends": backends}
 
 
-def _way(
-    prepare: Callable[[Material], Call],
-    material: Material,
-    reference: Sequence[torch.Tensor],
-    floor_s: float,
-    repeats: int,
+def _prepare(
+    prepare: Callable[[Workload], Call], workload: Workload, reference: Sequence[torch.Tensor]
 ) -> tuple[dict[str, Any], Call]:
-    before, started = material.device.used_bytes(), time.perf_counter()
-    call = prepare(material)
-    answer = call()
-    first_s = time.perf_counter() - started
-    errors = [_error(one, other) for one, other in zip(answer, reference, strict=True)]
-    seconds = median(material.device.seconds(call, repeats))
+    before, started = workload.device.used_bytes(), time.perf_counter()
+    call = prepare(workload)
+    # the baseline has the first outputs only
+    pairs = zip(call(), reference, strict=False)
+    error = max(relative_l2(found.float().cpu().numpy(), expected.float().cpu().numpy()) for found, expected in pairs)
+    if not math.isfinite(error):
+        raise FoleyError("its outputs are not finite")
     figures = {
-        "seconds": seconds,
-        "to_floor": seconds / floor_s,
-        "error": max(errors),
-        "right": bool(max(errors) < WRONG),
-        "prepare_s": first_s,
-        "memory_bytes": max(0, material.device.used_bytes() - before),
+        "error": error,
+        "within_tolerance": error < TOLERANCE,
+        "prepare_s": time.perf_counter() - started,
+        "memory_bytes": max(0, workload.device.used_bytes() - before),
     }
     return figures, call
 
 
-def _reference(material: Material) -> Sequence[torch.Tensor]:
-    """The answer in float32 proper. The ways are timed as PyTorch runs by default, where convolutions are in TF32."""
+def _reference(workload: Workload) -> Sequence[torch.Tensor]:
+    """Outputs in float32. The backends are timed as PyTorch runs by default, where convolutions are in TF32."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        answer = material.network(*material.inputs)
-    return answer if isinstance(answer, tuple) else (answer,)
+        return [tensor.clone() for tensor in tensors(workload.network(*workload.inputs))]
 
 
-def _guided(name: str, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    """The denoiser with the guidance that the official way has."""
-    return [*inputs[:5], torch.full_like(inputs[5], sound.GUIDANCE)] if name == "denoiser" else inputs
+def _clips(found: Mapping[str, Any], steps: int) -> dict[str, dict[str, float]]:
+    """Seconds of all calls of a clip with the official steps and with `steps`, for every backend that has all networks.
 
-
-def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    difference = torch.linalg.vector_norm(found.double().reshape(-1) - expected.double().reshape(-1))
-    return float(difference / torch.linalg.vector_norm(expected.double()).clamp(min=1e-30))
-
-
-def _clips(
-    calls: Mapping[str, Mapping[str, Call]], bundle: Bundle, device: Device, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Seconds of all calls that a clip of 10 s makes, one after the other, for every way that has all networks."""
-    chunks = math.ceil((clip.CLIP_FRAMES - 1) / clip.CHUNK_PAIRS)
-    whole: dict[str, Any] = {}
-    for way in WAYS:
-        if not all(way in of_network for of_network in calls.values()):
+    The speed-ups compare equal steps: the first with the official number, the second with `steps`.
+    """
+    clips: dict[str, dict[str, float]] = {}
+    for backend in BACKENDS:
+        medians = {name: one["backends"][backend].get("median_s") for name, one in found.items()}
+        if None in medians.values():
             continue
-        say(f"a clip: {way}")
-        steps = sound.STEPS if way == "official" else bundle.manifest.sampling.steps
-        times = {name: chunks if name.endswith(("flow", "features")) else 1 for name in calls} | {"denoiser": steps}
-        times["clap_text"] = 2
-
-        def run(way: str = way, times: Mapping[str, int] = times) -> None:
-            for name, count in times.items():
-                for _ in range(count):
-                    calls[name][way]()
-
-        whole[way] = {"seconds": device.once(run), "steps": steps, "calls": times}
-    for figures in whole.values():
-        figures["official_to_this"] = whole["official"]["seconds"] / figures["seconds"] if "official" in whole else None
-    return whole
+        for count in (STEPS, steps):
+            calls = {name: count if name == "denoiser" else inputs.CALLS[name] for name in medians}
+            clip_s = sum(calls[name] * medians[name] for name in medians)
+            clips.setdefault(backend, {})[f"seconds_{count}_steps"] = clip_s
+            if "baseline" in clips:
+                clips[backend][f"speedup_{count}_steps"] = clips["baseline"][f"seconds_{count}_steps"] / clip_s
+    return clips
 
 
-def _table(found: Mapping[str, Any]) -> Table:
-    table = Table("network", "way", title="Networks")
-    for heading in ("ms", "times as fast as official", "to the floor", "error", "MiB", "ready after s"):
-        table.add_column(heading, justify="right")
-    for name, about in found.items():
-        for way, figures in about["ways"].items():
-            if "seconds" not in figures:
-                continue
-            table.add_row(
-                name,
-                way if figures["right"] else f"{way}: WRONG",
-                f"{figures['seconds'] * 1e3:.3f}",
-                f"{figures.get('official_to_this', math.nan):.2f}",
-                f"{figures['to_floor']:.1f}",
+def _networks_table(found: Mapping[str, Any]) -> Table:
+    return table(
+        "Networks",
+        ["network, backend", "ms", "speed-up", "time /\nbound", "error", "MiB", "ready\nafter s"],
+        [
+            [
+                f"{name}, {backend}" + ("" if figures["within_tolerance"] else ": WRONG"),
+                f"{figures['median_s'] * 1e3:.3f} ± {figures['iqr_s'] * 500:.1g}",
+                f"{figures['speedup']:.2f}" if "speedup" in figures else "",
+                f"{figures['to_bound']:.1f}",
                 f"{figures['error']:.1e}",
                 f"{figures['memory_bytes'] / 2**20:.0f}",
                 f"{figures['prepare_s']:.1f}",
-            )
-    return table
+            ]
+            for name, about in found.items()
+            for backend, figures in about["backends"].items()
+            if "median_s" in figures
+        ],
+    )
 
 
-def _clip_table(whole: Mapping[str, Any]) -> Table:
-    table = Table("way", "steps", title="A clip of 10 s: the networks, without decoding")
-    for heading in ("seconds", "times as fast as official"):
-        table.add_column(heading, justify="right")
-    for way, figures in whole.items():
-        ratio = figures["official_to_this"]
-        table.add_row(way, str(figures["steps"]), f"{figures['seconds']:.3f}", f"{ratio:.1f}" if ratio else "")
-    return table
+def _clip_table(clips: Mapping[str, Mapping[str, float]], steps: int) -> Table:
+    columns = [f"{key}_{count}_steps" for count in (STEPS, steps) for key in ("seconds", "speedup")]
+    return table(
+        "A clip of 10 s: the networks, without decoding",
+        ["backend", *(f"{key}\n{count} steps" for count in (STEPS, steps) for key in ("s", "speed-up"))],
+        [[backend, *(f"{one[key]:.3f}" if key in one else "" for key in columns)] for backend, one in clips.items()],
+    )
 
 
 def _skipped_table(found: Mapping[str, Any]) -> Table:
-    table = Table("way", "why it was skipped", "networks", title="Skipped")
     reasons: dict[tuple[str, str], list[str]] = {}
     for name, about in found.items():
-        for way, figures in about["ways"].items():
+        for backend, figures in about["backends"].items():
             if "skipped" in figures:
-                reasons.setdefault((way, figures["skipped"]), []).append(name)
-    for (way, reason), names in reasons.items():
-        table.add_row(way, reason, ", ".join(names))
-    return table
-
-
-def _bars(whole: Mapping[str, Any]) -> Figure:
-    figure = Figure(figsize=(6, 0.8 + 0.4 * len(whole)), layout="constrained")
-    axes = figure.subplots()
-    base = next(iter(whole.values()))["seconds"]
-    axes.barh(np.arange(len(whole)), [one["seconds"] / base for one in whole.values()], color="#2ec4b6")
-    axes.set_yticks(range(len(whole)), labels=list(whole))
-    axes.invert_yaxis()
-    axes.set_xlabel(f"time / {next(iter(whole))}")
-    return figure
+                reasons.setdefault((backend, figures["skipped"]), []).append(name)
+    rows = [[backend, reason, ", ".join(names)] for (backend, reason), names in reasons.items()]
+    return table("Skipped", ["backend", "reason", "networks"], rows)

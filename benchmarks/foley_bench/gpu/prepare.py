@@ -1,4 +1,4 @@
-"""What has to be there before anything can be timed: graphs in half precision, and engines."""
+"""Makes the graphs in half precision and the engines that are timed."""
 
 import importlib.util
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from foley_export.tensorrt.build import build_engines
 
 
 def prepare(root: Path, half: Half, say: Callable[[str], None]) -> Bundle:
-    """Make what is missing in the bundle at `root` for those of ONNX Runtime's CUDA and TensorRT that are installed.
+    """Make the graphs and engines that the bundle at `root` lacks for the installed backends.
 
-    What cannot be made is said, and skipped later.
+    A failure is passed to `say`; the backend that lacks its file is skipped later.
     """
     has_tensorrt = importlib.util.find_spec("tensorrt") is not None
     if not (has_tensorrt or has_cuda_provider()):

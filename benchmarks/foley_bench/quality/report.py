@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from foley_bench.quality.truth import PROMPTS
 from foley_bench.quality.video2rms import TOLERANCES
+from foley_bench.report import table
 
 Figures = Mapping[str, Any]
 
@@ -137,10 +137,4 @@ def _row(values: Figures, keys: Sequence[str]) -> list[str]:
 
 
 def _table(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]], caption: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, caption=caption, caption_justify="left")
-    table.add_column("", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", vertical="bottom")
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
-    return table
+    return table(title, ["", *headings], [[name, *cells] for name, cells in rows.items()], caption)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from rich import box
 from rich.table import Table
 
 from foley import __version__
 from foley.bundle import Bundle
 from foley.envelope import Floats
+from foley.metrics import relative_l2
+from foley_bench import report as tables
 from foley_bench.quality import clips
 from foley_bench.quality.rms2sound import generate
 from foley_bench.quality.timbre import spectrogram_db
@@ -61,7 +62,7 @@ _COLUMNS = {
     "mel_distance_db": "mel distance (dB) ↓",
     "waveform_distance": "waveform distance ↓",
     "seconds": "s a clip ↓",
-    "speed_up": "times as fast ↑",
+    "speedup": "speed-up ↑",
 }
 
 
@@ -98,9 +99,9 @@ def measure_steps(
                     "setting": {**setting, "guidance": sampling.guidance},
                     **scores([hear(triton, waveform) for waveform in waveforms], truth),
                     "mel_distance_db": _mean(_mel_distance_db, waveforms, reference),
-                    "waveform_distance": _mean(_relative_l2, waveforms, reference),
+                    "waveform_distance": _mean(relative_l2, waveforms, reference),
                     "seconds": seconds,
-                    "speed_up": reference_s / seconds,
+                    "speedup": reference_s / seconds,
                 }
             )
         versions = {"foley": __version__, **triton.versions}
@@ -123,26 +124,20 @@ def describe(setting: Setting) -> str:
 def table(figures: Mapping[str, Any]) -> Table:
     """The document for people."""
     versions = figures["versions"]
-    shown = Table(
-        box=box.SIMPLE_HEAD,
-        title="Speed against quality",
-        caption=f"{figures['clips']} test clips, seed {figures['seed']}, text prompts, true envelopes, the same noise "
-        "in every row. Distances and speed-up: to the first row of the same guidance. "
+    return tables.table(
+        "Speed against quality",
+        ["setting", *_COLUMNS.values()],
+        [[describe(row["setting"]), *(f"{row[key]:.4f}" for key in _COLUMNS)] for row in figures["rows"]],
+        f"{figures['clips']} test clips, seed {figures['seed']}, text prompts, true envelopes, the same noise in every "
+        "row. Distances and speed-up: to the first row of the same guidance. "
         f"Bundle {versions['bundle']} ({versions['bundle_sha256'][:12]}).",
-        caption_justify="left",
     )
-    shown.add_column("setting", no_wrap=True)
-    for heading in _COLUMNS.values():
-        shown.add_column(heading, justify="right", vertical="bottom")
-    for row in figures["rows"]:
-        shown.add_row(describe(row["setting"]), *(f"{row[key]:.4f}" for key in _COLUMNS))
-    return shown
 
 
 def draw(figures: Mapping[str, Any], destination: Path) -> None:
     """Every figure of quality over the time of a clip; a colour a sampler, rings where more was changed: a PNG."""
     figure = Figure(figsize=(14, 7), layout="constrained")
-    shown = [key for key in _COLUMNS if key not in ("seconds", "speed_up")]
+    shown = [key for key in _COLUMNS if key not in ("seconds", "speedup")]
     for axes, key in zip(figure.subplots(2, 4).flat, shown, strict=False):
         for number, sampler in enumerate(dict.fromkeys(row["setting"]["sampler"] for row in figures["rows"])):
             rows = [row for row in figures["rows"] if row["setting"]["sampler"] == sampler]
@@ -171,7 +166,3 @@ def _mean(distance: Any, ours: Sequence[Floats], theirs: Sequence[Floats]) -> fl
 
 def _mel_distance_db(one: Floats, other: Floats) -> float:
     return float(np.abs(spectrogram_db(one) - spectrogram_db(other)).mean())
-
-
-def _relative_l2(one: Floats, other: Floats) -> float:
-    return float(np.linalg.norm(one - other) / np.linalg.norm(other))

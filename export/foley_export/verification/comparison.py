@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from foley.metrics import relative_l2
+
 Engine = Literal["numpy", "torch", "onnx", "fp16", "bf16"]
 
 TOLERANCE: dict[Engine, float] = {"numpy": 1e-6, "torch": 1e-4, "onnx": 5e-4, "fp16": 1e-2, "bf16": 1e-1}
@@ -66,10 +68,7 @@ def compare(module: str, engine: Engine, comparison: Comparison) -> Result:
     allowed = TOLERANCE[engine] if comparison.relative is None else comparison.relative
     difference = np.abs(ours.astype(np.float64) - official.astype(np.float64))
     absolute = float(difference.max(initial=0.0))
-    scale = float(np.linalg.norm(official.astype(np.float64)))
-    relative = float(np.linalg.norm(difference))
-    if relative:
-        relative = relative / scale if scale else math.inf
+    relative = relative_l2(ours, official)
     return Result(
         module,
         comparison.what,

@@ -1,6 +1,6 @@
-"""The ways to run a network on a GPU, each a call on tensors that lie on the device.
+"""The backends that run a network on a GPU, each a call on tensors on the device.
 
-Where one cannot be gone here, it raises a FoleyError that says why.
+A backend raises FoleyError if it is unavailable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from foley.bundle import Bundle, Half, engine_file, graph_file
 from foley.errors import FoleyError
+from foley_bench.baseline.networks import run
 from foley_bench.gpu.device import Device
 from foley_bench.gpu.prepare import has_cuda_provider
-from foley_bench.stages import official
 from foley_export.networks.network import Network
 
 Call = Callable[[], Sequence[Tensor]]
@@ -22,8 +22,8 @@ Call = Callable[[], Sequence[Tensor]]
 _DTYPES: Mapping[Half, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Material:
-    """A network with inputs for it, on the device."""
+class Workload:
+    """A network and its inputs, on the device."""
 
     def __init__(self, bundle: Bundle, network: Network, inputs: Sequence[Tensor], device: Device, half: Half) -> None:
         self.bundle, self.device, self.half = bundle, device, half
@@ -32,56 +32,56 @@ class Material:
         self.stage = network.stage
 
 
-def official_way(material: Material) -> Call:
-    """Eager PyTorch in float32, as the official pipeline calls it: pair by pair, branch by branch, texts padded."""
-    return lambda: _several(official(material.network, material.inputs))
+def baseline(workload: Workload) -> Call:
+    """Eager PyTorch in float32 in the official order of work, see `foley_bench.baseline`."""
+    return lambda: run(workload.network, workload.inputs)
 
 
-def eager(material: Material) -> Call:
+def eager(workload: Workload) -> Call:
     """This project's network in eager PyTorch, in float32."""
-    return lambda: _several(material.network(*material.inputs))
+    return lambda: tensors(workload.network(*workload.inputs))
 
 
-def autocast(material: Material) -> Call:
+def autocast(workload: Workload) -> Call:
     """The same under autocast to half precision."""
 
     def call() -> Sequence[Tensor]:
-        with torch.autocast(material.device.name, _DTYPES[material.half]):
-            return _several(material.network(*material.inputs))
+        with torch.autocast(workload.device.name, _DTYPES[workload.half]):
+            return tensors(workload.network(*workload.inputs))
 
     return call
 
 
-def compiled(material: Material) -> Call:
+def compiled(workload: Workload) -> Call:
     """The same, compiled by torch.compile, with CUDA graphs where it can."""
-    if not material.device.is_gpu:
+    if not workload.device.is_gpu:
         raise FoleyError("torch.compile is measured on GPUs only")
-    call = torch.compile(material.network, mode="reduce-overhead", dynamic=False)
+    call = torch.compile(workload.network, mode="reduce-overhead", dynamic=False)
 
     def run() -> Sequence[Tensor]:
         torch.compiler.cudagraph_mark_step_begin()
-        with torch.autocast(material.device.name, _DTYPES[material.half]):
-            return _several(call(*material.inputs))
+        with torch.autocast(workload.device.name, _DTYPES[workload.half]):
+            return tensors(call(*workload.inputs))
 
     return run
 
 
-def onnx_runtime(material: Material) -> Call:
+def onnx_runtime(workload: Workload) -> Call:
     """The graph in half precision in ONNX Runtime's CUDA provider, inputs and outputs on the device."""
     import onnxruntime as ort
 
     if not has_cuda_provider():
         raise FoleyError("ONNX Runtime has no CUDA provider here; pip install onnxruntime-gpu")
-    graph = _need(material, graph_file(material.stage.name, material.half), "foley-export onnx --precision")
+    graph = _need(workload, graph_file(workload.stage.name, workload.half), "foley-export onnx --precision")
     session = ort.InferenceSession(graph, providers=[("CUDAExecutionProvider", {"cudnn_conv_use_max_workspace": "1"})])
     outputs = [
-        torch.empty(tuple(one.shape), dtype=one.dtype, device=material.device.name)
-        for one in _several(material.network(*material.inputs))
+        torch.empty(tuple(one.shape), dtype=one.dtype, device=workload.device.name)
+        for one in tensors(workload.network(*workload.inputs))
     ]
     binding = session.io_binding()
-    for tensor, value in zip(material.stage.inputs, material.inputs, strict=True):
+    for tensor, value in zip(workload.stage.inputs, workload.inputs, strict=True):
         _bind(binding.bind_input, tensor.name, value, tensor.numpy_dtype)
-    for tensor, value in zip(material.stage.outputs, outputs, strict=True):
+    for tensor, value in zip(workload.stage.outputs, outputs, strict=True):
         _bind(binding.bind_output, tensor.name, value, tensor.numpy_dtype)
 
     def call() -> Sequence[Tensor]:
@@ -91,28 +91,28 @@ def onnx_runtime(material: Material) -> Call:
     return call
 
 
-def tensorrt(material: Material) -> Call:
+def tensorrt(workload: Workload) -> Call:
     """The engine that `foley-export tensorrt` has built, its inputs and outputs on the device."""
     try:
         import tensorrt as trt
     except ImportError as error:
         raise FoleyError(f"no TensorRT here ({error}); pip install 'tensorrt>=11,<12'") from error
-    engine = _need(material, engine_file(material.stage.name, material.half, "latency"), "foley-export tensorrt")
+    engine = _need(workload, engine_file(workload.stage.name, workload.half, "latency"), "foley-export tensorrt")
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
         raise FoleyError(
-            f"{engine} is not for this GPU and TensorRT; run `foley-export tensorrt {material.bundle.root}`"
+            f"{engine} is not for this GPU and TensorRT; run `foley-export tensorrt {workload.bundle.root}`"
         )
     context = loaded.create_execution_context()
-    for tensor, value in zip(material.stage.inputs, material.inputs, strict=True):
+    for tensor, value in zip(workload.stage.inputs, workload.inputs, strict=True):
         context.set_input_shape(tensor.name, tuple(value.shape))
         context.set_tensor_address(tensor.name, value.data_ptr())
     outputs = []
-    for tensor in material.stage.outputs:
+    for tensor in workload.stage.outputs:
         shape = tuple(context.get_tensor_shape(tensor.name))
         dtype = torch.from_numpy(_empty(tensor.numpy_dtype)).dtype
-        outputs.append(torch.empty(shape, dtype=dtype, device=material.device.name))
+        outputs.append(torch.empty(shape, dtype=dtype, device=workload.device.name))
         context.set_tensor_address(tensor.name, outputs[-1].data_ptr())
     stream = torch.cuda.current_stream()
 
@@ -121,12 +121,12 @@ def tensorrt(material: Material) -> Call:
         return outputs
 
     # the call keeps alive what the context only points to
-    call.kept = (runtime, loaded, context, material.inputs)  # type: ignore[attr-defined]
+    call.kept = (runtime, loaded, context, workload.inputs)  # type: ignore[attr-defined]
     return call
 
 
-WAYS: Mapping[str, Callable[[Material], Call]] = {
-    "official": official_way,
+BACKENDS: Mapping[str, Callable[[Workload], Call]] = {
+    "baseline": baseline,
     "eager": eager,
     "autocast": autocast,
     "torch.compile": compiled,
@@ -135,16 +135,15 @@ WAYS: Mapping[str, Callable[[Material], Call]] = {
 }
 
 
-def _need(material: Material, name: str, command: str) -> Any:
-    path = material.bundle.path(name)
+def _need(workload: Workload, name: str, command: str) -> Any:
+    path = workload.bundle.path(name)
     if not path.is_file():
-        raise FoleyError(f"{path} is not there: run `{command} {material.bundle.root}`")
+        raise FoleyError(f"{path} is not there: run `{command} {workload.bundle.root}`")
     return path
 
 
-def _several(answer: object) -> Sequence[Tensor]:
-    if isinstance(answer, list):  # flow, pair by pair
-        return [torch.stack(answer)]
+def tensors(answer: object) -> Sequence[Tensor]:
+    """The outputs of a network, which returns one tensor or a tuple of them."""
     return answer if isinstance(answer, tuple) else [answer]  # type: ignore[list-item]
 
 

@@ -1,11 +1,11 @@
-"""The official way has the numbers of ours: what `foley-bench compare` compares is the same work."""
+"""The baseline computes the same numbers as this project's networks, from the networks themselves to the pictures."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 
-from foley_bench.official import raft, sound
+from foley_bench.baseline import raft, sound
 from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.optical_flow import OpticalFlow
 from foley_export.presets import TINY
@@ -32,6 +32,6 @@ def test_two_calls_a_step_are_the_guidance_of_one_batch():
     network = fill(Denoiser(TINY))
     latents, _, envelope, embedding, negative, guidance = network.sample_inputs(1)
     scale = torch.full_like(guidance, sound.GUIDANCE)
-    ours, _ = network(latents, torch.tensor([[500]]), envelope, embedding, negative, scale)
+    ours, *_ = network(latents, torch.tensor([[500]]), envelope, embedding, negative, scale)
     theirs = sound.guided_noise(network, latents, torch.tensor([500]), envelope, embedding, negative)
     assert (ours - theirs).norm() <= TOLERANCE * theirs.norm()

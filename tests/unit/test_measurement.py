@@ -1,0 +1,63 @@
+"""The measurement core: turns, warm-up, statistics and memory. Never how fast anything is."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foley_bench.measurement import Peak, Timing, interleave, measure, memory_bytes, own_process, peak_memory
+
+
+def test_every_round_calls_everything_once_and_begins_with_another():
+    called = []
+    calls = {name: (lambda name=name: called.append(name)) for name in "abc"}
+    interleave(calls, 4)
+    rounds = ["".join(called[i : i + 3]) for i in range(0, 12, 3)]
+    assert rounds == ["abc", "bca", "cab", "abc"]
+
+
+def test_results_are_kept_by_name_whatever_the_turn():
+    counters = {name: iter(range(start, 99)) for name, start in (("a", 0), ("b", 50))}
+    found = interleave({name: (lambda name=name: next(counters[name])) for name in counters}, 3)
+    assert found == {"a": [0, 1, 2], "b": [50, 51, 52]}
+
+
+def test_rounds_end_when_the_time_is_up_but_one_is_always_there():
+    advanced = []
+    found = interleave({"a": lambda: 1, "b": lambda: 2}, 5, limit_s=0.0, on_round=lambda: advanced.append(1))
+    assert found == {"a": [1], "b": [2]}
+    assert len(advanced) == 1
+
+
+def test_warm_up_is_not_timed():
+    """A clock that counts its calls: the first two rounds are called past it."""
+    calls, clocked = [], []
+
+    def clock(call):
+        call()
+        clocked.append(1)
+        return float(len(clocked))
+
+    found = measure({"a": lambda: calls.append(1)}, 3, clock=clock, warm_up=2)
+    assert len(calls) == 5
+    assert found["a"].seconds == (1.0, 2.0, 3.0)
+
+
+@given(st.lists(st.floats(0.001, 100), min_size=1, max_size=30))
+def test_median_and_range_are_numpys(seconds):
+    timing = Timing(tuple(seconds))
+    lower, middle, upper = np.percentile(seconds, (25, 50, 75))
+    assert timing.median_s == pytest.approx(middle)
+    assert timing.iqr_s == pytest.approx(upper - lower, abs=1e-9)
+
+
+def test_peak_memory_sees_what_is_given_back():
+    peak, before = Peak(), memory_bytes(own_process())
+    with peak_memory(own_process, peak):
+        np.ones(64 << 20, np.uint8)
+        held = np.ones(256 << 20, np.uint8)
+        with peak_memory(own_process, inner := Peak()):
+            pass  # at least one sample is taken while `held` is there
+        del held
+    assert inner.memory_bytes > before + (200 << 20)
+    assert memory_bytes(own_process()) < before + (100 << 20)
