@@ -41,7 +41,7 @@ ROUNDS = 5
 
 Call = Callable[[], object]
 
-FLOWS: Mapping[str, str] = {"exact": "server", "warm": "warm start", "dis": "DIS"}
+FLOWS: Mapping[str, str] = {"default": "server", "warm": "warm start", "dis": "DIS"}
 UNJUDGED = (
     "What the warm start of `fast` does to the optical flow cannot be judged without the published weights: RAFT's "
     "updates converge with them, with seeded ones they do not. DIS changes what Video2RMS sees."
@@ -77,7 +77,7 @@ class Comparison:
     baseline_steps: int
     guided: int
     unguided: int = 0
-    flow: str = "exact"
+    flow: str = "default"
 
 
 def measure(bundle: Bundle, full: bool, watch: Watch) -> Report:
@@ -130,7 +130,7 @@ def settings(foley: Foley) -> list[Comparison]:
     """The same work, the same number of steps, and what users get, which changes the algorithm too."""
     steps = foley.defaults.steps
     compared = [Comparison("same work", STEPS, STEPS), Comparison(f"{steps} steps on both sides", steps, steps)]
-    for name, flow in (("balanced", "exact"), ("fast", "warm"), ("balanced", "dis")):
+    for name, flow in (("balanced", "default"), ("fast", "warm"), ("balanced", "dis")):
         options = GenerateOptions(profile="fast" if name == "fast" else "balanced")
         guided, unguided = _steps(resolve_sampling(options, foley.triton.manifest.sampling))
         what = f"--profile {name}" + (" --flow dis" if flow == "dis" else "")

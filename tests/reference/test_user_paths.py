@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from foley import clip
-from foley.envelope_filter import EnvelopeFilter
-from foley_bench.official.images import flow_through_jpeg, through_jpeg
+from foley.options import EnvelopeFilter
+from foley_bench.baseline.images import flow_through_jpeg, through_jpeg
 from foley_client.curves import read_envelope
 
 
