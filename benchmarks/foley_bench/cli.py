@@ -25,6 +25,14 @@ ClipCount = Annotated[int, typer.Option("--clips", help="Test clips of 10 s.", m
 Seed = Annotated[int, typer.Option(help="Chooses other test clips.", min=0)]
 BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle to measure.", metavar="BUNDLE")]
 BundleOption = Annotated[Path, typer.Option(help="Folder of the bundle to measure.", envvar="FOLEY_BUNDLE")]
+PaperOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the bundle to measure, with RAFT for `compare`.",
+        envvar="FOLEY_BUNDLE",
+        show_default="bundles/paper, made when it is missing",
+    ),
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the numbers here too: a .json file.")]
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Write a page with tables and plots: an .html file that needs no other.")
@@ -34,14 +42,7 @@ Plots = Annotated[Path | None, typer.Option(help="Folder for pictures, PNG; made
 
 @app.command()
 def stages(
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the bundle to measure.",
-            envvar="FOLEY_BUNDLE",
-            show_default="bundles/paper, made when it is missing",
-        ),
-    ] = None,
+    bundle: PaperOption = None,
     rounds: Annotated[int, typer.Option(help="Rounds of calls of each network, at most.", min=1)] = 10,
     seconds: Annotated[
         float, typer.Option(help="No further round of calls of a network begins after this time.", min=0)
@@ -69,14 +70,7 @@ def stages(
 
 @app.command()
 def compare(
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the bundle to measure; it must have RAFT.",
-            envvar="FOLEY_BUNDLE",
-            show_default="bundles/paper, made when it is missing",
-        ),
-    ] = None,
+    bundle: PaperOption = None,
     full: Annotated[bool, typer.Option("--full", help="Time each unit as often as a clip has it: 15 minutes.")] = False,
     json_file: JsonFile = None,
     report_file: ReportFile = None,

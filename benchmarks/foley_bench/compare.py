@@ -31,7 +31,7 @@ from foley_bench.baseline.sound import STEPS
 from foley_bench.machine import CHECKOUT, describe, pin_threads
 from foley_bench.measurement import Peak, Timing, own_process, peak_memory, server_processes
 from foley_bench.measurement import measure as timings
-from foley_bench.report import Report, stacked_bars, table
+from foley_bench.report import Report, milliseconds, stacked_bars, table
 from foley_bench.roofline import count_flop, matrix_rates
 from foley_client import Foley, Triton, Watch, embedded_triton
 from foley_export.make import load_network
@@ -284,14 +284,14 @@ def _units_table(work: Mapping[str, Unit], found: Mapping[str, Mapping[str, Timi
                 [
                     f"{name}: {side}",
                     f"{unit.count:.1f}",
-                    f"{timing.median_s:.4g} ± {timing.iqr_s / 2:.1g}",
+                    milliseconds(timing.document()),
                     f"{_speedup(found[name], side):.2f}" if "baseline" in found[name] else "",
                     f"{timing.median_s / bound_s:.2f}" if bound_s else "",
                 ]
             )
     return table(
         "Units",
-        ["unit", "units\nin a clip", "seconds\nof a unit", "speed-up", "time /\nbound"],
+        ["unit", "units\nin a clip", "ms\nof a unit", "speed-up", "time /\nbound"],
         rows,
         "Medians ± half the interquartile range. The denoiser: in a step.",
     )

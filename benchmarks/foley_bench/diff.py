@@ -1,16 +1,15 @@
-"""Two runs of the same benchmark, figure by figure."""
+"""`foley-bench diff`: two runs of the same benchmark, figure by figure."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from foley.errors import SettingError
+from foley_bench import report
 
 SAME = ("machine", "versions", "bundle", "settings")  # what two runs should share for their figures to compare
 ABOUT = (*SAME, "commit", "date")
@@ -19,10 +18,10 @@ Figures = Mapping[tuple[str, ...], float]
 
 
 def read(path: Path) -> Mapping[str, Any]:
-    """A document that a run wrote with `--json`.
+    """Read a document that a run wrote with `--json`.
 
     Raises:
-        SettingError: the file cannot be read, is no JSON, or something else.
+        SettingError: the file cannot be read or is not such a document.
     """
     try:
         document = json.loads(path.read_bytes(), parse_int=float)
@@ -36,7 +35,7 @@ def read(path: Path) -> Mapping[str, Any]:
 
 
 def figures(document: Mapping[str, Any]) -> Figures:
-    """Every finite number of a report by its path, without what describes the run."""
+    """Every finite number of a report by its path, without the description of the run."""
     return dict(_leaves({key: value for key, value in document.items() if key not in ABOUT}, ()))
 
 
@@ -56,7 +55,7 @@ def ratio(a: float, b: float) -> float:
 
 
 def warnings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    """What the two runs do not share, one sentence each: their figures differ for that reason too."""
+    """Yield one sentence for each difference of machine, versions, bundle or settings."""
     for key in SAME:
         names = sorted(a[key].keys() | b[key].keys())
         pairs = {name: (a[key].get(name), b[key].get(name)) for name in names}
@@ -65,7 +64,7 @@ def warnings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
 
 
 def table(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
-    """The figures that both runs have, and B relative to A, a section for every stage.
+    """The figures that both runs have, and B relative to A.
 
     Raises:
         SettingError: they have none in common.
@@ -74,29 +73,15 @@ def table(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
     common = [path for path in of_a if path in of_b]
     if not common:
         raise SettingError("the two reports have no figure in common; give two of the same command")
-    shown = Table(
-        box=box.SIMPLE_HEAD,
-        title="B relative to A",
-        caption=f"A: {_origin(a)}. B: {_origin(b)}. Below 1: B has less of it. "
-        f"{len(of_a.keys() ^ of_b.keys())} figures are only in one of them.",
-        caption_justify="left",
+    return report.table(
+        "B relative to A",
+        ["figure", "A", "B", "B / A"],
+        [
+            [".".join(path), f"{of_a[path]:.4g}", f"{of_b[path]:.4g}", f"{ratio(of_a[path], of_b[path]):.3f}"]
+            for path in common
+        ],
+        f"A: {_origin(a)}. B: {_origin(b)}. {len(of_a.keys() ^ of_b.keys())} figures are only in one of them.",
     )
-    shown.add_column("stage", no_wrap=True)
-    shown.add_column("figure", no_wrap=True)
-    for heading in ("A", "B", "B / A"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for stage, paths in groupby(common, key=_stage):
-        shown.add_section()
-        for i, path in enumerate(paths):
-            values = of_a[path], of_b[path]
-            cells = (*(f"{value:.4g}" for value in values), f"{ratio(*values):.3f}")
-            shown.add_row(".".join(stage) if i == 0 else "", ".".join(path[len(stage) :]), *cells)
-    return shown
-
-
-def _stage(path: tuple[str, ...]) -> tuple[str, ...]:
-    """The part of a figure's path that says what was measured."""
-    return path[: min(2, len(path) - 1)]
 
 
 def _origin(document: Mapping[str, Any]) -> str:

@@ -49,6 +49,11 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], ca
     return made
 
 
+def milliseconds(timing: Mapping[str, float]) -> str:
+    """A timing's document as text: the median and half the interquartile range, in ms."""
+    return f"{1e3 * timing['median_s']:.1f} ± {500 * timing['iqr_s']:.1f}"
+
+
 def stacked_bars(parts: Mapping[str, Sequence[float]], bars: Sequence[str], unit: str) -> Figure:
     """A horizontal bar for each of `bars`, made of one piece for each of `parts`."""
     figure = Figure(figsize=(9, 1.5 + 0.5 * len(bars)), layout="constrained")

@@ -15,7 +15,7 @@ from foley_bench.baseline.networks import run
 from foley_bench.machine import describe, pin_threads
 from foley_bench.measurement import measure as timings
 from foley_bench.measurement import memory_bytes, server_processes
-from foley_bench.report import Report, stacked_bars, table
+from foley_bench.report import Report, milliseconds, stacked_bars, table
 from foley_bench.roofline import count_flop, matrix_rates
 from foley_client import Triton, Watch, embedded_triton
 from foley_export.make import load_network
@@ -109,7 +109,7 @@ def _network(
 def _networks_table(found: Mapping[str, Any]) -> Table:
     rounds = [one["triton"]["rounds"] for one in found.values()]
     return table(
-        "Networks: ratios, then seconds of one call",
+        "Networks: ratios, then ms of one call",
         ["network", "ORT /\nbaseline", "ORT /\nbound", "Triton\n− ORT\nms", *BACKENDS.values(), "bound", "load"],
         [
             [
@@ -117,9 +117,9 @@ def _networks_table(found: Mapping[str, Any]) -> Table:
                 f"{one['onnxruntime_to_baseline']:.2f}",
                 f"{one['onnxruntime_to_bound']:.2f}",
                 f"{one['triton_overhead_s'] * 1e3:.1f}",
-                *(f"{one[backend]['median_s']:.3g} ± {one[backend]['iqr_s'] / 2:.1g}" for backend in BACKENDS),
-                f"{one['bound_s']:.3g}",
-                f"{one['load_s']:.3g}",
+                *(milliseconds(one[backend]) for backend in BACKENDS),
+                f"{1e3 * one['bound_s']:.1f}",
+                f"{1e3 * one['load_s']:.0f}",
             ]
             for name, one in found.items()
         ],

@@ -18,7 +18,7 @@ from foley_bench.gpu.backends import BACKENDS, Call, Workload, tensors
 from foley_bench.gpu.device import Device
 from foley_bench.machine import describe
 from foley_bench.measurement import measure as timings
-from foley_bench.report import Report, stacked_bars, table
+from foley_bench.report import Report, milliseconds, stacked_bars, table
 from foley_bench.roofline import count_flop
 from foley_export.make import load_network
 
@@ -66,7 +66,7 @@ def measure(
         f"bound is the time that the arithmetic takes at {rate / 1e12:.1f} TFLOP/s, the best rate in a large matrix "
         f"product in {half}.",
         document=document,
-        tables=[_networks_table(found), _clip_table(whole, steps), _skipped_table(found)],
+        tables=[_networks_table(found), *([_clip_table(whole, steps)] if whole else []), _skipped_table(found)],
         pictures={
             f"Seconds of a clip, {steps} steps in every backend.": stacked_bars(
                 {"networks": [one[f"seconds_{steps}_steps"] for one in whole.values()]}, list(whole), "seconds"
@@ -166,7 +166,7 @@ def _networks_table(found: Mapping[str, Any]) -> Table:
         [
             [
                 f"{name}, {backend}" + ("" if figures["within_tolerance"] else ": WRONG"),
-                f"{figures['median_s'] * 1e3:.3f} ± {figures['iqr_s'] * 500:.1g}",
+                milliseconds(figures),
                 f"{figures['speedup']:.2f}" if "speedup" in figures else "",
                 f"{figures['to_bound']:.1f}",
                 f"{figures['error']:.1e}",

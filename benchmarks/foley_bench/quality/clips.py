@@ -1,4 +1,4 @@
-"""The clips of the evaluation: scenes that no training stage sees, as frames and as sound, made when needed."""
+"""The clips of the evaluation: scenes that no training stage uses, rendered and synthesised when needed."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from foley_training.data.sound import synthesise
 
 SAMPLES = clip.CLIP_ENVELOPE * clip.HOP  # of a clip: 10 s at 16 kHz
 
-_OTHERS_FROM = 10_000  # index in the test split from which on sounds teach the classifier and are not evaluated
+_OTHERS_FROM = 10_000  # index in the test split from which on sounds train the classifier and are not evaluated
 OTHERS_OF_A_MATERIAL = 50
 
 
@@ -39,7 +39,7 @@ def contacts_s(scene: Scene) -> npt.NDArray[np.float64]:
 
 
 class Rendered:
-    """A scene as the client's stream of frames; no codec between the picture and the networks."""
+    """A scene as the client's stream of frames, without a video codec."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene

@@ -1,4 +1,4 @@
-"""The whole evaluation of one bundle: both stages, on the same clips."""
+"""`foley-bench quality`: the evaluation of both stages of a bundle, on the same clips."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -15,7 +15,17 @@ from foley.sampler import Sampling
 from foley_bench.quality import clips, onsets, video2rms
 from foley_bench.quality.frechet import frechet_distance
 from foley_bench.quality.rms2sound import generate, generate_without_control
-from foley_bench.quality.truth import PROMPTS, Heard, PromptKind, Truth, conditions, hear, listen, scores, seeded
+from foley_bench.quality.truth import (
+    PROMPTS,
+    AudioStats,
+    PromptKind,
+    Truth,
+    audio_stats,
+    conditions,
+    measure_truth,
+    scores,
+    seeded,
+)
 from foley_client import Foley, Triton, Watch, embedded_triton
 from foley_export.make import load_network
 from foley_export.networks.denoiser import Denoiser
@@ -26,12 +36,12 @@ from foley_training.data.scene import HELD_OUT_STYLE
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, and what the plots show of it."""
+    """The figures of an evaluation, and the data that its plots show."""
 
     figures: dict[str, Any]  # the JSON document, see `docs/quality.md`
     curves: video2rms.Curves
     truth: Truth
-    made: Mapping[PromptKind, Sequence[Heard]]
+    made: Mapping[PromptKind, Sequence[AudioStats]]
 
 
 def evaluate(bundle: Bundle, count: int, seed: int, watch: Watch) -> Evaluation:
@@ -48,10 +58,10 @@ def evaluate(bundle: Bundle, count: int, seed: int, watch: Watch) -> Evaluation:
     with embedded_triton(bundle.root) as triton:
         curves = video2rms.predict(triton, regression, scenes, watch, "video to envelope")
         held_out = video2rms.predict(triton, regression, night, watch, f"the same, {HELD_OUT_STYLE}")
-        truth = listen(triton, scenes, seed, watch)
+        truth = measure_truth(triton, scenes, seed, watch)
         sampling = Foley(triton).defaults
         samplings = seeded(sampling, count)
-        made: dict[PromptKind, Sequence[Heard]] = {}
+        made: dict[PromptKind, Sequence[AudioStats]] = {}
         sound_figures: dict[str, dict[str, float]] = {}
         for prompt in PROMPTS:
             wanted = conditions(truth, prompt)
@@ -91,13 +101,13 @@ def _video2rms_figures(curves: video2rms.Curves, held_out: video2rms.Curves, cla
 
 def _with_control(
     triton: Triton, wanted: Sequence[Condition], samplings: Sequence[Sampling], watch: Watch, prompt: PromptKind
-) -> tuple[list[Heard], float]:
-    """The sounds as they are served, and their E-L1 once they have the loudness that users get by default."""
+) -> tuple[list[AudioStats], float]:
+    """The served sounds, and their E-L1 at the default loudness."""
     sounds, level_l1 = [], []
     generated = generate(triton, wanted, samplings)
     with watch.stage(f"sound from {prompt}", len(wanted)) as stage, closing(generated):
         for condition, waveform in zip(wanted, generated, strict=True):
-            sounds.append(hear(triton, waveform))
+            sounds.append(audio_stats(triton, waveform))
             level_l1.append(_event_l1(loudness.apply(waveform, condition.envelope, "level"), condition))
             stage.advance()
     return sounds, float(np.mean(level_l1))
@@ -121,7 +131,7 @@ def _event_l1(waveform: Floats, condition: Condition) -> float:
 
 
 def _between_real(triton: Triton, truth: Truth, seed: int, watch: Watch) -> float:
-    """Frechet distance of other real sounds, as many: what a perfect generator would get."""
+    """Frechet distance of as many other real sounds: the figure of a perfect generator."""
     others = clips.other_scenes(seed)[: len(truth.sounds)]
     with watch.stage("other real sounds", len(others)) as stage:
         embeddings = []

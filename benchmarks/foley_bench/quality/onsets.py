@@ -1,4 +1,4 @@
-"""When an envelope says that the stick hits, and how well that agrees with when it does.
+"""Onset detection on envelopes, and its agreement with the true contacts.
 
 An onset is where the mu-law envelope, smoothed, rises fastest; its confidence is how fast. The detector's numbers
 were chosen for the best F1 at +-50 ms, 0.93, on the true classes of 200 clips of the split `validation` (seed 7), and

@@ -14,7 +14,7 @@ from foley_bench.quality.evaluation import Evaluation
 from foley_bench.quality.truth import PROMPTS
 from foley_training.data.scene import MATERIALS
 
-SHOWN = 6  # clips in a picture, the first ones: nobody chose them
+SHOWN = 6  # clips in a picture, the first ones, not selected
 TRUE, FIRST, SECOND = "#ff9f1c", "#2ec4b6", "#8d6a9f"
 
 

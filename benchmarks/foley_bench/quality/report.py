@@ -1,4 +1,4 @@
-"""The figures of an evaluation for people: tables like the paper's I, II and IV, and the targets they stand against."""
+"""Tables of an evaluation, as the paper's I, II and IV, and the targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ MATERIALS = 0.8
 
 @dataclass(frozen=True)
 class Target:
-    """One aim of the trained bundle."""
+    """A target of the trained bundle."""
 
     what: str
     wanted: str
@@ -29,7 +29,7 @@ class Target:
 
 
 def targets(figures: Figures) -> Iterator[Target]:
-    """Every aim that `figures`, the JSON document, can be held against; without a baseline some cannot."""
+    """Yield every target that applies to `figures`, the JSON document; some need the regression baseline."""
     stage = figures["video2rms"]
     baseline = stage["regression"]
     for column, value in stage["classification"].items():
@@ -132,7 +132,7 @@ def _targets(figures: Figures) -> Table:
 
 
 def _row(values: Figures, keys: Sequence[str]) -> list[str]:
-    """Figures with four decimals; a dash for what this bundle has not, or what has no meaning in this row."""
+    """Figures with four decimals; a dash where a bundle lacks the figure or the row has none."""
     return ["–" if (value := values.get(key)) is None else f"{value:.4f}" for key in keys]
 
 

@@ -17,11 +17,11 @@ from foley_pipeline.rms2sound import CONCURRENT_WINDOWS, Condition, synthesize
 def generate(
     triton: Triton, conditions: Sequence[Condition], samplings: Sequence[Sampling]
 ) -> Generator[Floats, None, None]:
-    """One raw waveform [160000] for every condition, in order; several are under way, so that their steps form batches.
+    """Yield one raw waveform [160000] for every condition, in order; several are in flight, so that steps form batches.
 
     Raw: before any gain; the official evaluation scales the peak to 0.8 first. Closing the generator stops the work.
     """
-    watches = [Watch() for _ in conditions]  # one each: what fails does not make the others fail first
+    watches = [Watch() for _ in conditions]  # one each, so that a failure does not make the others fail first
 
     def run(condition: Condition, sampling: Sampling, watch: Watch) -> Floats:
         return synthesize(triton, condition, [sampling], clips.SAMPLES, "client", watch)[0]
@@ -31,7 +31,7 @@ def generate(
             yield from pool.map(run, conditions, samplings, watches)
         except BaseException:
             for watch in watches:
-                watch.cancel()  # those under way stop before their next step
+                watch.cancel()  # those in flight stop before their next step
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -47,7 +47,7 @@ def generate_without_control(
 
 @torch.inference_mode()
 def latents_without_control(denoiser: Denoiser, condition: Condition, sampling: Sampling) -> Floats:
-    """Final latents [8, 256, 16] of the same loop when AudioLDM hears the prompt, with guidance, and no envelope."""
+    """Final latents [8, 256, 16] of the same loop with prompt and guidance, and without the ControlNet."""
     embeddings = torch.from_numpy(np.stack([condition.embedding, condition.negative_embedding]))
 
     def denoise(latents: Floats, step: Step) -> Floats:

@@ -1,4 +1,4 @@
-"""Speed against quality: the same clips and seeds with every switch of the diffusion loop that may change the sound."""
+"""`foley-bench steps`: speed against quality of the diffusion loop's settings, on the same clips and seeds."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ from foley_bench import report as tables
 from foley_bench.quality import clips
 from foley_bench.quality.rms2sound import generate
 from foley_bench.quality.timbre import spectrogram_db
-from foley_bench.quality.truth import conditions, hear, listen, scores, seeded
+from foley_bench.quality.truth import audio_stats, conditions, measure_truth, scores, seeded
 from foley_client import Foley, Watch, embedded_triton
 
 Setting = Mapping[str, Any]
-"""What is chosen in place of the bundle's sampling defaults: fields of `foley.sampler.Sampling`."""
+"""Fields of `foley.sampler.Sampling` that replace the bundle's defaults."""
 
-GUIDANCE = 2.5  # where it is measured what less of it costs
+GUIDANCE = 2.5  # of the rows that measure the effect of less guidance
 
 SETTINGS: tuple[Setting, ...] = (
     *({"sampler": "ddim", "steps": steps} for steps in (200, 50, 25, 10)),
@@ -78,9 +78,9 @@ def measure_steps(
     """
     scenes = clips.scenes("test", count, seed)
     rows: list[dict[str, Any]] = []
-    full: dict[float, tuple[list[Floats], float]] = {}  # by guidance: what is compared with
+    full: dict[float, tuple[list[Floats], float]] = {}  # the reference by guidance
     with embedded_triton(bundle.root) as triton:
-        truth = listen(triton, scenes, seed, watch)
+        truth = measure_truth(triton, scenes, seed, watch)
         wanted = conditions(truth, "text")
         defaults = Foley(triton).defaults
         for setting in settings:
@@ -97,7 +97,7 @@ def measure_steps(
             rows.append(
                 {
                     "setting": {**setting, "guidance": sampling.guidance},
-                    **scores([hear(triton, waveform) for waveform in waveforms], truth),
+                    **scores([audio_stats(triton, waveform) for waveform in waveforms], truth),
                     "mel_distance_db": _mean(_mel_distance_db, waveforms, reference),
                     "waveform_distance": _mean(relative_l2, waveforms, reference),
                     "seconds": seconds,
@@ -122,7 +122,7 @@ def describe(setting: Setting) -> str:
 
 
 def table(figures: Mapping[str, Any]) -> Table:
-    """The document for people."""
+    """The document as a table."""
     versions = figures["versions"]
     return tables.table(
         "Speed against quality",
@@ -156,7 +156,7 @@ def draw(figures: Mapping[str, Any], destination: Path) -> None:
 
 
 def _is_plain(setting: Setting, figures: Mapping[str, Any]) -> bool:
-    """Whether nothing but sampler and number of steps was chosen."""
+    """Whether only the sampler and the number of steps were set."""
     return set(setting) == {"sampler", "steps", "guidance"} and setting["guidance"] == figures["guidance"]
 
 

@@ -1,4 +1,4 @@
-"""Which material a sound is of: a classifier that has heard real sounds only."""
+"""Classifier of the material of a sound, trained on real sounds only."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from foley.envelope import Floats, measure
 from foley_export.mel import log_mel
 from foley_training.data.scene import Material
 
-_RANGE_DB = 60.0  # under the loudest cell, what is quieter counts as that quiet: a vocoder's floor is not a timbre
+_RANGE_DB = 60.0  # below the loudest cell; quieter cells are clamped, because a vocoder's noise floor is not a timbre
 _SOUNDING = 0.1  # frames count that have at least this share of the loudest frame's RMS
 _DB = 20 / np.log(10)  # of one unit of natural logarithm
 
@@ -24,9 +24,9 @@ def spectrogram_db(waveform: Floats) -> Floats:
 
 
 def timbre(waveform: Floats) -> Floats:
-    """What a sound is like apart from its loudness and its rhythm, [128]: mean and spread of each mel band.
+    """Mean and standard deviation of each mel band, [128], independent of loudness and rhythm.
 
-    Only sounding frames count, and the mean is over bands taken off: a gain changes nothing.
+    Only sounding frames count, and the mean over the bands is subtracted, so a gain changes nothing.
     """
     envelope = measure(waveform)
     mel = spectrogram_db(waveform)[envelope >= _SOUNDING * envelope.max()]

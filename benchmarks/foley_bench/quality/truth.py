@@ -1,4 +1,4 @@
-"""What made sounds are compared with: the real sounds of the same scenes, their captions, and who judges materials."""
+"""The reference of the evaluation: real sounds of the scenes, their captions, and the classifier of materials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ from foley_training.data.scene import Material, Scene
 
 PromptKind = Literal["text", "audio"]
 PROMPTS: tuple[PromptKind, ...] = get_args(PromptKind)
-"""A scene's caption, or its real sound; the paper's two kinds of prompt."""
+"""The paper's two kinds of prompt: a scene's caption, or its real sound."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What is kept of one sound of 10 s."""
+class AudioStats:
+    """Measures of one sound of 10 s."""
 
     envelope: Floats  # [1000] at 100 Hz
     embedding: Floats  # CLAP's, [512]
@@ -35,27 +35,27 @@ class Heard:
 
 @dataclass(frozen=True)
 class Truth:
-    """Of several clips, in their order."""
+    """The reference of several clips, in their order."""
 
-    sounds: Sequence[Heard]  # the real ones
+    sounds: Sequence[AudioStats]  # the real ones
     texts: Floats  # CLAP embeddings of the captions, [clips, 512]
-    empty_text: Floats  # [512]: what guidance leads away from
+    empty_text: Floats  # [512], of the unconditional branch of guidance
     materials: Sequence[Material]
     classifier: Pipeline  # from timbre to material, trained on other real sounds
 
 
-def hear(triton: Triton, waveform: Floats) -> Heard:
-    """Measure a sound [160000] as it is: no gain before."""
-    return Heard(measure(waveform), embed_audio(triton, waveform), timbre(waveform))
+def audio_stats(triton: Triton, waveform: Floats) -> AudioStats:
+    """Measure a sound [160000] without any gain."""
+    return AudioStats(measure(waveform), embed_audio(triton, waveform), timbre(waveform))
 
 
-def listen(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> Truth:
-    """Make and measure the real sounds of `scenes`; train the classifier on other scenes of run `seed`."""
+def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> Truth:
+    """Synthesise and measure the real sounds of `scenes`; train the classifier on other scenes of run `seed`."""
     others = clips.other_scenes(seed)
     with watch.stage("real sounds", len(scenes) + len(others)) as stage:
         sounds, texts, timbres = [], [], []
         for scene in scenes:
-            sounds.append(hear(triton, clips.sound(scene)))
+            sounds.append(audio_stats(triton, clips.sound(scene)))
             texts.append(embed_text(triton, plain_caption(scene.material, scene.action)))
             stage.advance()
         for scene in others:
@@ -71,7 +71,7 @@ def listen(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> 
 
 
 def conditions(truth: Truth, prompt: PromptKind) -> list[Condition]:
-    """What to ask RMS2Sound for: every clip's true envelope, with its caption or its real sound as the prompt."""
+    """Conditions of RMS2Sound: every clip's true envelope, with its caption or its real sound as the prompt."""
     prompts = truth.texts if prompt == "text" else [real.embedding for real in truth.sounds]
     return [
         Condition(real.envelope, embedding, truth.empty_text)
@@ -80,11 +80,11 @@ def conditions(truth: Truth, prompt: PromptKind) -> list[Condition]:
 
 
 def seeded(sampling: Sampling, count: int) -> list[Sampling]:
-    """`sampling` for every clip: clip i starts from the noise of seed i, whatever is compared."""
+    """`sampling` for every clip; clip i starts from the noise of seed i."""
     return [replace(sampling, seed=i) for i in range(count)]
 
 
-def scores(made: Sequence[Heard], truth: Truth) -> dict[str, float]:
+def scores(made: Sequence[AudioStats], truth: Truth) -> dict[str, float]:
     """E-L1 and correlation with the requested envelopes, share of recognised materials, CLAP score, Frechet distance.
 
     Means over the clips. The CLAP score is the cosine of the sound's embedding and its caption's.

@@ -1,4 +1,4 @@
-"""How well the predicted envelopes follow the true ones: the first stage, and its regression baseline."""
+"""Agreement of predicted and true envelopes, for Video2RMS and its regression baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Curves:
 def predict(
     triton: Triton, regression: Video2RMSRegression | None, scenes: Sequence[Scene], watch: Watch, name: str
 ) -> Curves:
-    """Render every scene and ask the served networks, and where there is one the baseline, for its envelope."""
+    """Render every scene and predict its envelope with the served networks and, if present, the baseline."""
     levels = class_levels(triton.manifest.video2rms.classes)
     true, classes, regressed = [], [], []
     with watch.stage(name, len(scenes)) as stage:
