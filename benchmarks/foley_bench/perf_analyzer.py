@@ -36,7 +36,6 @@ _SENSIBLE: Mapping[str, Callable[[Rng, tuple[int, ...]], np.ndarray]] = {
     "steps": lambda _, shape: np.full(shape, STEPS),
     "eta": lambda _, shape: np.zeros(shape),
     "guidance_interval": lambda *_: np.array([0.0, 100.0]),
-    "reuse": lambda _, shape: np.ones(shape),
 }
 _WORDS = {"text": "a stick hits metal", "sampler": "dpm++", "spacing": "uniform"}
 

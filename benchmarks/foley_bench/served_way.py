@@ -38,7 +38,7 @@ def works(triton: Triton, material: Material, samplings: Mapping[str, Sampling])
     def denoise(sampling: Sampling) -> Work:
         def work() -> Iterator[int]:
             conditions = (material.envelope, material.embedding, material.negative_embedding)
-            for _latents in sample(served_denoiser(triton.infer, sampling, *conditions), sampling):
+            for _latents in sample(served_denoiser(triton.infer, *conditions), sampling):
                 yield 1
 
         return work

@@ -108,11 +108,11 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the profile's")] = None,
     sampler: Annotated[
         SamplerName | None,
-        typer.Option(help="ddim: the official one. dpm++, unipc: for few steps.", show_default="the profile's"),
+        typer.Option(help="ddim: the official one. dpm++: for few steps.", show_default="the profile's"),
     ] = None,
     spacing: Annotated[
         Spacing | None,
-        typer.Option(help="Which noise levels dpm++ and unipc visit.", show_default="the profile's"),
+        typer.Option(help="Which noise levels dpm++ visits.", show_default="the profile's"),
     ] = None,
     eta: Annotated[
         float, typer.Option(help="Fresh noise in every ddim step, 0 to 1; the official setting is 1.")
@@ -126,13 +126,6 @@ def generate(
         typer.Option(
             help="Lowest and highest noise level, of 0.04 to 14, with guidance; steps outside are half the work.",
             metavar="LOW HIGH",
-            show_default="the profile's",
-        ),
-    ] = None,
-    reuse: Annotated[
-        int | None,
-        typer.Option(
-            help="Compute the deep layers of the UNet only every so many steps; 1: in every step.",
             show_default="the profile's",
         ),
     ] = None,
@@ -169,7 +162,6 @@ def generate(
         "guidance": guidance,
         "spacing": spacing,
         "guidance_interval": guidance_interval,
-        "reuse": reuse,
     }
     job = Job(video, Prompt(text, audio, negative_text), profile, flow, chosen, variations, loudness)
     paths = output or [Path(f"{video.stem}-foley.mp4")]

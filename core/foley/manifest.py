@@ -122,7 +122,7 @@ class VocoderConfig(_Config):
 class SamplingDefaults(_Config):
     """What a request gets that does not say otherwise."""
 
-    sampler: Literal["ddim", "dpm++", "unipc"] = "dpm++"
+    sampler: Literal["ddim", "dpm++"] = "dpm++"
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance: Annotated[float, Field(ge=1.0, le=100.0)] = 3.5
 

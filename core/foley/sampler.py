@@ -18,12 +18,11 @@ from foley.solvers import ddim, multistep
 
 Floats = npt.NDArray[np.float32]
 
-SamplerName = Literal["ddim", "dpm++", "unipc"]
-SAMPLERS: tuple[SamplerName, ...] = ("ddim", "dpm++", "unipc")
+SamplerName = Literal["ddim", "dpm++"]
+SAMPLERS: tuple[SamplerName, ...] = ("ddim", "dpm++")
 
 LATENTS_SHAPE = (clip.LATENT_CHANNELS, clip.LATENT_FRAMES, clip.LATENT_BINS)
 EVERYWHERE = (0.0, 100.0)  # an interval that holds all noise levels
-MAX_REUSE = 10
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Sampling:
     """How a sound is sampled; everything that, with the inputs, makes it repeatable.
 
     Attributes:
-        sampler: "ddim" (the official one), "dpm++" (DPM-Solver++ 2M) or "unipc" (both made for few steps).
+        sampler: "ddim" (the official one) or "dpm++" (DPM-Solver++ 2M, made for few steps).
         steps: denoising steps, 1..1000.
         guidance: scale of classifier-free guidance, >= 1; exactly 1 halves the cost.
         eta: share of fresh noise in every DDIM step, 0..1 (the official pipeline: 1).
@@ -39,8 +38,6 @@ class Sampling:
         spacing: which noise levels are visited, see `foley.schedule.grid`; ddim has its own.
         guidance_interval: lowest and highest noise level, sigma, at which there is guidance (Kynkäänniemi et al. 2024);
             sigma falls from 14 to 0.04 over the loop. Steps outside cost half.
-        reuse: every `reuse`-th step computes the deep layers of the UNet, those between take what the last one found
-            there (Ma et al. 2024, "DeepCache"); 1..10, 1 computes them always.
     """
 
     sampler: SamplerName = "dpm++"
@@ -50,7 +47,6 @@ class Sampling:
     seed: int = 0
     spacing: Spacing = "uniform"
     guidance_interval: tuple[float, float] = EVERYWHERE
-    reuse: int = 1
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -68,14 +64,12 @@ class Sampling:
         if self.spacing not in SPACINGS:
             raise SettingError(f"unknown spacing {self.spacing!r}: choose {', '.join(SPACINGS)}")
         if self.spacing != "uniform" and self.sampler == "ddim":
-            raise SettingError("spacing belongs to the other samplers; leave it out with ddim")
+            raise SettingError("spacing belongs to the dpm++ sampler; leave it out with ddim")
         low, high = self.guidance_interval
         if not 0.0 <= low <= high <= EVERYWHERE[1]:
             raise SettingError(
                 f"guidance_interval is {low} to {high}: choose noise levels from 0 to 100, the lower one first"
             )
-        if not 1 <= self.reuse <= MAX_REUSE:
-            raise SettingError(f"reuse is {self.reuse}: choose 1 (never) to {MAX_REUSE}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,6 @@ class Step:
 
     timestep: int  # 0..999
     guidance: float  # 1: none
-    reuse: bool  # take the deep features that the last call without `reuse` found
 
 
 Denoise = Callable[[Floats, Step], Floats]
@@ -99,30 +92,13 @@ def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Fl
     """
     random = np.random.default_rng([sampling.seed, window])
     start = random.standard_normal(LATENTS_SHAPE, np.float32)
-    plan = _Plan(sampling)
+    levels = noise_levels()
+    low, high = sampling.guidance_interval
 
     def predict(latents: Floats, timestep: int) -> Floats:
-        return denoise(latents, plan.step(timestep))
+        guided = low <= levels[timestep] <= high
+        return denoise(latents, Step(timestep, sampling.guidance if guided else 1.0))
 
     if sampling.sampler == "ddim":
         return ddim(predict, start, sampling.steps, sampling.eta, random)
-    return multistep(predict, start, sampling.steps, sampling.spacing, correct=sampling.sampler == "unipc")
-
-
-class _Plan:
-    """Decides, call by call, on guidance and on the reuse of deep features."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
-        self._levels = noise_levels()
-        self._age = 0  # calls since the deep features were computed, that one included
-        self._guided = False  # whether they were computed for the unguided branch too
-
-    def step(self, timestep: int) -> Step:
-        low, high = self._sampling.guidance_interval
-        guided = self._sampling.guidance != 1 and low <= self._levels[timestep] <= high
-        reuse = 0 < self._age < self._sampling.reuse and guided <= self._guided
-        if not reuse:
-            self._age, self._guided = 0, guided
-        self._age += 1
-        return Step(timestep, self._sampling.guidance if guided else 1.0, reuse)
+    return multistep(predict, start, sampling.steps, sampling.spacing)

@@ -1,4 +1,4 @@
-"""The solvers of the diffusion loop, one denoiser call a step: DDIM, DPM-Solver++ 2M and UniPC, in numpy."""
+"""The solvers of the diffusion loop, one denoiser call a step: DDIM and DPM-Solver++ 2M, in numpy."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,14 +26,8 @@ def ddim(predict: Predict, latents: Floats, steps: int, eta: float, random: np.r
         yield latents
 
 
-def multistep(
-    predict: Predict, latents: Floats, steps: int, spacing: Spacing = "uniform", correct: bool = False
-) -> Iterator[Floats]:
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order from one call a step. The last step is first order.
-
-    With `correct` it is UniPC of second order (Zhao et al. 2023, B2(h)): the same prediction, and what a call says
-    about the level that was reached is first used to correct the latents there.
-    """
+def multistep(predict: Predict, latents: Floats, steps: int, spacing: Spacing = "uniform") -> Iterator[Floats]:
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): one call per step, second order; the last step is first order."""
     chosen = grid(steps, spacing)
     levels = chosen.levels
     alphas = 1 / np.sqrt(1 + levels**2)
@@ -41,46 +35,16 @@ def multistep(
     with np.errstate(divide="ignore"):
         log_snr = -np.log(levels)  # infinite at the end: h = inf, exp(-h) = 0
 
-    def advance(start: Floats, i: int, direction: Doubles) -> Floats:
-        """From level i to the next, along `direction`, a mean of clean latents over the way."""
-        h = log_snr[i + 1] - log_snr[i]
-        moved: Doubles = (sigmas[i + 1] / sigmas[i]) * start - alphas[i + 1] * np.expm1(-h) * direction
-        return moved.astype(np.float32)
-
-    def has_slope(i: int) -> bool:
-        """Whether the step from level i can look back: 1000 steps hold one timestep twice, and the end is at 0."""
-        return 0 < i < steps - 1 and bool(levels[i - 1] > levels[i] > levels[i + 1])
-
-    cleans: list[Doubles] = []  # clean latents as they were seen from the last two levels
-    begun = latents  # where the last step began
+    previous: Doubles = np.zeros(latents.shape)  # the clean latents predicted in the step before
     for i, timestep in enumerate(chosen.timesteps):
+        h = log_snr[i + 1] - log_snr[i]
         clean = (latents - sigmas[i] * predict(latents, int(timestep))) / alphas[i]
-        if correct and cleans and levels[i - 1] > levels[i]:
-            latents = advance(begun, i - 1, _corrected(cleans, clean, log_snr, i, has_slope(i - 1)))
         direction = clean
-        if has_slope(i):
-            ratio = (log_snr[i] - log_snr[i - 1]) / (log_snr[i + 1] - log_snr[i])
-            direction = clean + (clean - cleans[-1]) / (2 * ratio)
-        cleans = [*cleans[-1:], clean]
-        begun = latents
-        latents = advance(latents, i, direction)
+        # 1000 steps contain one timestep twice: a step of length 0 has no slope
+        if 0 < i < steps - 1 and levels[i - 1] > levels[i] > levels[i + 1]:
+            ratio = (log_snr[i] - log_snr[i - 1]) / h
+            direction = clean + (clean - previous) / (2 * ratio)
+        previous = clean
+        latents = (sigmas[i + 1] / sigmas[i]) * latents - alphas[i + 1] * np.expm1(-h) * direction
+        latents = latents.astype(np.float32)
         yield latents
-
-
-def _corrected(cleans: list[Doubles], reached: Doubles, log_snr: Doubles, i: int, second_order: bool) -> Doubles:
-    """The direction of the step from level i - 1 to i, now that `reached`, the clean latents seen from i, are known.
-
-    `cleans` end with those seen from i - 1. UniPC's corrector has the order of the step that it corrects.
-    """
-    last = cleans[-1]
-    if not second_order:
-        return last + (reached - last) / 2
-    h = log_snr[i] - log_snr[i - 1]
-    back = (log_snr[i - 2] - log_snr[i - 1]) / h  # where the level before lies, in steps: negative
-    slope_back = (cleans[-2] - last) / back
-    phi_1 = np.expm1(-h)
-    phi_2 = phi_1 / -h - 1
-    phi_3 = phi_2 / -h - 1 / 2
-    weights = np.linalg.solve([[1.0, 1.0], [back, 1.0]], [phi_2 / phi_1, 2 * phi_3 / phi_1])
-    direction: Doubles = last + weights[0] * slope_back + weights[1] * (reached - last)
-    return direction

@@ -20,7 +20,7 @@ FlowMethod = Literal["exact", "warm", "dis"]
 """How the optical flow is found. "exact": as the bundle says. In place of a bundle's RAFT also "warm", with few updates
 that start from the flow of the pair before, and "dis", OpenCV's DIS."""
 
-SHARED_WEIGHTS: Mapping[str, str] = {"optical_flow_warm": "optical_flow", "denoiser_reuse": "denoiser"}
+SHARED_WEIGHTS: Mapping[str, str] = {"optical_flow_warm": "optical_flow"}
 """Networks that have no weights of their own, and whose they compute with."""
 
 
@@ -75,8 +75,6 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
     mel = Tensor("mel", "float32", (clip.PADDED_ENVELOPE, clip.MEL_BINS))
     waveform = Tensor("waveform", "float32", (clip.PADDED_SAMPLES,))
 
-    below = manifest.denoiser.width * manifest.denoiser.multipliers[1]
-    deep = Tensor("deep", "float32", (2, below, clip.LATENT_FRAMES // 2, clip.LATENT_BINS // 2))
     noise = Tensor("noise", "float32", latents.shape)
     denoiser_inputs = (latents, Tensor("timestep", "int64", (1,)), envelope, embedding, negative, guidance)
     features = (Tensor("rgb", "float32", ("pairs", rgb_width)), Tensor("flow", "float32", ("pairs", flow_width)))
@@ -105,9 +103,7 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
         Stage("clap_text", "network", (input_ids, attention_mask), (embedding,), max_batch=16),
         Stage("text_to_embedding", "ensemble", (text,), (embedding,), max_batch=16),
         Stage("clap_audio", "network", (waveform,), (embedding,), max_batch=4),
-        # `deep`, both branches of it, is for a `denoiser_reuse` at one of the next steps
-        Stage("denoiser", "network", denoiser_inputs, (noise, deep), max_batch=16),
-        Stage("denoiser_reuse", "network", (*denoiser_inputs, deep), (noise,), max_batch=16),
+        Stage("denoiser", "network", denoiser_inputs, (noise,), max_batch=16),
         Stage("vae_decoder", "network", (latents,), (mel,), max_batch=4),
         Stage("vocoder", "network", (mel,), (waveform,), max_batch=4),
         Stage("latents_to_waveform", "ensemble", (latents,), (waveform,), max_batch=4),
@@ -125,7 +121,6 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
                 Tensor("eta", "float32", (1,)),
                 Tensor("spacing", "bytes", (1,)),
                 Tensor("guidance_interval", "float32", (2,)),
-                Tensor("reuse", "int32", (1,)),
             ),
             # `step` counts up to `steps`; `waveform` is empty until the last response
             (Tensor("step", "int32", (1,)), Tensor("waveform", "float32", ("samples",))),

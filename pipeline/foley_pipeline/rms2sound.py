@@ -69,9 +69,7 @@ def _in_client(
     triton: Triton, condition: Condition, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
     """The loop here: one `denoiser` call a step. The final latents."""
-    denoise = served_denoiser(
-        triton.infer, sampling, condition.envelope, condition.embedding, condition.negative_embedding
-    )
+    denoise = served_denoiser(triton.infer, condition.envelope, condition.embedding, condition.negative_embedding)
     result = np.empty(0, np.float32)
     for latents in sample(denoise, sampling, window):
         result = latents
@@ -95,7 +93,6 @@ def _in_server(
         eta=[sampling.eta],
         spacing=[sampling.spacing.encode()],
         guidance_interval=sampling.guidance_interval,
-        reuse=[sampling.reuse],
     )
     waveform = np.empty(0, np.float32)
     with closing(events):  # type: ignore[type-var]

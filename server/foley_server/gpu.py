@@ -15,7 +15,7 @@ from foley.stages import Stage, Tensor
 
 Target = Literal["cuda", "tensorrt"]
 
-CUDA_GRAPHS = frozenset({"denoiser", "denoiser_reuse"})
+CUDA_GRAPHS = frozenset({"denoiser"})
 """Called once a step: where starting a thousand kernels costs most. The others run once a clip."""
 
 KIND = model_config_pb2.ModelInstanceGroup.KIND_GPU  # not KIND_AUTO: without a GPU a server must not come up, and crawl

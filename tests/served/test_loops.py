@@ -27,7 +27,7 @@ def wave(foley: Foley, sampling: Sampling, **options: Any) -> np.ndarray:
         Sampling("ddim", steps=5, eta=1.0, seed=2**63 - 1),
         Sampling(steps=3, guidance=1.0, seed=7),
         Sampling(steps=1),
-        Sampling("unipc", steps=6, spacing="karras", guidance_interval=(0.5, 8.0), reuse=3),
+        Sampling(steps=6, spacing="karras", guidance_interval=(0.5, 8.0)),
     ],
     ids=["dpm++", "ddim eta 1", "guidance 1", "one step", "all switches"],
 )
@@ -104,7 +104,6 @@ def test_bad_settings_are_refused_on_both_sides(triton: Triton, foley_sdk: Foley
         eta=[0.0],
         spacing=[b"uniform"],
         guidance_interval=[0.0, 100.0],
-        reuse=[1],
     )
     with pytest.raises(InvalidInput, match="steps is 0"):
         next(event)

@@ -31,7 +31,7 @@ BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SALT = "import:"
 SCALE_FACTOR = 0.75  # of the published files that `published` writes
 SAMPLING = Sampling("ddim", steps=4, guidance=2.0, seed=11)
-NOT_NEEDED = ("optical_flow_warm", "denoiser_reuse", "clap_audio")
+NOT_NEEDED = ("optical_flow_warm", "clap_audio")
 TEXT, NEGATIVE = "a stick hits metal", "music"
 
 

@@ -45,7 +45,6 @@ def samplings(draw):
         "seed": st.integers(0, 2**63 - 20),
         "spacing": st.sampled_from(SPACINGS),
         "guidance_interval": st.tuples(st.floats(0, 50), st.floats(50, 100)),
-        "reuse": st.integers(1, 10),
     }
     chosen = {name: draw(values) for name, values in fields.items() if draw(st.booleans())}
     if chosen.get("eta"):
@@ -114,8 +113,6 @@ def options(**changes):
         ({"sampling__eta": 2.0}, "sampling.eta"),
         ({"sampling__eta": float("nan")}, "sampling.eta"),
         ({"sampling__seed": -1}, "sampling.seed"),
-        ({"sampling__reuse": 11}, "sampling.reuse"),
-        ({"sampling__reuse": 0}, "sampling.reuse"),
         (
             {"sampling__guidance_interval__low": 2.0, "sampling__guidance_interval__high": 1.0},
             "sampling.guidance_interval",

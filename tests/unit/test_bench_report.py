@@ -192,10 +192,10 @@ def test_every_computing_model_belongs_to_one_stage(preset: str) -> None:
 
 
 def test_of_two_networks_beside_each_other_the_longer_counts() -> None:
-    seconds = {"optical_flow": 3.0, "flow_features": 1.0, "rgb_features": 3.5, "denoiser": 2.0, "denoiser_reuse": 1.0}
+    seconds = {"optical_flow": 3.0, "flow_features": 1.0, "rgb_features": 3.5, "vae_decoder": 2.0, "vocoder": 1.0}
     done = {name: Work(1, 0.0, {1: 1}, 0.0, compute_s) for name, compute_s in seconds.items()}
     assert computed_s("optical flow and features", done) == 4.0
-    assert computed_s("denoising", done) == 3.0
+    assert computed_s("VAE and vocoder", done) == 3.0
 
 
 def test_arithmetic_is_counted() -> None:

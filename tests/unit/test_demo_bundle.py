@@ -53,7 +53,7 @@ def test_weights_are_half_and_small(demo: bundles.Bundle) -> None:
         assert dtypes <= {"F16", "I64"}, path  # counters and tables of batch normalisation and attention
 
 
-FAST_EXPORTS = {"clap_text", "denoiser_reuse", "vae_decoder", "vocoder"}
+FAST_EXPORTS = {"clap_text", "vae_decoder", "vocoder"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,18 +108,6 @@ def test_dpm_solver_is_that_of_diffusers(steps, spacing):
     assert_equal_steps(multistep(asked, start(), steps, spacing), asked, scheduler_steps(reference, steps))
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "karras"])  # diffusers has no log-snr for it
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 25, 100])
-def test_unipc_is_that_of_diffusers(steps, spacing):
-    reference = UniPCMultistepScheduler(
-        **SCHEDULE, solver_order=2, final_sigmas_type="zero", **DIFFUSERS_SPACING[spacing]
-    )
-    asked = Recorder()
-    assert_equal_steps(
-        multistep(asked, start(), steps, spacing, correct=True), asked, scheduler_steps(reference, steps)
-    )
-
-
 @given(steps=st.integers(1, TRAIN_STEPS), spacing=st.sampled_from(SPACINGS))
 @settings(deadline=None, max_examples=50)
 def test_a_grid_falls_from_noise_to_sound(steps, spacing):
@@ -211,8 +199,6 @@ def test_the_noise_is_a_function_of_seed_and_window(sampling):
         ("guidance_interval", (2.0, float("inf"))),
         ("guidance_interval", (-1.0, 1.0)),
         ("guidance_interval", (float("nan"), 1.0)),
-        ("reuse", 0),
-        ("reuse", 11),
     ],
 )
 def test_a_setting_outside_its_range_is_refused_by_name(setting, value):
@@ -232,30 +218,6 @@ def test_guidance_is_given_inside_its_interval_only():
         assert step.guidance == (3.5 if 0.3 <= levels[step.timestep] <= 5.0 else 1.0)
     everywhere = steps_asked_for(steps=25, guidance=3.5)
     assert {step.guidance for step in everywhere} == {3.5}
-
-
-@given(
-    steps=st.integers(1, 40),
-    reuse=st.integers(1, 10),
-    guidance=st.sampled_from([1.0, 3.5]),
-    interval=st.tuples(st.floats(0, 15), st.floats(0, 15)).map(sorted).map(tuple),
-)
-@settings(deadline=None, max_examples=100)
-def test_deep_features_are_reused_only_where_there_are_some(steps, reuse, guidance, interval):
-    """They are at most `reuse` - 1 steps old, and were computed with guidance wherever they are used with it."""
-    asked = steps_asked_for(steps=steps, reuse=reuse, guidance=guidance, guidance_interval=interval)
-    assert len(asked) == steps
-    assert not asked[0].reuse
-    age, guided = 0, False
-    for step in asked:
-        if step.reuse:
-            age += 1
-            assert age < reuse
-            assert guided or step.guidance == 1
-        else:
-            age, guided = 0, step.guidance != 1
-    if guidance == 1 or interval == (0, 15):
-        assert [step.reuse for step in asked] == [bool(i % reuse) for i in range(steps)]
 
 
 def test_eta_is_refused_where_it_would_be_ignored():

@@ -32,9 +32,6 @@ SETTINGS: tuple[Setting, ...] = (
     *({"sampler": "dpm++", "steps": steps} for steps in (50, 25, 15, 10, 8, 5)),
     *({"sampler": "dpm++", "steps": steps, "spacing": "karras"} for steps in (25, 10)),
     *({"sampler": "dpm++", "steps": steps, "spacing": "log-snr"} for steps in (50, 25, 10)),
-    *({"sampler": "unipc", "steps": steps} for steps in (25, 10, 5)),
-    *({"sampler": "dpm++", "steps": 25, "reuse": reuse} for reuse in (2, 3, 5)),
-    {"sampler": "dpm++", "steps": 10, "reuse": 2},
     {"sampler": "ddim", "steps": 200, "guidance": GUIDANCE},
     {"sampler": "dpm++", "steps": 25, "guidance": GUIDANCE},
     *(
@@ -105,12 +102,10 @@ def measure_steps(
 
 
 def describe(setting: Setting) -> str:
-    """A setting in words: "dpm++, 25 steps, reuse 2"."""
+    """A setting in words: "dpm++, 25 steps, log-snr"."""
     words = [setting["sampler"], f"{setting['steps']} steps"]
     if "spacing" in setting:
         words.append(setting["spacing"])
-    if "reuse" in setting:
-        words.append(f"reuse {setting['reuse']}")
     if "guidance" in setting:
         words.append(f"guidance {setting['guidance']:g}")
     if "guidance_interval" in setting:

@@ -17,7 +17,7 @@ from foley_pipeline.prompt import Prompt
 
 ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS)
 MAX_NAME = 200  # characters, and room for a sidecar's ending
-SAMPLING = ("sampler", "steps", "spacing", "eta", "guidance", "guidance_interval", "reuse", "seed")
+SAMPLING = ("sampler", "steps", "spacing", "eta", "guidance", "guidance_interval", "seed")
 
 
 def _pair(value: Any) -> Any:
@@ -50,7 +50,6 @@ class Row(BaseModel):
     eta: float | None = None
     guidance: float | None = None
     guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
-    reuse: int | None = None
     loudness: Loudness = "level"
     source_audio: SourceAudio = "replace"
 

@@ -3,7 +3,7 @@
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_export.networks.clap_audio import ClapAudio
 from foley_export.networks.clap_text import ClapText
-from foley_export.networks.denoiser import Denoiser, DenoiserReuse
+from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.network import Network
 from foley_export.networks.optical_flow import OpticalFlow, OpticalFlowWarm
 from foley_export.networks.vae_decoder import VaeDecoder
@@ -21,7 +21,6 @@ NETWORKS: dict[str, type[Network]] = {
         ClapText,
         ClapAudio,
         Denoiser,
-        DenoiserReuse,
         VaeDecoder,
         Vocoder,
     )

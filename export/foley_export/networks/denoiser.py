@@ -60,20 +60,20 @@ class Denoiser(Network):
         embedding: Tensor,
         negative_embedding: Tensor,
         guidance: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The guided noise [batch, 8, 256, 16] and both branches' deep features; inputs as in the stage's contract.
+    ) -> Tensor:
+        """The guided noise [batch, 8, 256, 16]; inputs as in the stage's contract.
 
         The unconditional branch runs only for rows whose guidance is not 1, in one batch with all the
         conditional ones: a row without guidance costs half, but for `for_gpu`.
         """
         branches = Branches(guidance, self.both_branches)
-        noise, deep = self.deep_branch(
+        noise = self.branch(
             branches.repeat(latents),
             branches.repeat(timestep[:, 0]),
             branches.join(embedding, negative_embedding),
             branches.repeat(self.control(envelope)),
         )
-        return branches.guide(noise), torch.stack(branches.split(deep), dim=1)
+        return branches.guide(noise)
 
     def control(self, envelope: Tensor) -> Tensor:
         """The envelope [batch, 1024] (linear RMS, 0 to 1) as the control [batch, 8, 256, 1]."""
@@ -84,15 +84,8 @@ class Denoiser(Network):
 
         Without a `control` the ControlNet is left out and AudioLDM predicts alone.
         """
-        return self.deep_branch(latents, timestep, embedding, control)[0]
-
-    def deep_branch(
-        self, latents: Tensor, timestep: Tensor, embedding: Tensor, control: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """What `branch` answers, and the UNet's deep features."""
         additions = None if control is None else self.control_net(latents + control, timestep, embedding)
-        answer, deep = self.unet(latents, timestep, embedding, additions)
-        return self.to_noise(answer, latents, timestep), deep
+        return self.to_noise(self.unet(latents, timestep, embedding, additions), latents, timestep)
 
     def to_noise(self, answer: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
         """The noise in `latents`, where the UNet's `answer` is that or the velocity.
@@ -105,33 +98,6 @@ class Denoiser(Network):
             return answer
         signal = self.signal[timestep][:, None, None, None]
         return signal.sqrt() * answer + (1 - signal).sqrt() * latents
-
-
-class DenoiserReuse(Denoiser):
-    """The denoiser's layers at the full size, on deep features that a `Denoiser` found at a step before.
-
-    Of the layers below changes little from one step to the next (Ma et al., "DeepCache", CVPR 2024).
-    """
-
-    stage_name = "denoiser_reuse"
-
-    def forward(  # type: ignore[override]  # one input more, one output less
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        envelope: Tensor,
-        embedding: Tensor,
-        negative_embedding: Tensor,
-        guidance: Tensor,
-        deep: Tensor,
-    ) -> Tensor:
-        """The guided noise [batch, 8, 256, 16]; inputs as in the stage's contract."""
-        branches = Branches(guidance, self.both_branches)
-        rows, steps = branches.repeat(latents), branches.repeat(timestep[:, 0])
-        embeddings = branches.join(embedding, negative_embedding)
-        additions = self.control_net.forward_top(rows + branches.repeat(self.control(envelope)), steps, embeddings)
-        answer = self.unet.forward_top(rows, steps, embeddings, additions, branches.join(deep[:, 0], deep[:, 1]))
-        return branches.guide(self.to_noise(answer, rows, steps))
 
 
 class Branches:
@@ -149,14 +115,9 @@ class Branches:
         """What the two branches see [batch, ...], for all rows."""
         return torch.cat([conditional, unconditional if self.guided is None else unconditional[self.guided]])
 
-    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """What came out for all rows as both branches [batch, ...]; without guidance they are the same."""
-        conditional, unconditional = values.tensor_split([self.guidance.shape[0]])
-        if self.guided is None:
-            return conditional, unconditional
-        return conditional, conditional.index_copy(0, self.guided, unconditional)
-
     def guide(self, noise: Tensor) -> Tensor:
-        """Classifier-free guidance on the noise of all rows."""
-        conditional, unconditional = self.split(noise)
+        """Classifier-free guidance on the noise of all rows; without guidance the branches are the same."""
+        conditional, unconditional = noise.tensor_split([self.guidance.shape[0]])
+        if self.guided is not None:
+            unconditional = conditional.index_copy(0, self.guided, unconditional)
         return unconditional + self.guidance[:, :, None, None] * (conditional - unconditional)

@@ -22,7 +22,6 @@ class Encoder(nn.Module):
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        self.top = 1 + config.residual_blocks  # input blocks that work at the full size
         conditioning_width = 8 * config.width
         half = conditioning_width // 2
         self.time_embed = TimeEmbedding(nn.Linear(config.width, half), nn.SiLU(), nn.Linear(half, half))
@@ -58,18 +57,11 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, conditioning: Tensor) -> tuple[list[Tensor], Tensor]:
         """The output of every input block, for the skip connections, and the output of the middle."""
-        skips = self.encode_top(x, conditioning)
-        for block in self.input_blocks[self.top :]:
-            skips.append(block(skips[-1], conditioning))
-        return skips, self.middle_block(skips[-1], conditioning)
-
-    def encode_top(self, x: Tensor, conditioning: Tensor) -> list[Tensor]:
-        """The output of the input blocks at the full size, the first ones."""
         skips = []
-        for block in self.input_blocks[: self.top]:
+        for block in self.input_blocks:
             x = block(x, conditioning)
             skips.append(x)
-        return skips
+        return skips, self.middle_block(x, conditioning)
 
 
 class ControlNet(Encoder):
@@ -88,11 +80,6 @@ class ControlNet(Encoder):
         skips, middle = self.encode(latents, self.conditioning(timestep, embedding))
         additions = [convolution(skip) for convolution, skip in zip(self.zero_convs, skips, strict=True)]
         return additions, self.middle_block_out_zero_conv(middle)
-
-    def forward_top(self, latents: Tensor, timestep: Tensor, embedding: Tensor) -> list[Tensor]:
-        """The additions for the skip connections at the full size only."""
-        skips = self.encode_top(latents, self.conditioning(timestep, embedding))
-        return [convolution(skip) for convolution, skip in zip(self.zero_convs[: self.top], skips, strict=True)]
 
 
 class UNet(Encoder):
@@ -124,11 +111,10 @@ class UNet(Encoder):
         timestep: Tensor,
         embedding: Tensor,
         control: tuple[list[Tensor], Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Noise like `latents` [batch, 8, time, mel], and deep features; timesteps [batch], embeddings [batch, 512].
+    ) -> Tensor:
+        """Noise like `latents` [batch, 8, time, mel]; timesteps [batch], embeddings [batch, 512].
 
-        `control` is what the `ControlNet` answers: it is added to the skip connections and the middle. Deep features,
-        [batch, channels, time / 2, mel / 2], are all that `forward_top` needs to know of the layers below it.
+        `control` is what the `ControlNet` answers: it is added to the skip connections and the middle.
         """
         conditioning = self.conditioning(timestep, embedding)
         skips, x = self.encode(latents, conditioning)
@@ -136,30 +122,8 @@ class UNet(Encoder):
             additions, middle = control
             skips = [skip + addition for skip, addition in zip(skips, additions, strict=True)]
             x = x + middle
-        below: list[Any] = [*self.output_blocks[: -self.top]]
-        for block in below[:-1]:
+        for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), conditioning)
-        deep = below[-1][:-1](torch.cat([x, skips.pop()], dim=1), conditioning)
-        return self._finish(deep, skips, conditioning), deep
-
-    def forward_top(
-        self, latents: Tensor, timestep: Tensor, embedding: Tensor, additions: list[Tensor], deep: Tensor
-    ) -> Tensor:
-        """Noise from the layers at the full size alone, on `deep` features of a step before (Ma et al. 2024).
-
-        `additions` is what `ControlNet.forward_top` answers.
-        """
-        conditioning = self.conditioning(timestep, embedding)
-        skips = self.encode_top(latents, conditioning)
-        skips = [skip + addition for skip, addition in zip(skips, additions, strict=True)]
-        return self._finish(deep, skips, conditioning)
-
-    def _finish(self, deep: Tensor, skips: list[Tensor], conditioning: Tensor) -> Tensor:
-        """From the deep features up: the layers at the full size."""
-        last_below: Any = self.output_blocks[-self.top - 1]
-        x = last_below[-1](deep)  # the upsampling
-        for block, skip in zip(self.output_blocks[-self.top :], reversed(skips), strict=True):
-            x = block(torch.cat([x, skip], dim=1), conditioning)
         return self.out(x)
 
 

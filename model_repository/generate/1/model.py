@@ -37,11 +37,8 @@ class TritonPythonModel:
             seed=seed,
             spacing=inputs["spacing"][0].decode(errors="replace"),
             guidance_interval=tuple(inputs["guidance_interval"].tolist()),
-            reuse=int(inputs["reuse"][0]),
         )
-        denoise = served_denoiser(
-            infer, sampling, inputs["envelope"], inputs["embedding"], inputs["negative_embedding"]
-        )
+        denoise = served_denoiser(infer, inputs["envelope"], inputs["embedding"], inputs["negative_embedding"])
         for step, latents in enumerate(sample(denoise, sampling, window), start=1):
             if request.is_cancelled():
                 return

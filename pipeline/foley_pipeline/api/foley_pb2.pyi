@@ -24,7 +24,6 @@ class Sampler(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SAMPLER_UNSPECIFIED: _ClassVar[Sampler]
     SAMPLER_DDIM: _ClassVar[Sampler]
     SAMPLER_DPM_SOLVER: _ClassVar[Sampler]
-    SAMPLER_UNIPC: _ClassVar[Sampler]
 
 class Spacing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -68,7 +67,6 @@ FILE_KIND_AUDIO_PROMPT: FileKind
 SAMPLER_UNSPECIFIED: Sampler
 SAMPLER_DDIM: Sampler
 SAMPLER_DPM_SOLVER: Sampler
-SAMPLER_UNIPC: Sampler
 SPACING_UNSPECIFIED: Spacing
 SPACING_UNIFORM: Spacing
 SPACING_KARRAS: Spacing
@@ -169,7 +167,7 @@ class FileChunk(_message.Message):
     def __init__(self, kind: _Optional[_Union[FileKind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("profile", "sampler", "step_count", "guidance", "eta", "seed", "spacing", "guidance_interval", "reuse")
+    __slots__ = ("profile", "sampler", "step_count", "guidance", "eta", "seed", "spacing", "guidance_interval")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     SAMPLER_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -178,7 +176,6 @@ class Sampling(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     SPACING_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
-    REUSE_FIELD_NUMBER: _ClassVar[int]
     profile: Profile
     sampler: Sampler
     step_count: int
@@ -187,8 +184,7 @@ class Sampling(_message.Message):
     seed: int
     spacing: Spacing
     guidance_interval: NoiseInterval
-    reuse: int
-    def __init__(self, profile: _Optional[_Union[Profile, str]] = ..., sampler: _Optional[_Union[Sampler, str]] = ..., step_count: _Optional[int] = ..., guidance: _Optional[float] = ..., eta: _Optional[float] = ..., seed: _Optional[int] = ..., spacing: _Optional[_Union[Spacing, str]] = ..., guidance_interval: _Optional[_Union[NoiseInterval, _Mapping]] = ..., reuse: _Optional[int] = ...) -> None: ...
+    def __init__(self, profile: _Optional[_Union[Profile, str]] = ..., sampler: _Optional[_Union[Sampler, str]] = ..., step_count: _Optional[int] = ..., guidance: _Optional[float] = ..., eta: _Optional[float] = ..., seed: _Optional[int] = ..., spacing: _Optional[_Union[Spacing, str]] = ..., guidance_interval: _Optional[_Union[NoiseInterval, _Mapping]] = ...) -> None: ...
 
 class NoiseInterval(_message.Message):
     __slots__ = ("low", "high")

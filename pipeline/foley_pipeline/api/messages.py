@@ -41,7 +41,6 @@ _LEVELS: Mapping[Loudness, pb.Loudness] = {
 _SAMPLERS: Mapping[SamplerName, pb.Sampler] = {
     "ddim": pb.SAMPLER_DDIM,
     "dpm++": pb.SAMPLER_DPM_SOLVER,
-    "unipc": pb.SAMPLER_UNIPC,
 }
 _SPACINGS: Mapping[Spacing, pb.Spacing] = {
     "uniform": pb.SPACING_UNIFORM,
@@ -50,7 +49,7 @@ _SPACINGS: Mapping[Spacing, pb.Spacing] = {
 }
 
 # field of Sampling -> field of the message, for those that are the same on both sides
-_NUMBERS = {"steps": "step_count", "guidance": "guidance", "eta": "eta", "seed": "seed", "reuse": "reuse"}
+_NUMBERS = {"steps": "step_count", "guidance": "guidance", "eta": "eta", "seed": "seed"}
 
 Word = TypeVar("Word", bound=str)
 
