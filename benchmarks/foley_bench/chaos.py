@@ -27,7 +27,6 @@ from foley_client.render.task import SIDECAR
 
 VIDEOS = 6
 KINDS = ("driver", "worker", "Triton")
-REPORTS = {"report.html"}
 END_TIMEOUT_S = 60.0
 
 

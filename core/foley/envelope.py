@@ -49,11 +49,6 @@ def mu_law(amplitude: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(np.log1p(MU * np.asarray(amplitude, np.float64)) / np.log1p(MU))
 
 
-def inverse_mu_law(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Mu-law value in [0, 1] back to linear amplitude."""
-    return np.asarray(np.expm1(np.asarray(value, np.float64) * np.log1p(MU)) / MU)
-
-
 def mu_law_bins(classes: int = 64) -> Floats:
     """Linear RMS under which each class ends: equally spaced in mu-law from 0.01 to 1, [classes].
 

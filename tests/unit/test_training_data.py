@@ -2,20 +2,16 @@
 
 import dataclasses
 
-import av
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foley import clip, envelope, media
-from foley.audio import read_audio
-from foley.errors import OutputError
+from foley import clip, envelope
 from foley_training.data import motion
 from foley_training.data.canvas import ROWS
 from foley_training.data.caption import VERBS, WORDS, caption, plain_caption
-from foley_training.data.clip_file import write_clip
 from foley_training.data.objects import place
 from foley_training.data.picture import render
 from foley_training.data.reaction import Reaction
@@ -257,35 +253,3 @@ def test_soft_objects_answer_a_contact_the_more_the_harder(material):
 @pytest.mark.parametrize("material", ["wood", "metal", "glass"])
 def test_hard_objects_stay_as_they_are(material):
     assert answer(material, 0.9, 1.06) == 0
-
-
-# Files
-
-
-def test_a_clip_is_written_with_its_sound_or_without(tmp_path):
-    scene = make_scene("test", 0)
-    write_clip(scene, tmp_path / "sound.mp4")
-    write_clip(scene, tmp_path / "silent.mp4", sound=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["silent.mp4", "sound.mp4"]
-
-    info = media.probe(tmp_path / "silent.mp4")
-    assert (info.width, info.height, info.source_frames, info.codec) == (344, 256, clip.CLIP_FRAMES, "h264")
-    assert info.duration_s == pytest.approx(clip.CLIP_SECONDS)
-    assert not info.has_audio
-    with av.open(str(tmp_path / "silent.mp4")) as container:
-        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(decoded, render(scene), strict=True)]
-    assert max(differences) < 8
-
-    assert media.probe(tmp_path / "sound.mp4").has_audio
-    heard = read_audio(tmp_path / "sound.mp4")
-    expected = synthesise(scene)[: round(clip.CLIP_SECONDS * clip.SAMPLE_RATE_HZ)]
-    assert np.corrcoef(envelope.measure(heard)[:1000], envelope.measure(expected))[0, 1] > 0.98
-
-
-def test_a_clip_goes_to_an_mp4_in_a_folder_that_exists(tmp_path):
-    with pytest.raises(OutputError, match=r"\.mp4"):
-        write_clip(make_scene("test", 0), tmp_path / "clip.avi")
-    with pytest.raises(OutputError, match="does not exist"):
-        write_clip(make_scene("test", 0), tmp_path / "nowhere" / "clip.mp4")
-    assert not list(tmp_path.iterdir())

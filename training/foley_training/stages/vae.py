@@ -71,11 +71,3 @@ def mels(sounds: Sounds, batch: int, device: torch.device) -> Iterator[Tensor]:
     """Whole log-mels [batch, 1024, 64], all clips in order."""
     for first in range(0, len(sounds.scenes), batch):
         yield torch.from_numpy(sounds.mels[first : first + batch].astype(np.float32)).to(device)
-
-
-@torch.no_grad()
-def scale_factor(encoder: VaeEncoder, sounds: Sounds, clips: int = 200) -> float:
-    """One over the standard deviation of the latents (Rombach et al. 2022, appendix G)."""
-    device = next(encoder.parameters()).device
-    squares = [float(encoder(mel)[0].var()) for _, mel in zip(range(clips // 8), mels(sounds, 8, device), strict=False)]
-    return float(1 / np.sqrt(np.mean(squares)))
