@@ -115,10 +115,11 @@ class Line(Task[torch.Tensor]):
     name = "line"
 
     def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
         self.value = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.value.weight)
         self.networks = nn.ModuleDict({"value": self.value})
-        self.passes = [Pass(list(self.value.parameters()), self.losses)]
+        self.passes = [Pass(self.value, self.losses)]
         self.steps, self.stop_at = 0, stop_at
 
     def batch(self, random: np.random.Generator) -> torch.Tensor:

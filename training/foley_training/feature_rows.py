@@ -31,11 +31,15 @@ class FeatureRows:
 def feature_rows(
     folder: Path, split: Split, clips: int, config: DisFlowConfig, rgb: RgbFeatures, flow: FlowFeatures
 ) -> FeatureRows:
-    """The first `clips` clips of a split: read from `folder`, or made and kept there."""
+    """The first `clips` clips of a split: read from `folder`, or made and kept there.
+
+    The networks must be on one device; the features are computed there.
+    """
     paths = {name: folder / f"{split}-{clips}-{name}.npy" for name in ("features", "rms")}
     if not all(path.is_file() for path in paths.values()):
         for network in (rgb.network, flow.network):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+        device = rgb.mean.device
         features, rms = [], []
         for i in track(range(clips), "features"):
             scene = make_scene(split, i)
@@ -44,9 +48,9 @@ def feature_rows(
             rows = []
             for first in range(0, PAIRS, _BATCH):
                 frames, flows = (np.stack(part) for part in zip(*images[first : first + _BATCH], strict=True))
-                bgr = torch.from_numpy(frames).flip(-1).permute(0, 3, 1, 2).float() - rgb.mean
-                motion = torch.from_numpy(flows).permute(0, 3, 1, 2).float() - 128
-                rows.append(torch.cat([rgb.network(bgr), flow.network(motion)], 1).half().numpy())
+                bgr = torch.from_numpy(frames).to(device).flip(-1).permute(0, 3, 1, 2).float() - rgb.mean
+                motion = torch.from_numpy(flows).to(device).permute(0, 3, 1, 2).float() - 128
+                rows.append(torch.cat([rgb.network(bgr), flow.network(motion)], 1).half().cpu().numpy())
             features.append(np.concatenate(rows))
         for name, arrays in (("features", features), ("rms", rms)):
             with paths[name].open("wb") as file:

@@ -30,7 +30,10 @@ class Latents:
 
 @torch.no_grad()
 def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -> Latents:
-    """The latents of `sounds`: read from files that start like `path`, or made and kept there."""
+    """The latents of `sounds`: read from files that start like `path`, or made and kept there.
+
+    The networks must be on one device; the latents are computed there.
+    """
     mean_path, deviation_path, embeddings_path = (
         path.with_name(f"{path.name}-{name}.npy") for name in ("mean", "deviation", "embeddings")
     )

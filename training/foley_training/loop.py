@@ -33,20 +33,29 @@ _EMA_DECAY = 0.999
 
 @dataclass(frozen=True)
 class Pass(Generic[Batch]):
-    """One optimiser's turn in a step: what it may change, and the loss on the batch."""
+    """One optimiser's turn in a step: the network whose parameters it changes, and the losses on the batch."""
 
-    parameters: list[nn.Parameter]
+    network: nn.Module
     losses: Callable[[Batch], Losses]
     betas: tuple[float, float] = (0.9, 0.99)
 
 
-class Task(ABC, Generic[Batch]):
-    """What is trained in one stage. `networks` holds all that changes; checkpoints are of it."""
+class Task(nn.Module, ABC, Generic[Batch]):
+    """What is trained in one stage.
+
+    `networks` holds the networks that are trained; only they are in checkpoints. A task is a module itself, so that
+    `to` also moves the frozen networks and the buffers that a step uses.
+    """
 
     name: str
     progress: float = 0.0  # share of the steps that are done; the loop sets it
     networks: nn.ModuleDict
     passes: list[Pass[Batch]]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the networks."""
+        return next(self.networks.parameters()).device
 
     @abstractmethod
     def batch(self, random: np.random.Generator) -> Batch:
@@ -58,15 +67,17 @@ class Task(ABC, Generic[Batch]):
 
 
 def train(task: Task[Any], config: LoopConfig, seed: int, folder: Path, device: torch.device) -> None:
-    """Train `task` for `config.steps` steps, or what is left of them; then `task.networks` holds the averaged weights.
+    """Train `task` on `device` for `config.steps` steps, or what is left of them.
+
+    Afterwards `task.networks` holds the averaged weights.
 
     Writes `<name>.pt` (checkpoint) and `<name>.jsonl` (log) in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    networks = task.networks.to(device)
+    networks = task.to(device).networks
     averaged = AveragedModel(networks, multi_avg_fn=_average, use_buffers=True)
     optimisers = [
-        torch.optim.AdamW(one.parameters, config.learning_rate, one.betas, weight_decay=1e-3, fused=True)
+        torch.optim.AdamW(one.network.parameters(), config.learning_rate, one.betas, weight_decay=1e-3, fused=True)
         for one in task.passes
     ]
     checkpoint, log = folder / f"{task.name}.pt", folder / f"{task.name}.jsonl"
@@ -135,7 +146,7 @@ def _update(
     if not losses:
         return {}
     sum(losses.values(), torch.zeros((), device=device)).backward()
-    norm = nn.utils.clip_grad_norm_(one.parameters, 1.0)
+    norm = nn.utils.clip_grad_norm_(one.network.parameters(), 1.0)
     if torch.isfinite(norm):  # a step that overflowed is left out
         optimiser.step()
     return {name: float(loss.detach()) for name, loss in losses.items()}

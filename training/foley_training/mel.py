@@ -24,7 +24,7 @@ def log_mel(waveform: Tensor) -> Tensor:
 
 def mel_magnitudes(waveform: Tensor, n_fft: int = N_FFT, hop: int = clip.HOP, bands: int = clip.MEL_BINS) -> Tensor:
     """The magnitudes in mel bands, [batch, samples / hop, bands], before the logarithm."""
-    return magnitudes(waveform, n_fft, hop).transpose(1, 2) @ _filters(n_fft, bands).to(waveform.device)
+    return magnitudes(waveform, n_fft, hop).transpose(1, 2) @ _filters(n_fft, bands, waveform.device)
 
 
 def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -37,8 +37,8 @@ def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
 
 
 @cache
-def _filters(n_fft: int, bands: int) -> Tensor:
+def _filters(n_fft: int, bands: int, device: torch.device) -> Tensor:
     filters = mel_filter_bank(
         n_fft // 2 + 1, bands, 0.0, clip.SAMPLE_RATE_HZ / 2, clip.SAMPLE_RATE_HZ, "slaney", "slaney"
     )
-    return torch.from_numpy(filters).float()
+    return torch.from_numpy(filters).float().to(device)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from foley.errors import SettingError
 from foley.manifest import DisFlowConfig, Manifest
@@ -21,7 +22,7 @@ from foley_training.group_norm import use_fast_group_norm
 from foley_training.latents import Latents, latents
 from foley_training.loop import Task, load_trained, train
 from foley_training.sounds import Sounds, sounds
-from foley_training.stages.clap import Clap, sentences, tokenise
+from foley_training.stages.clap import Clap, sentences
 from foley_training.stages.diffusion import ControlNetTask, UNetTask
 from foley_training.stages.features import Features
 from foley_training.stages.vae import Vae
@@ -36,7 +37,7 @@ _SENTENCES_FROM = 500  # scenes whose captions the tokenizer learns from
 
 @dataclass(frozen=True)
 class Run:
-    """The configuration, and where everything is kept."""
+    """The configuration, where everything is kept, and the device that trains and encodes."""
 
     config: TrainingConfig
     work: Path
@@ -94,14 +95,14 @@ class Run:
         return Regression(self.manifest, self.config.video2rms_regression, *self._feature_rows())
 
     def trained(self, task: TaskType) -> TaskType:
-        """`task` with what it has learned.
+        """`task` on the run's device, with what it has learned.
 
         Raises:
             SettingError: it has not begun.
         """
         if not load_trained(task, self.work):
             raise SettingError(f"{task.name} is not trained yet: train it first")
-        return task
+        return task.to(self.device)
 
     def latents(self) -> tuple[Latents, Latents]:
         """The latents of training and validation sounds."""
@@ -114,13 +115,12 @@ class Run:
         )
 
     @torch.no_grad()
-    def _diffusion(self) -> tuple[Latents, Latents, Tensor, VaeDecoder]:
+    def _diffusion(self) -> tuple[Latents, Latents, npt.NDArray[np.float32], VaeDecoder]:
         train_latents, validation_latents = self.latents()
         decoder = self.trained(self.vae()).decoder
         decoder.scale_factor = train_latents.scale_factor
-        clap = self.trained(self.clap())
-        (empty,) = clap.text(*tokenise(clap.tokenizer, [""]))
-        return train_latents, validation_latents, empty, decoder
+        (empty,) = self.trained(self.clap()).embed_texts([""])
+        return train_latents, validation_latents, empty.cpu().numpy(), decoder
 
     def _flow(self) -> DisFlowConfig:
         flow = self.manifest.optical_flow
@@ -137,7 +137,8 @@ class Run:
 
     def _feature_rows(self) -> tuple[FeatureRows, FeatureRows]:
         cache, flow = self.work / "cache", self._flow()
-        rgb, motion = RgbFeatures(self.manifest).eval(), FlowFeatures(self.manifest).eval()
+        rgb = RgbFeatures(self.manifest).eval().to(self.device)
+        motion = FlowFeatures(self.manifest).eval().to(self.device)
         rgb.network.load_state_dict(self.trained(self.rgb_features()).networks["network"].state_dict())
         motion.network.load_state_dict(self.trained(self.flow_features()).networks["network"].state_dict())
         return (

@@ -80,16 +80,18 @@ def _make(scenes: list[Scene], paths: dict[str, Path]) -> None:
 class ClapEar(torch.nn.Module):
     """CLAP's front end (`foley_export.networks.clap_frontend`), its Fourier transform an FFT and not a convolution."""
 
+    filters: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.upsample = clap_frontend.SincUpsample(clap_frontend.SAMPLE_RATE_HZ // clip.SAMPLE_RATE_HZ)
-        self.filters = clap_frontend.LogMel().filters
+        self.register_buffer("filters", clap_frontend.LogMel().filters)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Decibels [batch, 1001, 64] of 16 kHz waveforms [batch, 163840]."""
         high = self.upsample(waveform)[:, : clap_frontend.SAMPLES]
         n_fft = clap_frontend.LogMel.n_fft
-        window = torch.hann_window(n_fft)
+        window = torch.hann_window(n_fft, device=waveform.device)
         spectrum = torch.stft(
             high, n_fft, clap_frontend.LogMel.hop, window=window, pad_mode="reflect", return_complex=True
         )

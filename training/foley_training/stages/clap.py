@@ -55,19 +55,20 @@ class Clap(Task[Pairs]):
     def __init__(
         self, manifest: Manifest, config: LoopConfig, tokenizer: Tokenizer, train: Sounds, validation: Sounds
     ) -> None:
-        self.config, self.tokenizer, self.train, self.validation = config, tokenizer, train, validation
+        super().__init__()
+        self.config, self.tokenizer, self.train_set, self.validation_set = config, tokenizer, train, validation
         self.audio, self.text = ClapAudio(manifest), ClapText(manifest)
         self.networks = nn.ModuleDict({"audio": self.audio, "text": self.text})
-        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self.passes = [Pass(self.networks, self.losses)]
 
     def batch(self, random: np.random.Generator) -> Pairs:
-        indices = random.integers(len(self.train.scenes), size=self.config.batch)
-        scenes = [self.train.scenes[i] for i in indices]
+        indices = random.integers(len(self.train_set.scenes), size=self.config.batch)
+        scenes = [self.train_set.scenes[i] for i in indices]
         meanings = [_meaning(scene) for scene in scenes]
         empty = random.random(len(scenes)) < _EMPTY
         texts = ["" if none else _text(scene, random) for scene, none in zip(scenes, empty, strict=True)]
         # a short prompt is repeated to fill the clip, so any moment may come first
-        spectrograms = [np.roll(self.train.clap_mels[i], random.integers(CLAP_FRAMES), 0) for i in indices]
+        spectrograms = [np.roll(self.train_set.clap_mels[i], random.integers(CLAP_FRAMES), 0) for i in indices]
         input_ids, attention_mask = tokenise(self.tokenizer, texts)
         pairs = (
             torch.from_numpy(np.stack(spectrograms).astype(np.float32)),
@@ -76,8 +77,7 @@ class Clap(Task[Pairs]):
             torch.tensor(meanings),
             torch.from_numpy(np.where(empty, _NOTHING, meanings)),
         )
-        device = next(self.audio.parameters()).device
-        return Pairs(*(tensor.to(device) for tensor in pairs))
+        return Pairs(*(tensor.to(self.device) for tensor in pairs))
 
     def losses(self, batch: Pairs) -> Losses:
         heard = embed_spectrograms(self.audio, batch.spectrograms)
@@ -90,18 +90,23 @@ class Clap(Task[Pairs]):
 
     def validate(self) -> dict[str, float]:
         """Share of validation sounds whose nearest sentence, of all twelve, is theirs; the mean cosine with it."""
-        heard = torch.cat([embed_spectrograms(self.audio, part) for part in self._spectrograms(self.validation)])
+        heard = torch.cat([embed_spectrograms(self.audio, part) for part in self._spectrograms(self.validation_set)])
         sentences = [plain_caption(material, action) for material in MATERIALS for action in ACTIONS]
-        read = self.text(*(tensor.to(heard.device) for tensor in tokenise(self.tokenizer, sentences)))
-        meaning = torch.tensor([_meaning(scene) for scene in self.validation.scenes], device=heard.device)
+        read = self.embed_texts(sentences)
+        meaning = torch.tensor([_meaning(scene) for scene in self.validation_set.scenes], device=heard.device)
         scores = heard @ read.T
         right = scores.gather(1, meaning[:, None])
         return {"accuracy": float((scores.argmax(1) == meaning).float().mean()), "cosine": float(right.mean())}
 
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings [texts, 512], on the task's device."""
+        embeddings: Tensor = self.text(*(tensor.to(self.device) for tensor in tokenise(self.tokenizer, texts)))
+        return embeddings
+
     def _spectrograms(self, sounds: Sounds) -> Iterator[Tensor]:
         for first in range(0, len(sounds.scenes), self.config.batch):
             part = sounds.clap_mels[first : first + self.config.batch].astype(np.float32)
-            yield torch.from_numpy(part).to(next(self.audio.parameters()).device)
+            yield torch.from_numpy(part).to(self.device)
 
 
 def embed_spectrograms(audio: ClapAudio, spectrograms: Tensor) -> Tensor:

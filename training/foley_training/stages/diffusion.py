@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
@@ -52,56 +53,53 @@ class Diffusion(Task[Noisy]):
         config: LoopConfig,
         train: Latents,
         validation: Latents,
-        empty: Tensor,
+        empty: npt.NDArray[np.float32],
         vae: VaeDecoder,
     ) -> None:
-        self.config, self.train, self.validation, self.vae = config, train, validation, vae
-        self.empty = empty  # the embedding of the empty text
+        super().__init__()
+        self.config, self.train_set, self.validation_set, self.vae = config, train, validation, vae
+        self.empty = empty  # [512], the embedding of the empty text
         self.denoiser = Denoiser(manifest)
-        self.signal = torch.from_numpy(schedule.alphas_cumprod())
-        # a velocity's error is the noise's error over the root of the signal; 1 / (1 - signal) is the SNR plus one
-        self.weights = (_SNR_LIMIT * (1 - self.signal)).clamp(max=1) / self.signal
         self._start()
 
     @abstractmethod
     def _start(self) -> None:
         """Make `networks` and `passes`, and set the weights that learning starts from."""
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
-
     def batch(self, random: np.random.Generator) -> Noisy:
         # attention and group normalisation see the whole map, so whole clips must be among what is learned from
         length = clip.PADDED_ENVELOPE if random.random() < _WHOLE else PIECE
         count = max(1, self.config.batch * PIECE // length)
-        pieces = [self.train.sounds.piece(random, length) for _ in range(count)]
+        pieces = [self.train_set.sounds.piece(random, length) for _ in range(count)]
         clean, envelopes, embeddings = [], [], []
         for index, first in pieces:
             cells = slice(first // clip.LATENT_REDUCTION, (first + length) // clip.LATENT_REDUCTION)
-            mean, deviation = (a[index, :, cells].astype(np.float32) for a in (self.train.mean, self.train.deviation))
+            mean, deviation = (
+                a[index, :, cells].astype(np.float32) for a in (self.train_set.mean, self.train_set.deviation)
+            )
             draw = mean + deviation * random.standard_normal(mean.shape, np.float32)
-            clean.append(draw * np.float32(self.train.scale_factor))
-            envelopes.append(self.train.sounds.envelopes[index, first : first + length])
+            clean.append(draw * np.float32(self.train_set.scale_factor))
+            envelopes.append(self.train_set.sounds.envelopes[index, first : first + length])
             prompted = random.random() >= _NO_PROMPT
-            embeddings.append(self.train.embeddings[index] if prompted else self.empty.numpy())
-        latents = torch.from_numpy(np.stack(clean))
-        timestep = torch.from_numpy(random.integers(schedule.TRAIN_STEPS, size=count))
-        noise = torch.from_numpy(random.standard_normal(latents.shape, np.float32))
-        signal = self.signal[timestep][:, None, None, None]
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-        tensors = (
-            noisy,
-            noise,
-            timestep,
-            torch.from_numpy(np.stack(embeddings)),
-            torch.from_numpy(np.stack(envelopes)),
+            embeddings.append(self.train_set.embeddings[index] if prompted else self.empty)
+        arrays = (
+            np.stack(clean),
+            random.integers(schedule.TRAIN_STEPS, size=count),
+            random.standard_normal((count, *clean[0].shape), np.float32),
+            np.stack(embeddings),
+            np.stack(envelopes),
         )
-        return Noisy(*(tensor.to(self.device) for tensor in tensors))
+        latents, timestep, noise, embedding, envelope = (torch.from_numpy(array).to(self.device) for array in arrays)
+        signal = self.denoiser.signal[timestep][:, None, None, None]
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        return Noisy(noisy, noise, timestep, embedding, envelope)
 
     def losses(self, batch: Noisy) -> Losses:
         error = (self.predict(batch).float() - batch.noise).square().mean((1, 2, 3))
-        return {"velocity": (error * self.weights.to(self.device)[batch.timestep]).mean()}
+        signal = self.denoiser.signal[batch.timestep]
+        # a velocity's error is the noise's error over the root of the signal; 1 / (1 - signal) is the SNR plus one
+        weights = (_SNR_LIMIT * (1 - signal)).clamp(max=1) / signal
+        return {"velocity": (error * weights).mean()}
 
     @abstractmethod
     def predict(self, batch: Noisy) -> Tensor:
@@ -114,8 +112,8 @@ class Diffusion(Task[Noisy]):
         """
         results = []
         for i in range(clips):
-            embedding = torch.from_numpy(self.validation.embeddings[i])[None].to(self.device)
-            envelope = torch.from_numpy(np.array(self.validation.sounds.envelopes[i]))[None].to(self.device)
+            embedding = torch.from_numpy(self.validation_set.embeddings[i])[None].to(self.device)
+            envelope = torch.from_numpy(np.array(self.validation_set.sounds.envelopes[i]))[None].to(self.device)
             asked = self.denoiser.control(envelope) if control else None
             denoise = self._guided(embedding, asked)
             *_, latents = sample(denoise, Sampling(steps=steps, seed=i))
@@ -124,7 +122,7 @@ class Diffusion(Task[Noisy]):
         return results
 
     def _guided(self, embedding: Tensor, control: Tensor | None, guidance: float = 3.5) -> Callable[..., np.ndarray]:
-        both = torch.cat([embedding, self.empty[None].to(self.device)])
+        both = torch.cat([embedding, torch.from_numpy(self.empty)[None].to(self.device)])
 
         def denoise(latents: np.ndarray, step: Step) -> np.ndarray:
             rows = torch.from_numpy(latents).to(self.device).expand(2, -1, -1, -1)
@@ -149,7 +147,7 @@ class UNetTask(Diffusion):
             unet.film_emb.weight.mul_(math.sqrt(clip.EMBEDDING) / 2)
             unet.get_parameter("out.2.weight").zero_()
         self.networks = nn.ModuleDict({"unet": unet})
-        self.passes = [Pass(list(unet.parameters()), self.losses)]
+        self.passes = [Pass(unet, self.losses)]
 
     def predict(self, batch: Noisy) -> Tensor:
         return self.denoiser.branch(batch.latents, batch.timestep, batch.embedding)
@@ -180,7 +178,7 @@ class ControlNetTask(Diffusion):
             gains = torch.from_numpy(np.geomspace(*_CONTROL_GAINS, clip.LATENT_CHANNELS)).float()
             projection.get_parameter("0.weight").mul_(gains[:, None, None, None])
         self.networks = nn.ModuleDict({"control_net": self.denoiser.control_net, "control_projection": projection})
-        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self.passes = [Pass(self.networks, self.losses)]
 
     def predict(self, batch: Noisy) -> Tensor:
         control = self.denoiser.control(batch.envelope)

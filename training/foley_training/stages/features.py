@@ -32,31 +32,33 @@ class Labelled:
 class Features(Task[Labelled]):
     """A feature network with a linear layer on top, which is thrown away."""
 
+    mean: Tensor
+
     def __init__(
         self, network: RgbFeatures | FlowFeatures, config: LoopConfig, train: Pairs, validation: Pairs
     ) -> None:
+        super().__init__()
         self.name = network.stage_name
-        self.config, self.train, self.validation = config, train, validation
+        self.config, self.train_set, self.validation_set = config, train, validation
         self.of_frames = isinstance(network, RgbFeatures)
-        self.mean = network.mean if isinstance(network, RgbFeatures) else torch.tensor(128.0)
+        self.register_buffer("mean", network.mean if isinstance(network, RgbFeatures) else torch.tensor(128.0))
         backbone: BNInception = network.network
         width = next(size for size in network.stage.outputs[0].shape if isinstance(size, int))
         self.networks = nn.ModuleDict({"network": backbone, "head": nn.Linear(width, len(MATERIALS) + DYNAMICS)})
-        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self.passes = [Pass(self.networks, self.losses)]
 
     def batch(self, random: np.random.Generator) -> Labelled:
-        rows = np.sort(random.integers(len(self.train.material), size=self.config.batch))
-        return self._labelled(self.train, rows, mirror=bool(random.integers(2)))
+        rows = np.sort(random.integers(len(self.train_set.material), size=self.config.batch))
+        return self._labelled(self.train_set, rows, mirror=bool(random.integers(2)))
 
     def _labelled(self, source: Pairs, rows: np.ndarray, mirror: bool = False) -> Labelled:
-        device = next(self.networks.parameters()).device
-        images = torch.from_numpy((source.rgb if self.of_frames else source.flow)[rows]).to(device).float()
-        images = (images.flip(-1) if self.of_frames else images).permute(0, 3, 1, 2) - self.mean.to(device)
+        images = torch.from_numpy((source.rgb if self.of_frames else source.flow)[rows]).to(self.device).float()
+        images = (images.flip(-1) if self.of_frames else images).permute(0, 3, 1, 2) - self.mean
         if mirror:
             images = images.flip(3)
             if not self.of_frames:
                 images[:, 0] *= -1
-        material, dynamics = (torch.from_numpy(a[rows]).to(device) for a in (source.material, source.dynamics))
+        material, dynamics = (torch.from_numpy(a[rows]).to(self.device) for a in (source.material, source.dynamics))
         return Labelled(images, material, dynamics)
 
     def losses(self, batch: Labelled) -> Losses:
@@ -74,8 +76,8 @@ class Features(Task[Labelled]):
     def validate(self) -> dict[str, float]:
         """Share of materials recognised, and of the dynamics' variance explained."""
         right, error, targets = [], [], []
-        for rows in np.array_split(np.arange(0, len(self.validation.material), 4), 20):
-            batch = self._labelled(self.validation, rows)
+        for rows in np.array_split(np.arange(0, len(self.validation_set.material), 4), 20):
+            batch = self._labelled(self.validation_set, rows)
             materials, dynamics = self._answers(batch.images)
             right.append(float((materials.argmax(1) == batch.material).float().mean()))
             error.append(float((dynamics - batch.dynamics).square().mean()))

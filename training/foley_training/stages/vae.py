@@ -30,21 +30,22 @@ class Vae(Task[Tensor]):
     name = "vae"
 
     def __init__(self, manifest: Manifest, config: LoopConfig, train: Sounds, validation: Sounds) -> None:
-        self.config, self.train, self.validation = config, train, validation
+        super().__init__()
+        self.config, self.train_set, self.validation_set = config, train, validation
         self.encoder, self.decoder = VaeEncoder(manifest), VaeDecoder(manifest)
         self.decoder.scale_factor = 1.0
         with torch.no_grad():
             self.decoder.get_parameter("decoder.conv_out.bias").fill_(_AVERAGE_MEL)
         self.networks = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
-        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self.passes = [Pass(self.networks, self.losses)]
 
     def batch(self, random: np.random.Generator) -> Tensor:
         # group normalisation sees the whole map, so a network that never met whole clips would not know them
         whole = random.random() < _WHOLE
         length = clip.PADDED_ENVELOPE if whole else PIECE
-        pieces = [self.train.piece(random, length) for _ in range(max(1, self.config.batch * PIECE // length))]
-        mels = np.stack([self.train.mels[index, first : first + length] for index, first in pieces])
-        return torch.from_numpy(mels.astype(np.float32)).to(next(self.networks.parameters()).device)
+        pieces = [self.train_set.piece(random, length) for _ in range(max(1, self.config.batch * PIECE // length))]
+        mels = np.stack([self.train_set.mels[index, first : first + length] for index, first in pieces])
+        return torch.from_numpy(mels.astype(np.float32)).to(self.device)
 
     def losses(self, mel: Tensor) -> Losses:
         mean, logvar = self.encoder(mel)
@@ -56,7 +57,7 @@ class Vae(Task[Tensor]):
     def validate(self) -> dict[str, float]:
         """Mean absolute error of the log-mel, and of the part of it that is heard."""
         errors, heard = [], []
-        for mel in mels(self.validation, 8, next(self.networks.parameters()).device):
+        for mel in mels(self.validation_set, 8, self.device):
             mean, _ = self.encoder(mel)
             error = (self.decoder(mean) - mel).abs()
             errors.append(float(error.mean()))
@@ -71,11 +72,3 @@ def mels(sounds: Sounds, batch: int, device: torch.device) -> Iterator[Tensor]:
     """Whole log-mels [batch, 1024, 64], all clips in order."""
     for first in range(0, len(sounds.scenes), batch):
         yield torch.from_numpy(sounds.mels[first : first + batch].astype(np.float32)).to(device)
-
-
-@torch.no_grad()
-def scale_factor(encoder: VaeEncoder, sounds: Sounds, clips: int = 200) -> float:
-    """One over the standard deviation of the latents (Rombach et al. 2022, appendix G)."""
-    device = next(encoder.parameters()).device
-    squares = [float(encoder(mel)[0].var()) for _, mel in zip(range(clips // 8), mels(sounds, 8, device), strict=False)]
-    return float(1 / np.sqrt(np.mean(squares)))

@@ -29,17 +29,17 @@ _REGRESSION = 1_000.0  # weight: squares of linear RMS are small
 
 @dataclass(frozen=True)
 class Clips:
-    """Features [batch, 300, width], the last row zeros as officially, and the low-passed RMS [batch, 1250]."""
+    """Features [batch, 300, width], the last row zeros as officially, and the target [batch, 1250] of the loss."""
 
     features: Tensor
-    rms: Tensor
+    target: Tensor
 
 
 class _Envelopes(Task[Clips]):
     """What classification and regression have in common: the data and where learning starts."""
 
     def _begin(self, encoder: Encoder, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
-        self.config, self.train, self.validation, self.encoder = config, train, validation, encoder
+        self.config, self.train_set, self.validation_set, self.encoder = config, train, validation, encoder
         self.deviation = train.features.astype(np.float32).std((0, 1))
         with torch.no_grad():
             # from frames to classes in time: a straight line between neighbours, to begin with
@@ -49,12 +49,12 @@ class _Envelopes(Task[Clips]):
             encoder.get_parameter("BiLSTM_projs.1.bias").fill_(0.1)
 
     def batch(self, random: np.random.Generator) -> Clips:
-        chosen = random.integers(len(self.train.features), size=self.config.batch)
+        chosen = random.integers(len(self.train_set.features), size=self.config.batch)
         return self._clips([self._turned(index, random) for index in chosen])
 
     def _turned(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A clip that begins at another of its silent moments, so that every moment is learned at every place."""
-        features, rms = self.train.features[index].astype(np.float32), self.train.rms[index]
+        features, rms = self.train_set.features[index].astype(np.float32), self.train_set.rms[index]
         features = np.concatenate([features, features[-1:]])
         per_frame = clip.CLIP_CLASSES / clip.CLIP_FRAMES
         silent = [s for s in range(0, clip.CLIP_FRAMES, _STEP) if rms[round(s * per_frame)] < 0.01]
@@ -64,17 +64,18 @@ class _Envelopes(Task[Clips]):
         return features, np.roll(rms, -round(shift * per_frame))
 
     def _clips(self, clips: list[tuple[np.ndarray, np.ndarray]]) -> Clips:
-        device = next(self.networks.parameters()).device
-        features, rms = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*clips, strict=True))
-        return Clips(functional.pad(features, (0, 0, 0, clip.CLIP_FRAMES - PAIRS)), rms)
+        features, rms = (np.stack(part) for part in zip(*clips, strict=True))
+        padded = functional.pad(torch.from_numpy(features), (0, 0, 0, clip.CLIP_FRAMES - PAIRS))
+        return Clips(padded.to(self.device), torch.from_numpy(self._target(rms)).to(self.device))
 
     def validate(self) -> dict[str, float]:
         """E-L1, and the accuracy within two classes of the frames that are not silent in both."""
-        wanted, curves, classes = self.validation.rms, [], []
+        features, wanted = self.validation_set.features, self.validation_set.rms
+        curves, classes = [], []
         for first in range(0, len(wanted), 16):
             rows = [
                 (f.astype(np.float32), r)
-                for f, r in zip(self.validation.features[first : first + 16], wanted[first : first + 16], strict=True)
+                for f, r in zip(features[first : first + 16], wanted[first : first + 16], strict=True)
             ]
             rms, found = self._predict(self._clips(rows).features)
             curves.append(rms)
@@ -84,6 +85,10 @@ class _Envelopes(Task[Clips]):
             "event_l1": metrics.event_l1(np.concatenate(curves), wanted),
             "accuracy_pm2": metrics.tolerant_accuracy(np.concatenate(classes), true, 2, skip_silence=True),
         }
+
+    @abstractmethod
+    def _target(self, rms: np.ndarray) -> np.ndarray:
+        """The target of the loss, made from the low-passed RMS; both [batch, 1250]."""
 
     @abstractmethod
     def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -96,16 +101,19 @@ class Classification(_Envelopes):
     name = "video2rms"
 
     def __init__(self, manifest: Manifest, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
+        super().__init__()
         self.network = Video2RMS(manifest)
         self.classes = manifest.video2rms.classes
         self.networks = nn.ModuleDict({"network": self.network})
-        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self.passes = [Pass(self.networks, self.losses)]
         self._begin(self.network.encoder, config, train, validation)
 
     def losses(self, batch: Clips) -> Losses:
-        wanted = torch.from_numpy(targets.to_classes(batch.rms.cpu().numpy(), self.classes)).to(batch.rms.device)
         logits = self.network.logits(batch.features).float()
-        return {"classes": targets.cross_entropy(logits, targets.smooth(wanted, self.classes))}
+        return {"classes": targets.cross_entropy(logits, targets.smooth(batch.target, self.classes))}
+
+    def _target(self, rms: np.ndarray) -> np.ndarray:
+        return targets.to_classes(rms, self.classes)
 
     def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
         classes = self.network.logits(features).argmax(-1).cpu().numpy()
@@ -118,13 +126,17 @@ class Regression(_Envelopes):
     name = "video2rms_regression"
 
     def __init__(self, manifest: Manifest, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
+        super().__init__()
         self.network = Video2RMSRegression(manifest)
         self.networks = nn.ModuleDict({"network": self.network})
-        self.passes = [Pass(list(self.networks.parameters()), self.losses)]
+        self.passes = [Pass(self.networks, self.losses)]
         self._begin(self.network.encoder, config, train, validation)
 
     def losses(self, batch: Clips) -> Losses:
-        return {"square": _REGRESSION * functional.mse_loss(self.network(batch.features).float(), batch.rms)}
+        return {"square": _REGRESSION * functional.mse_loss(self.network(batch.features).float(), batch.target)}
+
+    def _target(self, rms: np.ndarray) -> np.ndarray:
+        return rms
 
     def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
         rms = self.network(features).cpu().numpy()

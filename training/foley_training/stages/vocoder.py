@@ -50,7 +50,8 @@ class VocoderTask(Task[Piece]):
     name = "vocoder"
 
     def __init__(self, manifest: Manifest, config: LoopConfig, train: Sounds, validation: Sounds) -> None:
-        self.config, self.train, self.validation = config, train, validation
+        super().__init__()
+        self.config, self.train_set, self.validation_set = config, train, validation
         self.vocoder = Vocoder(manifest)
         self.vocoder.apply(_wake)
         with torch.no_grad():
@@ -59,8 +60,8 @@ class VocoderTask(Task[Piece]):
         self.discriminators = nn.ModuleList(Discriminator() for _ in _RESOLUTIONS)
         self.networks = nn.ModuleDict({"vocoder": self.vocoder, "discriminators": self.discriminators})
         self.passes = [
-            Pass(list(self.discriminators.parameters()), self.discriminator_losses, betas=(0.5, 0.9)),
-            Pass(list(self.vocoder.parameters()), self.generator_losses, betas=(0.8, 0.99)),
+            Pass(self.discriminators, self.discriminator_losses, betas=(0.5, 0.9)),
+            Pass(self.vocoder, self.generator_losses, betas=(0.8, 0.99)),
         ]
 
     @torch.no_grad()
@@ -89,11 +90,10 @@ class VocoderTask(Task[Piece]):
     def batch(self, random: np.random.Generator) -> Piece:
         mels, waves = [], []
         for _ in range(self.config.batch):
-            index, first = self.train.piece(random, PIECE)
-            mels.append(self.train.mels[index, first : first + PIECE].astype(np.float32))
-            waves.append(self.train.waveform(index)[first * clip.HOP : (first + PIECE) * clip.HOP])
-        device = next(self.vocoder.parameters()).device
-        return Piece(torch.from_numpy(np.stack(mels)).to(device), torch.from_numpy(np.stack(waves)).to(device))
+            index, first = self.train_set.piece(random, PIECE)
+            mels.append(self.train_set.mels[index, first : first + PIECE].astype(np.float32))
+            waves.append(self.train_set.waveform(index)[first * clip.HOP : (first + PIECE) * clip.HOP])
+        return Piece(*(torch.from_numpy(np.stack(part)).to(self.device) for part in (mels, waves)))
 
     def discriminator_losses(self, piece: Piece) -> Losses:
         if self.progress < _ALONE:
@@ -145,10 +145,9 @@ class VocoderTask(Task[Piece]):
 
     def validate(self) -> dict[str, float]:
         """Mean absolute error of the log-mel of what is sounded, over 40 clips."""
-        device = next(self.vocoder.parameters()).device
         errors = []
-        for mel in self.validation.mels[:40]:
-            target = torch.from_numpy(mel.astype(np.float32))[None].to(device)
+        for mel in self.validation_set.mels[:40]:
+            target = torch.from_numpy(mel.astype(np.float32))[None].to(self.device)
             errors.append(float((log_mel(self.sound(target)) - target).abs().mean()))
         return {"mel_error": float(np.mean(errors))}
 

@@ -1,0 +1,118 @@
+"""Training on an accelerator: everything that takes part in a step is on the run's device.
+
+The device is PyTorch's `meta`, which has shapes and no values, so the tests need no accelerator.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from foley.manifest import DisFlowConfig
+from foley_export.presets import PRESETS, TINY
+from foley_training.config import LoopConfig, TrainingConfig
+from foley_training.run import STAGES, Run, train_stage
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+# the vocoder's discriminators take part from 60 % of the steps on
+LOOPS = {stage: LoopConfig(steps=3 if stage == "vocoder" else 1, batch=2, warm_up=1) for stage in STAGES}
+CONFIG = TrainingConfig(
+    preset="tiny",
+    sounds=2,
+    videos=1,
+    pictured_videos=1,
+    validation=6,
+    validation_videos=1,
+    **LOOPS,
+)
+
+aten = torch.ops.aten
+_TRANSFERS = (aten._to_copy.default, aten.copy_.default)
+_NETWORK_OPERATIONS = (aten.convolution.default, aten.mm.default, aten.addmm.default, aten.bmm.default)
+
+
+class Accelerator(TorchDispatchMode):
+    """Makes `meta` behave as an accelerator does.
+
+    An operation on tensors of two devices raises, also where PyTorch lets it pass on `meta` (convolution, indexing).
+    So does a network's operation on the CPU. Values that are read back are made up: 1, or 0 to 1 in a tensor.
+    """
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        devices = {tensor.device.type for tensor in tensors}
+        if len(devices) > 1 and function not in _TRANSFERS:
+            raise AssertionError(f"{function} takes tensors on several devices: {sorted(devices)}")
+        if devices == {"cpu"} and function in _NETWORK_OPERATIONS:
+            raise AssertionError(f"{function} runs on the CPU")
+        if function is aten.copy_.default and "meta" in devices and args[0].device == CPU:
+            return args[0]  # as if it already held these values
+        if devices == {"meta"}:
+            if function is aten._local_scalar_dense.default:
+                return 1
+            if function is aten._to_copy.default and kwargs.get("device") == CPU:
+                values = torch.linspace(0, 1, args[0].numel()).reshape(args[0].shape)
+                return values.to(kwargs.get("dtype") or args[0].dtype)
+            if function is aten.index.Tensor and args[1][0].dtype == torch.bool:
+                return args[0].flatten(0, args[1][0].ndim - 1)  # as if the mask were true everywhere
+        return function(*args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run's folder with all caches, and every stage's first weights as its checkpoint; made on the CPU."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY.model_copy(update={"optical_flow": DisFlowConfig()}))
+        run = Run(CONFIG, folder, CPU)
+        for stage, make in STAGES.items():
+            torch.save({"averaged": make(run).networks.state_dict()}, folder / f"{stage}.pt")
+        yield folder
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`meta` as an accelerator; it has neither autocast nor a fused optimiser, which change no placement."""
+    adamw = torch.optim.AdamW
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **kwargs: adamw(*args, **kwargs))
+    with Accelerator():
+        yield
+
+
+def _linked(work: Path, folder: Path, *left_out: str) -> Path:
+    """`folder` with links to the files of `work` but those that match a pattern."""
+    for path in work.rglob("*.*"):
+        if not any(path.match(pattern) for pattern in left_out):
+            link = folder / path.relative_to(work)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(path)
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_trains_on_the_runs_device(work, tmp_path, stage, accelerator):
+    folder = _linked(work, tmp_path, f"{stage}.pt")
+    train_stage(Run(CONFIG, folder, META), stage)
+    saved = torch.load(folder / f"{stage}.pt", weights_only=True)
+    assert saved["step"] == LOOPS[stage].steps
+    assert {value.device for part in ("networks", "averaged") for value in saved[part].values()} == {META}
+
+
+def test_latents_are_encoded_on_the_runs_device(work, tmp_path, accelerator):
+    folder = _linked(work, tmp_path, "*-mean.npy", "*-deviation.npy", "*-embeddings.npy")
+    train, validation = Run(CONFIG, folder, META).latents()
+    assert [len(latents.embeddings) for latents in (train, validation)] == [CONFIG.sounds, CONFIG.validation]
+
+
+def test_features_are_computed_on_the_runs_device(work, tmp_path, accelerator):
+    folder = _linked(work, tmp_path, "*-features.npy")
+    task = Run(CONFIG, folder, META).video2rms()
+    assert len(task.train_set.features) == CONFIG.videos
