@@ -16,13 +16,13 @@ from foley.errors import SettingError
 from foley_export.networks.clap_frontend import LogMel
 from foley_export.presets import TINY
 from foley_export.tokenizer import learned_tokenizer
-from foley_training.config import LoopConfig, read_config
+from foley_training.config import LoopConfig, TrainingConfig, read_config
 from foley_training.data.scene import make_scene
 from foley_training.feature_rows import loudness
 from foley_training.group_norm import use_fast_group_norm
 from foley_training.loop import Pass, Task, load_trained, train
 from foley_training.mel import log_mel, mel_magnitudes
-from foley_training.run import STAGES
+from foley_training.run import STAGES, Run, train_stage
 from foley_training.sounds import ClapEar, Sounds, sounds
 from foley_training.stages.clap import Clap, sentences
 from foley_training.stages.diffusion import mel_loudness
@@ -193,6 +193,19 @@ def test_no_sound_is_asked_to_be_like_the_empty_text(few):
     assert (batch.read[empty] == -1).all()
     assert (batch.read[~empty] == batch.heard[~empty]).all()
     assert np.isfinite(sum(float(loss.detach()) for loss in task.losses(batch).values()))
+
+
+def test_a_stage_with_the_same_seed_gets_the_same_weights(tmp_path):
+    loops = dict.fromkeys(STAGES, LoopConfig(steps=1, batch=2))
+    counts = {"sounds": 2, "videos": 1, "pictured_videos": 1, "validation": 2, "validation_videos": 1}
+    run = Run(TrainingConfig(preset="tiny", **counts, **loops), tmp_path, CPU)
+    weights = []
+    for _ in range(2):
+        train_stage(run, "vae")
+        checkpoint = tmp_path / "vae.pt"
+        weights.append(torch.load(checkpoint, weights_only=True)["networks"])
+        checkpoint.unlink()
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
 def test_the_committed_configuration_names_every_stage(repository):

@@ -162,7 +162,11 @@ STAGES: dict[str, Callable[[Run], Task[Any]]] = {
 
 
 def train_stage(run: Run, stage: str) -> None:
-    """Train one stage, or go on with it; it ends at once if it is done."""
+    """Train one stage, or go on with it; it ends at once if it is done.
+
+    The configured seed decides the weights that training starts from, as it decides every step.
+    """
+    torch.manual_seed(run.config.seed)
     task = STAGES[stage](run)
     use_fast_group_norm(task.networks)
     task.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fast on a CPU
