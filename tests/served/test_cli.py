@@ -102,7 +102,7 @@ def test_same_recipe_same_sound_and_seed_zero_is_a_seed(foley, media: Path, tmp_
 
 def options(recipe: dict[str, object]) -> list[str]:
     """The options of `foley generate` that make the sound of a recipe, whose envelope was predicted."""
-    names = ("text", "negative_text", "seed", "steps", "sampler", "spacing", "guidance", "loudness")
+    names = ("text", "negative_text", "seed", "steps", "sampler", "timestep_spacing", "guidance", "loudness")
     found = [f"--{name.replace('_', '-')}={recipe[name]}" for name in (*names, "flow", "eta") if recipe[name]]
     low, high = recipe["guidance_interval"]  # type: ignore[misc]
     return [*found, "--guidance-interval", str(low), str(high)]
