@@ -31,8 +31,8 @@ def assert_same_decoding(found: npt.NDArray[np.uint8], official: npt.NDArray[np.
     assert difference.mean() < 0.02
 
 
-def test_the_measured_jpeg_round_trip_is_the_official_one(vectors, tmp_path: Path):
+def test_the_measured_jpeg_round_trip_is_the_official_one(vectors):
     vector = vectors["jpeg_round_trip"]
-    assert_same_decoding(through_jpeg(vector["frames"][0], tmp_path / "frame.jpg"), vector["frames_after_jpeg"][0])
+    assert_same_decoding(through_jpeg(vector["frames"][:1])[0], vector["frames_after_jpeg"][0])
     flow, official = (np.moveaxis(vector[name][0], 0, 2) for name in ("flow_uint8", "flow_after_jpeg"))
-    assert_same_decoding(flow_through_jpeg(flow, tmp_path), official)
+    assert_same_decoding(flow_through_jpeg(flow[None])[0], official)
