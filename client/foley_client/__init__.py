@@ -1,4 +1,4 @@
-"""Video in, sound out: the SDK and the command line of Video-Foley."""
+"""SDK and command line of Video-Foley: generate synchronised sound for silent video."""
 
 from foley import __version__
 from foley_client.api import FoleyClient

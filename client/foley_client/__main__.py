@@ -1,4 +1,4 @@
-"""`foley`, also as `python -m foley_client`."""
+"""Entry point of `foley` and of `python -m foley_client`."""
 
 from foley import command
 from foley_client.extras import require
@@ -12,7 +12,7 @@ def _program() -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the `foley` command line."""
     command.run(_program)
 
 

@@ -1,11 +1,11 @@
-"""The SDK of the public API; `foley_client.api_async` is the same for asyncio.
+"""Synchronous SDK of the public API; `foley_client.api_async` is the asyncio counterpart.
 
-with FoleyClient("grpcs://foley.example.com", token=TOKEN) as client:
-    sound = client.generate(Job(Path("hits.mp4"), Prompt("a stick hits metal")))
+    with FoleyClient("grpcs://foley.example.com", token=TOKEN) as client:
+        sound = client.generate(Job(Path("hits.mp4"), GenerateOptions(text="a stick hits metal")))
 
-Every error of the server arrives as the class of `foley.errors` that it was there, with `field` and `retry_after_s`.
-Calls that the server says may be tried again are, a few times; no call waits for ever. Calls that take a `watch` raise
-`foley.errors.Cancelled` as soon as `watch.cancel()` is called, from any thread, whether or not the server answers.
+Server errors are raised as the same class of `foley.errors` as on the server, with `field` and `retry_after_s`.
+Calls that the server marks as retryable are retried, and every call has a deadline. Calls that take a `watch` raise
+`foley.errors.Cancelled` as soon as `watch.cancel()` is called, from any thread, even if the server does not respond.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,14 +53,18 @@ Result = TypeVar("Result")
 
 
 class FoleyClient:
-    """A Foley server's public API. Use it as a context manager, or call `close`; calls may come from several threads.
+    """Client of the public API. Thread-safe; use it as a context manager, or call `close`.
 
     Args:
-        url, token, ca, certificate, key: see `foley_client.channel.Channel`.
-        attempts: how often a call is made in all, where the server says that it may be tried again.
+        url: See `foley_client.channel.Channel`.
+        token: See `Channel`.
+        ca: See `Channel`.
+        certificate: See `Channel`.
+        key: See `Channel`.
+        attempts: Maximum number of attempts of a call that the server marks as retryable, the first one included.
 
     Raises:
-        SettingError: an address or a certificate that cannot be used.
+        SettingError: The address or a certificate is not valid.
     """
 
     def __init__(
@@ -88,34 +92,61 @@ class FoleyClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what is under way is cancelled."""
+        """Close the connection and cancel the calls in progress."""
         self._channel.close()
 
     def serving(self) -> bool:
-        """Whether the server takes work now. Raises ServerUnavailable where none answers."""
+        """Return whether the server accepts work.
+
+        Raises:
+            ServerUnavailable: No server responds.
+        """
         answer = self._call(self._health.Check, HEALTH_CHECK)
         return bool(answer.status == SERVING)
 
     def generate(self, job: Job, watch: Watch | None = None) -> Sound:
-        """Do `job` on the server; going away, or `watch.cancel`, stops it there within one step.
+        """Generate sound for `job` on the server.
+
+        The server stops within one denoising step after `watch.cancel()` or a disconnect.
+
+        Args:
+            job: Source, options and audio prompt.
+            watch: Receives progress, and cancels the call.
+
+        Returns:
+            The envelope, and one take for each variation.
 
         Raises:
-            MediaError: a file cannot be read, or the server cannot use it.
-            FoleyError: what the server says.
+            MediaError: A file cannot be read, or the server cannot decode it.
+            Cancelled: `watch.cancel()` was called.
+            FoleyError: Any other error of the server.
         """
         check_files(job)
         one = watch or Watch()
         return self._retried(lambda: self._collect(self._foley.Generate, generate_messages(job, one), one), one)
 
     def predict_envelope(self, video: Path, flow: OpticalFlow | None = None, watch: Watch | None = None) -> Floats:
-        """The envelope [ceil(duration * 100)] that the server predicts for a video file."""
+        """Predict the envelope of a video file.
+
+        Args:
+            video: The video file.
+            flow: Optical flow method; None for the default of the server.
+            watch: Receives progress, and cancels the call.
+
+        Returns:
+            RMS values [ceil(100 * duration_s)], float32, at 100 Hz.
+
+        Raises:
+            MediaError: The file cannot be read, or the server cannot decode it.
+            Cancelled: `watch.cancel()` was called.
+        """
         check_file(video)
         one = watch or Watch()
         method = self._foley.PredictEnvelope
         return envelope(self._retried(lambda: self._upload(method, envelope_messages(video, flow, one), one), one))
 
     def embed(self, prompt: Prompt, watch: Watch | None = None) -> tuple[Floats, Floats]:
-        """CLAP embeddings, [512] each: of a prompt, and of what the sound should not be."""
+        """Return the CLAP embeddings, [512] float32 each, of a prompt and of its negative text."""
         if prompt.audio:
             check_file(prompt.audio)
         one = watch or Watch()
@@ -124,9 +155,20 @@ class FoleyClient:
         return embedding(answer.embedding), embedding(answer.negative_embedding)
 
     def create(self, job: Job, request_id: str | None = None, watch: Watch | None = None) -> str:
-        """Leave `job` with the server, which keeps it until it is done; its name, for the methods below.
+        """Start `job` as a long-running generation, which continues after a disconnect.
 
-        The same `request_id`, a UUID, leaves it once however often it is called.
+        Args:
+            job: Source, options and audio prompt.
+            request_id: UUID that makes the call idempotent: repeated calls return the same generation. Random by
+                default.
+            watch: Receives progress of the upload, and cancels the call.
+
+        Returns:
+            The name of the generation, for `result`, `status`, `cancel` and `delete`.
+
+        Raises:
+            MediaError: A file cannot be read, or the server cannot decode it.
+            AlreadyExists: `request_id` belongs to a different request.
         """
         check_files(job)
         one, chosen = watch or Watch(), request_id or new_request_id()
@@ -134,22 +176,28 @@ class FoleyClient:
         return str(self._retried(lambda: self._upload(method, create_messages(job, chosen, one), one), one).name)
 
     def result(self, name: str, watch: Watch | None = None) -> Sound:
-        """What comes of a generation that was left with the server; waits for it. `watch.cancel` ends the waiting only.
+        """Wait for a generation started with `create`, and return its sound.
+
+        `watch.cancel()` ends the wait, not the generation.
 
         Raises:
-            NotFound: there is none of this name.
-            FoleyError: why it failed.
+            NotFound: There is no generation with this name.
+            FoleyError: The error with which the generation failed.
         """
         one, request = watch or Watch(), pb.WatchGenerationRequest(name=name)
         return self._retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
 
     def status(self, name: str) -> Generation:
-        """Where a generation is. Raises NotFound."""
+        """Return the state of a generation.
+
+        Raises:
+            NotFound: There is no generation with this name.
+        """
         request = operations_pb2.GetOperationRequest(name=name)
         return generation(self._call(self._operations.GetOperation, request))
 
     def generations(self) -> Iterator[Generation]:
-        """All that one's own token has left, the newest first."""
+        """Yield all generations started with this client's token, newest first."""
         token = ""
         while True:
             page = self._call(self._operations.ListOperations, page_request(token))
@@ -158,24 +206,38 @@ class FoleyClient:
                 return
 
     def cancel(self, name: str) -> None:
-        """Stop a generation; one that has ended stays as it is. Raises NotFound."""
+        """Cancel a generation; has no effect on one that has ended.
+
+        Raises:
+            NotFound: There is no generation with this name.
+        """
         self._call(self._operations.CancelOperation, operations_pb2.CancelOperationRequest(name=name))
 
     def delete(self, name: str) -> None:
-        """Forget a generation that has ended. Raises NotFound, NotFinished."""
+        """Delete a generation that has ended.
+
+        Raises:
+            NotFound: There is no generation with this name.
+            NotFinished: The generation has not ended.
+        """
         self._call(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
 
     def _call(self, method: Callable[..., Result], request: object) -> Result:
         return self._retried(lambda: method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata))
 
     def _upload(self, method: grpc.StreamUnaryMultiCallable, messages: Iterator[Any], watch: Watch) -> Any:
-        """The answer to an upload. Raises Cancelled, grpc.RpcError."""
+        """Send a client-streaming call and return the response.
+
+        Raises:
+            Cancelled: The call was cancelled.
+            grpc.RpcError: The call failed.
+        """
         call = method.future(messages, timeout=GENERATE_TIMEOUT_S, metadata=self._metadata)
         try:
             with watch.cancelling(call.cancel):
                 return call.result()
         except grpc.FutureCancelledError:
-            pass  # its traceback holds the call, see `failure`
+            pass  # raise below: the traceback of this error references the call, see `failure`
         finally:
             call.cancel()
             del call
@@ -191,17 +253,17 @@ class FoleyClient:
         finally:
             events.cancel()
             collector.close()
-            del events  # from the traceback, see `failure`
+            del events  # so that tracebacks do not reference the call, see `failure`
         return collector.sound()
 
     def _retried(self, call: Callable[[], Result], watch: Watch | None = None) -> Result:
-        """`call`, again where the server says when."""
+        """Return the result of `call`; retry it after the delay in the server's RetryInfo, if there is one."""
         one = watch or Watch()
         for attempt in range(1, self._attempts + 1):
             try:
                 return call()
             except grpc.RpcError as error:
                 failed = failure(error)
-            one.check()  # a call that the watch has ended
+            one.check()  # raises Cancelled if the watch ended the call
             one.sleep(pause_s(failed, last=attempt == self._attempts))
         raise SettingError(f"attempts is {self._attempts}; give 1 or more")

@@ -1,4 +1,4 @@
-"""The SDK of the public API for asyncio."""
+"""Asyncio SDK of the public API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -46,10 +46,10 @@ Result = TypeVar("Result")
 
 
 class AsyncFoleyClient:
-    """`FoleyClient` for asyncio: the same methods, awaited.
+    """Asyncio counterpart of `FoleyClient`, with the same arguments and methods.
 
-    A cancelled task stops its work on the server. `watch.cancel()`, which any thread may call, raises
-    `foley.errors.Cancelled` in the task that awaits the method; the task itself is not cancelled.
+    Cancelling a task also cancels its call on the server. `watch.cancel()`, which may be called from any thread,
+    raises `foley.errors.Cancelled` in the task that awaits the method; the task itself is not cancelled.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class AsyncFoleyClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; what is under way is cancelled."""
+        """Close the connection and cancel the calls in progress."""
         await self._channel.close()
 
     async def serving(self) -> bool:
@@ -180,7 +180,7 @@ class AsyncFoleyClient:
         return collector.sound()
 
     async def _retried(self, call: Callable[[], Awaitable[Result]], watch: Watch | None = None) -> Result:
-        """`call`, again where the server says when."""
+        """Return the result of `call`; retry it after the delay in the server's RetryInfo, if there is one."""
         one = watch or Watch()
 
         async def attempts() -> Result:
@@ -189,7 +189,7 @@ class AsyncFoleyClient:
                     return await call()
                 except grpc.RpcError as error:
                     failed = failure(error)
-                one.check()  # a call that the watch has ended
+                one.check()  # raises Cancelled if the watch ended the call
                 await asyncio.sleep(pause_s(failed, last=attempt == self._attempts))
             raise SettingError(f"attempts is {self._attempts}; give 1 or more")
 
@@ -197,10 +197,13 @@ class AsyncFoleyClient:
 
 
 async def _until_cancelled(work: Coroutine[Any, Any, Result], watch: Watch) -> Result:
-    """What `work` returns. Raises Cancelled where it is cancelled, but not with the task that awaits this.
+    """Return the result of `work`; cancel `work` when `watch` or the caller's task is cancelled.
 
-    grpc.aio raises asyncio.CancelledError for every call that it ends itself: one whose upload fails or whose channel
-    is closed. In a task of its own, that is told apart from the cancellation of the caller's task.
+    grpc.aio raises asyncio.CancelledError for every call that it ends itself, for example when the upload fails or
+    the channel is closed. Running `work` in a separate task distinguishes this from cancellation of the caller's task.
+
+    Raises:
+        Cancelled: `work` was cancelled, but the caller's task was not.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)

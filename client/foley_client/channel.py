@@ -1,4 +1,4 @@
-"""A connection to the public API: where it is, how it is secured, who asks."""
+"""gRPC channels to the public API: address, TLS and authentication."""
 
 import re
 from dataclasses import dataclass
@@ -11,23 +11,25 @@ from foley_pipeline.grpc_options import Option, channel_options
 
 OPTIONS: list[Option] = [
     ("grpc.max_receive_message_length", 16 * 2**20),
-    ("grpc.enable_retries", 0),  # what may be tried again is the server's to say, in RetryInfo
+    ("grpc.enable_retries", 0),  # only the server's RetryInfo marks a call retryable
 ]
 _ADDRESS = r"([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?"
 
 
 @dataclass(frozen=True)
 class Channel:
-    """How to reach a server.
+    """Connection settings of a server.
 
     Attributes:
-        url: `grpcs://HOST[:PORT]` with TLS, port 443 by default, or `grpc://HOST:PORT` without.
-        token: bearer token. Never put one on a command line, where every process of the machine can read it.
-        ca: certificates to trust, PEM, in place of the system's.
-        certificate, key: PEM files that tell the server who we are, where it asks (mutual TLS).
+        url: `grpcs://HOST[:PORT]` with TLS, port 443 by default, or `grpc://HOST:PORT` without TLS.
+        token: Bearer token. Do not pass it on a command line, where every process on the machine can read it.
+        ca: PEM file of root certificates that replaces those of the system.
+        certificate: PEM file of the client certificate for mutual TLS; requires `key`.
+        key: PEM file of the private key of `certificate`.
 
     Raises:
-        SettingError: an address of another form, half a pair of files, or TLS settings without TLS.
+        SettingError: `url` has another form, only one of `certificate` and `key` is given, certificates are given
+            without TLS, or the token contains invalid characters.
     """
 
     url: str
@@ -48,28 +50,32 @@ class Channel:
 
     @property
     def secure(self) -> bool:
-        """Whether it goes over TLS."""
+        """Whether the connection uses TLS."""
         return self.url.startswith("grpcs://")
 
     @property
     def target(self) -> str:
-        """The address as gRPC takes it."""
+        """The gRPC target `HOST:PORT`."""
         address = self.url.split("://", 1)[1]
         return address if re.search(r":\d+$", address) else f"{address}:{443 if self.secure else 8001}"
 
     @property
     def metadata(self) -> list[tuple[str, str]]:
-        """What is sent along with every call."""
+        """The metadata of every call: the authorization header, if there is a token."""
         return [("authorization", f"Bearer {self.token}")] if self.token else []
 
     def open(self) -> grpc.Channel:
-        """Connect when the first call is made."""
+        """Return a channel, which connects on the first call.
+
+        Raises:
+            SettingError: A certificate file cannot be read.
+        """
         if self.secure:
             return grpc.secure_channel(self.target, self._credentials(), self._options)
         return grpc.insecure_channel(self.target, self._options)
 
     def open_async(self) -> grpc.aio.Channel:
-        """The same for asyncio."""
+        """Return a channel for asyncio; see `open`."""
         if self.secure:
             return grpc.aio.secure_channel(self.target, self._credentials(), self._options)
         return grpc.aio.insecure_channel(self.target, self._options)

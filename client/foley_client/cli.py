@@ -1,4 +1,4 @@
-"""`foley`: video in, sound out."""
+"""The `foley` command line."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -89,11 +89,11 @@ def generate(
     no_cache: NoCache = False,
     **options: Any,
 ) -> None:
-    """Make sound for a video.
+    """Generate synchronised sound for a video.
 
     foley generate hits.mp4 --text "a stick hits metal" -o hits-with-sound.mp4 -o hits.wav
     """
-    # all that can be wrong is said before a server starts
+    # validate all inputs before starting a server
     chosen = FileOptions(**options)
     check_filter(envelope_file, chosen.envelope_filter)
     job = Job(video, GenerateOptions(**chosen.model_dump(include=set(GenerateOptions.model_fields))), audio)
@@ -151,9 +151,11 @@ def predict_envelope(
     bundle: BundleFolder = None,
     no_cache: NoCache = False,
 ) -> None:
-    """Predict only the loudness curve of a video; give it back, edited or not, with `generate --envelope`.
+    """Predict only the loudness curve of a video, without generating sound.
 
     foley envelope hits.mp4 -o hits.csv -o hits.png
+
+    The .json or .csv file can be edited and passed to `foley generate --envelope`.
     """
     outputs.check(output, outputs.ENVELOPE_ENDINGS, [video])
     probe(video)

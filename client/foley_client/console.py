@@ -1,4 +1,4 @@
-"""What the command line shows: a bar for work that lasts, a table of timings at the end."""
+"""Terminal output of the command line: progress bars and a table of timings."""
 
 from types import TracebackType
 
@@ -8,11 +8,11 @@ from rich.table import Table
 
 from foley_pipeline.watch import Watch
 
-console = Console(stderr=True)  # standard output stays free for results
+console = Console(stderr=True)  # standard output is reserved for results
 
 
 class ProgressWatch(Watch):
-    """Draws one bar a stage while it runs. Use as a context manager."""
+    """Shows a progress bar for each running stage. Use it as a context manager."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,16 +35,18 @@ class ProgressWatch(Watch):
         self._progress.stop()
 
     def on_progress(self, name: str, done: int, total: int | None) -> None:
+        """Add or update the bar of stage `name`."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done)
 
     def on_end(self, name: str) -> None:
+        """Remove the bar of stage `name`."""
         self._progress.remove_task(self._tasks.pop(name))
 
 
 def print_timings(watch: Watch) -> None:
-    """The time of every stage, and how long it took until the last one was done: some run at the same time."""
+    """Print the time of every stage and the total elapsed time, which is less than the sum if stages overlap."""
     table = Table("stage", "seconds", title="Time of each stage")
     table.columns[1].justify = "right"
     for name, seconds in watch.timings_s.items():

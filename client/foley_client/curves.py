@@ -1,4 +1,4 @@
-"""Envelopes that the user brings: a curve in a file, or the loudness of a recording."""
+"""Envelopes given by the user: a curve file, or the loudness of a recording."""
 
 from pathlib import Path, PurePath
 
@@ -13,7 +13,11 @@ from foley.options import EnvelopeFilter
 
 
 def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None:
-    """Raise SettingError if there is a filter, but `path` is no recording that it could be applied to."""
+    """Check that `envelope_filter` can be applied to `path`.
+
+    Raises:
+        SettingError: There is a filter, but `path` is None or a curve file rather than a recording.
+    """
     if envelope_filter != "none" and (path is None or path.suffix.lower() in envelope_file.SUFFIXES):
         raise SettingError(
             f"the envelope filter {envelope_filter!r} is for recordings: give one as the envelope, or use no filter"
@@ -21,22 +25,26 @@ def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None
 
 
 def read_envelope(path: Path, duration_s: float, frames: int, envelope_filter: EnvelopeFilter = "none") -> Floats:
-    """The envelope [frames] in `path` for a video of `duration_s` seconds.
+    """Read the envelope for a video from a curve file or a recording.
 
-    A curve (.json, .csv) must have exactly that many frames. Anything else is a recording, a mouth noise
-    say: its loudness is measured; where it is shorter than the video there is silence, the rest is cut.
+    A curve (.json, .csv) must have exactly `frames` values. Any other file is decoded as a recording, for example of
+    a vocal imitation, and its RMS is measured. A recording shorter than the video is padded with silence; a longer one
+    is cut.
 
     Args:
-        path: the curve or the recording; it is only read.
-        duration_s: length of the video in seconds.
-        frames: envelope frames of the video, 100 a second.
-        envelope_filter: "official" applies `foley.envelope_filter.low_pass` to the loudness of a recording, and sets
+        path: The curve or the recording.
+        duration_s: Duration of the video in seconds.
+        frames: Number of envelope frames of the video, 100 per second.
+        envelope_filter: "official" applies `foley.envelope_filter.low_pass` to the RMS of a recording, and sets
             negative values to 0.
 
+    Returns:
+        RMS values [frames], float32.
+
     Raises:
-        EnvelopeError: a curve that cannot be used, or a video that is too short for the filter.
-        MediaError: a recording that cannot be read.
-        SettingError: a filter for a curve, or SciPy, which the filter needs, is not installed.
+        EnvelopeError: The curve is not valid, or the video is too short for the filter.
+        MediaError: The recording cannot be read.
+        SettingError: There is a filter, but `path` is a curve, or SciPy, which the filter needs, is not installed.
     """
     check_filter(path, envelope_filter)
     if path.suffix.lower() in envelope_file.SUFFIXES:
@@ -46,5 +54,5 @@ def read_envelope(path: Path, duration_s: float, frames: int, envelope_filter: E
     rms = measure(np.pad(recording, (0, length - len(recording))))
     if envelope_filter == "none":
         return rms
-    # An RMS is never negative, and no other part of this project accepts negative envelopes.
+    # The filter can undershoot zero; an RMS is never negative, and the rest of the project rejects negative envelopes.
     return np.maximum(low_pass(rms), 0).astype(np.float32)

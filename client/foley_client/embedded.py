@@ -1,4 +1,4 @@
-"""A Triton server of one's own, for the time of one call: `foley-server` as a child process."""
+"""Runs `foley-server` as a child process for the duration of a context."""
 
 import shutil
 import subprocess
@@ -16,17 +16,23 @@ STOP_TIMEOUT_S = 60.0
 
 @contextmanager
 def embedded_triton(bundle: Path | None = None) -> Iterator[Triton]:
-    """Start `foley-server` (for `bundle`, or its default one), connect, and stop it at the end.
+    """Start `foley-server`, connect to it, and stop it on exit.
 
-    The server watches its standard input: it stops when this process ends, however it ends.
+    The server watches its standard input and stops when this process ends, even if it is killed.
+
+    Args:
+        bundle: Bundle to serve; None for the default of `foley-server`.
+
+    Yields:
+        A connected client.
 
     Raises:
-        ServerUnavailable: `foley-server` is not installed here, or did not start; says why.
+        ServerUnavailable: `foley-server` is not installed, or did not start; the message gives the reason.
     """
     command = [_foley_server(), "run", "--grpc-port=0", "--metrics-port=0", "--until-stdin-closes"]
     if bundle is not None:
         command.append(f"--bundle={bundle}")
-    # A file, not a pipe: a server that writes much would wait for ever until the pipe is read.
+    # A file, not a pipe: the server would block as soon as an unread pipe is full.
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -34,12 +40,12 @@ def embedded_triton(bundle: Path | None = None) -> Iterator[Triton]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            start_new_session=True,  # Ctrl-C is for us: we cancel first and stop the server after that
+            start_new_session=True,  # Ctrl-C reaches only this process, which cancels its calls, then stops the server
         )
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            ready = process.stdout.readline()  # every step of foley-server's start has a time limit, so this returns
+            ready = process.stdout.readline()  # returns: every step of foley-server's start-up has a timeout
             if not ready.startswith("ready "):
                 process.wait(STOP_TIMEOUT_S)
                 errors.seek(0)

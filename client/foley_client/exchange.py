@@ -1,4 +1,4 @@
-"""What is said between the SDK and the public API, whichever way it is sent."""
+"""Requests, responses and retry rules of the public API, shared by the synchronous and the asyncio client."""
 
 import uuid
 from collections.abc import Iterator
@@ -35,7 +35,17 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class Generation:
-    """Where a long-running generation is."""
+    """State of a long-running generation.
+
+    Attributes:
+        name: Name of the operation on the server.
+        request_id: UUID given to `FoleyClient.create`.
+        state: Lifecycle state.
+        queue_position: Number of generations ahead of it in the queue.
+        steps_done: Number of denoising steps done.
+        steps: Total number of denoising steps.
+        error: The error that ended it, if any.
+    """
 
     name: str
     request_id: str
@@ -47,7 +57,7 @@ class Generation:
 
 
 class Collector:
-    """Puts a sound together from the events of its generation, and tells a watch how far it is."""
+    """Assembles a `Sound` from the events of a generation, and reports progress to a watch."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -59,7 +69,11 @@ class Collector:
         self._finished: pb.Generation | None = None
 
     def add(self, event: pb.GenerateEvent) -> None:
-        """Take the next event in. Raises Cancelled once the watch says stop."""
+        """Process the next event.
+
+        Raises:
+            Cancelled: The watch was cancelled.
+        """
         self._watch.check()
         kind = event.WhichOneof("event")
         if kind == "accepted" and event.accepted.queue_position:
@@ -74,14 +88,18 @@ class Collector:
             self._finished = event.finished
 
     def close(self) -> None:
-        """No more events come."""
+        """End the stages that are shown as running."""
         if self._shown:
             self._watch.on_end(self._shown)
             self._shown = None
         self._stage.close()
 
     def sound(self) -> Sound:
-        """What came. Raises ServerFailure where something is missing."""
+        """Return the assembled sound.
+
+        Raises:
+            ServerFailure: The stream ended early, or audio is missing.
+        """
         if self._finished is None or self._envelope is None:
             raise ServerFailure("the server ended the call before it was finished; try again")
         try:
@@ -99,20 +117,25 @@ class Collector:
 
 
 def failure(error: grpc.RpcError) -> FoleyError:
-    """What the call that failed stands for; forgets where it failed.
+    """Convert the error of a failed call, and clear its traceback.
 
-    gRPC raises the call itself, whose traceback holds the call: in that cycle it would outlive the interpreter's
-    threads, and wait, as it is freed, for a lock that one of them took along (one of 170 runs of the command line).
+    grpc raises the call object itself, and its traceback references the call. Clearing the traceback breaks this cycle:
+    otherwise the call is finalised at interpreter shutdown, where it can deadlock on a lock held by a thread that no
+    longer runs (1 of 170 runs of the command line).
     """
     error.__traceback__ = None
     return from_call(error)
 
 
 def pause_s(failed: FoleyError, last: bool) -> float:
-    """How long to wait before the call that failed is tried again.
+    """Return the delay in seconds before a failed call is retried.
+
+    Args:
+        failed: The error of the call.
+        last: Whether this was the last attempt.
 
     Raises:
-        FoleyError: `failed`, where trying again does not help, or this was the last try.
+        FoleyError: `failed` itself, if it is not retryable or this was the last attempt.
     """
     if failed.retry_after_s is None or last:
         raise failed
@@ -120,14 +143,14 @@ def pause_s(failed: FoleyError, last: bool) -> float:
 
 
 def generate_messages(job: Job, watch: Watch) -> Iterator[pb.GenerateRequest]:
-    """The upload of `Generate`."""
+    """Yield the request messages of `Generate`."""
     yield pb.GenerateRequest(options=options_of(job))
     for chunk in _files(job, watch):
         yield pb.GenerateRequest(chunk=chunk)
 
 
 def create_messages(job: Job, request_id: str, watch: Watch) -> Iterator[pb.CreateGenerationRequest]:
-    """The upload of `CreateGeneration`."""
+    """Yield the request messages of `CreateGeneration`."""
     options = pb.CreateGenerationOptions(request_id=request_id, options=options_of(job))
     yield pb.CreateGenerationRequest(options=options)
     for chunk in _files(job, watch):
@@ -135,14 +158,14 @@ def create_messages(job: Job, request_id: str, watch: Watch) -> Iterator[pb.Crea
 
 
 def envelope_messages(video: Path, flow: OpticalFlow | None, watch: Watch) -> Iterator[pb.PredictEnvelopeRequest]:
-    """The upload of `PredictEnvelope`."""
+    """Yield the request messages of `PredictEnvelope`."""
     yield pb.PredictEnvelopeRequest(video=video_message(flow))
     for chunk in _chunks(video, pb.FILE_KIND_VIDEO, watch):
         yield pb.PredictEnvelopeRequest(chunk=chunk)
 
 
 def prompt_messages(prompt: Prompt, watch: Watch) -> Iterator[pb.EmbedPromptRequest]:
-    """The upload of `EmbedPrompt`."""
+    """Yield the request messages of `EmbedPrompt`."""
     yield pb.EmbedPromptRequest(prompt=prompt_message(prompt))
     if prompt.audio:
         for chunk in _chunks(prompt.audio, pb.FILE_KIND_AUDIO_PROMPT, watch):
@@ -150,27 +173,27 @@ def prompt_messages(prompt: Prompt, watch: Watch) -> Iterator[pb.EmbedPromptRequ
 
 
 def new_request_id() -> str:
-    """A request id that nobody else has."""
+    """Return a random UUID."""
     return str(uuid.uuid4())
 
 
 def page_request(token: str) -> operations_pb2.ListOperationsRequest:
-    """Asks for the page of generations after `token`."""
+    """Return the request for the page of operations at `token`; an empty token is the first page."""
     return operations_pb2.ListOperationsRequest(name="operations", page_token=token)
 
 
 def envelope(answer: pb.PredictEnvelopeResponse) -> Floats:
-    """The envelope of an answer."""
+    """Return the envelope [frames at 100 Hz], float32, of a response."""
     return np.array(answer.envelope.rms, np.float32)
 
 
 def embedding(message: pb.Embedding) -> Floats:
-    """The embedding in a message."""
+    """Return the embedding [512], float32, of a message."""
     return np.array(message.values, np.float32)
 
 
 def generation(operation: operations_pb2.Operation) -> Generation:
-    """What an operation says."""
+    """Convert an operation to a `Generation`."""
     metadata = pb.GenerationMetadata()
     operation.metadata.Unpack(metadata)
     state: Any = pb.GenerationState.Name(metadata.state).removeprefix("GENERATION_STATE_").lower()
@@ -186,14 +209,22 @@ def generation(operation: operations_pb2.Operation) -> Generation:
 
 
 def check_files(job: Job) -> None:
-    """Raises MediaError where a file of `job` cannot be read."""
+    """Check that the files of `job` can be read.
+
+    Raises:
+        MediaError: A file does not exist or cannot be read.
+    """
     for path in (job.source, job.prompt.audio):
         if isinstance(path, Path):
             check_file(path)
 
 
 def check_file(path: Path) -> None:
-    """Raises MediaError where `path` is no file that can be read."""
+    """Check that `path` is a readable file.
+
+    Raises:
+        MediaError: The file does not exist or cannot be read.
+    """
     try:
         if not path.is_file():
             raise MediaError(f"{path} is not a file; give the name of a media file")
@@ -210,7 +241,7 @@ def _files(job: Job, watch: Watch) -> Iterator[pb.FileChunk]:
 
 
 def _chunks(path: Path, kind: pb.FileKind, watch: Watch) -> Iterator[pb.FileChunk]:
-    # read by a thread of gRPC's, which hides errors: `check_file` comes first
+    # gRPC consumes this generator in a thread and hides its errors; call `check_file` first
     with path.open("rb") as file, watch.stage("uploading", path.stat().st_size) as stage:
         while data := file.read(CHUNK_BYTES):
             yield pb.FileChunk(kind=kind, data=data)

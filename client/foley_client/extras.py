@@ -1,4 +1,4 @@
-"""The libraries that only a part of the client needs, and the extras of `foley-client` that install them."""
+"""Optional dependencies, and the extras of `foley-client` that install them."""
 
 import importlib.util
 
@@ -6,13 +6,15 @@ from foley.errors import SettingError
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Check that the top-level `modules`, which `extra` installs, are there.
+    """Check that optional modules are installed.
 
     Args:
-        what: what needs them, as the error names it.
+        what: The feature that needs them, as named in the error message.
+        extra: The extra of `foley-client` that installs them.
+        *modules: Names of top-level modules.
 
     Raises:
-        SettingError: some are not; names them and the command that installs them.
+        SettingError: A module is missing; the message gives the command that installs it.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""Command-line options made from the models of `foley.options`."""
+"""Command-line options generated from the models of `foley.options`."""
 
 import inspect
 from collections.abc import Callable
@@ -13,9 +13,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_options(model: type[Options]) -> Callable[[Command], Command]:
-    """Give a command, in place of its parameter `**options`, one parameter for every option of `model`.
+    """Replace the `**options` parameter of a command with one parameter for each option of `model`.
 
-    The command gets their values as they were typed; `model(**options)` checks them.
+    The values passed to the command are not validated; `model(**options)` validates them.
     """
 
     def decorate(command: Command) -> Command:

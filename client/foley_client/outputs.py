@@ -1,4 +1,4 @@
-"""What the command line writes: the ending of a name says what the file holds."""
+"""Output files of the command line. The file extension selects the format."""
 
 import json
 from collections.abc import Sequence
@@ -20,11 +20,16 @@ TAKE_ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS, *ENVELOPE_ENDINGS)
 
 
 def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]) -> None:
-    """Raise before any work is done when one of `paths` cannot be written.
+    """Check, before any work is done, that all `paths` can be written.
+
+    Args:
+        paths: Output files.
+        endings: Allowed file extensions.
+        sources: Input files, which must not be overwritten.
 
     Raises:
-        OutputError: a folder that is missing or closed, an ending that is not one of `endings`, one of `sources`.
-        SettingError: the same name twice, or a picture where matplotlib is not installed.
+        OutputError: A folder does not exist or is not writable, an extension is not allowed, or a path is a source.
+        SettingError: A path is given twice, or a .png is requested and matplotlib is not installed.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise SettingError("the same output is named twice")
@@ -37,7 +42,14 @@ def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]
 
 @dataclass(frozen=True)
 class Result:
-    """What there is to write: the envelope, and where sound was made, one take."""
+    """Content of the output files.
+
+    Attributes:
+        source: The input video.
+        envelope: RMS values [frames at 100 Hz].
+        take: The generated sound; None if only an envelope was predicted.
+        source_audio: What happens to the audio of the input video.
+    """
 
     source: Path
     envelope: Floats
@@ -46,12 +58,12 @@ class Result:
 
 
 def write(path: Path, result: Result) -> None:
-    """Write `result` in the form that the ending of `path` asks for; `foley.output.replacing` makes it whole."""
+    """Write `result` in the format of the extension of `path`. For atomic writes, use `foley.output.replacing`."""
     suffix, take = path.suffix.lower(), result.take
     if suffix in envelope_file.SUFFIXES:
         path.write_text(envelope_file.dumps(result.envelope, suffix))
     elif suffix in PICTURE_ENDINGS:
-        from foley_client.picture import draw  # matplotlib, of the extra `cli`
+        from foley_client.picture import draw  # needs matplotlib (extra `cli`)
 
         draw(path, result.envelope, take.waveform if take else None)
     elif take and suffix in SOUND_ENDINGS:
@@ -62,5 +74,5 @@ def write(path: Path, result: Result) -> None:
 
 
 def numbered(path: Path, variation: int, variations: int) -> Path:
-    """The name of one of several variations: `hits.wav` becomes `hits-1.wav`, `hits-2.wav`, ..."""
+    """Return the path of one of several variations: `hits.wav` becomes `hits-1.wav`, `hits-2.wav`, ..."""
     return path if variations == 1 else path.with_stem(f"{path.stem}-{variation + 1}")

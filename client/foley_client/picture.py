@@ -1,4 +1,4 @@
-"""Pictures of envelopes: the requested curve, and where there is a sound, its own curve and spectrogram."""
+"""Plots of envelopes: the requested curve and, if there is sound, the produced curve and the spectrogram."""
 
 from pathlib import Path
 
@@ -10,18 +10,24 @@ from foley import clip
 from foley.envelope import Floats, measure
 
 _REQUESTED, _PRODUCED = "#ff9f1c", "#2ec4b6"
-_WINDOW = 1024  # samples of the spectrogram's
+_WINDOW = 1024  # samples in each FFT window of the spectrogram
 
 
 def draw(destination: Path, requested: Floats, waveform: Floats | None = None) -> None:
-    """Write a PNG: `requested` [frames at 100 Hz] over time, over the spectrogram of `waveform` and its envelope."""
+    """Plot an envelope to a PNG file.
+
+    Args:
+        destination: The file to write.
+        requested: RMS values [frames at 100 Hz].
+        waveform: Sound [samples at 16 kHz], whose envelope and spectrogram are added.
+    """
     figure = Figure(figsize=(11, 5), layout="constrained")
     if waveform is None:
         _curves(figure.subplots(), {"envelope": (requested, _REQUESTED)})
     else:
         curves, spectrogram = figure.subplots(2, sharex=True, height_ratios=(2, 3))
         sound = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
-        floor = np.float32(1e-5)  # a silent sound has no spectrum to take the logarithm of
+        floor = np.float32(1e-5)  # avoids the logarithm of zero for silence
         sound = sound + floor * np.sin(np.arange(len(sound)))
         spectrogram.specgram(sound, _WINDOW, clip.SAMPLE_RATE_HZ, noverlap=_WINDOW - clip.HOP)
         spectrogram.set(xlabel="time (s)", ylabel="frequency (Hz)")

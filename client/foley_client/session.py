@@ -1,4 +1,4 @@
-"""What the command line makes sound with: a public API, a Triton, or a Triton that it starts."""
+"""Backends of the command line: a public API, a running Triton, or a Triton started for the call."""
 
 import os
 from collections.abc import Iterator
@@ -28,10 +28,18 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Where:
-    """What the options say about the server.
+    """Connection options of the command line.
+
+    Attributes:
+        server: Address of a public API or a Triton; None starts a Triton.
+        ca: PEM file of root certificates that replaces those of the system.
+        certificate: PEM file of the client certificate.
+        key: PEM file of the private key of `certificate`.
+        bundle: Bundle of a started Triton; None for the default.
+        no_cache: Whether to bypass the cache of envelopes and embeddings.
 
     Raises:
-        SettingError: two of them exclude each other.
+        SettingError: Options exclude each other.
     """
 
     server: str | None
@@ -49,18 +57,18 @@ class Where:
 
 
 class Maker(Protocol):
-    """Makes envelopes and sounds."""
+    """Backend that predicts envelopes and generates sounds."""
 
     def generate(self, job: Job, watch: Watch, loop: Loop) -> Sound:
-        """Do `job`; `loop` says where the diffusion loop runs, where there is a choice."""
+        """Generate sound for `job`; `loop` selects where the diffusion loop runs, if the backend has a choice."""
 
     def predict_envelope(self, video: Path, watch: Watch, flow: OpticalFlow | None) -> Floats:
-        """The envelope of a video."""
+        """Return the predicted envelope [frames at 100 Hz] of a video."""
 
 
 @dataclass(frozen=True)
 class OnTriton:
-    """Drives the two stages itself."""
+    """Backend that runs both stages from this process on a Triton server."""
 
     foley: Foley
 
@@ -75,12 +83,12 @@ class OnTriton:
 
 @dataclass(frozen=True)
 class OnApi:
-    """Leaves the work to a public API."""
+    """Backend that delegates to a public API."""
 
     client: FoleyClient
 
     def generate(self, job: Job, watch: Watch, loop: Loop) -> Sound:
-        """See `FoleyClient.generate`; the loop is the API's own."""
+        """See `FoleyClient.generate`; `loop` is ignored."""
         return self.client.generate(job, watch)
 
     def predict_envelope(self, video: Path, watch: Watch, flow: OpticalFlow | None) -> Floats:
@@ -90,7 +98,14 @@ class OnApi:
 
 @contextmanager
 def session(where: Where) -> Iterator[tuple[Maker, Watch]]:
-    """A connected server, given or started, under a progress display."""
+    """Connect to the given server, or start one, and show progress.
+
+    Yields:
+        The backend and the watch to pass to it.
+
+    Raises:
+        ServerUnavailable: The server does not respond, does not accept work, or cannot be started.
+    """
     with ExitStack() as stack:
         watch = stack.enter_context(ProgressWatch())
         with watch.stage("connecting" if where.server else "starting the server"):
@@ -115,13 +130,16 @@ def _triton(where: Where, stack: ExitStack) -> OnTriton:
 
 
 def _is_api(server: str) -> bool:
-    """Whether what answers at `server` is a public API: one over TLS is, another says that it is no Triton."""
+    """Return whether `server` is a public API.
+
+    Every server with TLS is one. Without TLS, a public API rejects a call of Triton's service.
+    """
     if server.startswith("grpcs://"):
         return True
     try:
         channel = Channel(f"grpc://{server.removeprefix('grpc://')}").open()
     except SettingError:
-        return False  # what is wrong with the address is said by who connects to it
+        return False  # connecting reports the invalid address
     with channel:
         try:
             live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
@@ -132,7 +150,7 @@ def _is_api(server: str) -> bool:
 
 
 def _token() -> str | None:
-    """The token in `$FOLEY_TOKEN`, or in the file that `$FOLEY_TOKEN_FILE` names."""
+    """Return the token in `$FOLEY_TOKEN`, or in the file named by `$FOLEY_TOKEN_FILE`, or None."""
     if token := os.environ.get("FOLEY_TOKEN"):
         return token
     if name := os.environ.get("FOLEY_TOKEN_FILE"):

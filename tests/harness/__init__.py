@@ -1,1 +1,1 @@
-"""Test harnesses: soak, fault injection and fuzzing, in short in the suite, in full by `python -m harness`."""
+"""Test harnesses: soak, fault injection and fuzzing. The suite runs them briefly, `python -m harness` in full."""

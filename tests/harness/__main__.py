@@ -1,4 +1,4 @@
-"""`python -m harness`: the harnesses at full length, on real servers. Exits with 1 if a guarantee is violated."""
+"""Run the test harnesses at full length on real servers. The exit code is 1 if a guarantee is violated."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ def soak(
     count: Annotated[int, typer.Option(help="Generations in all.", min=2)] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the requests and of the kills.", min=0)] = 0,
 ) -> None:
-    """Run many generations on a real API while callers cancel or crash and server processes are killed."""
+    """Run many generations on a real API server while callers cancel or crash and server processes are killed."""
     with TemporaryDirectory(prefix="foley-soak-") as folder:
         outcome = run_soak(bundle, Path(folder), count, seed, typer.echo)
     typer.echo(f"{outcome.seconds:.0f} s")
@@ -42,7 +42,7 @@ def chaos(
     ray: Annotated[bool, typer.Option(help="Render on a Ray cluster of this machine.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the moments at which processes are killed.", min=0)] = 0,
 ) -> None:
-    """Render a manifest while processes are killed, then once undisturbed, and compare the results."""
+    """Render a manifest while processes are killed, render it again without kills, and compare the results."""
     with TemporaryDirectory(prefix="foley-chaos-") as folder:
         outcome = run_chaos(bundle, Path(folder), rows, kills, seed, ray, typer.echo)
     typer.echo(
@@ -58,7 +58,7 @@ def fuzz(
     count: Annotated[int, typer.Option(help="Damaged media files and malformed requests.", min=200)] = 2_000,
     seed: Annotated[int, typer.Option(help="Number of the first case; a fault names its case.", min=0)] = 0,
 ) -> None:
-    """Send damaged media and malformed requests to a real API."""
+    """Send damaged media and malformed requests to a real API server."""
     with TemporaryDirectory(prefix="foley-fuzz-") as name, api_server(Path(name), bundle=bundle) as server:
         outcome = run_fuzz(server, Path(name), count, seed, typer.echo)
     for (kind, code), number in sorted(outcome.codes.items()):

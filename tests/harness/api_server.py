@@ -20,7 +20,15 @@ STOP_TIMEOUT_S = 120.0
 
 @dataclass
 class ApiServer:
-    """A running server: where it is, and its process."""
+    """A running API server.
+
+    Attributes:
+        process: The `foley-server api` process.
+        grpc: `HOST:PORT` of the API.
+        metrics: `HOST:PORT` of the metrics.
+        log: File with its standard error.
+        studio: Address of the studio; empty if it is not served.
+    """
 
     process: subprocess.Popen[str]
     grpc: str
@@ -29,40 +37,46 @@ class ApiServer:
     studio: str = ""
 
     def client(self, token: str | None = None, attempts: int = 1) -> FoleyClient:
-        """A client of it, without TLS."""
+        """Return a client of the server, without TLS."""
         return FoleyClient(f"grpc://{self.grpc}", token=token, attempts=attempts)
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM to the server."""
         self.process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL, to the server only; returns when it and all that it had started are gone."""
+        """Send SIGKILL to the server process only, and wait until it and all its descendants have ended."""
         family = self.family()
         self.process.kill()
         self.process.wait()
         psutil.wait_procs(family, STOP_TIMEOUT_S)
 
     def family(self) -> list[psutil.Process]:
-        """The processes below it: Triton, its models, decoders."""
+        """Return the descendant processes: Triton, its models, decoders."""
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
 
     def triton(self) -> psutil.Process:
-        """Its embedded Triton."""
+        """Return the process of the embedded Triton."""
         return next(one for one in self.family() if one.name() == "tritonserver")
 
 
 @contextmanager
 def api_server(folder: Path, environment: Mapping[str, str] | None = None, **settings: object) -> Iterator[ApiServer]:
-    """Start one on free ports, with `settings` as `foley-server api` names them; stop it at the end.
+    """Start `foley-server api` on free ports, and stop it on exit.
 
-    What it logs is in `folder`/api.log, its data are in `folder`/data unless set otherwise.
+    Args:
+        folder: Folder for the log, `api.log`, and by default for the data, `data`.
+        environment: Additional environment variables.
+        **settings: Options of `foley-server api`, with underscores; True for a flag without a value.
+
+    Yields:
+        The server, once it is ready.
 
     Raises:
-        RuntimeError: it did not become ready; says what it said.
+        RuntimeError: The server did not become ready; the message ends with its log.
     """
     chosen = {"port": 0, "metrics_port": 0, "data": folder / "data", **settings}
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not True]
@@ -96,7 +110,11 @@ def api_server(folder: Path, environment: Mapping[str, str] | None = None, **set
 
 
 def await_serving(server: ApiServer, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Return when the server takes work. Raises TimeoutError."""
+    """Wait until the server accepts work.
+
+    Raises:
+        TimeoutError: It does not accept work within `timeout_s` seconds.
+    """
     until = time.monotonic() + timeout_s
     with server.client() as client:
         while not client.serving():

@@ -1,6 +1,6 @@
-"""Fault-injection test of the render farm: `foley render` is run until it is done while its processes are killed.
+"""Fault-injection test of the render farm: runs `foley render` until all rows are done, and kills its processes.
 
-At the end every result exists, is complete and equals that of an undisturbed run byte for byte, no row was rendered
+At the end, every result exists, is complete and is byte-identical to that of an undisturbed run, no row was rendered
 twice, and no other file or process is left.
 """
 
@@ -33,11 +33,11 @@ class Outcome:
     """Result of a run of the harness.
 
     Attributes:
-        runs: number of `foley render` runs, the undisturbed one included.
-        kills: number of kills by kind of process.
-        faults: one sentence for each violated guarantee.
-        seconds: duration until every row was done.
-        peaceful_s: duration of the undisturbed run.
+        runs: Number of `foley render` runs, the undisturbed one included.
+        kills: Number of kills by kind of process.
+        faults: One sentence for each violated guarantee.
+        seconds: Duration of the disturbed runs, until every row was done.
+        peaceful_s: Duration of the undisturbed run in seconds.
     """
 
     runs: int = 0
@@ -50,12 +50,16 @@ class Outcome:
 def chaos(
     bundle: Path, folder: Path, rows: int, kills: int, seed: int, ray: bool, say: Callable[[str], None]
 ) -> Outcome:
-    """Render `rows` rows while `kills` processes are killed, run after run.
+    """Render a manifest in as many runs as it takes while processes are killed, then once without kills.
 
     Args:
-        folder: an empty one.
-        ray: on a Ray cluster of this machine, where the worker is a process of its own.
-        say: told what happens.
+        bundle: Folder of a small bundle.
+        folder: An empty folder.
+        rows: Number of rows.
+        kills: Number of processes to kill.
+        seed: Seed of the times at which processes are killed.
+        ray: Whether to render on a Ray cluster on this machine, where workers are separate processes.
+        say: Called with progress messages.
     """
     dice, outcome = random.Random(seed), Outcome()
     manifest = write_manifest(folder, rows)
@@ -102,7 +106,7 @@ def compare(results: Path, peaceful: Path, names: list[str]) -> list[str]:
 
 
 class _Runs:
-    """Starts `foley render` with a mark in the environment, by which its processes are found."""
+    """Starts `foley render` with a marker in the environment, which identifies its processes."""
 
     def __init__(self, bundle: Path, folder: Path, manifest: Path, rows: int, ray: bool) -> None:
         self._rows = rows
@@ -116,20 +120,20 @@ class _Runs:
             **os.environ,
             "FOLEY_CHAOS": self._mark,
             "TMPDIR": str(self._temporary),
-            "RAY_TMPDIR": "/tmp/ray",  # the names of its sockets must be short
+            "RAY_TMPDIR": "/tmp/ray",  # paths of Unix sockets have a length limit
         }
 
     def most_between(self, done: Counter[str], plan: list[str]) -> int:
-        """The most rows until the next kill, so that those in `plan` come all along what is left."""
+        """Return the maximum number of rows until the next kill, which spreads `plan` over the remaining rows."""
         return max(1, 5 * (self._rows - len(done)) // (4 * len(plan) + 4))
 
     def start(self, results: Path, log: Any) -> "subprocess.Popen[str]":
-        """A run whose standard output is JSON lines."""
+        """Start a run that writes JSON lines to its standard output."""
         command = [str(word) for word in [*self._command, "-o", results]]
         return subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True)
 
     def processes(self) -> list[psutil.Process]:
-        """Return the live processes that the runs have started."""
+        """Return the live processes started by the runs."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -139,7 +143,7 @@ class _Runs:
         return found
 
     def find(self, kind: str) -> list[psutil.Process]:
-        """The processes of a kind: Ray's workers, or the models' where there are none; Triton itself."""
+        """Return the live processes of a kind; without Ray workers, "worker" is Triton's Python model processes."""
         found = []
         for process in self.processes():
             with suppress(psutil.Error):
@@ -152,7 +156,7 @@ class _Runs:
         return workers or found
 
     def left(self) -> list[str]:
-        """Return one sentence for each process and file left, after waiting for up to `END_TIMEOUT_S`."""
+        """Wait for the processes for up to `END_TIMEOUT_S`, and return one sentence for each process and file left."""
         until = time.monotonic() + END_TIMEOUT_S
         while (processes := self.processes()) and time.monotonic() < until:
             time.sleep(0.2)
@@ -169,7 +173,11 @@ def _run(
     outcome: Outcome,
     say: Callable[[str], None],
 ) -> int | None:
-    """One run; its exit code, None where its driver was killed. What is killed is taken from `plan`."""
+    """Run `foley render` once, and kill processes, which are removed from `plan`.
+
+    Returns:
+        The exit code, or None if the driver was killed.
+    """
     with (results.parent / "log").open("a") as log:
         process = runs.start(results, log)
         assert process.stdout is not None
@@ -184,9 +192,9 @@ def _run(
                 continue
             done[event["output"]] += 1
             if plan and len(done) >= next_kill and not killed:
-                time.sleep(dice.random())  # in the middle of anything
+                time.sleep(dice.random())  # kill at an arbitrary point of the next rows
                 victims = [process] if plan[0] == "driver" else runs.find(plan[0])
-                if not victims:  # it is being started again
+                if not victims:  # it is restarting
                     continue
                 kind = plan.pop(0)
                 with suppress(psutil.Error):

@@ -1,6 +1,6 @@
 """Fuzzer of the API: damaged media and malformed requests, each reproducible from its number.
 
-Every call ends in time with a status that says whose fault it is, and the server keeps serving and leaks nothing.
+Every call must end within its deadline with an expected status, and the server must keep serving and leak nothing.
 """
 
 import random
@@ -24,7 +24,7 @@ from harness.api_server import ApiServer
 from harness.mutation import mutate, seed_files
 
 CALLERS = 4
-TIMEOUT_S = 60.0  # of a call; one that takes so long hangs
+TIMEOUT_S = 60.0  # of a call; a call that takes longer counts as hanging
 ALWAYS = ("OK", "INVALID_ARGUMENT")
 METHODS = {
     "/foley.v1.FoleyService/Generate": pb.GenerateRequest,
@@ -44,8 +44,8 @@ class Outcome:
     """Result of a run.
 
     Attributes:
-        codes: number of cases by kind and status.
-        faults: one sentence for each violated guarantee, with the number of the case.
+        codes: Number of cases by kind and status.
+        faults: One sentence for each violated guarantee, with the number of the case.
     """
 
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -54,22 +54,34 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Case:
-    """One call: its kind, its messages in bytes, and the statuses that are right for it."""
+    """One call.
+
+    Attributes:
+        kind: Description of the kind of case.
+        method: Full name of the gRPC method.
+        messages: Returns the serialised request messages.
+        allowed: Names of the expected statuses.
+        timeout_s: Deadline of the call in seconds.
+        cancel_after: Index of the response at which the caller cancels; None: never.
+    """
 
     kind: str
     method: str
     messages: Callable[[], Iterator[bytes]]
     allowed: tuple[str, ...] = ALWAYS
     timeout_s: float = TIMEOUT_S
-    cancel_after: int | None = None  # answers, after which the caller goes away
+    cancel_after: int | None = None
 
 
 def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Outcome:
-    """Send `count` cases to `server`, several at once.
+    """Send `count` cases to `server`, `CALLERS` at a time.
 
     Args:
-        folder: gets the intact media files that the cases are made from.
-        seed: number of the first case.
+        server: The server.
+        folder: Folder for the intact media files from which the cases are made.
+        count: Number of cases.
+        seed: Number of the first case.
+        say: Called with progress messages.
     """
     outcome = Outcome()
     files = list(seed_files(folder).values())
@@ -98,7 +110,7 @@ def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[
 
 
 def _aftermath(server: ApiServer, before: leaks.Snapshot) -> list[str]:
-    """What is wrong with the server now."""
+    """Return one sentence for each fault of the server after the run."""
     if server.process.poll() is not None:
         return [f"the server ended with exit code {server.process.returncode}"]
     faults = []
@@ -118,7 +130,7 @@ def _good_request(server: ApiServer) -> None:
 
 
 def _ask(channel: grpc.Channel, case: _Case) -> str:
-    """Make a call, and see how it ends."""
+    """Make a call and return the name of its status, or "a traceback" if the status details contain one."""
     call = channel.stream_stream(case.method)(case.messages(), timeout=case.timeout_s)
     try:
         for number, _ in enumerate(call):
@@ -184,7 +196,7 @@ def _upload(kind: str, method: str, first: Any, message: Any, file_kind: int, co
 
 
 def _order(dice: random.Random, files: list[bytes]) -> _Case:
-    """Good messages in an order that is none, or none at all."""
+    """Return a case with valid messages in a random order, or with no messages."""
     options = pb.GenerateOptions(prompt=pb.Prompt(audio=pb.AudioPrompt()), video=pb.VideoSource())
     parts = [
         pb.GenerateRequest(options=options),
@@ -198,7 +210,7 @@ def _order(dice: random.Random, files: list[bytes]) -> _Case:
 
 
 def _mutated_message(dice: random.Random, files: list[bytes]) -> _Case:
-    """A good message whose bytes were changed here and there."""
+    """Return a case with a valid message of which one to five bytes are changed."""
     method = dice.choice(list(METHODS))
     good: Any = {
         "Generate": pb.GenerateRequest(options=_good_options()),
@@ -218,7 +230,7 @@ def _mutated_message(dice: random.Random, files: list[bytes]) -> _Case:
         method,
         lambda: iter([bytes(content)]),
         (*ALWAYS, "NOT_FOUND", "ALREADY_EXISTS", "CANCELLED", "RESOURCE_EXHAUSTED"),
-        cancel_after=20,  # a thousand steps may be what it asks for now
+        cancel_after=20,  # the changed message may request a thousand steps
     )
 
 
@@ -238,7 +250,7 @@ def _random_bytes(dice: random.Random, files: list[bytes]) -> _Case:
 
 
 def _others(dice: random.Random, files: list[bytes]) -> _Case:
-    """What no client of ours would do."""
+    """Return a case that the SDK cannot produce."""
     huge = pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_VIDEO, data=bytes(5 << 20))).SerializeToString()
     generate = "/foley.v1.FoleyService/Generate"
     good = pb.GenerateRequest(options=_good_options()).SerializeToString()
@@ -255,7 +267,7 @@ def _others(dice: random.Random, files: list[bytes]) -> _Case:
 
 
 def _garbage(address: str, dice: random.Random) -> str:
-    """Bytes on the port that are no gRPC, or break off in the middle of it."""
+    """Send bytes that are not HTTP/2, or that turn invalid after the HTTP/2 preface; return the status "closed"."""
     host, port = address.rsplit(":", 1)
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     content = dice.choice((b"", preface, b"GET / HTTP/1.1\r\n\r\n")) + dice.randbytes(dice.randrange(5_000))

@@ -1,4 +1,4 @@
-"""Leak detection: snapshots of what a server holds, before and after many requests, and their comparison."""
+"""Leak detection: compares snapshots of the resources of a server before and after many requests."""
 
 import time
 from collections import Counter
@@ -11,21 +11,26 @@ from harness.api_server import ApiServer
 
 SETTLE_S = 30.0
 SHARED_MEMORY = Path("/dev/shm")
-MEMORY_BYTES = 128 * 2**20  # of growth that is no leak: allocators keep some of what they were given back
-SHARED_BYTES = 32 * 2**20  # Triton's Python backend keeps what a model's busiest moment took
-DESCRIPTORS = 4  # a connection that comes or goes in the same moment
-THREADS = 16  # pools grow to their size when they are needed
+
+# Growth that does not count as a leak.
+MEMORY_BYTES = 128 * 2**20  # allocators keep some of the freed memory
+SHARED_BYTES = 32 * 2**20  # Triton's Python backend keeps the peak size of each model
+DESCRIPTORS = 4  # connections that open or close during the snapshot
+THREADS = 16  # thread pools grow to their size on demand
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a process, and those below it, hold.
+    """Resources of a process and its descendants.
 
     Attributes:
-        memory_bytes: resident, of the process itself.
-        children: name of a process below it -> how many.
-        shared_memory_bytes: of all segments of this machine whose names are a Triton's of ours.
-        uploads: files of requests on disk.
+        memory_bytes: Resident set size of the process itself.
+        descriptors: Number of open file descriptors of the process itself.
+        threads: Number of threads of the process itself.
+        children: Number of descendant processes by name.
+        shared_memory_segments: Number of segments on this machine whose names are those of this project's Tritons.
+        shared_memory_bytes: Total size of these segments.
+        uploads: Number of files of requests on disk.
     """
 
     memory_bytes: int
@@ -38,13 +43,13 @@ class Snapshot:
 
 
 def take(server: ApiServer) -> Snapshot:
-    """Look now."""
+    """Return a snapshot of a server."""
     data = server.log.parent / "data"
     return look(server.process.pid, list(data.glob("uploads-*/*")))
 
 
 def look(pid: int, uploads: list[Path]) -> Snapshot:
-    """Look at any process; `uploads` are the files that are a request's."""
+    """Return a snapshot of any process, with the given files of requests."""
     process = psutil.Process(pid)
     with process.oneshot():
         segments = list(SHARED_MEMORY.glob("foley-triton-*"))
@@ -60,7 +65,7 @@ def look(pid: int, uploads: list[Path]) -> Snapshot:
 
 
 def leaks(before: Snapshot, after: Snapshot) -> list[str]:
-    """What has grown by more than chance: a sentence each, none where all is well."""
+    """Return one sentence for each resource that has grown by more than its tolerance."""
     allowed = {
         "memory_bytes": MEMORY_BYTES,
         "shared_memory_bytes": SHARED_BYTES,
@@ -78,7 +83,14 @@ def leaks(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 def settled(server: ApiServer, before: Snapshot | None = None, timeout_s: float = SETTLE_S) -> Snapshot:
-    """A look at a server that has come to rest: nothing leaks since `before`, or two looks agree; or time is over."""
+    """Wait until a server is idle, and return a snapshot.
+
+    Args:
+        server: The server.
+        before: Earlier snapshot. The server is idle when nothing has leaked since; without it, when there are no
+            uploads and two consecutive snapshots have the same number of descriptors.
+        timeout_s: Seconds after which the last snapshot is returned even if the server is not idle.
+    """
     until = time.monotonic() + timeout_s
     last = take(server)
     while True:

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import soundfile
 
-# ending -> encoders of its picture and its sound
+# extension -> (video encoder, audio encoder)
 _FORMATS = {
     "mp4": ("libx264", "aac"),
     "mkv": ("libx264", None),
@@ -29,7 +29,7 @@ _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def seed_files(folder: Path) -> Mapping[str, bytes]:
-    """Write an intact file of every format, a few KB each, to `folder`; return their content by extension."""
+    """Write an intact file of every format, a few KB each, to `folder`, and return the contents by extension."""
     return {ending: _write(folder / f"seed.{ending}", *encoders) for ending, encoders in _FORMATS.items()}
 
 
@@ -75,7 +75,7 @@ def _splice(dice: random.Random, content: bytearray, files: list[bytes]) -> byte
 
 
 def _forge(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    """An extreme number where headers have theirs: sizes, counts, rates, durations."""
+    """Write extreme 32-bit integers near the start, where headers store sizes, counts, rates and durations."""
     for _ in range(dice.randrange(1, 5)):
         if len(content) > 8:
             at = dice.randrange(min(len(content) - 4, 2_000))

@@ -1,7 +1,7 @@
 """Soak test of the API: many concurrent generations while callers cancel and processes are killed.
 
-At the end every requested generation exists once, with the sound of an undisturbed run, or was cancelled by its caller.
-The server that survived the crashes of callers and of Triton has leaked nothing.
+At the end, every requested generation exists exactly once, with the sound of an undisturbed run, or was cancelled by
+its caller. The API server that ran through the crashes of callers and of Triton has leaked nothing.
 """
 
 import random
@@ -33,11 +33,11 @@ from harness.api_server import ApiServer, api_server, await_serving
 Result = TypeVar("Result")
 
 CALLERS = 6
-PATIENCE_S = 300.0  # of a caller, while servers come and go
+PATIENCE_S = 300.0  # for which a caller retries while servers restart
 LEFT_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
 DISTURB_S = (4.0, 12.0)  # between two faults
 GENERATIONS_A_FAULT, LEAST_FAULTS = 20, 3
-RELAPSE_SHARE = 0.1  # of the faults that come while the last one is being mended; more of them are but an outage
+RELAPSE_SHARE = 0.1  # of faults injected before the server has recovered; more would amount to one long outage
 
 
 @dataclass
@@ -45,9 +45,10 @@ class Outcome:
     """Result of a soak.
 
     Attributes:
-        ended: number of generations by how they ended.
-        kills: number of kills by kind of process.
-        faults: one sentence for each violated guarantee.
+        ended: Number of generations by how they ended.
+        kills: Number of kills by kind of process.
+        faults: One sentence for each violated guarantee.
+        seconds: Duration of the soak.
     """
 
     ended: Counter[str] = field(default_factory=Counter)
@@ -58,7 +59,17 @@ class Outcome:
 
 @dataclass
 class Soak:
-    """The state that callers and the disturber share."""
+    """State shared by the callers and the fault injector.
+
+    Attributes:
+        bundle: Folder of a small bundle.
+        folder: Folder for data, logs and videos.
+        random: Random numbers of the fault injector.
+        say: Called with progress messages.
+        outcome: Result so far.
+        lock: Guards `outcome` and `left`.
+        left: Request id to expected sound of each long-running generation; None if its caller cancelled it.
+    """
 
     bundle: Path
     folder: Path
@@ -66,30 +77,36 @@ class Soak:
     say: Callable[[str], None]
     outcome: Outcome = field(default_factory=Outcome)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    left: dict[str, Sound | None] = field(default_factory=dict)  # request id -> its sound; None: taken back
+    left: dict[str, Sound | None] = field(default_factory=dict)
 
     def count(self, how: str) -> None:
+        """Count a generation by how it ended."""
         with self.lock:
             self.outcome.ended[how] += 1
 
     def fault(self, what: str) -> None:
+        """Record and report a violated guarantee."""
         with self.lock:
             self.outcome.faults.append(what)
         self.say(f"FAULT: {what}")
 
 
 def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Outcome:
-    """Run `count` generations: half of them while callers crash and Triton is killed, half while the API is too.
+    """Run many generations while callers crash and processes are killed.
+
+    In the first half, only Triton and its models are killed; in the second half, the API server is killed, too.
 
     Args:
-        bundle: a small one.
-        folder: an empty one, for data, logs and videos.
-        say: told what happens.
+        bundle: Folder of a small bundle.
+        folder: An empty folder, for data, logs and videos.
+        count: Number of generations.
+        seed: Seed of the requests and of the kills.
+        say: Called with progress messages.
     """
     state = Soak(bundle, folder, random.Random(seed), say)
     began = time.monotonic()
     jobs = _jobs(folder)
-    port = claim_port("127.0.0.1", 0)  # the same after each restart
+    port = claim_port("127.0.0.1", 0)  # kept across restarts
     with ExitStack() as stack:
         server = stack.enter_context(_server(state, port))
         with server.client() as client:
@@ -125,7 +142,7 @@ def _server(state: Soak, port: int) -> "AbstractContextManager[ApiServer]":
 
 
 def _jobs(folder: Path) -> list[Job]:
-    """A few different ones, small: with and without a video, of one variation and more."""
+    """Return different small jobs: with and without a video, with one and with several variations."""
     video = folder / "small.mp4"
     write_small_video(video)
     curve = Curve((0.2 + 0.2 * np.sin(np.arange(100) / 9)).astype(np.float32), 16_000)
@@ -136,7 +153,7 @@ def _jobs(folder: Path) -> list[Job]:
 
 
 def _same(ours: Sound, theirs: Sound) -> bool:
-    """But for the last bits, in which it shows who else was in a batch."""
+    """Return whether two sounds are equal within 1e-3; batching changes the last bits."""
     if len(ours.takes) != len(theirs.takes):
         return False
     pairs = zip(ours.takes, theirs.takes, strict=True)
@@ -153,9 +170,10 @@ def _phase(
     count: int,
     disturb: Callable[[], None],
 ) -> None:
-    """`count` generations by `CALLERS` at once, while `disturb` is called now and then.
+    """Run `count` generations, `CALLERS` at a time, while `disturb` is called at random times.
 
-    One fault for so many generations at most: where a machine is slow, nothing would ever be done between two.
+    The number of faults is limited to one for every `GENERATIONS_A_FAULT` generations, with a minimum of
+    `LEAST_FAULTS`: with a fixed rate, a slow machine would complete nothing between two faults.
     """
     over = threading.Event()
 
@@ -175,7 +193,7 @@ def _phase(
             try:
                 list(pool.map(lambda seed: _one(state, server, jobs, expected, random.Random(seed)), seeds))
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # the user stopped: no new ones begin
+                pool.shutdown(wait=False, cancel_futures=True)  # interrupted by the user: start no further generations
                 raise
     finally:
         over.set()
@@ -185,7 +203,7 @@ def _phase(
 def _one(
     state: Soak, server: Callable[[], ApiServer], jobs: list[Job], expected: list[Sound], dice: random.Random
 ) -> None:
-    """One generation by one caller, in one of the ways that there are."""
+    """Run one generation in a randomly chosen way."""
     i = dice.randrange(len(jobs))
     way = dice.random()
     try:
@@ -203,7 +221,7 @@ def _one(
 
 
 def _leave(state: Soak, server: Callable[[], ApiServer], job: Job, expected: Sound, dice: random.Random) -> None:
-    """Leave it with the server, perhaps twice, perhaps take it back; come for it later."""
+    """Create a long-running generation, sometimes twice with one request id; then cancel it or get its result."""
     request_id = str(uuid.uuid4())
     with state.lock:
         state.left[request_id] = expected
@@ -220,7 +238,7 @@ def _leave(state: Soak, server: Callable[[], ApiServer], job: Job, expected: Sou
 
 
 def _cancel(state: Soak, server: Callable[[], ApiServer], job: Job, dice: random.Random) -> None:
-    """Go away in the middle."""
+    """Run a generation, and cancel it while it is in progress."""
     watch = Watch()
     timer = threading.Timer(dice.uniform(0, 0.5), watch.cancel)
     timer.start()
@@ -242,7 +260,7 @@ FoleyClient("grpc://" + sys.argv[1]).generate(job)
 
 
 def _crash(state: Soak, server: ApiServer, dice: random.Random) -> None:
-    """A caller that is killed with -9."""
+    """Start a caller in a process, and kill it with SIGKILL."""
     process = subprocess.Popen([sys.executable, "-c", _CRASHING, server.grpc], stderr=subprocess.DEVNULL)
     time.sleep(dice.uniform(0.5, 2.0))
     process.kill()
@@ -251,7 +269,7 @@ def _crash(state: Soak, server: ApiServer, dice: random.Random) -> None:
 
 
 def _patiently(call: Callable[[FoleyClient], Result], server: Callable[[], ApiServer]) -> Result:
-    """The answer to `call`, however often servers go away in the meantime."""
+    """Return the result of `call`, which is retried for up to `PATIENCE_S` seconds while servers restart."""
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -273,8 +291,8 @@ def _compare(state: Soak, sound: Sound, expected: Sound) -> None:
 
 
 def _kill_triton(state: Soak, server: ApiServer) -> None:
-    """Kill Triton, or one of its models' processes."""
-    with suppress(Exception):  # it may have gone by itself in the meantime
+    """Kill Triton or the process of one of its models."""
+    with suppress(Exception):  # the process may have ended already
         triton = server.triton()
         whole = state.random.random() < 0.5
         (triton if whole else state.random.choice(triton.children())).kill()
@@ -282,7 +300,7 @@ def _kill_triton(state: Soak, server: ApiServer) -> None:
 
 
 def check_left(state: Soak, server: ApiServer) -> None:
-    """Of what was left with the server, all is there, once, and as it should be."""
+    """Check that every long-running generation exists exactly once, with the expected sound or cancelled."""
     with server.client() as client:
         found = {one.request_id: one for one in client.generations()}
         numbers = Counter(one.request_id for one in client.generations())
@@ -296,7 +314,7 @@ def check_left(state: Soak, server: ApiServer) -> None:
             if expected is None and ended not in (
                 "cancelled",
                 "succeeded",
-            ):  # it may have been too late to take it back
+            ):  # it may have succeeded before it was cancelled
                 state.fault(f"{request_id} was taken back and is {ended}")
             if expected and not _same(client.result(found[request_id].name), expected):
                 state.fault(f"{request_id} has another sound")

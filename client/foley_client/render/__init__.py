@@ -1,1 +1,1 @@
-"""The render farm: many videos, each rendered exactly once in effect, on one machine or many."""
+"""Render farm: renders many videos on one or more machines, each effectively once."""

@@ -1,4 +1,4 @@
-"""`foley render`."""
+"""The `foley render` command."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from foley_client.render.task import Failed
 from foley_pipeline import cache
 
 WORKERS = 4
-_LOOKERS = 16  # for inputs at URLs
+_LOOKERS = 16  # threads that check inputs, which may be at URLs
 
 
 def render(
@@ -72,13 +72,13 @@ def render(
     ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Tell how far it is as JSON lines.")] = False,
 ) -> None:
-    """Render many videos; the same command again renders what is left.
+    """Render many videos; run the same command again to resume.
 
     foley render clips.csv -o rendered/
 
-    A result appears whole or not at all, with NAME.foley.json beside it, which says how it was made. Results that are
-    there and made of the same things are skipped. Rows that fail are tried again, then listed in failures.jsonl; the
-    exit code is 1 then. report.html shows and plays all results.
+    Results are written atomically, each with a sidecar NAME.foley.json that records its inputs and settings. Existing
+    results with the same inputs, settings and versions are skipped. Failed rows are retried, then listed in
+    failures.jsonl, and the exit code is 1. report.html shows and plays all results.
     """
     require("foley render", "render", "fsspec", "jinja2")
     if ray:
@@ -113,7 +113,7 @@ def render(
 
 
 def _conclude(results: Output, rows: Sequence[Row], tally: Tally, failures: "_Failures") -> None:
-    """However it ended: say what there is, and what to do about the rest."""
+    """Write the failures and the report, and print a summary. Called when the run ends for any reason."""
     failures.write(tally, last=True)
     sheet.write(results, rows, tally)
     counts = tally.counts
@@ -132,7 +132,7 @@ def _conclude(results: Output, rows: Sequence[Row], tally: Tally, failures: "_Fa
 
 
 class _Failures:
-    """`failures.jsonl`: the rows that failed in this run, written anew now and then."""
+    """Writes `failures.jsonl`, the rows that failed in this run."""
 
     def __init__(self, results: Output) -> None:
         self._results = results
@@ -140,7 +140,7 @@ class _Failures:
         self._written = 0
 
     def write(self, tally: Tally, last: bool = False) -> None:
-        """Write them, when there are a tenth more than the last time, or it is the `last`."""
+        """Rewrite the file if there are over 10 % more failures than at the last write; if `last`, any more."""
         count = len(tally.failures)
         if count <= self._written * (1.0 if last else 1.1):
             return
@@ -153,7 +153,11 @@ class _Failures:
 
 
 def _look_for_inputs(rows: Sequence[Row]) -> None:
-    """Raise SettingError with every input that is not there."""
+    """Check that all inputs exist.
+
+    Raises:
+        SettingError: Inputs do not exist or cannot be accessed; the message lists them.
+    """
     inputs = sorted({one for row in rows for one in (row.video, row.audio, row.envelope) if one})
 
     def fault(one: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Where rows are rendered: on one machine, by threads. `ray_engine` is the same on many."""
+"""Engines, which run the tasks of a render: threads on this machine. `ray_engine` is the engine for clusters."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,28 +10,28 @@ from foley_client.render.task import Done, Failed, Task
 
 
 class Engine(Protocol):
-    """Runs tasks where it is told to; what to run where, and what to do about failures, is `farm`'s."""
+    """Runs tasks at named places, each of which is a server. `farm` does the scheduling and the retries."""
 
     def places(self) -> Mapping[str, int]:
-        """The places that take tasks now, and how many at once."""
+        """Return the places that accept tasks now, with the number of concurrent tasks of each."""
 
     def submit(self, place: str, task: Task) -> "Future[Done | Failed]":
-        """Run a task at a place. Whatever happens there, there is an outcome."""
+        """Start a task at a place. Every error of the task, including a lost place, is returned as `Failed`."""
 
     def stop(self) -> None:
-        """Stop what runs, within one step of its denoising."""
+        """Stop the running tasks within one denoising step."""
 
 
 class Threads:
-    """Servers that this process drives.
+    """Engine that renders in threads of this process.
 
     Args:
-        servers: by the names that the user knows them by.
-        workers: rows at once on each.
+        servers: Servers by display name.
+        workers: Number of concurrent rows on each server.
 
     Raises:
-        ServerUnavailable: one cannot be connected, or started.
-        SettingError: they serve different bundles, whose results do not belong together.
+        ServerUnavailable: A server does not respond or cannot be started.
+        SettingError: The servers have different bundles or versions, whose results must not be mixed.
     """
 
     def __init__(self, servers: Mapping[str, Server], workers: int) -> None:
@@ -57,7 +57,7 @@ class Threads:
             server.stop()
 
     def close(self) -> None:
-        """Wait for what runs, and end the servers that are our own."""
+        """Wait for the running tasks, then close the connections and stop the servers started here."""
         self._pool.shutdown(cancel_futures=True)
         for server in self._servers.values():
             server.close()

@@ -1,4 +1,4 @@
-"""Rendering many rows: which is next, where, and what becomes of those that fail."""
+"""Schedules rows on the places of an engine, with retries, back-off and a circuit breaker for each place."""
 
 import time
 from collections import Counter, deque
@@ -12,20 +12,22 @@ from foley_client.render.engine import Engine
 from foley_client.render.row import Row
 from foley_client.render.task import Done, Failed, Predicted, Task
 
-ATTEMPTS = 3  # of a row that fails
-LOST_ATTEMPTS = 10  # of a row whose server goes away, which is seldom the row's fault
+ATTEMPTS = 3  # failures after which a row is given up
+LOST_ATTEMPTS = 10  # lost servers after which a row is given up: a loss is rarely caused by the row
 LONGEST_PAUSE_S = 30.0
 _TICK_S = 0.5
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a row.
+    """Change of state of a row.
 
     Attributes:
-        kind: `started`; `retry`: it failed, and will be tried again; `done`, `skipped` and `failed` are the end of it.
-        attempts: how often it was tried.
-        outcome: None for `started`.
+        kind: `started`; `retry`: the attempt failed and the row is retried; `done`, `skipped` and `failed` are final.
+        row: The row.
+        place: Where it was started.
+        attempts: Number of failed attempts so far, lost servers included.
+        outcome: Outcome of the attempt; None for `started`.
     """
 
     kind: Literal["started", "retry", "done", "skipped", "failed"]
@@ -36,13 +38,21 @@ class Event:
 
 
 def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Generator[Event, None, None]:
-    """Render every row once, wherever there is room; a row that fails again after a pause, elsewhere if it can be.
+    """Render every row once, and retry failed rows after a back-off, at another place if possible.
 
-    Close the generator to stop what runs. Of rows that share a video one goes first, and the others wait for its
-    envelope.
+    Of rows that share a video, one is rendered first; the others wait for its envelope. Closing the generator stops the
+    running rows.
+
+    Args:
+        rows: The rows, started in this order.
+        engine: Runs the rows.
+        force: Whether to render rows whose results exist.
+
+    Yields:
+        The changes of state of all rows.
 
     Raises:
-        ServerUnavailable: nowhere is there a server that could be started.
+        ServerUnavailable: No server could be started.
     """
     videos, places = _Videos(rows), _Places(engine)
     fresh, paused = deque(_Item(row) for row in rows), list[_Item]()
@@ -55,13 +65,13 @@ def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Gene
                 running[_submit(engine, place, task)] = item, place
                 yield Event("started", item.row, place, item.attempts)
             ended = wait(running, _TICK_S, FIRST_COMPLETED).done if running else _pause()
-            for future in [one for one in running if one in ended]:  # in the order in which they were started
+            for future in [one for one in running if one in ended]:  # in start order
                 item, place = running.pop(future)
                 outcome = _outcome(future, place)
                 places.give_back(place, outcome)
                 again = isinstance(outcome, Failed) and item.again(outcome, place)
                 released = videos.after(item.row, outcome, last=not again)
-                # one that has failed waits for a place of its own choice, and must not hold up those behind it
+                # a failed row waits until a place other than those it failed at is free; it must not block other rows
                 paused += [one for one in released if one.failed_at]
                 fresh.extendleft(reversed([one for one in released if not one.failed_at]))
                 if again:
@@ -80,7 +90,7 @@ def _kind(outcome: Done | Failed, again: bool) -> Literal["retry", "done", "skip
 
 
 def _submit(engine: Engine, place: str, task: Task) -> "Future[Done | Failed]":
-    """The future of a task, also where the engine cannot take it."""
+    """Submit a task; if the engine raises, return a future with the error."""
     try:
         return engine.submit(place, task)
     except Exception as error:
@@ -90,7 +100,7 @@ def _submit(engine: Engine, place: str, task: Task) -> "Future[Done | Failed]":
 
 
 def _outcome(future: "Future[Done | Failed]", place: str) -> Done | Failed:
-    """How a task has ended; where its engine does not say so, the place was lost."""
+    """Return the outcome of a task; a future that was cancelled or has an exception means that the place was lost."""
     error = CancelledError() if future.cancelled() else future.exception()
     if error:
         return Failed(type(error).__name__, f"{place} could not run it ({error})", lost=True)
@@ -104,7 +114,15 @@ def _pause() -> set[Future[Done | Failed]]:
 
 @dataclass(eq=False)
 class _Item:
-    """A row that is not rendered yet."""
+    """A row that has not ended.
+
+    Attributes:
+        row: The row.
+        attempts: Number of failed attempts, losses included.
+        losses: Number of attempts that ended because the place was lost.
+        due_s: `time.monotonic()` before which it is not retried.
+        failed_at: Places where it failed.
+    """
 
     row: Row
     attempts: int = 0
@@ -113,7 +131,7 @@ class _Item:
     failed_at: set[str] = field(default_factory=set)
 
     def again(self, outcome: Failed, place: str) -> bool:
-        """Take a failure down: whether the row is to be tried again, once it is due."""
+        """Record a failed attempt, and return whether the row is to be retried."""
         self.attempts += 1
         self.losses += outcome.lost
         failures = self.attempts - self.losses
@@ -124,24 +142,27 @@ class _Item:
 
 
 class _Places:
-    """What is free where. A place that was lost takes nothing for a while, then one row to see whether it is back."""
+    """Free capacity of the places, with a circuit breaker for each: exponential back-off, then one probe row."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._room: dict[str, int] = {}
         self._running: Counter[str] = Counter()
-        self._losses: Counter[str] = Counter()  # in a row
+        self._losses: Counter[str] = Counter()  # consecutive
         self._closed_until_s: dict[str, float] = {}
 
     def refresh(self) -> None:
-        """Places come and go."""
+        """Update the places and their capacity from the engine."""
         self._room = dict(self._engine.places())
 
     def take(self, avoided: set[str]) -> str | None:
-        """Take room for a row at the place that has the most; at none of `avoided`, unless there are no others.
+        """Reserve capacity for one row at the place with the most free capacity.
+
+        Args:
+            avoided: Places that are used only if there are no others.
 
         Returns:
-            The place, or None where there is no room.
+            The place, or None if there is no free capacity.
         """
         allowed = self._room.keys() - avoided or self._room.keys()
         room = {place: self._free(place) for place in sorted(allowed)}
@@ -152,16 +173,16 @@ class _Places:
         return best
 
     def release(self, place: str) -> None:
-        """Give back what `take` took."""
+        """Release capacity reserved with `take`."""
         self._running[place] -= 1
 
     def give_back(self, place: str, outcome: Done | Failed) -> None:
-        """A row has ended there."""
+        """Release the capacity of an attempt that has ended, and update the circuit breaker of the place."""
         self.release(place)
         now = time.monotonic()
         if not (isinstance(outcome, Failed) and outcome.lost):
             self._losses[place] = 0
-        elif now >= self._closed_until_s.get(place, 0.0):  # the others that it took along do not count
+        elif now >= self._closed_until_s.get(place, 0.0):  # rows lost at the same time count as one loss
             self._losses[place] += 1
             self._closed_until_s[place] = now + min(2.0 ** (self._losses[place] - 1), LONGEST_PAUSE_S)
 
@@ -172,7 +193,7 @@ class _Places:
 
 
 class _Videos:
-    """Rows that share a video: one goes first, the others wait for its envelope."""
+    """Coordinates rows that share a video: one predicts the envelope, the others wait for it."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._left = Counter(map(_video, rows))
@@ -180,7 +201,7 @@ class _Videos:
         self._predicted: dict[object, Predicted] = {}
 
     def admit(self, item: _Item) -> bool:
-        """Whether a row may start; if not, `after` brings it back."""
+        """Return whether a row may start; if not, keep it until `after` returns it."""
         video = _video(item.row)
         if video is None or self._left[video] == 1 or video in self._predicted:
             return True
@@ -191,11 +212,17 @@ class _Videos:
         return True
 
     def predicted(self, row: Row) -> Predicted | None:
-        """The envelope of another row with this video."""
+        """Return the envelope that was predicted for another row with this video, if any."""
         return self._predicted.get(_video(row))
 
     def after(self, row: Row, outcome: Done | Failed, last: bool) -> list[_Item]:
-        """Those that waited for a row whose attempt, its `last` or not, has ended."""
+        """Record the end of an attempt, and return the rows that waited for it.
+
+        Args:
+            row: The row of the attempt.
+            outcome: Outcome of the attempt.
+            last: Whether the row is not retried.
+        """
         video = _video(row)
         self._left[video] -= last
         if isinstance(outcome, Done) and outcome.predicted:
@@ -206,14 +233,14 @@ class _Videos:
 
 
 def _video(row: Row) -> object:
-    """What rows with the same envelope have in common; None where it is given."""
+    """Return the key, video and optical flow, that rows with the same envelope share; None if the envelope is given."""
     return None if row.envelope else (row.video, row.flow or PROFILES[row.profile].flow or "default")
 
 
 def _startable(
     fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos
 ) -> Iterator[tuple[_Item, str]]:
-    """Rows that may start, each with the place that was taken for it: those that are tried again first."""
+    """Yield the rows that may start, retries first, each with the place reserved for it."""
     now = time.monotonic()
     for item in [item for item in paused if item.due_s <= now]:
         if place := places.take(item.failed_at):
@@ -224,7 +251,7 @@ def _startable(
 
 
 def _admitted(item: _Item, place: str, places: _Places, videos: _Videos) -> Iterator[tuple[_Item, str]]:
-    """The row and its place, if the row may start; the place is free again otherwise."""
+    """Yield the row and its place if the row may start; otherwise release the place."""
     if videos.admit(item):
         yield item, place
     else:

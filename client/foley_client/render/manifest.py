@@ -1,4 +1,4 @@
-"""Manifests: a table (.csv), JSON Lines (.jsonl), or a folder of videos. All that is wrong in one is said at once."""
+"""Reads manifests: a table (.csv), JSON Lines (.jsonl), or a folder of videos. All faults are reported at once."""
 
 import csv
 import json
@@ -15,30 +15,34 @@ from foley_client.render.place import SIDECAR, Output, identity
 from foley_client.render.row import Row
 
 MAX_BYTES = 256 * 2**20
-SHOWN = 20  # faults that are listed; the others are counted
+SHOWN = 20  # faults listed in an error message; the others are counted
 SETTINGS = [name for name in Row.model_fields if name not in ("video", "output")]
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv")
 
 
 class _Outputs:
-    """Names of results below the output folder, compared as file systems do that ignore case and Unicode's forms."""
+    """Output names in use, compared after case folding and Unicode normalisation, as some file systems do."""
 
     def __init__(self) -> None:
-        self._files: dict[str, str] = {}  # name -> the row that has it
-        self._folders: dict[str, str] = {}  # name -> a row whose result lies in it
+        self._files: dict[str, str] = {}  # folded name -> row with this output
+        self._folders: dict[str, str] = {}  # folded name -> a row with an output in this folder
 
     def owner(self, output: str) -> str | None:
-        """A row that has this name, or needs it for a folder."""
+        """Return a row that uses this name for its output or for a folder, if any."""
         name = _folded(output)
         return self._files.get(name) or self._folders.get(name)
 
     def need_folders(self, output: str, row: str) -> None:
-        """Keep the folders of `output` from becoming results."""
+        """Reserve the parent folders of `output`, so that no output gets their names."""
         for folder in PurePosixPath(_folded(output)).parents:
             self._folders.setdefault(str(folder), row)
 
     def add(self, output: str, row: str) -> None:
-        """Give a name to a row. Raises SettingError where another row has it."""
+        """Reserve an output name for a row.
+
+        Raises:
+            SettingError: Another row uses the name.
+        """
         folders = map(str, PurePosixPath(_folded(output)).parents)
         owner = self.owner(output) or next((self._files[one] for one in folders if one in self._files), None)
         if owner:
@@ -52,14 +56,15 @@ def _folded(name: str) -> str:
 
 
 def read(manifest: Path, results: Output | None = None) -> list[Row]:
-    """The rows of `manifest`.
+    """Read and validate the rows of a manifest.
 
     Args:
-        results: where they are rendered to; without it, results among the inputs are known by their sidecars only.
+        manifest: A .csv file, a .jsonl file, or a folder of videos.
+        results: The output of the render. Without it, results among the videos are recognised only by their sidecars.
 
     Raises:
-        SettingError: says all that is wrong, by line: what is no row, settings outside their range, a name twice, a
-            result that would replace an input.
+        SettingError: Rows are malformed, settings are out of range, output names are not unique, or results would
+            overwrite inputs. The message lists all faults by line.
     """
     rows: list[Row] = []
     faults: list[str] = []
@@ -86,7 +91,7 @@ def read(manifest: Path, results: Output | None = None) -> list[Row]:
 
 
 def _replaced(rows: Sequence[Row], results: Output) -> list[str]:
-    """What results would replace of that which is read."""
+    """Return one fault for each result that would overwrite an input."""
     inputs = {identity(one) for row in rows for one in (row.video, row.audio, row.envelope) if one} - {None}
     return [
         f"{row.video}: its result {results.url}/{row.output} would replace a file that is read; choose another folder"
@@ -96,14 +101,22 @@ def _replaced(rows: Sequence[Row], results: Output) -> list[str]:
 
 
 def refuse(faults: Sequence[str], what: str) -> None:
-    """Raise SettingError, if there are any `faults`, that says them."""
+    """Raise an error if there are faults.
+
+    Args:
+        faults: One sentence for each fault.
+        what: Heading of the message, which follows the number of faults.
+
+    Raises:
+        SettingError: There are faults; the message lists them.
+    """
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         raise SettingError("\n".join([f"{len(faults)} {what}:", *faults[:SHOWN], *more]))
 
 
 def _values(manifest: Path, results: Path | None) -> Iterator[tuple[str, Any]]:
-    """Where each row stands, and its values; a text in their place says what is wrong."""
+    """Yield the location and the values of each row; a string in place of the values is an error message."""
     if manifest.is_dir():
         yield from _folder(manifest, results)
         return
@@ -119,7 +132,11 @@ def _values(manifest: Path, results: Path | None) -> Iterator[tuple[str, Any]]:
 
 
 def _folder(folder: Path, results: Path | None) -> Iterator[tuple[str, Any]]:
-    """A row for every video. Its result has the whole name of the video, whatever videos lie beside it."""
+    """Yield one row for each video.
+
+    An output keeps the complete file name of its video (`b.mov` becomes `b.mov.mp4`), so that it does not depend on
+    whether the folder contains other videos with the same stem.
+    """
     videos = {path.relative_to(folder).as_posix(): path for path in _videos(folder, results)}
     named = _Outputs()
     for name in videos:
@@ -127,14 +144,14 @@ def _folder(folder: Path, results: Path | None) -> Iterator[tuple[str, Any]]:
     for name, path in videos.items():
         wanted = name if path.suffix.lower() == ".mp4" else f"{name}.mp4"
         stem, ending = posixpath.splitext(wanted)
-        names = chain([wanted], (f"{stem}-{i}{ending}" for i in count(2)))  # the case differs, or b.mov, b.mov.mp4
+        names = chain([wanted], (f"{stem}-{i}{ending}" for i in count(2)))  # a.mp4 and A.mp4, or b.mov and b.mov.mp4
         output = next(one for one in names if not named.owner(one))
         named.add(output, name)
         yield name, {"video": str(path), "output": output}
 
 
 def _videos(folder: Path, results: Path | None) -> Iterator[Path]:
-    """The videos in a folder, but for those that a render has written: into `results`, or wherever a sidecar is."""
+    """Yield the videos in a folder, except results of renders: files in `results`, with a sidecar, or partial."""
     root, written = folder.resolve(), results.resolve() if results else None
     if written == root:
         raise SettingError(f"the results would lie among the videos; choose another output folder than {folder}")
@@ -172,6 +189,6 @@ def _jsonl(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths are the manifest's neighbours; URLs stay."""
+    """Resolve paths relative to the folder of the manifest; URLs are unchanged."""
     files = {name: values[name] for name in ("video", "audio", "envelope") if isinstance(values.get(name), str)}
     return {**values, **{name: file if "://" in file else str(folder / file) for name, file in files.items()}}

@@ -1,6 +1,6 @@
-"""Where a render reads and writes: paths of this machine, or URLs that fsspec knows, such as `s3://BUCKET/NAME`.
+"""Storage of a render: local paths, or URLs that fsspec supports, such as `s3://BUCKET/NAME`.
 
-A store's address and keys come from where its own tools take them: `AWS_*` variables for S3.
+Endpoints and credentials of a store are configured as for its own tools, for S3 with the `AWS_*` variables.
 """
 
 import fcntl
@@ -15,24 +15,27 @@ from typing import Any
 from foley.errors import MediaError, OutputError
 from foley.output import replacing
 
-MAX_BYTES = 8 << 30  # of a file that is fetched
+MAX_BYTES = 8 << 30  # of a downloaded file
 
-# What a render writes beside its results.
+# Files that a render writes beside its results.
 LOCK = ".foley-render.lock"
-SIDECAR = ".foley.json"  # after the result's name
+SIDECAR = ".foley.json"  # appended to the name of the result
 FAILURES = "failures.jsonl"
 REPORT = "report.html"
-REPORTS = re.compile(r"report(-\d+)?\.html")  # all its pages
+REPORTS = re.compile(r"report(-\d+)?\.html")  # all pages of the report
 _CHUNK_BYTES = 1 << 20
 
 
 def is_url(place: str) -> bool:
-    """Whether `place` is a URL, and no path."""
+    """Return whether `place` is a URL rather than a path."""
     return "://" in place
 
 
 def identity(place: str) -> object:
-    """A value that is equal for two names of one file; None where there is no file. A URL is its own."""
+    """Return a value that is equal for all paths of a file: device and inode, or None if there is no file.
+
+    The identity of a URL is the URL.
+    """
     if is_url(place):
         return place
     try:
@@ -43,22 +46,34 @@ def identity(place: str) -> object:
 
 
 def exists(place: str) -> bool:
-    """Whether there is a file. Raises MediaError where that cannot be found out."""
+    """Return whether `place` is a file.
+
+    Raises:
+        MediaError: The store cannot be accessed.
+    """
     try:
         if not is_url(place):
             return Path(place).is_file()
         store, path = _store(place)
         return bool(store.isfile(path))
-    except Exception as error:  # every store has its own
+    except Exception as error:  # each fsspec backend has its own exceptions
         raise MediaError(f"{place} cannot be looked for ({_first_line(error)}); check the access to it") from error
 
 
 @contextmanager
 def fetched(place: str, folder: Path, name: str) -> Iterator[Path]:
-    """The file at `place` as one of this machine: itself, or a copy in `folder` that is gone at the end.
+    """Provide the file at `place` as a local file; a URL is downloaded, and the copy is removed on exit.
+
+    Args:
+        place: A path or a URL.
+        folder: Local folder for the copy.
+        name: File name of the copy.
+
+    Yields:
+        The local path.
 
     Raises:
-        MediaError: it cannot be had, or is larger than `MAX_BYTES`.
+        MediaError: The URL cannot be read, or the file is larger than `MAX_BYTES`.
     """
     if not is_url(place):
         yield Path(place)
@@ -88,17 +103,18 @@ def _fetch(place: str, copy: Path) -> None:
 
 
 class Output:
-    """The folder or bucket that results go to. Whatever is written appears whole, or not at all.
+    """Output folder or bucket of a render. Files are written atomically.
 
     Args:
-        url: a path of this machine, or a URL.
-        scratch: a folder of this machine for what is on its way to a bucket.
+        url: A local path or a URL.
+        scratch: Local folder for files that are to be uploaded to a bucket.
 
     Attributes:
-        folder: where it is on this machine, None for a bucket.
+        url: The path or URL, without trailing slashes.
+        folder: The local folder; None for a bucket.
 
     Raises:
-        OutputError: no such kind of place is known here.
+        OutputError: The kind of URL is not supported.
     """
 
     def __init__(self, url: str, scratch: Path) -> None:
@@ -111,11 +127,15 @@ class Output:
         self.folder = Path(self._root) if "file" in self._store.protocol else None
 
     def identity(self, name: str) -> object:
-        """See `identity`, of the file `name` here."""
+        """Return the `identity` of the file `name` in this output."""
         return identity(str(self.folder / name) if self.folder else f"{self.url}/{name}")
 
     def size(self, name: str) -> int | None:
-        """How many bytes a file holds, None where there is none. Raises OutputError."""
+        """Return the size of a file in bytes, or None if it does not exist.
+
+        Raises:
+            OutputError: The store cannot be accessed.
+        """
         with self._translated(name):
             try:
                 return int(self._store.info(f"{self._root}/{name}")["size"])
@@ -123,7 +143,11 @@ class Output:
                 return None
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file, None where there is none. Raises OutputError."""
+        """Return the content of a file, or None if it does not exist.
+
+        Raises:
+            OutputError: The file cannot be read.
+        """
         with self._translated(name):
             try:
                 return bytes(self._store.cat_file(f"{self._root}/{name}"))
@@ -131,16 +155,26 @@ class Output:
                 return None
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there. Raises OutputError."""
+        """Remove a file if it exists.
+
+        Raises:
+            OutputError: The file cannot be removed.
+        """
         with self._translated(name), suppress(FileNotFoundError):
             self._store.rm_file(f"{self._root}/{name}")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A path to write to; what is there at the end is `name`, whole: renamed in a folder, one put to a bucket.
+        """Write a file atomically: with a rename in a folder, with one upload in a bucket.
+
+        Args:
+            name: Name of the file.
+
+        Yields:
+            A temporary local path to write to, which becomes `name` on exit without an error.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: The file cannot be written.
         """
         if self.folder:
             destination = self.folder / name
@@ -159,15 +193,16 @@ class Output:
 
     @contextmanager
     def claimed(self, names: list[str]) -> Iterator[None]:
-        """Keep other renders on this machine out of the folder, and remove what killed ones left half-written.
+        """Lock the folder against other renders on this machine, and remove partial files of killed renders.
 
-        A bucket cannot be claimed, only tried: two renders into one do the same work twice, with the same results.
+        A bucket cannot be locked; only write access is checked. Two concurrent renders into one bucket do the same work
+        twice, with the same results.
 
         Args:
-            names: of the results; others' files are not touched.
+            names: Names of the results; partial files are removed only from their folders.
 
         Raises:
-            OutputError: it cannot be written to, or another render is at work there.
+            OutputError: The output is not writable, or another render holds the lock.
         """
         with ExitStack() as claim:
             with self._translated(LOCK):
@@ -190,13 +225,13 @@ class Output:
             yield
         except BlockingIOError as error:
             raise OutputError(f"another render writes to {self.url} now; wait for it, or stop it") from error
-        except Exception as error:  # every store has its own
+        except Exception as error:  # each fsspec backend has its own exceptions
             raise OutputError(f"{self.url}/{name} cannot be written or read ({_first_line(error)})") from error
 
 
 def _store(place: str) -> tuple[Any, str]:
-    """fsspec's file system for `place`, and the path in it."""
-    import fsspec  # of the extra `render`
+    """Return the fsspec file system of `place`, and the path in it."""
+    import fsspec  # extra `render`
 
     store, path = fsspec.core.url_to_fs(place)
     return store, path

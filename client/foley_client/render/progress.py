@@ -1,4 +1,4 @@
-"""How far a render is: for people a display that stays in place, for machines JSON lines."""
+"""Progress of a render: a live display for terminals, or JSON lines."""
 
 import json
 import sys
@@ -15,27 +15,36 @@ from foley_client.console import console
 from foley_client.render.farm import Event
 from foley_client.render.task import Done, Failed
 
-RATE_OVER = 50  # rows
+RATE_OVER = 50  # rendered rows over which the rate is averaged
 
 
 class Tally:
-    """Counts what has happened so far."""
+    """Running totals of a render.
+
+    Attributes:
+        total: Number of rows.
+        counts: Number of rows that have ended, by kind of event.
+        running: Number of running rows.
+        seconds: Stage to total seconds of all rendered rows.
+        failures: The `failed` events.
+        started_s: `time.monotonic()` of the start.
+    """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.counts: Counter[str] = Counter()  # rows that have ended, by how
+        self.counts: Counter[str] = Counter()
         self.running = 0
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # of all rows, by stage
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.failures: list[Event] = []
         self.start()
 
     def start(self) -> None:
-        """The clock starts now."""
+        """Restart the clock."""
         self.started_s = time.monotonic()
         self._ends: deque[float] = deque([self.started_s], RATE_OVER)
 
     def add(self, event: Event) -> None:
-        """Take an event in."""
+        """Update the totals with an event."""
         if event.kind == "started":
             self.running += 1
             return
@@ -53,27 +62,27 @@ class Tally:
 
     @property
     def left(self) -> int:
-        """Rows that have not ended."""
+        """Number of rows that have not ended."""
         return self.total - self.counts.total()
 
     @property
     def elapsed_s(self) -> float:
-        """Since the first row could start."""
+        """Seconds since `start`."""
         return time.monotonic() - self.started_s
 
     @property
     def rate(self) -> float:
-        """Rows rendered in a second, of late."""
+        """Rendered rows per second, averaged over the last `RATE_OVER` rows."""
         return (len(self._ends) - 1) / (time.monotonic() - self._ends[0] + 1e-9)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds that are left, None where nothing has been rendered yet."""
+        """Estimated remaining seconds; None before the first row is rendered."""
         return self.left / self.rate if self.rate else None
 
 
 class Display:
-    """For people, on standard error."""
+    """Live display on standard error."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -87,7 +96,7 @@ class Display:
         self._live.stop()
 
     def on_event(self, event: Event) -> None:
-        """A failure stays on the screen; the rest is drawn."""
+        """Print a failed attempt permanently; other events only update the live table."""
         if isinstance(event.outcome, Failed):
             verb, style = ("failed", "red") if event.kind == "failed" else ("is tried again", "yellow")
             console.print(
@@ -111,7 +120,7 @@ class Display:
 
 
 class JsonLines:
-    """For machines, on standard output: a line an event, with the counts after it."""
+    """Writes one JSON line for each event, with the updated totals, to standard output."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -123,7 +132,7 @@ class JsonLines:
         pass
 
     def on_event(self, event: Event) -> None:
-        """Write it down."""
+        """Write the line of an event."""
         tally = self._tally
         about: dict[str, Any] = {"event": event.kind, "output": event.row.output, "place": event.place}
         if isinstance(event.outcome, Failed):
@@ -133,11 +142,11 @@ class JsonLines:
         about |= {kind: tally.counts[kind] for kind in ("done", "skipped", "failed")}
         about |= {"running": tally.running, "total": tally.total, "rate_hz": round(tally.rate, 3)}
         about["left_s"] = None if tally.left_s is None else round(tally.left_s, 1)
-        print(json.dumps(about), file=sys.__stdout__, flush=True)  # what libraries print goes elsewhere
+        print(json.dumps(about), file=sys.__stdout__, flush=True)  # `ray_engine.cluster` redirects sys.stdout
 
 
 def clock(seconds: float) -> str:
-    """`4:05` or `1:04:05`."""
+    """Format seconds as `4:05` or `1:04:05`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,6 +1,7 @@
-"""Rendering on a Ray cluster: an actor for every node, with a Triton of its own, or for every server that is given.
+"""Engine for Ray clusters: one actor for each node, which starts a Triton there, or for each given server.
 
-Ray starts the actors, restarts those that die, and tells of nodes that come and go. Only `--ray` imports this module.
+Ray starts the actors, restarts those that die, and lists the nodes that are alive. This module is imported only for
+`--ray`.
 """
 
 import logging
@@ -30,11 +31,11 @@ log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
 KNOCK_TIMEOUT_S = 10.0
-PATIENCE_S = 15.0  # without a place that renders, before the user is told
+PATIENCE_S = 15.0  # without a ready place before a warning is logged
 
 
 class Worker:
-    """What runs on a node: the `Server` there, in a process that Ray watches."""
+    """Ray actor that holds the `Server` of a place."""
 
     def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: str) -> None:
         self._open = ExitStack()
@@ -54,7 +55,7 @@ class Worker:
         self._server.stop()
 
     def close(self) -> None:
-        """End the server where it is the node's own, and remove the scratch folder."""
+        """Close the connection, stop a server started here, and remove the scratch folder."""
         self._server.close()
         self._open.close()
 
@@ -62,12 +63,12 @@ class Worker:
 @dataclass
 class _Place:
     actor: Any
-    versions: Any  # of the server, once it runs
+    versions: Any  # ObjectRef that resolves to the versions once the server runs
     state: Literal["starting", "failing", "ready", "refused"] = "starting"
 
 
 class Cluster:
-    """See `foley_client.render.engine.Engine`; made by `cluster`."""
+    """`foley_client.render.engine.Engine` on a Ray cluster; created by `cluster`."""
 
     def __init__(
         self, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, workers: int
@@ -76,13 +77,17 @@ class Cluster:
         self._arguments = bundle, cache, output
         self._places: dict[str, _Place] = {}
         self._versions: dict[str, str] | None = None
-        self._reason = ""  # why the last place that did not start did not
+        self._reason = ""  # error of the last place that failed to start
         self._tell_at_s = time.monotonic() + PATIENCE_S
         for url in servers:
             self._places[url] = self._place(url, {"num_cpus": 1, "scheduling_strategy": "SPREAD"})
 
     def places(self) -> Mapping[str, int]:
-        """See `Engine`. Without given servers: every node with a processor, once its server runs."""
+        """See `Engine`. Without given servers, the places are the nodes with CPUs whose servers run.
+
+        Raises:
+            ServerUnavailable: No place is ready, and none is starting.
+        """
         if not self._servers:
             self._follow_nodes()
         for name, place in self._places.items():
@@ -103,7 +108,7 @@ class Cluster:
             error = answer.exception()
             if error is None:
                 outcome.set_result(answer.result())
-            else:  # the actor died, or its node
+            else:  # the actor or its node died
                 reason = f"the worker on {place} was lost ({_last_line(error)})"
                 outcome.set_result(Failed(type(error).__name__, reason, lost=True))
 
@@ -116,7 +121,7 @@ class Cluster:
             place.actor.stop.remote()
 
     def close(self) -> None:
-        """End the actors, and the servers that are their own."""
+        """Stop the servers that the actors started, and kill the actors."""
         closing = [place.actor.close.remote() for place in self._places.values()]
         ray.wait(closing, num_returns=len(closing), timeout=STOP_TIMEOUT_S)
         for place in self._places.values():
@@ -144,20 +149,20 @@ class Cluster:
             self._places[name] = self._place(
                 None,
                 {
-                    "num_cpus": resources["CPU"],  # a server takes all of its node
+                    "num_cpus": resources["CPU"],  # reserves the whole node for the server
                     "num_gpus": resources.get("GPU", 0),
                     "scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[name]["NodeID"], soft=False),
                 },
             )
 
     def _place(self, url: str | None, options: dict[str, Any]) -> _Place:
-        # a thread more than rows, for `stop`
+        # threads for the rows, and further ones for `stop` and other control calls
         actor = ray.remote(Worker).options(max_restarts=-1, max_concurrency=self._workers + 2, **options)
         handle: Any = actor.remote(url, *self._arguments)
         return _Place(handle, handle.versions.remote())
 
     def _look_at(self, name: str, place: _Place) -> None:
-        """Take a place up whose server runs by now, and serves what the others do."""
+        """Mark a place ready once its server runs, if it has the same versions as the others."""
         if not ray.wait([place.versions], timeout=0)[0]:
             return
         try:
@@ -173,7 +178,11 @@ class Cluster:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at HOST:PORT: Ray itself tries for minutes."""
+    """Check that a server listens at HOST:PORT, because Ray itself retries for minutes.
+
+    Raises:
+        OSError: No server listens there.
+    """
     if place := re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d{1,5})", address):
         socket.create_connection((place[1].strip("[]"), int(place[2])), KNOCK_TIMEOUT_S).close()
 
@@ -186,13 +195,24 @@ def _last_line(error: BaseException) -> str:
 def cluster(
     address: str, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, workers: int
 ) -> Iterator[Cluster]:
-    """Join the cluster at `address`, or start one on this machine for "local", and leave it at the end.
+    """Join the cluster at `address`, or start one on this machine for "local", and leave it on exit.
+
+    Args:
+        address: Address of the cluster, "auto" or "local", as for `ray.init`.
+        servers: Addresses of Triton servers; if empty, every node starts one.
+        bundle: Bundle of started servers; None for the default.
+        cache: Folder of cached envelopes and embeddings on each node; None for no cache.
+        output: Output folder or URL, accessible from every node.
+        workers: Number of concurrent rows on each server.
+
+    Yields:
+        The engine.
 
     Raises:
-        ServerUnavailable: there is no cluster.
+        ServerUnavailable: The cluster cannot be joined.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
-    with redirect_stdout(sys.stderr):  # Ray prints now and then; standard output is for results
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage reports by default
+    with redirect_stdout(sys.stderr):  # Ray prints to stdout, which is reserved for results
         try:
             _knock(address)
             ray.init(address, log_to_driver=False, configure_logging=False)

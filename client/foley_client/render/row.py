@@ -1,4 +1,4 @@
-"""One row of a manifest: a video, what it is to sound like, and what the result is called."""
+"""One row of a manifest: a video, the settings of its sound, and the name of the result."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -14,15 +14,20 @@ from foley_client.render.place import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.job import Job
 
 ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS)
-MAX_NAME = 200  # characters, and room for a sidecar's ending
+MAX_NAME = 200  # characters; leaves room for the extension of the sidecar
 
 
 class Row(FileOptions):
-    """What rendering one video means; the fields are the options of `foley generate`.
+    """Files and options of one row; the options are those of `foley generate`.
+
+    Files are paths relative to the manifest, or URLs that fsspec supports.
 
     Attributes:
-        video, audio, envelope: files, as paths or URLs that fsspec reads; paths are relative to the manifest.
-        output: name of the result below the output folder; by default the video's, as .mp4. Its ending is its format.
+        video: The video.
+        output: Name of the result below the output folder, by default the stem of the video with .mp4. The extension
+            selects the format.
+        audio: Recording used as the prompt.
+        envelope: Envelope file or recording used instead of the predicted envelope.
     """
 
     video: Annotated[str, Field(min_length=1)]
@@ -41,7 +46,7 @@ class Row(FileOptions):
     @field_validator("output")
     @classmethod
     def _is_a_name(cls, output: str) -> str:
-        """A name stays below the output folder, whatever the manifest says."""
+        """Check that a name stays below the output folder and does not collide with other files of the render."""
         parts = output.split("/")
         if len(output) > MAX_NAME or not all(re.fullmatch(r"[^\x00-\x1f\\]+", part) for part in parts):
             raise ValueError("it is no name for a file; use letters, digits, dots and dashes")
@@ -56,7 +61,15 @@ class Row(FileOptions):
         return output
 
     def job(self, video: Path, audio: Path | None) -> Job:
-        """The job, its files where they are on this machine. Raises SettingError."""
+        """Return the job of this row.
+
+        Args:
+            video: Local path of the video.
+            audio: Local path of the audio prompt.
+
+        Raises:
+            SettingError: Options exclude each other, or there is more than one variation.
+        """
         check_filter(PurePosixPath(self.envelope) if self.envelope else None, self.envelope_filter)
         if self.variations != 1:
             raise SettingError(

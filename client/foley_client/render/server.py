@@ -1,4 +1,4 @@
-"""A Triton server that rows are rendered on: one that runs, or one of our own, started anew when it is gone."""
+"""Renders rows on a Triton server: a running one, or one that is started here and restarted when it is lost."""
 
 import threading
 from contextlib import ExitStack
@@ -15,12 +15,14 @@ from foley_pipeline.watch import Watch
 
 
 class Server:
-    """Safe to use from several threads. Nothing is started or connected before it is needed.
+    """A Triton server that renders rows. Thread-safe; connects or starts the server on first use.
 
     Args:
-        url: `HOST:PORT`, or None for one of our own.
-        bundle: what our own serves, None for the default one.
-        cache: where embeddings and envelopes are kept, None for nowhere.
+        url: `HOST:PORT`; None starts a server.
+        bundle: Bundle of a started server; None for the default.
+        cache: Folder of cached embeddings and envelopes; None for no cache.
+        output: Destination of the results.
+        scratch: Local folder for copies of inputs.
     """
 
     def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: Output, scratch: Path) -> None:
@@ -34,11 +36,16 @@ class Server:
         self._stopped = False
 
     def versions(self) -> dict[str, str]:
-        """What it serves. Raises ServerUnavailable, SettingError."""
+        """Return the identity of the bundle and the versions of the software on the server.
+
+        Raises:
+            ServerUnavailable: The server does not respond or cannot be started.
+            SettingError: The address is not valid.
+        """
         return dict(self._connected().triton.versions)
 
     def render(self, task: Task) -> Done | Failed:
-        """Render a row."""
+        """Render a row; every error is returned as `Failed`."""
         watch = Watch()
         self._watches.add(watch)
         foley = None
@@ -56,13 +63,13 @@ class Server:
         return outcome
 
     def stop(self) -> None:
-        """Stop what is being rendered within one step, and render no more."""
+        """Stop the running rows within one denoising step, and cancel all later ones."""
         self._stopped = True
         for watch in list(self._watches):
             watch.cancel()
 
     def close(self) -> None:
-        """End the connection, and the server where it is our own."""
+        """Close the connection, and stop a server started here."""
         with self._lock:
             self._foley = None
             self._running.close()
@@ -79,7 +86,7 @@ class Server:
             return self._foley
 
     def _forget(self, foley: Foley | None) -> None:
-        """The connection was lost; the next row makes another, unless one has been made already."""
+        """Close a lost connection, unless it has been replaced already; the next row reconnects."""
         with self._lock:
             if foley is not None and foley is self._foley:
                 self._foley = None

@@ -1,4 +1,4 @@
-"""The report of a render: how fast it was, where the time went, what failed, and every result to look at and hear."""
+"""HTML report of a render: throughput, time of each stage, failures, and a player and a plot for every result."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +16,18 @@ from foley_client.render.progress import Tally, clock
 from foley_client.render.row import Row
 from foley_client.render.task import sidecar
 
-PAGE = 100  # results
-_WIDTH, _HEIGHT = 320, 60  # of a curve, in pixels
-_READERS = 16  # a bucket takes its time
+PAGE = 100  # results per page
+_WIDTH, _HEIGHT = 320, 60  # of a plot, in pixels
+_READERS = 16  # threads, because reads from a bucket have a high latency
 
 
 def write(output: Output, rows: Sequence[Row], tally: Tally) -> None:
-    """Write `report.html` beside the results, and further pages where there are many. Raises OutputError."""
-    from jinja2 import Environment, StrictUndefined  # of the extra `render`
+    """Write `report.html`, and `report-2.html` and so on if there are more than `PAGE` results.
+
+    Raises:
+        OutputError: A sidecar cannot be read, or the report cannot be written.
+    """
+    from jinja2 import Environment, StrictUndefined  # extra `render`
 
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -41,7 +45,7 @@ def write(output: Output, rows: Sequence[Row], tally: Tally) -> None:
 
 
 def _result(row: Row, about: dict[str, Any] | None) -> dict[str, Any]:
-    """What the page shows of a row; nothing to hear where it is not rendered."""
+    """Return the template variables of a row; `curves` is None if the row is not rendered."""
     shown = {
         "name": row.output,
         "url": quote(row.output),
@@ -58,7 +62,7 @@ def _result(row: Row, about: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _polyline(curve: "np.ndarray[Any, Any]") -> str:
-    """The points of a curve of values in [0, 1]: the loudest of every pixel."""
+    """Return the SVG points of a curve with values in [0, 1]: the maximum in each column of pixels."""
     pieces = np.array_split(curve, min(_WIDTH, len(curve)))
     step = _WIDTH / max(1, len(pieces) - 1)
     return " ".join(f"{i * step:.1f},{_HEIGHT * (1 - float(piece.max())):.1f}" for i, piece in enumerate(pieces))

@@ -1,4 +1,4 @@
-"""What rendering one row means: the one definition, wherever it runs."""
+"""Renders one row. All engines use this module."""
 
 import hashlib
 import json
@@ -33,7 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """An envelope that was predicted, and the key of what it was predicted from."""
+    """A predicted envelope.
+
+    Attributes:
+        key: Hash of everything that the envelope depends on.
+        envelope: RMS values [frames at 100 Hz].
+    """
 
     key: str
     envelope: Floats
@@ -44,8 +49,9 @@ class Task:
     """A row to render.
 
     Attributes:
-        force: even where its result is there.
-        predicted: the envelope of another row with this video, to be used if it is this row's too.
+        row: The row.
+        force: Whether to render it even if its result exists.
+        predicted: Envelope of another row with this video, which is used if its key matches.
     """
 
     row: Row
@@ -55,12 +61,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A row that is rendered.
+    """Outcome of a row that is rendered.
 
     Attributes:
-        skipped: it was already.
-        seconds: what it took, by stage.
-        predicted: its envelope, for other rows with its video.
+        skipped: Whether its result existed already.
+        seconds: Stage to seconds.
+        predicted: Its envelope, for other rows with this video; None if the envelope was given.
     """
 
     skipped: bool
@@ -70,12 +76,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A row that is not rendered.
+    """Outcome of a row that is not rendered.
 
     Attributes:
-        kind: the error's class.
-        reason: in words.
-        lost: it is not the row's fault: the server went away.
+        kind: Name of the class of the error.
+        reason: Message of the error.
+        lost: Whether the server was lost, rather than the row at fault.
     """
 
     kind: str
@@ -84,26 +90,31 @@ class Failed:
 
 
 def attempt(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch) -> Done | Failed:
-    """`render`, whatever comes of it."""
+    """Call `render`, and return every error as `Failed`."""
     try:
         return render(task, foley, output, scratch, watch)
     except FoleyError as error:
         return Failed(type(error).__name__, str(error), isinstance(error, ServerUnavailable))
-    except Exception as error:  # one row's surprise must not end the night
+    except Exception as error:  # an unexpected error in one row must not stop the others
         log.exception("a row failed")
         return Failed(type(error).__name__, f"a mistake of this program ({error}); please report it")
 
 
 def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch) -> Done:
-    """Render a row, unless its result is there already, made of the same things.
+    """Render a row, unless a result with the same key exists.
 
-    The sidecar, `NAME.foley.json`, is emptied first and written last: where it has content, its result is whole.
+    The sidecar, `NAME.foley.json`, is emptied before the result is written and filled afterwards, so a sidecar with
+    content implies a complete result.
 
     Args:
-        scratch: a folder of this machine for copies of inputs.
+        task: The row to render.
+        foley: The two stages on a connected server.
+        output: Destination of the result.
+        scratch: Local folder for copies of inputs.
+        watch: Receives progress and timings, and cancels the work.
 
     Raises:
-        FoleyError: what is wrong with the row, the place or the server.
+        FoleyError: The row is not valid, the output is not writable, or the server failed.
     """
     row = task.row
     with ExitStack() as copies:
@@ -166,14 +177,22 @@ def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch
 
 
 def row_key(row: Row, inputs: Mapping[str, str | None], versions: Mapping[str, str]) -> str:
-    """Hash of all that a result depends on: contents, settings, bundle and versions, but no file's name or place."""
+    """Return the hash of everything a result depends on.
+
+    These are the contents of the inputs, settings, format, bundle and versions, but not the names and locations of
+    files.
+    """
     settings = row.model_dump(mode="json", exclude={"video", "audio", "envelope", "output"})
     form = PurePosixPath(row.output).suffix.lower()
     return _hash({"inputs": inputs, "settings": settings, "form": form, "foley": __version__, **versions})
 
 
 def sidecar(output: Output, name: str) -> dict[str, Any] | None:
-    """What is told about the result `name`; None where there is none, or it is not whole. Raises OutputError."""
+    """Return the content of the sidecar of the result `name`, or None if the result is missing or incomplete.
+
+    Raises:
+        OutputError: The store cannot be accessed.
+    """
     content = output.read(name + SIDECAR)
     try:
         about = json.loads(content) if content else None
