@@ -1,7 +1,7 @@
 """gRPC channels to the public API: address, TLS and authentication."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -21,7 +21,7 @@ class Channel:
     """Connection settings of a server.
 
     Attributes:
-        url: `grpcs://HOST[:PORT]` with TLS, port 443 by default, or `grpc://HOST:PORT` without TLS.
+        url: `grpcs://HOST[:PORT]` with TLS, port 443 by default, or `grpc://HOST[:PORT]` without, port 8080.
         token: Bearer token. Do not pass it on a command line, where every process on the machine can read it.
         ca: PEM file of root certificates that replaces those of the system.
         certificate: PEM file of the client certificate for mutual TLS; requires `key`.
@@ -33,7 +33,7 @@ class Channel:
     """
 
     url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
@@ -57,7 +57,7 @@ class Channel:
     def target(self) -> str:
         """The gRPC target `HOST:PORT`."""
         address = self.url.split("://", 1)[1]
-        return address if re.search(r":\d+$", address) else f"{address}:{443 if self.secure else 8001}"
+        return address if re.search(r":\d+$", address) else f"{address}:{443 if self.secure else 8080}"
 
     @property
     def metadata(self) -> list[tuple[str, str]]:

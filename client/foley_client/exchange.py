@@ -1,5 +1,6 @@
 """Requests, responses and retry rules of the public API, shared by the synchronous and the asyncio client."""
 
+import random
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from google.longrunning import operations_pb2
 from grpc_health.v1 import health_pb2
 
 from foley.envelope import Floats
-from foley.errors import FoleyError, MediaError, ServerFailure
+from foley.errors import FoleyError, MediaError, ServerFailure, ServerUnavailable
 from foley.options import OpticalFlow
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import CHUNK_BYTES, options_of, prompt_message, takes_of, video_message
@@ -25,7 +26,8 @@ from foley_pipeline.watch import Watch
 GENERATE_TIMEOUT_S = 3600.0
 CALL_TIMEOUT_S = 60.0
 ATTEMPTS = 4
-LONGEST_PAUSE_S = 30.0
+BACKOFF_S = 1.0
+MAX_BACKOFF_S = 30.0
 
 HEALTH_CHECK = health_pb2.HealthCheckRequest(service="foley.v1.FoleyService")
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -127,19 +129,27 @@ def failure(error: grpc.RpcError) -> FoleyError:
     return from_call(error)
 
 
-def pause_s(failed: FoleyError, last: bool) -> float:
+def retry_delay_s(failed: FoleyError, attempt: int, attempts: int, idempotent: bool) -> float:
     """Return the delay in seconds before a failed call is retried.
+
+    The delay is the server's, from RetryInfo. An idempotent call is also retried where no server answers, as during a
+    restart, with exponential back-off. Jitter spreads the retries of many clients.
 
     Args:
         failed: The error of the call.
-        last: Whether this was the last attempt.
+        attempt: Number of this attempt, from 1.
+        attempts: Number of attempts in all.
+        idempotent: Whether a repetition of the call has no further effect.
 
     Raises:
         FoleyError: `failed` itself, if it is not retryable or this was the last attempt.
     """
-    if failed.retry_after_s is None or last:
+    delay_s = failed.retry_after_s
+    if delay_s is None and idempotent and isinstance(failed, ServerUnavailable):
+        delay_s = BACKOFF_S * 2.0**attempt
+    if delay_s is None or attempt >= attempts:
         raise failed
-    return min(failed.retry_after_s, LONGEST_PAUSE_S)
+    return min(delay_s, MAX_BACKOFF_S) * random.uniform(1.0, 1.25)
 
 
 def generate_messages(job: Job, watch: Watch) -> Iterator[pb.GenerateRequest]:

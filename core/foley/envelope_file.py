@@ -77,6 +77,6 @@ def _from_csv(path: Path, text: str) -> npt.ArrayLike:
     except ValueError as error:
         raise EnvelopeError(f"{path} is not an envelope: every line needs two numbers") from error
     times = [time for time, _ in pairs]
-    if not np.allclose(times, np.arange(len(times)) / clip.ENVELOPE_RATE_HZ, atol=0.005):
+    if not np.allclose(times, np.arange(len(times)) / clip.ENVELOPE_RATE_HZ, rtol=0.0, atol=0.005):
         raise EnvelopeError(f"{path}: its times must go up by {1 / clip.ENVELOPE_RATE_HZ} s from 0")
     return [value for _, value in pairs]
