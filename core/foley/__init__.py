@@ -1,3 +1,3 @@
-"""Video-Foley's domain: envelopes, samplers, media, and the contracts that everything shares."""
+"""Core of Video-Foley: envelopes, samplers, media files, and the contracts that all components share."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What the command lines of this project have in common. Needs typer, which comes with every command line."""
+"""Common parts of this project's command lines. Requires typer, a dependency of each of them."""
 
 from typing import Annotated
 
@@ -8,10 +8,10 @@ from foley import __version__
 
 
 def application(summary: str) -> typer.Typer:
-    """A typer application with `--help`, `-h` and `--version`, whose commands its caller adds.
+    """Return a typer application with `--help`, `-h` and `--version`; the caller adds the commands.
 
     Args:
-        summary: one sentence for `--help`.
+        summary: One sentence for `--help`.
     """
     app = typer.Typer(
         help=summary,

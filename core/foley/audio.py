@@ -1,4 +1,4 @@
-"""Reading sound out of any media file: prompts, recordings, the source's own track."""
+"""Reads the audio of media files: prompts, recordings, and the audio track of the source video."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,33 +17,56 @@ from foley.errors import MediaError, MediaTooLarge
 
 Samples: TypeAlias = NDArray[np.float32]
 
-# Outside of these a header lies, and a resampler would need a filter of enormous length.
+# A sample rate outside this range is a corrupt header; the resampler's filter would be extremely long.
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A decoded sound track."""
+    """A decoded audio track.
+
+    Attributes:
+        samples: float32 [channels, n] in [-1, 1], mono or stereo; more channels are mixed down to stereo.
+        rate: Sample rate in Hz.
+        start_s: PTS of the first sample, in seconds.
+    """
 
     samples: Samples
-    """FP32 [channels, n], one channel or two (more are mixed down to two); full scale is 1."""
     rate: int
-    """Samples per second."""
     start_s: float
-    """Time stamp of the first sample, in seconds on the file's own clock."""
 
 
 def read_audio(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int = SAMPLE_RATE_HZ) -> Samples:
-    """Read the sound of a file, of a video too, as FP32 [n] at `rate` Hz: the mean of its channels.
+    """Read the audio of an audio or video file as mono.
 
-    Raises MediaError when the file is missing, has no sound or is damaged, MediaTooLarge when it passes `limits`.
+    Args:
+        path: Any media file with audio.
+        limits: Limits on the file.
+        rate: Sample rate of the result in Hz.
+
+    Returns:
+        The mean of the channels, float32 [n] at `rate` Hz.
+
+    Raises:
+        MediaError: The file is missing or damaged, or has no audio.
+        MediaTooLarge: The file exceeds `limits`.
     """
     sound = read_sound(path, limits, rate)
     return np.asarray(sound.samples.mean(axis=0), dtype=np.float32)
 
 
 def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = None) -> Sound:
-    """Read the first sound track of a file, at `rate` Hz or at its own rate. Raises what `read_audio` raises."""
+    """Read the first audio track of a file.
+
+    Args:
+        path: Any media file with audio.
+        limits: Limits on the file.
+        rate: Sample rate of the result in Hz; None: the track's sample rate.
+
+    Raises:
+        MediaError: The file is missing or damaged, or has no audio.
+        MediaTooLarge: The file exceeds `limits`.
+    """
     with open_media(path, limits) as container:
         stream = audio_stream(container, path)
         frames = _audio_frames(container, stream, path, limits)
@@ -56,7 +79,7 @@ def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = N
         resampler = AudioResampler("fltp", "mono" if channels == 1 else "stereo", rate)
         try:
             blocks = [_to_array(block) for frame in _chain(first, frames) for block in resampler.resample(frame)]
-        except ValueError as error:  # the resampler's word for a frame unlike the first; FFmpeg's errors are such too
+        except ValueError as error:  # raised for frames whose format changes; FFmpegError is a ValueError too
             raise damaged(path, "its sound changes its form on the way") from error
     samples = np.concatenate(blocks, axis=1) if blocks else np.empty((channels, 0), np.float32)
     if samples.shape[1] == 0:
@@ -67,7 +90,11 @@ def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = N
 
 
 def audio_stream(container: InputContainer, path: Path) -> Any:
-    """The first sound track of an open file. Raises MediaError when there is none that can be decoded."""
+    """Return the first audio stream of an open file.
+
+    Raises:
+        MediaError: The file has no audio stream, or its codec is not supported.
+    """
     if not container.streams.audio:
         raise MediaError(f"{path.name} has no sound track; give a file with sound")
     stream = container.streams.audio[0]
@@ -77,7 +104,7 @@ def audio_stream(container: InputContainer, path: Path) -> Any:
 
 
 def resample(samples: Samples, rate: int, new_rate: int) -> Samples:
-    """Resample FP32 [channels, n], one channel or two, to [channels, round(n * new_rate / rate)]."""
+    """Resample float32 [channels, n], mono or stereo, to [channels, round(n * new_rate / rate)]."""
     if rate == new_rate:
         return samples
     length = round(samples.shape[1] * new_rate / rate)
@@ -89,17 +116,17 @@ def resample(samples: Samples, rate: int, new_rate: int) -> Samples:
 
 
 def fit(samples: Samples, length: int) -> Samples:
-    """Cut FP32 [channels, n] to `length`, or fill it up with silence."""
+    """Truncate or zero-pad float32 [channels, n] to [channels, length]."""
     return np.pad(samples[:, :length], ((0, 0), (0, max(0, length - samples.shape[1]))))
 
 
 def layout_of(samples: Samples) -> str:
-    """FFmpeg's name for the channels of FP32 [channels, n]."""
+    """Return FFmpeg's name of the channel layout of float32 [channels, n]."""
     return "mono" if samples.shape[0] == 1 else "stereo"
 
 
 def _audio_frames(container: InputContainer, stream: Any, path: Path, limits: Limits) -> Iterator[Any]:
-    """Decode the stream within the limits. What is counted is what comes out: a forged header cannot hide that."""
+    """Decode the stream within the limits, counting decoded samples so that a forged header has no effect."""
     seconds, samples = 0.0, 0
     for packet in read_packets(container, path, limits):
         if packet.stream is not stream:
@@ -119,7 +146,7 @@ def _audio_frames(container: InputContainer, stream: Any, path: Path, limits: Li
 
 
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    """All frames, and the None with which a resampler gives up what it holds back."""
+    """Yield all frames, then None, which flushes the resampler."""
     yield first
     yield from rest
     yield None

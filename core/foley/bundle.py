@@ -1,4 +1,4 @@
-"""A bundle on disk: one folder with `manifest.json`, `networks/` and `tokenizer/`, checked before use."""
+"""Reads and verifies bundles: folders with `manifest.json`, `networks/` and `tokenizer/`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,50 +17,54 @@ ENGINES = "engines"
 _MAX_MANIFEST_BYTES = 2**20
 
 Tuning = Literal["latency", "throughput"]
-"""What an engine and its server are tuned for: one request at a time, or full batches."""
+"""What an engine and its server are optimised for: "latency" of single requests, or "throughput" of full batches."""
 
 Half = Literal["fp16", "bf16"]
 Precision = Literal["fp32", "fp16", "bf16"]
-"""What a graph computes in. Half precision, with islands of float32, is for GPUs."""
+"""Precision of a graph. "fp16" and "bf16", with some operations in float32, are for GPUs."""
 
 
 def weights_file(stage: str) -> str:
-    """Path inside the bundle of a network's weights, which may be another network's too."""
+    """Return the path, inside the bundle, of a network's weights; networks may share a file."""
     return f"networks/{SHARED_WEIGHTS.get(stage, stage)}.safetensors"
 
 
 def graph_file(stage: str, precision: Precision = "fp32") -> str:
-    """Path inside the bundle of a network's ONNX graph; its weights are in `weights_file(stage)`."""
+    """Return the path, inside the bundle, of a network's ONNX graph; its weights are in `weights_file(stage)`."""
     return f"networks/{stage}.onnx" if precision == "fp32" else f"networks/{stage}.{precision}.onnx"
 
 
 def engine_file(stage: str, precision: Half, tuning: Tuning) -> str:
-    """Path inside the bundle of a network's TensorRT engine, which is of one machine and in no manifest."""
+    """Return the path, inside the bundle, of a TensorRT engine; it is specific to a machine, so not in the manifest."""
     return f"{ENGINES}/{tuning}/{stage}.{precision}.plan"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder and what its manifest says."""
+    """A bundle: its folder and its manifest."""
 
     root: Path
     manifest: Manifest
 
     def path(self, name: str) -> Path:
-        """Where the file that the bundle calls `name` lies."""
+        """Return the path of the bundle's file `name`."""
         return self.root / name
 
     @property
     def digest(self) -> str:
-        """sha256 over the manifest, which names the sha256 of every file: the bundle's identity."""
+        """SHA-256 of the manifest, which lists the SHA-256 of every file; identifies the bundle."""
         return hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
 
     def missing_graphs(self, precision: Precision = "fp32") -> list[str]:
-        """Networks that `foley-export onnx` has not made a graph for yet."""
+        """Return the networks without an ONNX graph; `foley-export onnx` exports them."""
         return [stage for stage in networks(self.manifest) if graph_file(stage, precision) not in self.manifest.files]
 
     def need_graphs(self, precision: Precision = "fp32") -> None:
-        """Raise BundleError where a network has no graph in this precision; it says how to make them."""
+        """Check that every network has a graph in this precision.
+
+        Raises:
+            BundleError: A graph is missing; the message names the command that exports it.
+        """
         if missing := self.missing_graphs(precision):
             option = "" if precision == "fp32" else f" --precision {precision}"
             raise BundleError(
@@ -70,10 +74,10 @@ class Bundle:
 
 
 def read(root: Path) -> Bundle:
-    """The bundle in the folder `root`; its files are not looked at (see `verify`).
+    """Read the bundle in the folder `root`. Only the manifest is read; `verify` checks the files.
 
     Raises:
-        BundleError: no such folder, no manifest, or a manifest that is not valid.
+        BundleError: The folder or the manifest is missing, or the manifest is invalid.
     """
     path = root / MANIFEST
     try:
@@ -94,17 +98,17 @@ def read(root: Path) -> Bundle:
 
 
 def verify(bundle: Bundle) -> None:
-    """Check that every file the manifest lists is there, whole and unchanged.
+    """Check that every file in the manifest exists and has the listed SHA-256.
 
     Raises:
-        BundleError: names the first file that is missing, outside the bundle, or damaged.
+        BundleError: A file is missing, outside the bundle, or damaged; the message names the first one.
     """
     root = bundle.root.resolve()
     for name, expected in bundle.manifest.files.items():
         try:
             path = (root / name).resolve()
             present = path.is_file()
-        except (OSError, ValueError) as error:  # too long, or with a NUL in it
+        except (OSError, ValueError) as error:  # the name is too long, or contains NUL
             raise BundleError(f"{bundle.root / MANIFEST} lists {name[:100]!r}, which no file can be called") from error
         if not path.is_relative_to(root):
             raise BundleError(f"{bundle.root / MANIFEST} lists {name}, which lies outside the bundle")
@@ -115,7 +119,7 @@ def verify(bundle: Bundle) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(2**20):

@@ -1,31 +1,31 @@
-"""The fixed geometry of one clip: what Video-Foley's networks were built for.
+"""Fixed sizes and rates of a clip, the input of Video-Foley's networks.
 
-Everything the presets share. A longer video is a sequence of such clips (see `foley.windows`).
+They are the same for all presets. A longer video is a sequence of overlapping clips (see `foley.windows`).
 """
 
 CLIP_SECONDS = 10.0
 
-# Video side (Video2RMS)
+# Video (Video2RMS)
 FRAME_RATE_HZ = 30
 FRAME_HEIGHT = 256
 FRAME_WIDTH = 344
-LARGEST_FLOW = 20.0  # pixels either way that the bytes of the optical flow can say
-CHUNK_PAIRS = 16  # frame pairs a call: 4.5 MB of frames, and a step in which the work can be stopped
+LARGEST_FLOW = 20.0  # range of the 8-bit optical flow: +-20 pixels
+CHUNK_PAIRS = 16  # frame pairs per call: 4.5 MB of frames; also the granularity of cancellation
 CLIP_FRAMES = 300  # feature rows of a clip: FRAME_RATE_HZ * CLIP_SECONDS
-CLASS_RATE_HZ = 125  # Video2RMS predicts loudness classes at this rate
+CLASS_RATE_HZ = 125  # rate of the loudness classes that Video2RMS predicts
 CLIP_CLASSES = 1250  # CLASS_RATE_HZ * CLIP_SECONDS
 
-# Sound side (RMS2Sound); AudioLDM works on 10.24 s so that every length divides by a power of two
+# Audio (RMS2Sound); AudioLDM processes 10.24 s so that every length is divisible by a power of two
 SAMPLE_RATE_HZ = 16_000
-HOP = 160  # samples between two mel frames and two envelope frames
+HOP = 160  # samples per mel frame and per envelope frame
 ENVELOPE_RATE_HZ = SAMPLE_RATE_HZ // HOP  # 100
-CLIP_ENVELOPE = 1_000  # envelope frames that hold the clip: ENVELOPE_RATE_HZ * CLIP_SECONDS
-PADDED_ENVELOPE = 1_024  # ... and with the zeros that fill 10.24 s
+CLIP_ENVELOPE = 1_000  # envelope frames of a clip: ENVELOPE_RATE_HZ * CLIP_SECONDS
+PADDED_ENVELOPE = 1_024  # the same, zero-padded to 10.24 s
 PADDED_SAMPLES = PADDED_ENVELOPE * HOP  # 163,840
 
 MEL_BINS = 64
 LATENT_CHANNELS = 8
-LATENT_REDUCTION = 4  # mel frames and bins per latent cell, both ways
+LATENT_REDUCTION = 4  # downsampling factor of the VAE, along mel frames and along mel bins
 LATENT_FRAMES = PADDED_ENVELOPE // LATENT_REDUCTION  # 256
 LATENT_BINS = MEL_BINS // LATENT_REDUCTION  # 16
 

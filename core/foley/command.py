@@ -1,4 +1,4 @@
-"""Running a command line: what goes wrong is one sentence on standard error and an exit code."""
+"""Runs a command line: an error becomes one sentence on standard error and an exit code."""
 
 import signal
 import sys
@@ -9,21 +9,21 @@ from foley.errors import Cancelled, FoleyError
 
 
 class Stopped(BaseException):
-    """Ctrl-C, or a signal that ends the process; everything that is under way is undone on the way out.
+    """Raised on Ctrl-C and on signals that terminate the process, so that cleanup code runs.
 
-    Not KeyboardInterrupt, which typer answers by itself, and no Exception, which a library might swallow.
+    It is not a KeyboardInterrupt, which typer handles itself, and not an Exception, which a library might swallow.
     """
 
 
 def stop(*_: object) -> NoReturn:
-    """The signal handler: raise `Stopped` in the main thread."""
+    """Raise `Stopped` in the main thread; a signal handler."""
     raise Stopped
 
 
 def run(program: Callable[[], None]) -> None:
-    """Call `program`; an error of this project ends the process with its message and exit code."""
+    """Call `program`; a `FoleyError` ends the process with its message and exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup, and a shell's background jobs, ignore some
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup and in background jobs of a shell
             signal.signal(number, stop)
     try:
         program()

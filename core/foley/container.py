@@ -1,9 +1,12 @@
-"""The door for media files from outside: nothing else in this project opens one.
+"""Opens untrusted media; the only module that opens containers.
 
-What comes in may be broken or made to do harm, so it passes three gates. `open_media` opens regular files of known
-formats only and lets none of them name another file. `read_packets` counts what it walks and sees when a file holds
-less than it promises. `decode` stops at the first sign of damage. None of this bounds the time that one frame takes
-to decode: a service runs this code in a child process with resource limits.
+Input files may be damaged or malicious, so three functions check them:
+
+- `open_media` opens only regular files of known formats, and prevents the demuxer from opening other files.
+- `read_packets` limits the number of packets, and detects truncated files.
+- `decode` raises at the first decoding error.
+
+The time to decode a single frame is not bounded. Services run this code in a child process with resource limits.
 """
 
 from collections.abc import Iterator
@@ -17,11 +20,11 @@ from av.container import InputContainer
 
 from foley.errors import MediaError, MediaTooLarge
 
-# Demuxers that hold their media themselves. Playlists (hls, concat, dash) and image sequences stay out: they open
-# other files of this machine or of its network.
+# Demuxers of self-contained formats. Playlists (hls, concat, dash) and image sequences are excluded: they open other
+# files, local or remote.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,flv,asf,ogg,mpegts,mpeg,wav,w64,aiff,au,caf,flac,mp3,aac"
 
-# How files of these formats begin: where one cannot be opened, it is damaged rather than something else.
+# (offset, magic bytes) of known formats. If such a file cannot be opened, it is reported as damaged, not as unknown.
 _SIGNATURES = (
     (4, b"ftyp"),
     (4, b"moov"),
@@ -35,22 +38,26 @@ _SIGNATURES = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a file is read before it is refused with `MediaTooLarge`."""
+    """Upper limits for input files; a file that exceeds one raises `MediaTooLarge`.
+
+    Attributes:
+        bytes: Size of the file.
+        duration_s: Duration of the video or of the audio, in seconds.
+        pixels: Pixels per frame. The default is the maximum of H.264 level 5.1: it accepts 4K in portrait and landscape
+            orientation, and refuses 4096 x 4096.
+        frames: Video frames, including those that are not shown. The default is ten minutes at 240 fps.
+        samples: Decoded audio samples, summed over all channels. The default is ten minutes of stereo at 192 kHz.
+        packets: Packets read, summed over all streams.
+        streams: Streams in the file.
+    """
 
     bytes: int = 4 * 2**30
-    """Size of the file."""
     duration_s: float = 600.0
-    """Length of the video, or of the sound, in seconds."""
     pixels: int = 4096 * 2304
-    """Pixels of one frame, the most that H.264 level 5.1 has: 4K passes, upright too, and 4096 x 4096 does not."""
     frames: int = 240 * 600
-    """Video frames walked, shown or not: ten minutes at 240 fps."""
     samples: int = 2 * 192_000 * 600
-    """Sound samples walked, over all channels: ten minutes of stereo at 192 kHz."""
     packets: int = 1_000_000
-    """Packets walked, over all streams."""
     streams: int = 64
-    """Streams in the file."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -58,14 +65,19 @@ DEFAULT_LIMITS = Limits()
 
 @contextmanager
 def open_media(path: Path, limits: Limits) -> Iterator[InputContainer]:
-    """Open a media file for reading, as the only file that its demuxer can reach.
+    """Open a media file for reading; the demuxer cannot open any other file.
 
-    Raises MediaError or MediaTooLarge when it is not a file that can be read, or not media of a known format.
+    Yields:
+        The open container.
+
+    Raises:
+        MediaError: The file cannot be read, is empty or damaged, or its format is unknown.
+        MediaTooLarge: The file exceeds `limits.bytes` or `limits.streams`.
     """
     try:
         size = path.stat().st_size
         regular = path.is_file()
-        file = path.open("rb") if regular else None  # a pipe would block the opening
+        file = path.open("rb") if regular else None  # opening a pipe would block
     except OSError as error:
         raise MediaError(f"{path} cannot be read ({error.strerror}); check the name and the permissions") from error
     if file is None:
@@ -80,13 +92,13 @@ def open_media(path: Path, limits: Limits) -> Iterator[InputContainer]:
             container = av.open(
                 file,
                 "r",
-                # Both lists, and no `io_open`: a nested demuxer ignores that callback but inherits the lists.
+                # Whitelists instead of an `io_open` callback: nested demuxers inherit the lists but not the callback.
                 container_options={
                     "format_whitelist": _FORMATS,
                     "protocol_whitelist": "",
                     "max_streams": str(limits.streams),
                 },
-                options={"max_pixels": str(limits.pixels)},  # opening already decodes a few frames of some files
+                options={"max_pixels": str(limits.pixels)},  # for some files, opening decodes a few frames
                 metadata_errors="replace",
             )
         except (av.FFmpegError, ValueError) as error:
@@ -102,9 +114,14 @@ def open_media(path: Path, limits: Limits) -> Iterator[InputContainer]:
 
 
 def read_packets(container: InputContainer, path: Path, limits: Limits) -> Iterator[Any]:
-    """Walk the packets of all streams, in the order of the file, with an empty one per stream to end it.
+    """Read the packets of all streams in file order.
 
-    Raises MediaError when one is corrupt or the file ends before it should, MediaTooLarge past `limits.packets`.
+    Yields:
+        The packets, including the empty packet that flushes the decoder at the end of each stream.
+
+    Raises:
+        MediaError: A packet is corrupt, or the file ends before its declared duration.
+        MediaTooLarge: There are more than `limits.packets` packets.
     """
     start_s, end_s = float("inf"), float("-inf")
     try:
@@ -120,16 +137,20 @@ def read_packets(container: InputContainer, path: Path, limits: Limits) -> Itera
             yield packet
     except (av.FFmpegError, OSError) as error:
         raise damaged(path, "its structure is broken, or the disk is") from error
-    # Raw ADTS and MP3 have no header to promise a length; FFmpeg only guesses it there.
+    # Raw ADTS and MP3 declare no duration; FFmpeg only estimates it.
     promised_s = 0.0 if container.format.name in ("aac", "mp3") else (container.duration or 0) / av.time_base
     if ends_early(end_s - start_s, promised_s):
         raise damaged(path, f"it ends after {max(0.0, end_s - start_s):.1f} of {promised_s:.1f} s")
 
 
 def decode(packet: Any, path: Path) -> Iterator[Any]:
-    """Decode one packet into its frames (the empty last one: into those still held back).
+    """Decode one packet.
 
-    Raises MediaError at the first sign of damage.
+    Yields:
+        The decoded frames. For the empty packet at the end of a stream, these are the frames left in the decoder.
+
+    Raises:
+        MediaError: The packet cannot be decoded, or a frame is corrupt.
     """
     try:
         frames = packet.decode()
@@ -142,22 +163,22 @@ def decode(packet: Any, path: Path) -> Iterator[Any]:
 
 
 def ends_early(reached_s: float, promised_s: float) -> bool:
-    """Whether `reached_s` is so far from `promised_s` that something is missing; headers are a little off at times."""
+    """Whether the data end more than 0.25 s and 2 % before the declared end; headers can be slightly inaccurate."""
     return promised_s - reached_s > max(0.25, 0.02 * promised_s)
 
 
 def damaged(path: Path, how: str) -> MediaError:
-    """The error for a file that is not whole."""
+    """Return the error for a damaged file."""
     return MediaError(f"{path.name} is damaged: {how}; export or download it again")
 
 
 def has_presentation_times(container: InputContainer) -> bool:
-    """Whether every packet says when it is shown. AVI never does, MPEG-PS seldom; FFmpeg's guesses there are poor."""
+    """Whether packets have a PTS. AVI has none and MPEG-PS rarely has; FFmpeg's estimates for both are inaccurate."""
     return container.format.name not in ("avi", "mpeg")
 
 
 def packet_seconds(packet: Any) -> float | None:
-    """A packet's time in seconds: of presentation, or of decoding where only that is known. None for the last."""
+    """Return a packet's PTS in seconds, or its DTS if it has no PTS; None for the empty packet at the end."""
     presented = packet.pts is not None and has_presentation_times(packet.stream.container)
     stamp = packet.pts if presented else packet.dts
     return None if stamp is None else float(stamp * packet.time_base)

@@ -1,4 +1,4 @@
-"""One sound's calls of the served denoiser, for the loop in the client and the one on the server."""
+"""Adapts the served denoiser to the sampler's callback, for the client's loop and the server's loop."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,11 +9,18 @@ import numpy.typing as npt
 from foley.sampler import Denoise, Floats, Step
 
 Infer = Callable[..., Mapping[str, npt.NDArray[Any]]]
-"""(model, names, **inputs) -> the named outputs of a served model."""
+"""(model, output names, **inputs) -> outputs by name."""
 
 
 def served_denoiser(infer: Infer, envelope: Floats, embedding: Floats, negative_embedding: Floats) -> Denoise:
-    """The denoiser of one loop, on an envelope [1024] and the prompts' embeddings [512]."""
+    """Return the denoiser callback for sampling one sound.
+
+    Args:
+        infer: Calls a served model.
+        envelope: RMS envelope, float32 [1024].
+        embedding: CLAP embedding of the prompt, float32 [512].
+        negative_embedding: CLAP embedding of the negative prompt, float32 [512].
+    """
     conditions = {
         "envelope": envelope[None],
         "embedding": embedding[None],

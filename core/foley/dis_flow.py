@@ -1,6 +1,6 @@
-"""Optical flow of a video by OpenCV's DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016).
+"""Optical flow with OpenCV's DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016).
 
-The contract of the `optical_flow` stage without a network. Needs the extra `flow` of foley-core.
+Implements the contract of the stage `optical_flow` without a network. Requires the extra `flow` of foley-core.
 """
 
 from itertools import pairwise
@@ -22,18 +22,22 @@ _PRESETS = {
 
 
 class DisFlow:
-    """The method and its buffers: not for two threads at once. No call depends on those before it."""
+    """DIS with its buffers. Not thread-safe; the result of a call does not depend on earlier calls."""
 
     def __init__(self, config: DisFlowConfig) -> None:
         self._method = cv2.DISOpticalFlow.create(_PRESETS[config.preset])
 
     def flow(self, frames: Images) -> Images:
-        """Frames uint8 [n+1, 256, 344, 3] (RGB) -> flow uint8 [n, 256, 344, 2] from each frame to the next.
+        """Compute the optical flow from each frame to the next.
 
-        (x, y) of -20..20 pixels as 0..255; what is larger is cut off, fractions are truncated.
+        Args:
+            frames: RGB images, uint8 [n + 1, 256, 344, 3].
+
+        Returns:
+            The displacement (x, y), uint8 [n, 256, 344, 2]: -20..20 pixels, clipped, mapped to 0..255 and truncated.
         """
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-        pixels = np.zeros((*frames[1:].shape[:3], 2), np.float32)  # to begin with, nothing has moved
+        pixels = np.zeros((*frames[1:].shape[:3], 2), np.float32)  # DIS reads it as the initial flow
         for (frame, following), pair in zip(pairwise(grey), pixels, strict=True):
             self._method.calc(frame, following, pair)
         levels = (pixels.clip(-clip.LARGEST_FLOW, clip.LARGEST_FLOW) + clip.LARGEST_FLOW) * (

@@ -1,7 +1,7 @@
-"""RMS envelopes: how loud the sound is, frame by frame.
+"""RMS envelopes: the loudness of a sound over time.
 
-An envelope is a float32 array of linear RMS amplitudes at `clip.ENVELOPE_RATE_HZ` (100 Hz), one
-frame for every `clip.HOP` samples of 16 kHz sound.
+An envelope is a float32 array of linear RMS amplitudes at `clip.ENVELOPE_RATE_HZ` (100 Hz), one frame per `clip.HOP`
+(160) samples of 16 kHz audio.
 """
 
 import numpy as np
@@ -12,32 +12,43 @@ from foley.errors import EnvelopeError
 
 Floats = npt.NDArray[np.float32]
 
-MU = 63.0  # of the mu-law that spaces Video2RMS' classes (paper, section III-A)
-QUIETEST = 0.01  # RMS of class 0, which stands for silence
+MU = 63.0  # mu-law parameter of Video2RMS' loudness classes (paper, section III-A)
+QUIETEST = 0.01  # upper bound of the RMS of class 0, silence
 
 
 def frames(duration_s: float) -> int:
-    """Envelope frames that cover `duration_s` seconds of sound."""
+    """Return the number of envelope frames that cover `duration_s` seconds of sound."""
     return max(1, -(-samples(duration_s) // clip.HOP))
 
 
 def samples(duration_s: float, rate_hz: int = clip.SAMPLE_RATE_HZ) -> int:
-    """Samples of a sound that is exactly as long as a video of `duration_s` seconds."""
+    """Return the number of samples of a sound as long as a video of `duration_s` seconds."""
     return round(duration_s * rate_hz)
 
 
 def measure(waveform: Floats, frame_length: int = 1024, hop: int = clip.HOP) -> Floats:
-    """RMS of `waveform` [samples], centred frames of `frame_length` every `hop`: [ceil(samples / hop)].
+    """Measure the RMS envelope of a waveform as the official code does.
 
-    The official measure: edges are reflected by (frame_length - hop) / 2. The defaults are RMS2Sound's
-    (1024 / 160 at 16 kHz); Video2RMS was trained on 512 / 128.
+    Frames are centred; the edges are padded by reflecting (frame_length - hop) / 2 samples. The defaults are those of
+    RMS2Sound (1024 / 160 at 16 kHz); Video2RMS was trained with 512 / 128.
+
+    Args:
+        waveform: float32 [samples].
+        frame_length: Samples per frame.
+        hop: Samples between frames.
+
+    Returns:
+        Linear RMS, float32 [ceil(samples / hop)].
+
+    Raises:
+        EnvelopeError: The waveform is empty.
     """
     wave = np.asarray(waveform, np.float32)
     if wave.size == 0:
         raise EnvelopeError("a sound without samples has no envelope")
     wave = np.pad(wave, (0, -wave.size % hop))
     margin = (frame_length - hop) // 2
-    # np.pad repeats the reflection where the sound is shorter than the margin
+    # np.pad repeats the reflection if the sound is shorter than the margin
     wave = np.pad(wave, margin, mode="reflect" if wave.size > 1 else "edge")
     windows = np.lib.stride_tricks.sliding_window_view(wave, frame_length)[::hop]
     power: Floats = np.mean(np.square(windows), axis=1, dtype=np.float32)
@@ -45,14 +56,15 @@ def measure(waveform: Floats, frame_length: int = 1024, hop: int = clip.HOP) -> 
 
 
 def mu_law(amplitude: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Linear amplitude in [0, 1] to mu-law, mu = 63, in [0, 1]."""
+    """Convert linear amplitudes in [0, 1] to mu-law (mu = 63) in [0, 1]."""
     return np.asarray(np.log1p(MU * np.asarray(amplitude, np.float64)) / np.log1p(MU))
 
 
 def mu_law_bins(classes: int = 64) -> Floats:
-    """Linear RMS under which each class ends: equally spaced in mu-law from 0.01 to 1, [classes].
+    """Return the upper bound of each class in linear RMS, float32 [classes].
 
-    Rounded to float32 where the official code rounds, so that the table is its own to the last bit.
+    Bounds are equally spaced in mu-law from 0.01 to 1. Intermediate results are rounded to float32 as in the official
+    code, so that the table is bit-identical.
     """
     one, mu = np.float32(1), np.float32(MU)
     log_mu = np.float32(np.log1p(MU))
@@ -63,20 +75,20 @@ def mu_law_bins(classes: int = 64) -> Floats:
 
 
 def class_levels(classes: int = 64) -> Floats:
-    """Linear RMS that each class is decoded to: its bin, and silence for class 0, [classes]."""
+    """Return the linear RMS that each class is decoded to, float32 [classes]: its upper bound; 0 for class 0."""
     levels = mu_law_bins(classes)
     levels[0] = 0.0
     return levels
 
 
 def validate(values: npt.ArrayLike, expected_frames: int | None = None) -> Floats:
-    """`values` as an envelope.
+    """Convert `values` to an envelope, float32 [frames].
 
     Raises:
-        EnvelopeError: not one-dimensional, empty, not finite, negative, or not `expected_frames` long.
+        EnvelopeError: The values are not one-dimensional, empty, not finite, negative, or not `expected_frames` long.
     """
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+        with np.errstate(over="ignore"):  # values that overflow float32 become infinite and are refused below
             envelope = np.asarray(values, np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise EnvelopeError("an envelope is one list of RMS values, all of them numbers") from error

@@ -1,7 +1,7 @@
-"""Envelopes on disk: JSON or CSV, so that a curve can be edited by hand and come back.
+"""Envelope files in JSON or CSV, which users can edit and pass back.
 
-{"rate_hz": 100, "rms": [0.0, 0.012, ...]}          .json
-time_s,rms                                           .csv, one line a frame
+.json: {"rate_hz": 100, "rms": [0.0, 0.012, ...]}
+.csv: a header "time_s,rms", then one line per frame
 """
 
 import csv
@@ -16,11 +16,11 @@ from foley.envelope import Floats, validate
 from foley.errors import EnvelopeError
 
 SUFFIXES = (".json", ".csv")
-MAX_BYTES = 16 * 2**20  # hours of frames; more is not an envelope
+MAX_BYTES = 16 * 2**20  # several hours of frames
 
 
 def dumps(envelope: Floats, suffix: str) -> str:
-    """`envelope` as the text of a file that ends in `suffix` (one of `SUFFIXES`)."""
+    """Return the content of an envelope file with the extension `suffix`, one of `SUFFIXES`."""
     if suffix == ".json":
         return json.dumps({"rate_hz": clip.ENVELOPE_RATE_HZ, "rms": [round(float(v), 6) for v in envelope]}) + "\n"
     lines = [f"{i / clip.ENVELOPE_RATE_HZ:.2f},{v:.6f}" for i, v in enumerate(envelope)]
@@ -28,17 +28,17 @@ def dumps(envelope: Floats, suffix: str) -> str:
 
 
 def read(path: Path) -> Floats:
-    """The envelope in `path` (.json or .csv).
+    """Read the envelope in `path` (.json or .csv).
 
     Raises:
-        EnvelopeError: unreadable, another format or rate, or values that are no envelope.
+        EnvelopeError: The file cannot be read, or its format, frame rate or values are invalid.
     """
     try:
         if not path.is_file():
             raise EnvelopeError(f"there is no envelope file {path}; `foley envelope` makes one")
         if path.stat().st_size > MAX_BYTES:
             raise EnvelopeError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not an envelope")
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except OSError as error:
         raise EnvelopeError(f"cannot read the envelope {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """The official low-pass filter of envelopes.
 
-Lee et al., "Video-Foley" (TASLP 2025), section III: the targets of Video2RMS are filtered with it. The official
-RMS2Sound filters an envelope that it takes from a recording in the same way.
+Lee et al., "Video-Foley" (TASLP 2025), section III: the training targets of Video2RMS are filtered with it. The
+official RMS2Sound applies the same filter to the envelope of a recording.
 """
 
 import numpy as np
@@ -10,21 +10,22 @@ import numpy.typing as npt
 from foley.errors import EnvelopeError, SettingError
 
 _ORDER, _RIPPLE_DB, _STOP_BAND_DB, _CUTOFF = 4, 0.01, 120.0, 0.125  # the cutoff as a share of the Nyquist frequency
-_FEWEST_FRAMES = 2 * _ORDER + 1  # with fewer, the initial conditions of both passes are not determined
+_FEWEST_FRAMES = 2 * _ORDER + 1  # fewer do not determine the initial conditions of both passes
 
 
 def low_pass(rms: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Filter an envelope without delay: an elliptic low-pass filter, run forward and backward (Gustafsson 1996).
+    """Apply a zero-phase elliptic low-pass filter (forward and backward, Gustafsson 1996) to an envelope.
+
+    The cutoff is an eighth of the Nyquist frequency: 6.25 Hz for envelopes of 100 Hz.
 
     Args:
-        rms: linear RMS [frames], 9 frames or more. The cutoff is an eighth of its Nyquist frequency: 6.25 Hz for
-            envelopes of 100 Hz.
+        rms: Linear RMS [frames], at least 9 frames.
 
     Returns:
         The filtered RMS [frames]. The filter overshoots: values after a sudden change can be negative.
 
     Raises:
-        EnvelopeError: there are fewer than 9 frames.
+        EnvelopeError: There are fewer than 9 frames.
         SettingError: SciPy is not installed.
     """
     try:

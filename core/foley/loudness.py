@@ -1,4 +1,4 @@
-"""How loud the finished sound is: at the envelope's level, exactly on the envelope, or at a fixed peak."""
+"""Sets the loudness of the generated sound: to the envelope's mean level, to each envelope frame, or to a peak."""
 
 import numpy as np
 
@@ -7,19 +7,25 @@ from foley.envelope import Floats, measure
 from foley.options import Loudness
 
 OFFICIAL_PEAK = 0.8
-_FLOOR = 1e-4  # RMS under which a frame counts as silent: nothing is amplified out of it
-_MAKE_UP = 2.0  # the most gain that makes up for what the limiter takes; beyond it, dynamics would be lost
-_ROUNDS = 8  # of finding that gain
+_FLOOR = 1e-4  # frames with a lower RMS are silent; bounds the gain, so that silence is not amplified to noise
+_MAKE_UP = 2.0  # maximum make-up gain after the limiter; more would lose the dynamics
+_ROUNDS = 8  # maximum iterations of the search for the make-up gain
 
 
 def apply(waveform: Floats, envelope: Floats, loudness: Loudness) -> Floats:
-    """`waveform` [samples at 16 kHz] made as loud as `loudness` says, never past full scale.
+    """Scale a waveform to the requested loudness, within full scale.
 
-    - "level": one gain, so that the sound's RMS over time is the envelope's; dynamics stay the model's.
-    - "follow": a gain per frame, so that the sound's envelope becomes the requested one.
-    - "peak": the official normalisation, divided by the peak, times 0.8; the envelope's level is lost.
+    With "level" and "follow", peaks above full scale are limited locally, so that the rest keeps its level.
 
-    Peaks that would pass full scale are limited where they are, so that the rest keeps its level.
+    Args:
+        waveform: float32 [samples at 16 kHz].
+        envelope: The requested RMS, float32 [frames at 100 Hz].
+        loudness: "level": one gain, so that the mean power of the sound is that of the envelope; the dynamics are the
+            model's. "follow": one gain per frame, so that the sound has the requested envelope. "peak": the official
+            normalisation to a peak of 0.8, which ignores the envelope.
+
+    Returns:
+        The scaled waveform, float32 [samples] in [-1, 1].
     """
     if loudness == "peak":
         return waveform * np.float32(OFFICIAL_PEAK / max(_peak(waveform), _FLOOR))
@@ -40,16 +46,16 @@ def apply(waveform: Floats, envelope: Floats, loudness: Loudness) -> Floats:
 
 
 def limit(waveform: Floats) -> Floats:
-    """`waveform` with the frames whose peaks pass full scale turned down, and their neighbours on the way there."""
+    """Attenuate the frames whose peaks exceed full scale, with gain ramps across the neighbouring frames."""
     frames = np.pad(np.abs(waveform), (0, -len(waveform) % clip.HOP)).reshape(-1, clip.HOP)
     gain = 1 / np.maximum(frames.max(1), 1)
-    # between two frames' centres the gain is between theirs: the least of three neighbours is low enough everywhere
+    # Between two frame centres the gain is interpolated; the minimum over three frames is low enough everywhere.
     padded = np.pad(gain, 1, mode="edge")
     return waveform * _per_sample(np.minimum.reduce([padded[:-2], gain, padded[2:]]), len(waveform))
 
 
 def _per_sample(frames: Floats, samples: int) -> Floats:
-    """One value a frame of 10 ms as one a sample, straight lines from centre to centre."""
+    """Interpolate one value per 10 ms frame linearly between frame centres to one value per sample."""
     centres = (np.arange(len(frames)) + 0.5) * clip.HOP
     return np.interp(np.arange(samples), centres, frames).astype(np.float32)
 

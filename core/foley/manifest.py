@@ -1,7 +1,7 @@
-"""What a bundle holds: the configuration of every network, sampling defaults, and the files.
+"""The manifest of a bundle: the configuration of every network, the sampling defaults, and the files.
 
-A bundle is one folder (see DESIGN, section 3); its `manifest.json` is this model. Presets are
-manifests that differ only in these numbers; the defaults are the official sizes (`paper`).
+A bundle is a folder; its `manifest.json` is the JSON form of `Manifest`. Presets differ only in these numbers; the
+defaults are the official sizes (preset `paper`).
 """
 
 from typing import Annotated, Any, Literal
@@ -19,30 +19,42 @@ class _Config(BaseModel):
 
 
 class OpticalFlowConfig(_Config):
-    """RAFT (torchvision's `raft_large` by default). Widths are channels."""
+    """RAFT (torchvision's `raft_large` by default). Widths are numbers of channels.
+
+    Attributes:
+        hidden_width: Width of the recurrent state; the context has the remaining channels of the encoder's last width.
+        head_width: Width of the hidden layers of the flow head and of the mask predictor.
+        chain: Frame pairs in a chain of `optical_flow_warm`; all but the first start from the flow of the previous one.
+        first_updates: Maximum number of updates for the first pair of a chain in `optical_flow_warm`.
+        warm_updates: Maximum number of updates for the other pairs.
+    """
 
     encoder_widths: tuple[Positive, Positive, Positive, Positive, Positive] = (64, 64, 96, 128, 256)
-    hidden_width: Positive = 128  # of the recurrent state; the context takes the rest of the encoder's last width
+    hidden_width: Positive = 128
     correlation_levels: Positive = 4
     correlation_radius: Positive = 4
     motion_correlation_widths: tuple[Positive, Positive] = (256, 192)
     motion_flow_widths: tuple[Positive, Positive] = (128, 64)
     motion_width: Positive = 128
-    head_width: Positive = 256  # hidden layers of the flow head and of the mask predictor
+    head_width: Positive = 256
     updates: Positive = 12
-    chain: Positive = 4  # pairs that are found one from the other in `optical_flow_warm`
-    first_updates: Positive = 6  # at most, there, of a chain's first pair
-    warm_updates: Positive = 2  # at most, there, of the others
+    chain: Positive = 4
+    first_updates: Positive = 6
+    warm_updates: Positive = 2
 
 
 class DisFlowConfig(_Config):
-    """OpenCV's DIS in place of RAFT: no network, and a laptop keeps up with the video (see `foley.dis_flow`)."""
+    """OpenCV's DIS in place of RAFT: no network, and real-time on a laptop (see `foley.dis_flow`).
 
-    preset: Literal["ultrafast", "fast", "medium"] = "fast"  # OpenCV's names
+    Attributes:
+        preset: OpenCV's name of the preset.
+    """
+
+    preset: Literal["ultrafast", "fast", "medium"] = "fast"
 
 
 def _flow_method(optical_flow: Any) -> str:
-    """Which of the two a manifest means; RAFT's was there first and has no tag."""
+    """Return the tag of a flow configuration; RAFT's has no tag field because it predates DIS."""
     is_dis = isinstance(optical_flow, DisFlowConfig) or (isinstance(optical_flow, dict) and "preset" in optical_flow)
     return "dis" if is_dis else "raft"
 
@@ -53,23 +65,32 @@ FlowConfig = Annotated[
 
 
 class FeaturesConfig(_Config):
-    """BN-Inception; `width_divisor` divides every channel count (1, 2, 4, 8, 16 or 32)."""
+    """BN-Inception.
+
+    Attributes:
+        width_divisor: Divisor of every number of channels.
+    """
 
     width_divisor: Literal[1, 2, 4, 8, 16, 32] = 1
 
     @property
     def width(self) -> int:
-        """Channels of the pooled feature vector: 1024 at full width."""
+        """Number of channels of the pooled feature vector: 1024 at full width."""
         return 1024 // self.width_divisor
 
 
 class Video2RMSConfig(_Config):
-    """Conv1d blocks, a Bi-LSTM, and the two linear layers along time and features."""
+    """Video2RMS: Conv1d blocks, a bidirectional LSTM, and two linear layers along time and features.
+
+    Attributes:
+        lstm_width: Width of the LSTM in each direction.
+        classes: Number of loudness classes.
+    """
 
     convolutions: Positive = 3
     kernel: Positive = 5
     lstm_layers: Positive = 2
-    lstm_width: Positive = 512  # each way
+    lstm_width: Positive = 512
     classes: Positive = 64
 
 
@@ -85,26 +106,41 @@ class ClapTextConfig(_Config):
 
 
 class ClapAudioConfig(_Config):
-    """HTSAT (tiny by default) and CLAP's projection."""
+    """HTSAT (tiny by default) and CLAP's projection.
 
-    width: Positive = 96  # of the first stage; doubles with every stage
+    Attributes:
+        width: Width of the first stage; it doubles with each stage.
+    """
+
+    width: Positive = 96
     depths: tuple[Positive, Positive, Positive, Positive] = (2, 2, 6, 2)
     heads: tuple[Positive, Positive, Positive, Positive] = (4, 8, 16, 32)
 
 
 class DenoiserConfig(_Config):
-    """AudioLDM's UNet (S by default) and the RMS-ControlNet, a copy of its encoder."""
+    """AudioLDM's UNet (S by default) and the RMS-ControlNet, a copy of its encoder.
+
+    Attributes:
+        multipliers: Multipliers of the width, one per resolution level.
+        residual_blocks: Residual blocks per level.
+        attention_levels: Levels with attention; level i has 1 / 2**i of the resolution.
+        prediction: What the UNet's last layer predicts; the graph always returns noise.
+    """
 
     width: Positive = 128
-    multipliers: Annotated[tuple[Positive, ...], Field(min_length=2)] = (1, 2, 3, 5)  # of the width, one a level
-    residual_blocks: Positive = 2  # a level
-    attention_levels: tuple[int, ...] = (1, 2, 3)  # level i works at 1 / 2**i of the size
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=2)] = (1, 2, 3, 5)
+    residual_blocks: Positive = 2
+    attention_levels: tuple[int, ...] = (1, 2, 3)
     head_width: Positive = 32
-    prediction: Literal["noise", "velocity"] = "noise"  # what the UNet's last layer says; the graph answers with noise
+    prediction: Literal["noise", "velocity"] = "noise"
 
 
 class VaeConfig(_Config):
-    """AudioLDM's mel VAE. Latents are divided by `scale_factor` before they are decoded."""
+    """AudioLDM's mel VAE.
+
+    Attributes:
+        scale_factor: Divisor of the latents before decoding.
+    """
 
     width: Positive = 128
     multipliers: tuple[Positive, ...] = (1, 2, 4)
@@ -113,7 +149,7 @@ class VaeConfig(_Config):
 
 
 class VocoderConfig(_Config):
-    """HiFi-GAN at 16 kHz; the product of the upsampling rates is the hop, 160."""
+    """HiFi-GAN at 16 kHz; the product of the upsampling rates is the hop length, 160."""
 
     width: Positive = 1_024
     upsample_rates: tuple[Positive, ...] = (5, 4, 2, 2, 2)
@@ -123,7 +159,7 @@ class VocoderConfig(_Config):
 
 
 class SamplingDefaults(_Config):
-    """What a request gets that does not say otherwise."""
+    """Sampling settings for requests and profiles that do not set them."""
 
     sampler: Sampler = "dpm++"
     steps: int = 25
@@ -139,14 +175,19 @@ class SamplingDefaults(_Config):
 
 
 class Source(_Config):
-    """Where weights came from: an official file, or a seed."""
+    """Origin of weights: an official file, or a seed."""
 
     name: str
     sha256: str | None = None
 
 
 class Manifest(_Config):
-    """`manifest.json` of a bundle."""
+    """`manifest.json` of a bundle.
+
+    Attributes:
+        sources: Origins of the weights.
+        files: SHA-256 of each file, by path inside the bundle.
+    """
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -163,9 +204,9 @@ class Manifest(_Config):
 
     sampling: SamplingDefaults = SamplingDefaults()
     sources: tuple[Source, ...] = ()
-    files: dict[str, str] = Field(default_factory=dict)  # path inside the bundle -> sha256
+    files: dict[str, str] = Field(default_factory=dict)
 
     @property
     def features_width(self) -> int:
-        """Columns of the features that Video2RMS reads: RGB, then flow."""
+        """Number of columns of Video2RMS' input features: RGB, then flow."""
         return self.rgb_features.width + self.flow_features.width

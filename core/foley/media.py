@@ -1,7 +1,7 @@
-"""Reading video: what a file holds, and its frames as the networks take them (30 fps, 344 x 256, RGB, upright).
+"""Reads videos: their properties, and their frames in the format of the networks (30 fps, 344 x 256, RGB, upright).
 
-The one decoder of untrusted video; the command line, the API and the render farm all read through it. Files are
-opened by `foley.container`, which holds the defences. Sound is read by `foley.audio`.
+The only decoder of untrusted video, used by the command line, the API and the render farm. `foley.container` opens the
+files and checks them. `foley.audio` reads audio.
 """
 
 from collections import deque
@@ -36,46 +36,53 @@ Image: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds, measured on its packets and its first frame."""
+    """Properties of a video file, measured on its packets and its first frame.
+
+    Attributes:
+        duration_s: Seconds from the start of the first frame to the end of the last one, regardless of the audio.
+        start_s: PTS of the first frame, in seconds.
+        clock_s: Time base of the video stream, in seconds; time stamps are multiples of it.
+        width: Width in pixels, after rotation.
+        height: Height in pixels, after rotation.
+        source_frames: Number of frames in the file.
+        rotation: Counter-clockwise rotation of the stored frames for display, in degrees: 0, 90, 180 or 270.
+        codec: FFmpeg's name of the video codec, such as `h264`.
+        has_audio: Whether the file has an audio track.
+    """
 
     duration_s: float
-    """Seconds from the start of the first frame to the end of the last, whatever the sound's length."""
     start_s: float
-    """Time stamp of the first frame, in seconds on the file's own clock."""
     clock_s: float
-    """One tick of the file's clock, in seconds: time stamps are rounded to it."""
     width: int
-    """Pixels, as shown: after rotation."""
     height: int
-    """Pixels, as shown: after rotation."""
     source_frames: int
-    """Frames in the file."""
     rotation: int
-    """Degrees counter-clockwise that the stored frames are turned for showing: 0, 90, 180 or 270."""
     codec: str
-    """FFmpeg's name of the video codec, such as ``h264``."""
     has_audio: bool
-    """Whether the file has a sound track of its own."""
 
     @property
     def fps(self) -> float:
-        """Mean frames per second of the source."""
+        """Mean frame rate of the source, in Hz."""
         return self.source_frames / self.duration_s
 
     @property
     def frames(self) -> int:
-        """Frames that `read_frames` yields: the duration at 30 fps."""
+        """Number of frames that `read_frames` yields: the duration at 30 fps, at least 1."""
         return max(1, round(self.duration_s * FRAME_RATE_HZ))
 
     def samples(self, rate: int) -> int:
-        """Samples of a sound that is exactly as long as the video, at `rate` Hz."""
+        """Return the number of samples at `rate` Hz of a sound as long as the video."""
         return round(self.duration_s * rate)
 
 
 class Frames:
-    """A video as a stream of frames: iterate for the frames, `len()` for their number, `info` for the rest.
+    """The frames of a video as a sized iterable.
 
-    Every iteration decodes from the start and holds one source frame at a time.
+    Each iteration decodes from the start and keeps one source frame in memory.
+
+    Attributes:
+        info: Properties of the video.
+        path: The file.
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
@@ -87,36 +94,44 @@ class Frames:
         return self.info.frames
 
     def __iter__(self) -> Iterator[Image]:
-        """Yield `len(self)` images, UINT8 [256, 344, 3] RGB; one that is shown for longer is the same array again.
+        """Decode the video.
 
-        Frame k is the source frame on show at k / 30 s. Raises MediaError when the video turns out to be damaged.
+        Yields:
+            `len(self)` RGB images, uint8 [256, 344, 3]. Image k is the source frame that is shown at k / 30 s; the same
+            array is repeated while a source frame is shown.
+
+        Raises:
+            MediaError: The video is damaged.
         """
-        # A clock of milliseconds (Matroska, FLV) stamps a frame up to half a tick late. A coarser clock is exact: it
-        # ticks once a frame. The microsecond is for sums of floats.
+        # With a time base of 1 ms (Matroska, FLV), a PTS is up to half a tick late. A coarser time base is exact: one
+        # tick per frame. The microsecond allows for floating-point errors.
         late_s = 1e-6 + (self.info.clock_s / 2 if self.info.clock_s <= 1e-3 else 0.0)
         count = 0
         for frame, _, until_s in shown_frames(self.path, self.info, self._limits):
             image = None
             while count < len(self) and count / FRAME_RATE_HZ + late_s < until_s:
-                if image is None:  # only what is shown is worth converting: half of a 60 fps video is not
+                if image is None:  # convert only frames that are used: half of the frames at 60 fps are not
                     image = resize(to_rgb(frame, self.info.rotation))
                 yield image
                 count += 1
 
 
 def read_frames(path: Path, limits: Limits = DEFAULT_LIMITS) -> Frames:
-    """Open the video at `path` for reading as 30 fps, 344 x 256, RGB, upright.
+    """Open the video at `path` for reading at 30 fps, 344 x 256, RGB, upright.
 
-    Raises what `probe` raises.
+    Raises:
+        MediaError: The file is missing, not a video, damaged, or a single frame.
+        MediaTooLarge: The file exceeds `limits`.
     """
     return Frames(path, limits)
 
 
 def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """Measure the video at `path`: walks all of its packets, decodes one frame.
+    """Return the properties of the video at `path`; reads all of its packets and decodes one frame.
 
-    Raises MediaError when it is missing, not a video, damaged or too short to hold motion, and MediaTooLarge when it
-    passes `limits`.
+    Raises:
+        MediaError: The file is missing, not a video, damaged, or a single frame.
+        MediaTooLarge: The file exceeds `limits`.
     """
     with open_media(path, limits) as container:
         stream = video_stream(container, path, limits)
@@ -130,7 +145,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
             if first is None:
                 first = next(iter(decode(packet, path)), None)
             time_s = packet_seconds(packet)
-            if packet.size == 0 or packet.is_discard or time_s is None:  # the end, or cut away by an edit list
+            if packet.size == 0 or packet.is_discard or time_s is None:  # end of stream, or excluded by an edit list
                 continue
             count += 1
             start_s = min(start_s, time_s)
@@ -166,9 +181,13 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
 
 
 def shown_frames(path: Path, info: VideoInfo, limits: Limits) -> Iterator[tuple[Any, float, float]]:
-    """Decode the video at `path`; yield (frame as stored, from, until), in seconds after the start of the video.
+    """Decode the video at `path`.
 
-    Raises MediaError when it is damaged.
+    Yields:
+        (frame, from, until): the frame as stored, and when it is shown, in seconds after the start of the video.
+
+    Raises:
+        MediaError: The video is damaged.
     """
     with open_media(path, limits) as container:
         stream = video_stream(container, path, limits)
@@ -183,9 +202,11 @@ def shown_frames(path: Path, info: VideoInfo, limits: Limits) -> Iterator[tuple[
 
 
 def video_stream(container: InputContainer, path: Path, limits: Limits) -> Any:
-    """The video stream of an open file, ready to decode no frame larger than the limit; cover art does not count.
+    """Return the first video stream of an open file, ignoring cover art; its decoder refuses frames above the limit.
 
-    Raises MediaError when there is none that can be decoded, MediaTooLarge when its frames are too large.
+    Raises:
+        MediaError: The file has no video stream, or its codec is not supported.
+        MediaTooLarge: The frames exceed `limits.pixels`.
     """
     pictures = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not pictures:
@@ -195,23 +216,23 @@ def video_stream(container: InputContainer, path: Path, limits: Limits) -> Any:
     if context is None:
         raise MediaError(f"{path.name} uses a video codec that cannot be decoded here; convert it to H.264")
     pixels = context.width * context.height
-    if not 0 < pixels <= limits.pixels:  # 0: the decoder has met the same limit while the file was opened
+    if not 0 < pixels <= limits.pixels:  # 0: the decoder already refused a frame when the file was opened
         size = f"{context.width} x {context.height}" if pixels else "unknown or enormous size"
         raise MediaTooLarge(f"{path.name} has frames of {size}, the limit is {limits.pixels} pixels; scale it down")
-    # The header may lie. The decoder itself obeys only options of its own context; those of the container are lost.
+    # The size in the header may be wrong, so the decoder checks too. It ignores the options of the container.
     context.options = {"max_pixels": str(limits.pixels)}
     return stream
 
 
 def to_rgb(frame: Any, rotation: int) -> Image:
-    """A decoded frame of any pixel format as UINT8 [height, width, 3] RGB, turned by `rotation` degrees."""
+    """Convert a decoded frame to RGB, uint8 [height, width, 3], rotated counter-clockwise by `rotation` degrees."""
     return np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90)
 
 
 def resize(image: Image, height: int = FRAME_HEIGHT, width: int = FRAME_WIDTH) -> Image:
-    """Scale UINT8 [h, w, 3] to [height, width, 3]: bilinear between the four nearest pixels, without antialiasing.
+    """Resize uint8 [h, w, 3] to [height, width, 3] bilinearly, without antialiasing.
 
-    The networks were trained on frames of this kind; it is torch's `interpolate(mode="bilinear")`.
+    Equals PyTorch's `interpolate(mode="bilinear")`; the networks were trained on frames resized in this way.
     """
     top, bottom, down = _neighbours(image.shape[0], height)
     left, right, across = _neighbours(image.shape[1], width)
@@ -227,14 +248,14 @@ def resize(image: Image, height: int = FRAME_HEIGHT, width: int = FRAME_WIDTH) -
 
 
 def _neighbours(size: int, new_size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """For every new pixel: the two old ones that its centre lies between, and the weight of the second."""
+    """Return, for each output pixel along one axis, the two nearest input pixels and the weight of the second."""
     centre = np.maximum((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0)
     first = centre.astype(np.intp)
     return first, np.minimum(first + 1, size - 1), (centre - first).astype(np.float32)
 
 
 def _timed_frames(container: InputContainer, stream: Any, path: Path, limits: Limits) -> Iterator[tuple[Any, float]]:
-    """Decode the stream's frames, each with its time in seconds on the file's clock."""
+    """Decode the stream; yield each frame with its PTS in seconds."""
     decoding_times: deque[float] = deque()
     last_s = float("-inf")
     for packet in read_packets(container, path, limits):
@@ -243,25 +264,25 @@ def _timed_frames(container: InputContainer, stream: Any, path: Path, limits: Li
         if not has_presentation_times(container) and packet.size > 0:
             decoding_times.append(packet_seconds(packet) or 0.0)
         for frame in decode(packet, path):
-            # Without presentation times: the n-th frame to be shown takes the n-th place in time.
+            # Without PTS, the n-th frame in display order gets the n-th DTS.
             time_s = decoding_times.popleft() if decoding_times else frame.time
             if time_s is None:
                 raise damaged(path, "a picture in it has no time stamp")
-            last_s = max(last_s, time_s)  # a stamp of MPEG-PS goes astray at times
+            last_s = max(last_s, time_s)  # time stamps in MPEG-PS are not always monotonic
             yield frame, last_s
 
 
 def _packet_duration(packet: Any, stream: Any) -> float:
-    """Seconds that a packet's frame is shown; some containers leave it to the frame rate."""
+    """Return the duration of a packet's frame in seconds, from the frame rate if the container does not store it."""
     if packet.duration:
         return float(packet.duration * packet.time_base)
     return float(1 / stream.guessed_rate) if stream.guessed_rate else 1 / FRAME_RATE_HZ
 
 
 def _exact_duration(measured_s: float, frames: int, stream: Any) -> float:
-    """The duration without the container's rounding, where the frame rate is constant.
+    """Return the duration without the rounding of the container's time base, if the frame rate is constant.
 
-    90 frames at 60 fps are 1.5 s; on Matroska's clock of milliseconds they measure 1.499 s.
+    For example, 90 frames at 60 fps are 1.5 s, but 1.499 s in Matroska, whose time base is 1 ms.
     """
     if not stream.guessed_rate:
         return measured_s

@@ -1,4 +1,4 @@
-"""Measures of agreement: Video-Foley's own for envelopes, and the relative error of arrays."""
+"""Metrics: those of the Video-Foley paper for envelopes, and the relative error of arrays."""
 
 import math
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def event_l1(predicted: npt.ArrayLike, true: npt.ArrayLike) -> float:
-    """E-L1 (Lee et al., "Video-Foley", TASLP 2025): the mean of |true - predicted| over all frames, both linear RMS."""
+    """Return E-L1 (Lee et al., "Video-Foley", TASLP 2025): the mean of |true - predicted|, both linear RMS."""
     predicted, true = _alike(predicted, true)
     return float(np.abs(true - predicted).mean())
 
@@ -15,10 +15,17 @@ def event_l1(predicted: npt.ArrayLike, true: npt.ArrayLike) -> float:
 def tolerant_accuracy(
     predicted: npt.ArrayLike, true: npt.ArrayLike, tolerance: int, *, skip_silence: bool = False
 ) -> float:
-    """Share of the frames, 0 to 1, whose predicted loudness class is at most `tolerance` classes off.
+    """Return the share of frames whose predicted loudness class is at most `tolerance` classes off.
 
-    `skip_silence` leaves out the frames that are silent, class 0, in both: they are many and easily right. Where no
-    frame is left, nothing is wrong: 1.
+    Args:
+        predicted: Predicted classes, [frames].
+        true: True classes, [frames].
+        tolerance: Maximum difference in classes.
+        skip_silence: Whether to exclude frames that are silent (class 0) in both, which are frequent and easy to
+            predict.
+
+    Returns:
+        The accuracy, 0 to 1; 1 if no frame is left.
     """
     predicted, true = _alike(predicted, true)
     near = np.abs(true - predicted) <= tolerance
@@ -28,14 +35,14 @@ def tolerant_accuracy(
 
 
 def correlation(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """Pearson's correlation of two envelopes, -1 to 1; 0 where one of them never changes."""
+    """Return Pearson's correlation of two envelopes, -1 to 1; 0 if one of them is constant."""
     a, b = (values - values.mean() for values in _alike(one, other))
     scale = np.linalg.norm(a) * np.linalg.norm(b)
     return float(np.vdot(a, b) / scale) if scale > 0 else 0.0
 
 
 def relative_l2(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
-    """The L2 norm of the difference over that of `expected`; 0 for equal arrays, infinite where `expected` is zero."""
+    """Return ||found - expected|| / ||expected|| (L2); 0 for equal arrays, else infinite if `expected` is all zero."""
     one, other = _alike(found, expected)
     difference, norm = float(np.linalg.norm(one - other)), float(np.linalg.norm(other))
     if not difference:
@@ -44,10 +51,10 @@ def relative_l2(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
 
 
 def _alike(predicted: npt.ArrayLike, true: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Both in float64, which holds every class and every float32.
+    """Convert both to float64, which represents every class and every float32 exactly.
 
     Raises:
-        ValueError: their shapes differ; spread over each other they would still have a mean.
+        ValueError: The shapes differ; broadcasting would hide the mistake.
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     if predicted.shape != true.shape:

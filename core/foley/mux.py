@@ -1,7 +1,7 @@
-"""Writing results: a sound as WAV, or beside the picture of its video.
+"""Writes results: a sound as WAV, or muxed with its video.
 
-The picture is copied packet by packet, not encoded again, wherever the new file can hold it. Write to a name that
-`foley.output.replacing` gives, and the result appears whole or not at all.
+The video stream is copied without re-encoding if the output format supports its codec. For an atomic write, pass the
+temporary path from `foley.output.replacing`.
 """
 
 from collections.abc import Iterator
@@ -27,19 +27,27 @@ from foley.media import VideoInfo, probe, shown_frames, to_rgb, video_stream
 from foley.options import SourceAudio
 from foley.output import check_destination
 
-_SECONDARY = Disposition(0)  # of a track that players do not choose by themselves
-_CLOCK_HZ = 90_000  # of encoded frames; divides by the usual frame rates
+_SECONDARY = Disposition(0)  # of a track that players do not select by default
+_CLOCK_HZ = 90_000  # 1 / time base of encoded frames; a multiple of the usual frame rates
 
 
 @dataclass(frozen=True)
 class _Container:
-    """What one kind of file holds, and with what it is filled."""
+    """One output format.
+
+    Attributes:
+        format: FFmpeg's name of the muxer.
+        picture_encoder: FFmpeg's name of the video encoder.
+        sound_encoder: FFmpeg's name of the audio encoder.
+        pictures: Video codecs that are copied, those that players support in this format; None: all that FFmpeg's muxer
+            supports.
+        sounds: Audio codecs that are copied, likewise.
+    """
 
     format: str
     picture_encoder: str
     sound_encoder: str
     pictures: frozenset[str] | None
-    """Codecs that are copied, those that players expect there; None: all that FFmpeg can put into it."""
     sounds: frozenset[str] | None
 
 
@@ -72,22 +80,32 @@ _ENCODER_OPTIONS = {
 
 @dataclass(frozen=True)
 class Muxed:
-    """What `write_video` did with the picture."""
+    """The result of `write_video`.
+
+    Attributes:
+        video_codec: FFmpeg's name of the video codec in the output.
+        video_copied: Whether the video stream was copied; False: it was re-encoded.
+    """
 
     video_codec: str
-    """FFmpeg's name of the codec in the result."""
     video_copied: bool
-    """False when the destination could not hold the source's video stream and it was encoded again."""
 
 
 def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> None:
-    """Write FP32 [n] in [-1, 1] (clipped beyond) as 16-bit PCM, with a comment about how it was made.
+    """Write a sound as 16-bit PCM.
 
-    Raises OutputError for a name or a sound that cannot be written.
+    Args:
+        path: The destination, .wav.
+        waveform: float32 [n]; clipped to [-1, 1].
+        rate: Sample rate in Hz.
+        comment: Comment in the file's metadata.
+
+    Raises:
+        OutputError: The destination or the waveform is invalid.
     """
     check_destination(path, SOUND_ENDINGS)
     _check_waveform(waveform)
-    wav = BytesIO()  # libsndfile does not say why a write to a disk fails
+    wav = BytesIO()  # libsndfile does not report why a write to disk fails
     with soundfile.SoundFile(wav, "w", rate, channels=1, subtype="PCM_16", format="WAV") as file:
         if comment:
             file.comment = comment
@@ -104,18 +122,27 @@ def write_video(
     comment: str = "",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Muxed:
-    """Write the picture of `source` with `waveform`, FP32 [n] in [-1, 1] at `rate` Hz, starting at its first frame.
+    """Write the video of `source` with a new sound that starts at its first frame.
 
-    The source's own sound track is dropped ("replace"), added to the new sound in one track that is as long as the
-    new sound ("mix": at the source's rate, made quieter as a whole where the sum would clip), or put beside it as a
-    second track ("keep"). Without one, all three are the same. The sound is AAC in .mp4, .m4v and .mov, FLAC in .mkv,
-    Opus in .webm. A picture that the destination cannot hold (GIF, or H.264 in WebM) and that of AVI and MPEG-PS
-    files, which lack presentation times, is encoded again, upright: as H.264, in WebM as VP9.
+    The sound is encoded as AAC in .mp4, .m4v and .mov, as FLAC in .mkv, and as Opus in .webm. The video stream is
+    re-encoded, upright, as H.264 (VP9 in WebM) if the output format does not support its codec (GIF, or H.264 in WebM)
+    or if the source has no PTS (AVI, MPEG-PS).
 
-    `comment` goes into the file's metadata, to say how the sound was made.
+    Args:
+        source: The video.
+        waveform: The new sound, float32 [n] in [-1, 1].
+        rate: Sample rate of `waveform` in Hz.
+        destination: The output file; its extension selects the format.
+        source_audio: What happens to the source's audio track, if it has one. "replace": it is dropped. "mix": it is
+            added to the new sound, at the source's sample rate and with the length of the new sound; the sum is
+            scaled down if it would clip. "keep": it becomes a second track.
+        comment: Comment in the file's metadata.
+        limits: Limits on the source.
 
-    Raises MediaError when the source cannot be read, OutputError for a name or a sound that cannot be written and
-    SettingError for an unknown `source_audio`.
+    Raises:
+        MediaError: The source cannot be read.
+        OutputError: The destination or the waveform is invalid.
+        SettingError: `source_audio` is unknown.
     """
     if source_audio not in get_args(SourceAudio):
         raise SettingError(f"source audio is {source_audio!r}; it must be one of {', '.join(get_args(SourceAudio))}")
@@ -129,12 +156,12 @@ def write_video(
     kind = _CONTAINERS[destination.suffix.lower()]
     with ExitStack() as stack:
         container = stack.enter_context(open_media(source, limits))
-        # `file:` keeps a colon in a name from being read as a protocol. The index goes first, so that browsers
-        # can play before they have all of the file.
+        # `file:` prevents a colon in the name from being parsed as a protocol. The index goes first, so that browsers
+        # can start playback before the download is complete.
         options = {"movflags": "+faststart"} if kind in (_MP4, _MOV) else {}
         output = stack.enter_context(av.open(f"file:{destination}", "w", format=kind.format, options=options))
         output.metadata["comment"] = comment
-        # The result starts at zero, which a broadcast recording does not; all tracks move together.
+        # The output starts at 0 (broadcast recordings do not): all tracks are shifted by the same time.
         shift_s = max(0.0, min((container.start_time or 0) / av.time_base, info.start_s))
 
         stream = video_stream(container, source, limits)
@@ -150,7 +177,7 @@ def write_video(
         )
         if source_audio == "keep" and info.has_audio:
             tracks.append(_own_sound(stack, output, kind, source, shift_s, limits))
-        for packet in merge(*tracks, key=_decoding_seconds):  # in step, or the muxer would hold a whole track back
+        for packet in merge(*tracks, key=_decoding_seconds):  # interleaved, or the muxer buffers a whole track
             output.mux(packet)
     return Muxed(target.codec_context.codec.canonical_name, copied)
 
@@ -167,7 +194,11 @@ def _holds(output: OutputContainer, codecs: frozenset[str] | None, codec: str) -
 
 
 def _mixed(samples: Samples, rate: int, source: Path, info: VideoInfo, limits: Limits) -> tuple[Samples, int]:
-    """The source's sound plus the new one, both from the first frame on; [channels of the source, n], and the rate."""
+    """Mix the source's audio and the new sound, aligned at the first video frame.
+
+    Returns:
+        The mix, float32 [channels of the source, n], and its sample rate, that of the source.
+    """
     own = read_sound(source, limits)
     new = resample(samples, rate, own.rate)
     late = round((own.start_s - info.start_s) * own.rate)
@@ -179,7 +210,7 @@ def _mixed(samples: Samples, rate: int, source: Path, info: VideoInfo, limits: L
 def _copied(
     container: InputContainer, stream: Any, target: Any, shift_s: float, path: Path, limits: Limits
 ) -> Iterator[Any]:
-    """The packets of one stream as they are, `shift_s` earlier."""
+    """Yield the packets of one stream unchanged, except that their time stamps are `shift_s` earlier."""
     shift = round(shift_s / stream.time_base)
     for packet in read_packets(container, path, limits):
         if packet.stream is stream and packet.size > 0:
@@ -193,7 +224,7 @@ def _picture_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any
     stream: Any = output.add_stream(
         name, rate=Fraction(info.fps).limit_denominator(1001), options=_ENCODER_OPTIONS[name]
     )
-    # 4:2:0 knows even sizes only: one row or column is cut off, and doubled where it is the only one.
+    # 4:2:0 requires even sizes: an odd row or column is cut off, or duplicated if it is the only one.
     stream.width, stream.height = max(2, info.width // 2 * 2), max(2, info.height // 2 * 2)
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
@@ -201,10 +232,10 @@ def _picture_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any
 
 
 def _encoded_picture(stream: Any, source: Path, info: VideoInfo, shift_s: float, limits: Limits) -> Iterator[Any]:
-    """Decode the source's picture and encode it again, upright, every frame at its time."""
+    """Decode the source's video and re-encode it upright, keeping the time of each frame."""
     for frame, from_s, until_s in shown_frames(source, info, limits):
         if from_s == until_s:
-            continue  # never on show, and an encoder refuses two frames at one time
+            continue  # never shown, and encoders refuse duplicate PTS
         image = to_rgb(frame, info.rotation)[: stream.height, : stream.width]
         doubled = [(0, stream.height - image.shape[0]), (0, stream.width - image.shape[1]), (0, 0)]
         encoded = av.VideoFrame.from_ndarray(np.pad(image, doubled, mode="edge"), format="rgb24")
@@ -218,7 +249,7 @@ def _encoded_picture(stream: Any, source: Path, info: VideoInfo, shift_s: float,
 def _own_sound(
     stack: ExitStack, output: OutputContainer, kind: _Container, source: Path, shift_s: float, limits: Limits
 ) -> Iterator[Any]:
-    """The packets of the source's own sound track, copied where the container holds its codec."""
+    """Yield the packets of the source's audio track: copied if the output format supports the codec, else encoded."""
     container = stack.enter_context(open_media(source, limits))
     stream = audio_stream(container, source)
     if not _holds(output, kind.sounds, stream.codec_context.codec.canonical_name):
@@ -232,7 +263,7 @@ def _own_sound(
 def _encoded_sound(
     output: OutputContainer, encoder: str, samples: Samples, rate: int, start_s: float, disposition: Disposition
 ) -> Iterator[Any]:
-    """Add a track for FP32 [channels, n] that starts at `start_s`; its packets are encoded as they are taken."""
+    """Add a track for float32 [channels, n] that starts at `start_s`; its packets are encoded lazily."""
     allowed = av.codec.Codec(encoder, "w").audio_rates
     if allowed and rate not in allowed:
         new_rate = min((r for r in allowed if r > rate), default=max(allowed))

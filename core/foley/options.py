@@ -1,7 +1,7 @@
-"""The options of a request: every one with its type, range, default and help, once.
+"""The options of a request, with their types, ranges, defaults and help texts.
 
 The command line, manifest rows, the messages of the gRPC API, the tensor of the served model `generate`, the studio's
-form and docs/options.md are derived from the models here; tests/unit/test_options.py compares all of them. To add an
+form and docs/options.md are derived from these models; tests/unit/test_options.py compares all of them. To add an
 option, add a field here, use it where it takes effect, and add it to proto/foley/v1/foley.proto.
 """
 
@@ -24,18 +24,18 @@ SourceAudio = Literal["replace", "mix", "keep"]
 EnvelopeFilter = Literal["none", "official"]
 
 MAX_SIGMA = 100.0
-"""Above every noise level of the schedule, whose sigmas fall from 14 to 0.04."""
+"""Upper limit for sigmas in options; the sigmas of the schedule are between 0.04 and 14."""
 ALL_SIGMAS = (0.0, MAX_SIGMA)
 
 _Model = TypeVar("_Model", bound="Options")
 
 
 class Options(BaseModel):
-    """Base of the groups of options: immutable, closed, with errors in the user's words.
+    """Base class of the option groups: immutable, without extra fields, and with user-facing errors.
 
     Raises:
-        SettingError: a value outside its range, an unknown option, or two that exclude each other. `field` names the
-            first one.
+        SettingError: A value is out of range, an option is unknown, or two options conflict. `field` names the first
+            invalid option.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +50,7 @@ class Options(BaseModel):
 
 
 class PromptOptions(Options):
-    """What the sound is made of."""
+    """Options of the prompt."""
 
     text: str = Field(default="", max_length=2_000, description="What it sounds like, in words. Empty: anything.")
     negative_text: str = Field(
@@ -62,13 +62,13 @@ class PromptOptions(Options):
         for name in ("text", "negative_text"):
             try:
                 getattr(self, name).encode()
-            except UnicodeEncodeError as error:  # bytes from the shell that are not UTF-8
+            except UnicodeEncodeError as error:  # surrogates, from shell arguments that are not UTF-8
                 raise _blame(name, SettingError(f"{name} is not valid UTF-8; type it again")) from error
         return self
 
 
 class SamplingOptions(Options):
-    """How the sound is sampled. What is None is chosen by the profile, else by the bundle."""
+    """Options of the sampling. None selects the profile's value, else the bundle's."""
 
     seed: int = Field(
         default=0, ge=0, le=2**63 - 1, description="Seed of the noise; the same seed makes the same sound."
@@ -102,7 +102,7 @@ class SamplingOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _split_pair(cls, values: Any) -> Any:
-        """Accept `"0.3 100"`, as a cell of a table holds it."""
+        """Accept a string such as `"0.3 100"`, as in a cell of a table."""
         if isinstance(values, Mapping) and isinstance(pair := values.get("guidance_interval"), str):
             return {**values, "guidance_interval": pair.split()}
         return values
@@ -125,7 +125,7 @@ class SamplingOptions(Options):
 
 
 class GenerateOptions(SamplingOptions, PromptOptions):
-    """The options of one generation, wherever it runs."""
+    """Options of a generation, local or through the API."""
 
     flow: OpticalFlow | None = Field(
         default=None,
@@ -149,7 +149,7 @@ class GenerateOptions(SamplingOptions, PromptOptions):
 
 
 class FileOptions(GenerateOptions):
-    """The options of a generation from files to a file: the command line's and those of a manifest row."""
+    """Options of a generation that reads and writes files: those of the command line and of a manifest row."""
 
     source_audio: SourceAudio = Field(
         default="replace",
@@ -164,12 +164,15 @@ class FileOptions(GenerateOptions):
 
 @dataclass(frozen=True)
 class Option:
-    """One option, as documentation and forms show it.
+    """Description of one option, for documentation and forms.
 
     Attributes:
-        choices: the values that it may have, or () for numbers and texts.
-        low, high: its range, or None.
-        default: what it is if left out; None: the profile's or the bundle's.
+        name: Name of the field.
+        help: Help text.
+        default: Default value; None: the profile's or the bundle's.
+        choices: Accepted values; empty for numbers and texts.
+        low: Lower limit of a number, or None.
+        high: Upper limit of a number or of the length of a text, or None.
     """
 
     name: str
@@ -181,7 +184,7 @@ class Option:
 
     @property
     def values(self) -> str:
-        """What may be given, as text."""
+        """Accepted values, as text."""
         if self.choices:
             return ", ".join(self.choices)
         if self.low is not None:
@@ -190,7 +193,7 @@ class Option:
 
 
 def describe(model: type[Options]) -> Iterator[Option]:
-    """The options of a group, in their order."""
+    """Yield the options of a group, in the order of their definition."""
     for name, field in model.model_fields.items():
         limits = {
             key: getattr(one, key) for one in field.metadata for key in ("ge", "le", "max_length") if hasattr(one, key)
@@ -208,7 +211,7 @@ def describe(model: type[Options]) -> Iterator[Option]:
 
 
 def markdown() -> str:
-    """The table of options in docs/options.md."""
+    """Return the table of options in docs/options.md."""
     lines = ["| option | values | default | |", "| --- | --- | --- | --- |"]
     for option in describe(FileOptions):
         default = "the profile's" if option.default is None else str(option.default) or "empty"
@@ -217,7 +220,7 @@ def markdown() -> str:
 
 
 def setting_error(error: ValidationError, model: type[BaseModel]) -> SettingError:
-    """All that pydantic found wrong, as one error that says what to do."""
+    """Convert a pydantic error to one `SettingError` with a user-facing message that covers all of its faults."""
     faults = error.errors(include_url=False)
     return _blame(
         str(faults[0]["loc"][0]) if faults[0]["loc"] else None,

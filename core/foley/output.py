@@ -1,4 +1,4 @@
-"""Writing files: checked before long work starts, and whole or not at all when it ends."""
+"""Writes output files: checks the destination before long work starts, and replaces it atomically at the end."""
 
 import os
 import secrets
@@ -13,10 +13,16 @@ from foley.errors import OutputError
 
 
 def check_destination(path: Path, endings: Collection[str], source: Path | None = None) -> None:
-    """Raise OutputError when a result cannot be written to `path`; call it before long work starts.
+    """Check that a result can be written to `path`; call it before long work starts.
 
-    Its name must end in one of `endings`, its folder must exist and be writable, and it must not be the file `source`.
-    A file that is there must be a regular one that may be written to; a link is followed.
+    Args:
+        path: The destination. Its folder must exist and be writable. An existing file must be a regular, writable
+            file; symbolic links are followed.
+        endings: Accepted extensions.
+        source: The input file, which must not be the destination.
+
+    Raises:
+        OutputError: The destination cannot be written.
     """
     if path.suffix.lower() not in endings:
         raise OutputError(
@@ -25,34 +31,36 @@ def check_destination(path: Path, endings: Collection[str], source: Path | None 
     target = _target(path)
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
-            target.stat()  # is_dir() and exists() answer False to any error from Python 3.14 on
+            target.stat()  # since Python 3.14, is_dir() and exists() return False on any error
         if not target.parent.is_dir():
             raise OutputError(f"the folder {target.parent} does not exist; create it or choose another")
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise OutputError(f"the folder {target.parent} is not writable; choose another or change its permissions")
         if source is not None and path.exists() and source.exists() and path.samefile(source):
             raise OutputError(f"{path} is the source itself, which is never overwritten; choose another name")
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # for example, the name is too long or a folder is not accessible
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose another name") from error
 
 
 @contextmanager
 def replacing(destination: Path) -> Iterator[Path]:
-    """Give a name to write to; what is there takes the place of `destination` if all goes well.
+    """Replace `destination` atomically with a temporary file when the block ends without an error.
 
-    The name ends as `destination` does. Where `destination` is a link, the link stays and the file that it points to is
-    replaced; other hard links to that file keep the old content. A file that is replaced keeps its permissions and,
-    as far as this process may set them, its owner and group. Several files at once, all or none: enter several of these
-    on one ExitStack.
+    If `destination` is a symbolic link, its target is replaced; other hard links to the target keep the old content.
+    The new file keeps the permissions of the old one and, if this process may set them, its owner and group. To write
+    several files only if all of them succeed, enter several of these context managers on one ExitStack.
+
+    Yields:
+        The path of the temporary file, in the same folder and with the same extension as `destination`.
 
     Raises:
-        OutputError: the file cannot be written or put in its place.
+        OutputError: The file cannot be written or renamed.
     """
     target = _target(destination)
     temporary = target.parent.resolve() / f".foley-{secrets.token_hex(8)}.partial{destination.suffix}"
     try:
         replaced = target.stat() if target.exists() else None
-        if replaced:  # nobody may read the new content who may not read the old one
+        if replaced:  # never give the new content wider read permissions than the old one
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         if replaced:
@@ -66,10 +74,10 @@ def replacing(destination: Path) -> Iterator[Path]:
 
 
 def _target(path: Path) -> Path:
-    """The file that is written for `path`: itself, or where it is a link, what that points to.
+    """Return the file that a write to `path` replaces: `path`, or the target of a symbolic link.
 
     Raises:
-        OutputError: it is there, and is no regular file that may be written to.
+        OutputError: The target exists but is not a regular, writable file.
     """
     try:
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -90,6 +98,6 @@ def _set_permissions(path: Path, like: os.stat_result) -> None:
     if os.geteuid() == 0:
         os.chown(path, like.st_uid, like.st_gid)
     else:
-        with suppress(PermissionError):  # a group that this user is not in
+        with suppress(PermissionError):  # the user is not a member of the group
             os.chown(path, -1, like.st_gid)
     path.chmod(stat.S_IMODE(like.st_mode))

@@ -1,4 +1,4 @@
-"""A stand-in for a video that a browser cannot play: the frames that the networks see, as H.264 in MP4."""
+"""Previews of videos that browsers cannot play: the input frames of the networks, as H.264 in MP4."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -10,15 +10,17 @@ from foley.clip import FRAME_HEIGHT, FRAME_RATE_HZ, FRAME_WIDTH
 from foley.container import DEFAULT_LIMITS, Limits
 from foley.media import VideoInfo, read_frames
 
-_MOST_STRETCH = 16  # of a pixel's width to its height; the file's field for it ends at 65,535
+_MOST_STRETCH = 16  # maximum pixel aspect ratio; each of its two terms is at most 65,535 in the file
 
 
 def write_preview(source: Path, destination: Path, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Write the picture of `source` to `destination`, 30 fps from its first frame on, upright, without sound.
+    """Encode the video of `source` to `destination`: 30 fps from its first frame, upright, without sound.
 
-    It has 344 x 256 pixels, stretched in showing to the shape of the source's.
+    Frames are 344 x 256 pixels; the pixel aspect ratio restores the source's aspect ratio on display.
 
-    Raises MediaError when the source cannot be read, and MediaTooLarge when it passes `limits`.
+    Raises:
+        MediaError: The source cannot be read.
+        MediaTooLarge: The source exceeds `limits`.
     """
     frames = read_frames(source, limits)
     with av.open(f"file:{destination}", "w", format="mp4", options={"movflags": "+faststart"}) as output:
@@ -31,6 +33,6 @@ def write_preview(source: Path, destination: Path, limits: Limits = DEFAULT_LIMI
 
 
 def _pixel_shape(info: VideoInfo) -> Fraction:
-    """Width of a pixel as it is to be shown, in heights."""
+    """Return the pixel aspect ratio (width / height) that restores the source's aspect ratio."""
     shape = Fraction(info.width * FRAME_HEIGHT, info.height * FRAME_WIDTH)
     return min(max(shape, Fraction(1, _MOST_STRETCH)), Fraction(_MOST_STRETCH)).limit_denominator(1000)

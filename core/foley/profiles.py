@@ -1,4 +1,4 @@
-"""Profiles, and how the options of a request become the settings that it runs with."""
+"""Profiles, and the resolution of a request's options to the settings that it runs with."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -16,29 +16,30 @@ PROFILES: Mapping[Profile, GenerateOptions] = MappingProxyType(
         "fast": GenerateOptions(steps=10, timestep_spacing="log-snr", guidance_interval=(0.3, 100.0), flow="warm"),
     }
 )
-"""What a profile sets where a request does not; chosen from the table in docs/performance.md."""
+"""Options of each profile, for those that a request does not set; chosen from the table in docs/performance.md."""
 
 
 def resolve_sampling(options: SamplingOptions, defaults: SamplingDefaults) -> Sampling:
-    """The sampling of a request: its own options, else its profile's, else the bundle's `defaults`.
+    """Resolve the sampling of a request: its options, then its profile, then the bundle's `defaults`.
 
     Raises:
-        SettingError: an option excludes another one, or what the profile or the bundle chose.
+        SettingError: An option conflicts with another one, or with a setting of the profile or the bundle.
     """
     names = {field.name for field in fields(Sampling)}
     own = options.model_dump(include=names, exclude_none=True)
     profile = PROFILES[options.profile].model_dump(include=names - {"seed"}, exclude_none=True)
     chosen = {**defaults.model_dump(), **profile, **own}
     if chosen["sampler"] == "ddim" and "timestep_spacing" not in own:
-        chosen["timestep_spacing"] = "uniform"  # a profile's spacing is for dpm++
+        chosen["timestep_spacing"] = "uniform"  # the profiles' spacings are for dpm++
     return Sampling(**chosen)
 
 
 def resolve_flow(options: GenerateOptions, stages: Collection[str]) -> OpticalFlow:
-    """The optical flow of a request: its own, else its profile's where the bundle is served with it.
+    """Resolve the optical flow of a request: its option, then its profile's if it is served, else "default".
 
     Args:
-        stages: names of the served models.
+        options: Options of the request.
+        stages: Names of the served models.
     """
     wanted = options.flow or PROFILES[options.profile].flow or "default"
     return wanted if options.flow or features_stage(wanted) in stages else "default"

@@ -1,7 +1,7 @@
-"""The diffusion loop: how a sound is sampled, and the steps that it takes.
+"""The diffusion loop and its settings.
 
-It exists once: the client drives it with one `denoiser` call a step, and the served model
-`generate` runs the same code inside the server. Same seed, same result.
+There is one implementation: the client runs it with one call of `denoiser` per step, and the served model `generate`
+runs the same code on the server. The same seed gives the same result.
 """
 
 import json
@@ -26,12 +26,12 @@ _DEFAULTS = SamplingDefaults()
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one sound is sampled: `foley.options.SamplingOptions` with every value chosen.
+    """Resolved sampling settings of one sound: `foley.options.SamplingOptions` with every value set.
 
-    Together with the inputs it makes a sound repeatable.
+    Together with the inputs, they make a sound reproducible.
 
     Raises:
-        SettingError: a value outside its range, or two that exclude each other.
+        SettingError: A value is out of range, or two values conflict.
     """
 
     sampler: Sampler = _DEFAULTS.sampler
@@ -46,16 +46,20 @@ class Sampling:
         SamplingOptions.model_validate(asdict(self))
 
     def encode(self, window: int) -> bytes:
-        """The tensor `options` of the served model `generate`: JSON, in which floats keep their last bit.
+        """Return the tensor `options` of the served model `generate`: JSON, which preserves floats exactly.
 
         Args:
-            window: see `sample`.
+            window: Index of the window; see `sample`.
         """
         return json.dumps({**asdict(self), "window": window}).encode()
 
     @classmethod
     def decode(cls, content: bytes) -> tuple["Sampling", int]:
-        """The sampling and the window of a tensor `options`. Raises SettingError."""
+        """Parse a tensor `options` into the sampling and the index of the window.
+
+        Raises:
+            SettingError: The content is malformed, or a value is out of range.
+        """
         try:
             values = json.loads(content)
         except ValueError as error:
@@ -71,21 +75,33 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Step:
-    """What one call of the denoiser is asked for."""
+    """Scalar inputs of one denoiser call.
 
-    timestep: int  # 0..999
-    guidance: float  # 1: none
+    Attributes:
+        timestep: Training timestep, 0..999.
+        guidance: Scale of classifier-free guidance; 1: none.
+    """
+
+    timestep: int
+    guidance: float
 
 
 Denoise = Callable[[Floats, Step], Floats]
-"""(latents [8, 256, 16], step) -> predicted noise of the same shape."""
+"""(latents float32 [8, 256, 16], step) -> predicted noise of the same shape."""
 
 
 def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Floats]:
-    """Run the loop from seeded noise; yield the latents after every step, the last are the result.
+    """Run the diffusion loop from seeded noise.
 
-    `window` tells the windows of a long sound apart: each has noise of its own. Nothing is computed
-    ahead, so a caller that stops iterating has stopped the work.
+    Steps are computed lazily: a caller that stops iterating stops the computation.
+
+    Args:
+        denoise: Calls the denoiser.
+        sampling: Settings.
+        window: Index of the window of a long sound, 0 or more; each window has different noise.
+
+    Yields:
+        The latents after each step, float32 [8, 256, 16]; the last ones are the result.
     """
     noise = draws(np.random.default_rng([sampling.seed, window]), LATENTS_SHAPE)
     start = next(noise)

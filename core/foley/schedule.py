@@ -1,4 +1,4 @@
-"""AudioLDM's noise schedule, and which of its levels a loop of few steps visits."""
+"""AudioLDM's noise schedule, and the timesteps and sigmas that a sampler visits."""
 
 from dataclasses import dataclass
 
@@ -16,19 +16,19 @@ _KARRAS_RHO = 7.0
 
 
 def betas() -> Doubles:
-    """AudioLDM's noise schedule: linear between the square roots of 0.0015 and 0.0195, [1000]."""
+    """Return AudioLDM's betas, [1000]: their square roots are linear from sqrt(0.0015) to sqrt(0.0195)."""
     roots: Doubles = np.linspace(0.0015**0.5, 0.0195**0.5, TRAIN_STEPS)
     return roots * roots
 
 
 def alphas_cumprod() -> Floats:
-    """Share of the signal's power that is left at every training step, [1000]; float32, as checkpoints hold it."""
+    """Return the cumulative product of 1 - beta at each training step, [1000]; float32, as in checkpoints."""
     cumprod: Floats = np.cumprod(1.0 - betas()).astype(np.float32)
     return cumprod
 
 
 def noise_levels() -> Doubles:
-    """Noise over signal, sigma, at every training step, [1000]: rises from 0.04 to 14."""
+    """Return sigma, the noise-to-signal ratio, at each training step, [1000]; it rises from 0.04 to 14."""
     cumprod = alphas_cumprod().astype(np.float64)
     levels: Doubles = np.sqrt((1 - cumprod) / cumprod)
     return levels
@@ -36,10 +36,11 @@ def noise_levels() -> Doubles:
 
 @dataclass(frozen=True)
 class Grid:
-    """The levels that a loop visits, from noise to sound.
+    """A sigma schedule, from noise to sound.
 
-    `timesteps` int64 [steps] is what the denoiser is told; `levels` float64 [steps + 1] are the sigmas that the
-    solver computes with, the last one 0.
+    Attributes:
+        timesteps: Inputs of the denoiser, int64 [steps], descending.
+        levels: Sigmas of the solver, float64 [steps + 1], descending; the last one is 0.
     """
 
     timesteps: npt.NDArray[np.int64]
@@ -47,11 +48,15 @@ class Grid:
 
 
 def grid(steps: int, spacing: TimestepSpacing) -> Grid:
-    """The levels of a loop of `steps` steps.
+    """Return the sigma schedule for `steps` steps.
 
-    "uniform" spaces the timesteps equally from 999 down; "karras" the sigmas to the power of 1/7 (Karras et al. 2022,
-    equation 5); "log-snr" the logarithms of the sigmas (Lu et al. 2022). The last two fall between training steps: the
-    denoiser is told the nearest one in log sigma, as in diffusers.
+    With "karras" and "log-snr", sigmas fall between training steps; the denoiser gets the timestep that is nearest in
+    log sigma, as in diffusers.
+
+    Args:
+        steps: Number of denoising steps.
+        spacing: What is spaced equally. "uniform": timesteps, from 999 down. "karras": sigma^(1/7) (Karras et al. 2022,
+            equation 5). "log-snr": log sigma (Lu et al. 2022).
     """
     trained = noise_levels()
     if spacing == "uniform":
@@ -67,15 +72,15 @@ def grid(steps: int, spacing: TimestepSpacing) -> Grid:
 
 
 def ddim_timesteps(steps: int) -> npt.NDArray[np.int64]:
-    """The official "uniform" choice of timesteps, ascending: 1, 6, ..., 996 for 200 steps."""
-    # the official code supports divisors of 1000 only in effect; others are spread evenly here
+    """Return the timesteps of the official "uniform" method, ascending: 1, 6, ..., 996 for 200 steps."""
+    # The official code works only for divisors of 1000; other numbers of steps are spread evenly here.
     spread = np.arange(steps, dtype=np.int64) * TRAIN_STEPS // steps
     return np.minimum(spread + 1, TRAIN_STEPS - 1)
 
 
 @dataclass(frozen=True)
 class DDIMTables:
-    """Coefficients of every DDIM step, in ascending order of the timesteps, [steps] each."""
+    """Coefficients of the DDIM steps, [steps] each, in ascending order of the timesteps."""
 
     timesteps: npt.NDArray[np.int64]
     alphas: Floats
@@ -84,11 +89,11 @@ class DDIMTables:
 
 
 def ddim_tables(steps: int, eta: float) -> DDIMTables:
-    """The tables of the official DDIM sampler (Song et al. 2021, equation 16), to the last bit."""
+    """Return the tables of the official DDIM sampler (Song et al. 2021, equation 16), bit-identical."""
     cumprod = alphas_cumprod()
     timesteps = ddim_timesteps(steps)
     alphas = cumprod[timesteps]
     alphas_prev = np.concatenate([cumprod[:1], alphas[:-1]]).astype(np.float64)
-    # `alphas` is a torch tensor there: to divide by one is to multiply by its float32 reciprocal
+    # In the official code `alphas` is a torch tensor: division by it is multiplication by its float32 reciprocal.
     sigmas = eta * np.sqrt((1 - alphas_prev) * (1 / (1 - alphas)) * (1 - alphas / alphas_prev))
     return DDIMTables(timesteps, alphas, alphas_prev, sigmas)

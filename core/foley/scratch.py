@@ -1,4 +1,4 @@
-"""Temporary folders of processes that may be killed: the next one removes what they left."""
+"""Temporary folders that are also removed after a crash: the next process removes those left by killed ones."""
 
 import fcntl
 import shutil
@@ -16,14 +16,18 @@ def _nothing(folder: Path) -> None:
 
 @contextmanager
 def scratch_folder(prefix: str, also: Callable[[Path], None] = _nothing, parent: Path | None = None) -> Iterator[Path]:
-    """A new folder whose name begins with `prefix`, gone at the end.
+    """Create a temporary folder and remove it when the block ends.
 
-    Locked while it is in use: kernels drop the locks of a process that dies, so the next one with this prefix can tell
-    which folders are left over, and removes them.
+    A lock file is locked while the folder is in use. The kernel releases the locks of a process that dies, so the next
+    process with the same prefix detects and removes abandoned folders.
 
     Args:
-        also: called before a folder is removed, to remove what is named after it.
-        parent: where the folder is made; by default in the system's folder for temporary files.
+        prefix: Prefix of the folder's name.
+        also: Called with a folder before it is removed, to remove resources that are named after it.
+        parent: Parent folder; None: the system's folder for temporary files.
+
+    Yields:
+        The path of the folder.
     """
 
     def remove(folder: Path) -> None:
@@ -31,14 +35,14 @@ def scratch_folder(prefix: str, also: Callable[[Path], None] = _nothing, parent:
         shutil.rmtree(folder, ignore_errors=True)
 
     for left in Path(parent or tempfile.gettempdir()).glob(f"{prefix}*/{_LOCK}"):
-        with suppress(OSError), left.open("rb") as file:  # in use, or somebody else's
+        with suppress(OSError), left.open("rb") as file:  # in use, or owned by another user
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove(left.parent)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         with (folder / f"{_LOCK}.new").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # another process looks for the final name: it never finds a lock that is not held yet
+            # Other processes look for the final name, so they never find a lock file that is not locked yet.
             (folder / f"{_LOCK}.new").rename(folder / _LOCK)
             yield folder
     finally:

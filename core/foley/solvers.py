@@ -1,4 +1,4 @@
-"""The solvers of the diffusion loop, one denoiser call a step: DDIM and DPM-Solver++ 2M, in numpy."""
+"""Diffusion solvers in NumPy with one denoiser call per step: DDIM and DPM-Solver++ 2M."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,11 +10,11 @@ from foley.schedule import Doubles, ddim_tables, grid
 
 Floats = npt.NDArray[np.float32]
 Predict = Callable[[Floats, int], Floats]
-"""(latents, timestep 0..999) -> predicted noise of the same shape."""
+"""(latents, timestep in 0..999) -> predicted noise of the same shape."""
 
 
 def draws(random: np.random.Generator, shape: tuple[int, ...]) -> Iterator[Floats]:
-    """Standard normal float32 arrays of `shape`, one after the other, without end."""
+    """Yield standard normal float32 arrays of `shape` indefinitely."""
     while True:
         yield random.standard_normal(shape, np.float32)
 
@@ -22,17 +22,17 @@ def draws(random: np.random.Generator, shape: tuple[int, ...]) -> Iterator[Float
 def ddim(
     predict: Predict, latents: Floats, steps: int, eta: float = 0.0, noise: Iterable[Floats] = ()
 ) -> Iterator[Floats]:
-    """Denoising diffusion implicit models (Song et al. 2021); with eta = 1 and 200 steps, the official sampler.
+    """Sample with DDIM (Song et al. 2021); eta = 1 and 200 steps are the official sampler.
 
     Args:
-        predict: the denoiser.
-        latents: standard normal noise to start from.
-        steps: denoising steps, 1..1000.
-        eta: share of fresh noise in every step, 0..1.
-        noise: standard normal arrays like `latents`, of which every step takes one; none is taken with eta 0.
+        predict: The denoiser; returns the predicted noise.
+        latents: Initial latents, standard normal noise.
+        steps: Number of denoising steps, 1..1000.
+        eta: Share of fresh noise per step, 0..1; 0 is deterministic.
+        noise: Standard normal arrays of the shape of `latents`, one per step; unused if eta is 0.
 
     Yields:
-        The latents after every step.
+        The latents after each step.
     """
     tables = ddim_tables(steps, eta)
     fresh = iter(noise)
@@ -48,20 +48,32 @@ def ddim(
 
 
 def multistep(predict: Predict, latents: Floats, steps: int, spacing: TimestepSpacing = "uniform") -> Iterator[Floats]:
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): one call per step, second order; the last step is first order."""
+    """Sample with DPM-Solver++ 2M (Lu et al. 2022, algorithm 2).
+
+    Steps are second order, except the first and the last one, which are first order.
+
+    Args:
+        predict: The denoiser; returns the predicted noise.
+        latents: Initial latents, standard normal noise.
+        steps: Number of denoising steps, 1..1000.
+        spacing: Spacing of the timesteps; see `foley.schedule.grid`.
+
+    Yields:
+        The latents after each step.
+    """
     chosen = grid(steps, spacing)
     levels = chosen.levels
     alphas = 1 / np.sqrt(1 + levels**2)
     sigmas = levels * alphas
     with np.errstate(divide="ignore"):
-        log_snr = -np.log(levels)  # infinite at the end: h = inf, exp(-h) = 0
+        log_snr = -np.log(levels)  # infinite for the last sigma, 0: h = inf, exp(-h) = 0
 
-    previous: Doubles = np.zeros(latents.shape)  # the clean latents predicted in the step before
+    previous: Doubles = np.zeros(latents.shape)  # x0 as predicted in the previous step
     for i, timestep in enumerate(chosen.timesteps):
         h = log_snr[i + 1] - log_snr[i]
         clean = (latents - sigmas[i] * predict(latents, int(timestep))) / alphas[i]
         direction = clean
-        # 1000 steps contain one timestep twice: a step of length 0 has no slope
+        # A schedule of 1000 steps repeats one timestep; a step of length 0 has no slope for the second order.
         if 0 < i < steps - 1 and levels[i - 1] > levels[i] > levels[i + 1]:
             ratio = (log_snr[i] - log_snr[i - 1]) / h
             direction = clean + (clean - previous) / (2 * ratio)

@@ -1,7 +1,7 @@
 """The tensor contract of every served model: names, dtypes and shapes.
 
-One source for the ONNX graphs' inputs and outputs, for `config.pbtxt`, and for the client. Shapes
-leave the batch out, as Triton's configuration does; a name in a shape is a dimension that varies.
+The single source for the inputs and outputs of the ONNX graphs, for `config.pbtxt` and for the client. Shapes exclude
+the batch dimension, as in Triton's model configuration; a string in a shape names a variable dimension.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ Dtype = Literal["uint8", "int32", "int64", "float32", "bytes"]
 Kind = Literal["network", "ensemble", "python"]
 
 SHARED_WEIGHTS: Mapping[str, str] = {"optical_flow_warm": "optical_flow"}
-"""Networks that have no weights of their own, and whose they compute with."""
+"""Maps each network without weights to the network whose weights it uses."""
 
 
 def features_stage(flow: OpticalFlow) -> str:
-    """The ensemble that turns frames into features with this optical flow."""
+    """Return the name of the ensemble that computes features with the optical flow `flow`."""
     return "frames_to_features" if flow == "default" else f"frames_to_features_{flow}"
 
 
@@ -36,28 +36,37 @@ class Tensor:
 
     @property
     def numpy_dtype(self) -> "np.dtype[Any]":
-        """The dtype of the arrays that carry this tensor (`object_` holding bytes for `bytes`)."""
+        """NumPy dtype of this tensor; `object_` for `bytes`."""
         return np.dtype(np.object_ if self.dtype == "bytes" else self.dtype)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One served model. `max_batch` 0: no batch dimension (the first one already is the time)."""
+    """One served model.
+
+    Attributes:
+        name: Name of the model in Triton.
+        kind: How the model is implemented.
+        inputs: Input tensors.
+        outputs: Output tensors.
+        max_batch: Maximum batch size; 0: no batch dimension. The first dimension of the video models is time.
+        decoupled: Whether the model sends several responses per request.
+    """
 
     name: str
     kind: Kind
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     max_batch: int = 0
-    decoupled: bool = False  # answers one request with many responses
+    decoupled: bool = False
 
     def shape(self, tensor: Tensor) -> tuple[int | str, ...]:
-        """The whole shape of `tensor`, with the batch in front where there is one."""
+        """Return the shape of `tensor`, including the batch dimension if the model has one."""
         return ("batch", *tensor.shape) if self.max_batch else tensor.shape
 
 
 def stages(manifest: Manifest) -> Mapping[str, Stage]:
-    """Every served model of the bundle that `manifest` describes, by name."""
+    """Return the served models of the bundle that `manifest` describes, by name."""
     frames = Tensor("frames", "uint8", ("frames", clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 3))
     flow = Tensor("flow", "uint8", ("pairs", clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 2))
     rgb_width, flow_width = manifest.rgb_features.width, manifest.flow_features.width
@@ -122,10 +131,10 @@ def stages(manifest: Manifest) -> Mapping[str, Stage]:
 
 
 def networks(manifest: Manifest) -> Mapping[str, Stage]:
-    """The stages that are networks: those that a bundle holds a graph for."""
+    """Return the stages that are networks; a bundle contains an ONNX graph for each."""
     return {name: stage for name, stage in stages(manifest).items() if stage.kind == "network"}
 
 
 def weighted_networks(manifest: Manifest) -> Mapping[str, Stage]:
-    """The networks that a bundle holds weights for: those that do not share another's."""
+    """Return the networks that have weights in a bundle: those not in `SHARED_WEIGHTS`."""
     return {name: stage for name, stage in networks(manifest).items() if name not in SHARED_WEIGHTS}

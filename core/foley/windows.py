@@ -1,4 +1,4 @@
-"""Long videos: clips of 10 s that overlap by one second and are cross-faded."""
+"""Windows of long videos: clips of 10 s that overlap by one second and are cross-faded."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,24 +14,31 @@ OVERLAP_S = 1.0
 
 
 def window_starts_s(duration_s: float) -> list[float]:
-    """Start of every window, in seconds, that it takes to cover `duration_s`; the last may run past the end."""
+    """Return the start times, in seconds, of the windows that cover `duration_s`; the last may exceed it."""
     hop = clip.CLIP_SECONDS - OVERLAP_S
     count = 1 + max(0, int(np.ceil(round(duration_s - clip.CLIP_SECONDS, 6) / hop)))
     return [i * hop for i in range(count)]
 
 
 def cut(values: Floats, start: int, length: int) -> Floats:
-    """`length` rows of `values` from `start` on, zeros where it ends."""
+    """Return `length` rows of `values` starting at row `start`, zero-padded at the end."""
     piece = values[start : start + length]
     padding = [(0, length - len(piece))] + [(0, 0)] * (values.ndim - 1)
     return np.pad(piece, padding)
 
 
 def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal["linear", "power"]) -> Floats:
-    """Join the windows' `pieces` (`rate_hz` values a second each) into one signal of `length` values.
+    """Join the windows' signals by cross-fading.
 
-    `law`: "linear" weights add up to one, for curves that agree where they overlap; "power" weights'
-    squares do, for independent sounds, so that their loudness stays (equal-power cross-fade).
+    Args:
+        pieces: One signal per window, [10 s * rate_hz] or longer each.
+        rate_hz: Values per second.
+        length: Number of values of the result.
+        law: "linear": the weights add up to one, for signals that agree where they overlap. "power": the squares of
+            the weights add up to one (equal-power cross-fade), which preserves the loudness of independent sounds.
+
+    Returns:
+        The joined signal, float32 [length].
     """
     overlap = round(OVERLAP_S * rate_hz)
     hop = round((clip.CLIP_SECONDS - OVERLAP_S) * rate_hz)

@@ -1,3 +1,3 @@
-"""The two stages of Video-Foley, driven on a Triton server over gRPC."""
+"""Runs the two stages of Video-Foley on a Triton server over gRPC."""
 
 from foley import __version__ as __version__

@@ -1,4 +1,4 @@
-"""What a file holds, in one word: its sha256. Taken once a process, and again only where the file was changed."""
+"""SHA-256 of files, cached per process until the file changes."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -7,7 +7,7 @@ from foley.bundle import file_sha256
 
 
 def content_sha256(path: Path) -> str:
-    """sha256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     status = path.stat()
     state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return _sha256(path, state)

@@ -1,4 +1,4 @@
-"""The SDK: a connected server as the two stages of Video-Foley."""
+"""The two stages of Video-Foley as methods, on a connected Triton server."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,35 +25,47 @@ from foley_pipeline.video2rms import predict_envelope
 from foley_pipeline.watch import Watch
 
 Embeddings: TypeAlias = tuple[Floats, Floats]
-"""[512] each: of a prompt, and of what the sound should not be."""
+"""CLAP embeddings of the prompt and of the negative prompt, float32 [512] each."""
 
 
 @dataclass(frozen=True)
 class Take:
-    """One sound, everything that it takes to make it again, and how long each stage took."""
+    """One generated sound.
 
-    waveform: Floats  # [samples at 16 kHz], within [-1, 1]
+    Attributes:
+        waveform: float32 [samples at 16 kHz] in [-1, 1].
+        recipe: Versions, inputs and settings that reproduce the sound.
+        timings_s: Seconds per stage of the whole call, which its variations share.
+    """
+
+    waveform: Floats
     recipe: dict[str, Any]
-    timings_s: dict[str, float] = field(default_factory=dict)  # of the whole call: variations share them
+    timings_s: dict[str, float] = field(default_factory=dict)
 
 
 def vary(sampling: Sampling, variations: int) -> list[Sampling]:
-    """`sampling` once for every variation, with seeds counting up. Raises SettingError."""
+    """Return `sampling` for each variation, with consecutive seeds.
+
+    Raises:
+        SettingError: The number of variations or a seed is out of range.
+    """
     options = GenerateOptions(seed=sampling.seed, variations=variations)
     return [replace(sampling, seed=sampling.seed + i) for i in range(options.variations)]
 
 
 class Foley:
-    """Video-Foley on a server.
+    """Video-Foley on a Triton server.
 
-    with Triton("localhost:8001") as triton:
-        foley = Foley(triton)
-        envelope = foley.predict_envelope(Path("hits.mp4"))
-        (take,) = foley.generate(envelope, samples=8 * 16_000, prompt=Prompt("a stick hits metal"))
+    Example:
+        with Triton("localhost:8001") as triton:
+            foley = Foley(triton)
+            envelope = foley.predict_envelope(Path("hits.mp4"))
+            (take,) = foley.generate(envelope, samples=8 * 16_000, prompt=Prompt("a stick hits metal"))
 
     Args:
-        cache: where envelopes and embeddings are looked for before they are made, and kept. The numbers are the same.
-        reader: what opens videos and recordings.
+        triton: The connected server.
+        cache: Cache of envelopes and embeddings; it does not change the results.
+        reader: Opens videos and recordings.
     """
 
     def __init__(self, triton: Triton, cache: Cache | None = None, reader: Reader = IN_PROCESS) -> None:
@@ -69,11 +81,19 @@ class Foley:
     def predict_envelope(
         self, video: Path | Video, watch: Watch | None = None, flow: OpticalFlow = "default"
     ) -> Floats:
-        """The envelope [ceil(duration * 100)] that Video2RMS predicts for a video, a file or an opened one.
+        """Predict the envelope of a video with Video2RMS.
+
+        Args:
+            video: A file, or an opened video.
+            watch: Progress and cancellation.
+            flow: Optical flow.
+
+        Returns:
+            Linear RMS, float32 [ceil(duration * 100)].
 
         Raises:
-            MediaError: the file is not a video that can be used.
-            SettingError: the bundle is not served with this `flow`.
+            MediaError: The video cannot be used.
+            SettingError: The bundle is not served with this `flow`.
         """
         if features_stage(flow) not in self.triton.stages:
             raise SettingError(
@@ -89,10 +109,10 @@ class Foley:
         return self._once(("envelope", flow), (frames(duration_s),), predict, watch, source.path)
 
     def embed(self, prompt: Prompt, watch: Watch | None = None) -> Embeddings:
-        """The embeddings of a prompt and of what the sound should not be (the empty text by default).
+        """Compute the embeddings of a prompt and of its negative text, which is empty by default.
 
         Raises:
-            MediaError: the audio prompt cannot be read.
+            MediaError: The audio prompt cannot be read.
         """
         watch = watch or Watch()
         made = self._embed_audio(prompt.audio, watch) if prompt.audio else self._embed_text(prompt.text, watch)
@@ -101,7 +121,7 @@ class Foley:
     def prepare(
         self, video: Path | Video, prompt: Prompt, watch: Watch | None = None, flow: OpticalFlow = "default"
     ) -> tuple[Floats, Embeddings]:
-        """`predict_envelope` and `embed` at the same time; an error of one stops the other."""
+        """Run `predict_envelope` and `embed` concurrently; an error in one cancels the other."""
         with ThreadPoolExecutor(2) as pool, (watch or Watch()).part() as part:
             envelope = pool.submit(self.predict_envelope, video, part, flow)
             embeddings = pool.submit(self.embed, prompt, part)
@@ -123,14 +143,25 @@ class Foley:
         level: Loudness = "level",
         watch: Watch | None = None,
     ) -> list[Take]:
-        """Sounds of `samples` samples at 16 kHz on `envelope`: one a variation, with seeds counting up.
+        """Generate sounds that follow an envelope.
 
         Args:
-            embeddings: those of `prompt`, where `embed` or `prepare` has made them already.
+            envelope: Linear RMS, float32 [ceil(samples / 160)].
+            samples: Length of the sounds, in samples at 16 kHz.
+            prompt: The timbre prompt; None: the empty text.
+            sampling: Sampling settings; None: the bundle's defaults.
+            embeddings: The result of `embed` or `prepare` for `prompt`; None: they are computed.
+            variations: Number of sounds, which have consecutive seeds.
+            loop: Whether the diffusion loop runs on the client or on the server.
+            level: How the loudness is set; see `foley.loudness.apply`.
+            watch: Progress and cancellation.
+
+        Returns:
+            One take per variation.
 
         Raises:
-            EnvelopeError: the envelope does not have one frame for every 10 ms of sound.
-            SettingError: a setting outside its range, or a negative text that would do nothing.
+            EnvelopeError: The envelope is invalid, or its length does not match `samples`.
+            SettingError: A setting is out of range, or a negative text has no effect because guidance is 1.
         """
         watch, prompt = watch or Watch(), prompt or Prompt()
         samplings = vary(sampling or self.defaults, variations)
@@ -166,7 +197,10 @@ class Foley:
         watch: Watch,
         file: Path | None = None,
     ) -> Floats:
-        """What `make` makes on this bundle from `about` and the content of `file`; from the cache where it is there."""
+        """Return the cached result of `make`, or call it and cache the result.
+
+        The key consists of `about`, the content of `file`, and the versions of the software and of the bundle.
+        """
         content = _content(file) if self.cache else None
         if self.cache is None or content is None:
             return make()
@@ -177,13 +211,13 @@ class Foley:
             with watch.stage(f"{about[0]}, seen before"):
                 return found
         made = make()
-        if _content(file) == content:  # nobody has changed it while it was read
+        if _content(file) == content:  # the file has not changed while it was read
             self.cache.put(key, made)
         return made
 
 
 def _content(file: Path | None) -> str | None:
-    """The sha256 of what is in `file`, "" without one; None where it cannot be read: who needs it says why."""
+    """Return the SHA-256 of `file`, "" if there is no file, or None if it cannot be read; its reader raises then."""
     try:
         if file is None:
             return ""

@@ -1,4 +1,4 @@
-"""Options of the gRPC channels of this project: proxies and keepalive."""
+"""Options of this project's gRPC channels: proxies and keepalive."""
 
 import re
 from ipaddress import ip_address
@@ -9,22 +9,22 @@ Option = tuple[str, Any]
 NO_PROXY: Option = ("grpc.enable_http_proxy", 0)
 
 MIN_PING_INTERVAL_MS = 10_000
-"""Servers accept a keepalive ping this often; by gRPC's default, 300 s, they would close the connection."""
+"""Minimum interval of keepalive pings that servers accept; with gRPC's default, 300 s, they close the connection."""
 
 KEEPALIVE: list[Option] = [
-    # A peer that vanished is noticed within a minute, however long a call may take.
+    # Detects a dead peer within a minute, regardless of the deadlines of the calls.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),  # 60 s by default, and it counts for pings that go along with data
-    ("grpc.http2.max_pings_without_data", 0),  # by default pings become rare while a call waits for its answer
+    ("grpc.http2.ping_timeout_ms", 20_000),  # default: 60 s; applies to pings that are sent along with data
+    ("grpc.http2.max_pings_without_data", 0),  # by default pings become infrequent while a call awaits its response
 ]
 
 
 def channel_options(target: str) -> list[Option]:
-    """Keepalive, and no proxy where `target`, `HOST:PORT`, is this machine.
+    """Return the options of a channel to `target`, `HOST:PORT`: keepalive, and no proxy for this machine.
 
-    gRPC takes `http_proxy` and the like from the environment, and a proxy cannot connect to this machine's loopback.
-    Proxies stay in use for other machines.
+    gRPC reads proxies from environment variables such as `http_proxy`; a proxy cannot connect to the loopback interface
+    of this machine. For other machines, proxies remain in use.
     """
     return [*KEEPALIVE, NO_PROXY] if is_this_machine(target) else [*KEEPALIVE]
 

@@ -1,4 +1,4 @@
-"""One call of Video-Foley: all that it is told, and all that comes of it."""
+"""A generation from request to result: a job, its result, and the function that runs it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,12 +16,16 @@ from foley_pipeline.rms2sound import Loop
 from foley_pipeline.watch import Watch
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
+@dataclass(frozen=True, eq=False)  # arrays compare elementwise
 class Curve:
-    """An envelope [frames at 100 Hz], and how many samples at 16 kHz the sound on it has.
+    """An envelope as the source of a generation.
+
+    Attributes:
+        envelope: Linear RMS, float32 [frames at 100 Hz].
+        samples: Length of the sound, in samples at 16 kHz.
 
     Raises:
-        EnvelopeError: the envelope is none, or not as long as the sound.
+        EnvelopeError: The envelope is invalid, or its length does not match `samples`.
     """
 
     envelope: Floats
@@ -33,15 +37,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Job:
-    """What to make.
+    """A request for a generation.
 
     Attributes:
-        source: a video whose envelope is predicted, or an envelope.
-        options: how; what they leave out is the profile's, and what that leaves out the bundle's.
-        audio: a recording of the timbre, in place of `options.text`.
+        source: A video, whose envelope is predicted, or an envelope.
+        options: Options; those that are not set come from the profile, else from the bundle.
+        audio: Recording that is the timbre prompt, in place of `options.text`.
 
     Raises:
-        SettingError: there is a text and a recording.
+        SettingError: There are both a text and a recording.
     """
 
     source: Path | Curve
@@ -59,7 +63,12 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """What comes of a job: the envelope [frames at 100 Hz], and a take a variation."""
+    """The result of a job.
+
+    Attributes:
+        envelope: Linear RMS, float32 [frames at 100 Hz].
+        takes: One take per variation.
+    """
 
     envelope: Floats
     takes: list[Take]
@@ -73,10 +82,20 @@ def run(
     on_envelope: Callable[[Floats], None] = lambda envelope: None,
     max_sound_s: float = float("inf"),
 ) -> Sound:
-    """Do `job`; `on_envelope` is called as soon as there is one.
+    """Run `job` on a server.
 
-    Raises what `Foley.predict_envelope`, `Foley.embed` and `Foley.generate` raise, and SettingError where all
-    variations together last longer than `max_sound_s`.
+    Args:
+        foley: The server.
+        job: The job.
+        watch: Progress and cancellation.
+        loop: Whether the diffusion loop runs on the client or on the server.
+        on_envelope: Called with the envelope before the sounds are generated.
+        max_sound_s: Limit on the total duration of all variations, in seconds.
+
+    Raises:
+        MediaError: The video or the audio prompt cannot be used.
+        EnvelopeError: The envelope is invalid.
+        SettingError: A setting is out of range or has no effect, or the variations exceed `max_sound_s`.
     """
 
     def check_length(samples: int) -> None:

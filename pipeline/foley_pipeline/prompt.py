@@ -1,4 +1,4 @@
-"""The timbre prompt: a text or a sound, as a CLAP embedding."""
+"""The timbre prompt, a text or a recording, and its CLAP embedding."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,15 @@ from foley_pipeline.triton import Triton
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the sound is made of: a text (empty: anything), or an audio file instead; and what it should not be.
+    """A timbre prompt.
+
+    Attributes:
+        text: Description of the sound; empty: no condition.
+        audio: Recording whose timbre is used, in place of a text.
+        negative_text: Description of sounds to avoid.
 
     Raises:
-        SettingError: both a text and a sound, a text that is too long, or one that is not Unicode.
+        SettingError: There are both a text and a recording, or a text is too long or not valid Unicode.
     """
 
     text: str = ""
@@ -30,20 +35,32 @@ class Prompt:
         PromptOptions(text=self.text, negative_text=self.negative_text)
 
     def check(self, guidance: float) -> None:
-        """Raises SettingError where a negative text would do nothing: at guidance 1 nothing leads away from it."""
+        """Check that a negative text has an effect.
+
+        Raises:
+            SettingError: There is a negative text, but guidance is 1, which disables classifier-free guidance.
+        """
         if self.negative_text and guidance == 1:
             raise SettingError("with guidance 1 a negative text does nothing; ask for more guidance, for example 2")
 
 
 def embed_text(triton: Triton, text: str) -> Floats:
-    """CLAP embedding of a text, unit length: [512]. One call a text: in company it would differ in its last bits."""
+    """Return the CLAP embedding of a text, float32 [512] of unit length.
+
+    Each text is a separate call, because batching changes the last bits.
+    """
     encoded = np.array([[text.encode()]], np.object_)
     embedding: Floats = triton.infer("text_to_embedding", text=encoded)["embedding"][0]
     return embedding
 
 
 def embed_audio(triton: Triton, waveform: Floats) -> Floats:
-    """CLAP embedding [512] of a 16 kHz sound; a short one is repeated to 10.24 s, of a long one the start counts."""
+    """Return the CLAP embedding of a recording, float32 [512].
+
+    Args:
+        triton: The server.
+        waveform: float32 [samples at 16 kHz]; repeated or truncated to 10.24 s.
+    """
     embedding: Floats = triton.infer("clap_audio", waveform=np.resize(waveform, (1, clip.PADDED_SAMPLES)))["embedding"][
         0
     ]

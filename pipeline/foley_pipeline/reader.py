@@ -1,4 +1,4 @@
-"""What opens media files: this process by default, a process of its own where the files are a stranger's."""
+"""Interface for opening media files: in this process by default, or in a sandboxed one for untrusted files."""
 
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
@@ -16,24 +16,29 @@ Image = npt.NDArray[np.uint8]
 
 
 class FrameStream(Sized, Iterable[Image], Protocol):
-    """Frames at 30 fps, uint8 [256, 344, 3] each, whose number is known."""
+    """A sized iterable of RGB frames at 30 fps, uint8 [256, 344, 3] each."""
 
 
 class Video(FrameStream, Protocol):
-    """An opened video (`foley.media.Frames`)."""
+    """An opened video, such as `foley.media.Frames`."""
 
     @property
     def info(self) -> VideoInfo:
-        """What it holds."""
+        """Properties of the video."""
 
     @property
     def path(self) -> Path:
-        """The file that it was opened from."""
+        """The file of the video."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Opens videos, and reads recordings as samples at 16 kHz; both raise `MediaError`."""
+    """Functions that open media files; both raise `MediaError`.
+
+    Attributes:
+        video: Opens a video.
+        audio: Reads a recording as mono, float32 [samples at 16 kHz].
+    """
 
     video: Callable[[Path], Video]
     audio: Callable[[Path], Floats]

@@ -1,4 +1,4 @@
-"""The second stage: envelope + embedding -> sound, window by window, the loop here or on the server."""
+"""The second stage, RMS2Sound: envelope and embeddings -> sound, in windows of 10 s."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -18,19 +18,25 @@ from foley_pipeline.watch import Watch
 
 Loop = Literal["client", "server"]
 
-CONCURRENT_WINDOWS = 8  # windows whose steps are under way at once, to be merged into batches
+CONCURRENT_WINDOWS = 8  # windows that are denoised concurrently, so that the server batches their steps
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What steers a sound: its envelope [frames at 100 Hz] and the prompts' embeddings, [512] each."""
+    """Conditioning of a sound.
+
+    Attributes:
+        envelope: Linear RMS, float32 [frames at 100 Hz].
+        embedding: CLAP embedding of the prompt, float32 [512].
+        negative_embedding: CLAP embedding of the negative prompt, float32 [512].
+    """
 
     envelope: Floats
     embedding: Floats
     negative_embedding: Floats
 
     def window(self, start_s: float) -> "Condition":
-        """The clip that starts at `start_s`, its envelope padded to 1024 frames with zeros."""
+        """Return the conditioning of the clip that starts at `start_s`, its envelope zero-padded to 1024 frames."""
         start = round(start_s * clip.ENVELOPE_RATE_HZ)
         piece = cut(self.envelope[start : start + clip.CLIP_ENVELOPE], 0, clip.PADDED_ENVELOPE)
         return replace(self, envelope=piece)
@@ -39,7 +45,19 @@ class Condition:
 def synthesize(
     triton: Triton, condition: Condition, samplings: Sequence[Sampling], samples: int, loop: Loop, watch: Watch
 ) -> list[Floats]:
-    """One waveform [samples at 16 kHz] for every one of `samplings`, before its loudness is set."""
+    """Generate one waveform per element of `samplings`, without setting its loudness.
+
+    Args:
+        triton: The server.
+        condition: Conditioning that all sounds share.
+        samplings: Settings of each sound.
+        samples: Length of the sounds, in samples at 16 kHz.
+        loop: Whether the diffusion loop runs on the client or on the server.
+        watch: Progress and cancellation.
+
+    Returns:
+        Waveforms, float32 [samples] each.
+    """
     starts = window_starts_s(samples / clip.SAMPLE_RATE_HZ)
     windows = [(sampling, number) for sampling in samplings for number in range(len(starts))]
     run = {"client": _in_client, "server": _in_server}[loop]
@@ -68,7 +86,7 @@ def synthesize(
 def _in_client(
     triton: Triton, condition: Condition, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
-    """The loop here: one `denoiser` call a step. The final latents."""
+    """Run the loop on the client with one call of `denoiser` per step; return the final latents."""
     denoise = served_denoiser(triton.infer, condition.envelope, condition.embedding, condition.negative_embedding)
     result = np.empty(0, np.float32)
     for latents in sample(denoise, sampling, window):
@@ -80,7 +98,7 @@ def _in_client(
 def _in_server(
     triton: Triton, condition: Condition, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
-    """The loop on the server: one call, an event a step. The waveform."""
+    """Run the loop on the server with one call that streams an event per step; return the waveform."""
     events = triton.stream(
         "generate",
         envelope=condition.envelope,

@@ -1,4 +1,4 @@
-"""A Triton server that serves a Video-Foley bundle, as typed calls of its stages."""
+"""A client of a Triton server that serves a Video-Foley bundle, with typed calls of its stages."""
 
 import copy
 import json
@@ -28,27 +28,32 @@ from foley_pipeline.watch import Watch
 Arrays = dict[str, npt.NDArray[Any]]
 
 CONNECT_TIMEOUT_S = 10.0
-# No call waits for ever. Far above what any call takes: a deadline that passes on 24.10 can crash the server.
-# Keepalive (see `grpc_options`) notices a server that vanished, long before this deadline.
+# Upper bound on every call. It is far above the duration of any call, because an expired deadline can crash Triton
+# 24.10. Keepalive (see `grpc_options`) detects a dead server long before.
 CALL_TIMEOUT_S = 3600.0
 ANY_LENGTH = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-# How long a cancelled call may take to end by itself: 24.10 cannot cancel unary calls, and an aborted one can crash it.
+# Time for a cancelled call to complete: Triton 24.10 cannot cancel unary calls, and aborting one can crash it.
 CANCEL_GRACE_S = 0.5
-# Parameters of the served models which say what the networks run on; empty where they do not apply.
+# Parameters of the served models that identify what the networks run on; empty if they do not apply.
 PLATFORM = ("target", "precision", "tuning", "engines_sha256")
 
 Answer = tuple[Any, InferenceServerException | Cancelled | None]
 
 
 class Triton:
-    """One server. Use it as a context manager, or call `close`; calls may come from several threads.
+    """A connection to a Triton server. Thread-safe; use it as a context manager, or call `close`.
 
     Args:
-        url: `HOST:PORT` of the KServe v2 gRPC endpoint, with or without `grpc://`.
+        url: `HOST:PORT` of the KServe v2 gRPC endpoint, optionally with the prefix `grpc://`.
+
+    Attributes:
+        manifest: Manifest of the served bundle.
+        versions: Versions of the server and of the bundle, and what the networks run on.
+        stages: The served models, by name.
 
     Raises:
-        SettingError: `url` is something else.
-        ServerUnavailable: nothing answers there, it is not ready, or it serves something else.
+        SettingError: `url` is malformed.
+        ServerUnavailable: The server cannot be reached, is not ready, or does not serve a bundle.
     """
 
     def __init__(self, url: str) -> None:
@@ -105,37 +110,45 @@ class Triton:
         self._client.close()
 
     def ready(self) -> bool:
-        """Whether it answers now, and is ready."""
+        """Return whether the server can be reached and is ready."""
         try:
             return bool(self._client.is_server_ready(client_timeout=CONNECT_TIMEOUT_S))
         except (InferenceServerException, ValueError):
             return False
 
     def silence_s(self) -> float:
-        """Seconds for which some stage has answered none of the calls of `infer` on it; 0 where there are none."""
+        """Return the longest time, in seconds, that a stage with pending `infer` calls has not responded; else 0."""
         return self._calls.silence_s()
 
     def for_request(self, request_id: str, headers: Mapping[str, str]) -> "Triton":
-        """The same connection, whose calls carry an id for the server's logs, and headers such as a trace's."""
+        """Return a view of this connection whose calls have a request id, for the server's logs, and headers."""
         other = copy.copy(self)
         other._request_id, other._headers = request_id, dict(headers)
         return other
 
     def under(self, watch: Watch) -> "Triton":
-        """The same connection, whose calls raise `Cancelled` within a second after `watch.cancel`."""
+        """Return a view of this connection whose calls raise `Cancelled` within a second after `watch.cancel`."""
         other = copy.copy(self)
         other._watch = watch
         return other
 
     def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
-        """Call a stage with arrays of the shapes in `foley.stages` (batch in front where it has one).
+        """Call a stage.
 
-        All of its outputs come back, or the named ones: never name some of an ensemble's, of which 24.10 can fail.
+        Args:
+            stage: Name of the stage.
+            outputs: Names of the requested outputs; None: all. Do not request a subset of the outputs of an ensemble,
+                which can fail on Triton 24.10.
+            **inputs: Arrays of the shapes in `foley.stages`, including the batch dimension if the stage has one.
+
+        Returns:
+            The outputs, by name.
 
         Raises:
-            Cancelled: the watch given to `under` was cancelled.
-            InvalidInput: the server refused the tensors.
-            ServerUnavailable, ServerFailure: it could not be reached, or failed.
+            Cancelled: The watch given to `under` was cancelled.
+            InvalidInput: The server refused the inputs.
+            ServerUnavailable: The server cannot be reached.
+            ServerFailure: The server answered with an error.
         """
         contract = self.stages[stage]
         outputs = outputs or [tensor.name for tensor in contract.outputs]
@@ -166,17 +179,28 @@ class Triton:
         return {name: result.as_numpy(name) for name in outputs}
 
     def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
-        """Call a decoupled stage; yields its responses. Closing the iterator cancels the work on the server.
+        """Call a decoupled stage. Closing the iterator cancels the request on the server.
 
-        Raises what `infer` does.
+        Args:
+            stage: Name of the stage.
+            **inputs: Arrays of the shapes in `foley.stages`.
+
+        Yields:
+            The outputs of each response, by name.
+
+        Raises:
+            Cancelled: The watch given to `under` was cancelled.
+            InvalidInput: The server refused the inputs.
+            ServerUnavailable: The server cannot be reached.
+            ServerFailure: The server answered with an error.
         """
         contract = self.stages[stage]
         responses: queue.Queue[Answer] = queue.Queue()
         with (
             self._watch.cancelling(lambda: responses.put((None, Cancelled("stopped")))),
-            self._open() as client,  # a client holds one stream at a time
+            self._open() as client,  # a client supports one stream at a time
         ):
-            # not with the header triton_grpc_error, though it brings the status of errors: 24.10 crashes over it
+            # The header triton_grpc_error would return the status of errors, but it crashes Triton 24.10.
             client.start_stream(lambda result, error: responses.put((result, error)), headers=self._headers)
             ended = False
             try:
@@ -188,7 +212,7 @@ class Triton:
                     if isinstance(error, Cancelled):
                         raise error
                     if error is not None:
-                        ended = True  # an error is the last word of a call
+                        ended = True  # an error ends the call
                         raise _translated(error)
                     response = result.get_response()
                     if response.outputs:
@@ -200,7 +224,7 @@ class Triton:
                 client.stop_stream(cancel_requests=not ended)
 
     def statistics(self, stage: str) -> dict[str, Any]:
-        """Triton's own statistics of a served model: `inference_count`, `execution_count`, `batch_stats`, ..."""
+        """Return Triton's statistics of a served model: `inference_count`, `execution_count`, `batch_stats`, ..."""
         try:
             document = self._client.get_inference_statistics(stage, as_json=True, client_timeout=CONNECT_TIMEOUT_S)
         except InferenceServerException as error:
@@ -210,9 +234,9 @@ class Triton:
 
 
 class _Calls:
-    """The calls under way, by stage, and when each stage last answered one. Safe to use from several threads.
+    """Pending calls per stage, and the time of each stage's last response. Thread-safe.
 
-    Calls that wait in Triton's queue are no sign of a hang while others of the same stage are answered.
+    Calls that wait in Triton's queue do not indicate a hang while other calls of the same stage complete.
     """
 
     def __init__(self) -> None:
@@ -221,20 +245,20 @@ class _Calls:
         self._answered_s: dict[str, float] = {}
 
     def begin(self, stage: str) -> None:
-        """Count a call of `stage`."""
+        """Record the start of a call of `stage`."""
         with self._lock:
             if not self._pending[stage]:
                 self._answered_s[stage] = time.monotonic()
             self._pending[stage] += 1
 
     def end(self, stage: str) -> None:
-        """Take note of an answer to a call of `stage`, also to one that nobody waits for any more."""
+        """Record the end of a call of `stage`, including a cancelled one that completes later."""
         with self._lock:
             self._pending[stage] -= 1
             self._answered_s[stage] = time.monotonic()
 
     def silence_s(self) -> float:
-        """The longest time without an answer, of the stages that have calls."""
+        """Return the longest time without a response, in seconds, over the stages with pending calls."""
         with self._lock:
             now = time.monotonic()
             return max((now - self._answered_s[stage] for stage, count in self._pending.items() if count), default=0.0)
@@ -251,7 +275,7 @@ def _tensors(contract: Stage, inputs: Mapping[str, npt.ArrayLike]) -> list[grpcc
 
 
 def _result(answers: "queue.SimpleQueue[Answer]") -> Any:
-    """The result of a call, once it is there. Raises what `Triton.infer` does."""
+    """Wait for the result of a call; raises the same errors as `Triton.infer`."""
     result, error = answers.get()
     if isinstance(error, Cancelled):
         with suppress(queue.Empty):
@@ -263,14 +287,14 @@ def _result(answers: "queue.SimpleQueue[Answer]") -> Any:
 
 
 def _translated(error: InferenceServerException) -> FoleyError:
-    """The error of this project that stands for what the server said."""
+    """Convert an error of the Triton client to one of this project."""
     status, message = str(error.status()), str(error.message())
     marked = re.fullmatch("([A-Z_]+): (.*)", message, re.DOTALL)
-    if error.status() is None and marked:  # on a stream, where the status goes in front of the message
+    if error.status() is None and marked:  # on a stream, where the model prefixes the message with the status
         status, message = marked.groups()
-    if status.endswith(("UNAVAILABLE", "CANCELLED")):  # we cancel no calls: it was closed
+    if status.endswith(("UNAVAILABLE", "CANCELLED")):  # this client cancels no calls: the connection was closed
         return ServerUnavailable(f"the server went away ({message}); is it still running?")
-    if re.search(r"Stub process '.*' is not healthy", message):  # 24.10 calls this INTERNAL
+    if re.search(r"Stub process '.*' is not healthy", message):  # status INTERNAL on Triton 24.10
         return ServerUnavailable(f"a model's process does not answer ({message}); the server must be restarted")
     if status.endswith("INVALID_ARGUMENT"):
         return InvalidInput(message)

@@ -1,4 +1,4 @@
-"""The first stage: video frames -> features -> envelope."""
+"""The first stage, Video2RMS: video frames -> features -> envelope."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,13 +16,24 @@ from foley_pipeline.reader import FrameStream, Image
 from foley_pipeline.triton import Triton
 from foley_pipeline.watch import Watch
 
-CHUNKS_ON_SERVER = 2  # the flow of one is found while the networks behind it read the flow of the other
+CHUNKS_ON_SERVER = 2  # the optical flow of one chunk overlaps with the feature networks of the other
 
 
 def predict_envelope(
     triton: Triton, video: FrameStream, duration_s: float, watch: Watch, flow: OpticalFlow = "default"
 ) -> Floats:
-    """The envelope [frames(duration_s)] that Video2RMS predicts for a video of any length."""
+    """Predict the envelope of a video of any length.
+
+    Args:
+        triton: The server.
+        video: Frames at 30 fps.
+        duration_s: Duration of the video in seconds.
+        watch: Progress and cancellation.
+        flow: Optical flow.
+
+    Returns:
+        Linear RMS, float32 [frames(duration_s)].
+    """
     rows = extract_features(triton, video, watch, flow)
     still, motion = rows[-1], rows[:-1]
     pieces = []
@@ -38,20 +49,35 @@ def predict_envelope(
 
 
 def clip_features(rows: Floats, still: Floats) -> Floats:
-    """Up to 299 `rows` as the 300 that Video2RMS reads.
+    """Pad feature rows to a full clip, the input of Video2RMS.
 
-    A video that ends early stands still: `still` is repeated. The last row is zeros, as in the official
-    features, which lack the first frame's.
+    The last row is zero, as in the official features, which have no row for the first frame.
+
+    Args:
+        rows: Features of frame pairs, float32 [at most 299, width].
+        still: Features of a static frame, float32 [width]; repeated if the video ends before the clip.
+
+    Returns:
+        Features, float32 [300, width].
     """
     missing = clip.CLIP_FRAMES - 1 - len(rows)
     return cut(np.concatenate([rows, np.repeat(still[None], missing, axis=0)]), 0, clip.CLIP_FRAMES)
 
 
 def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: OpticalFlow = "default") -> Floats:
-    """Features of every pair of neighbouring frames, RGB then flow, and of the last frame held still: [n, width].
+    """Compute the features of every pair of consecutive frames, and of the last frame paired with itself.
 
-    `CHUNKS_ON_SERVER` chunks are on the server while the next one is decoded. Memory does not grow with the video:
-    each of these three is a chunk of 256 * 344 * 3 bytes a frame, 4.5 MB, and what gRPC copies of it to send.
+    While `CHUNKS_ON_SERVER` (2) chunks are processed on the server, the next one is decoded. Memory for frames does not
+    grow with the length of the video: three chunks of 256 * 344 * 3 bytes per frame, 4.5 MB each, plus gRPC's copies.
+
+    Args:
+        triton: The server.
+        video: Frames at 30 fps.
+        watch: Progress and cancellation.
+        flow: Optical flow.
+
+    Returns:
+        Features, float32 [frames, width]: RGB features, then flow features.
     """
     rows: list[Floats] = []
     pending: deque[Future[Floats]] = deque()
@@ -80,12 +106,15 @@ def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: Opt
 
 
 def _chunks(video: Iterable[Image]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Chunks of pairs, with a frame more: the first one is the last of the chunk before; the last frame comes twice."""
+    """Yield chunks of up to `CHUNK_PAIRS` + 1 frames, [n + 1, 256, 344, 3] for n pairs.
+
+    Chunks overlap by one frame, and the last frame of the video is repeated once.
+    """
     chunk: list[Image] = []
     for frame in video:
         if len(chunk) > clip.CHUNK_PAIRS:
             stacked = np.stack(chunk)
-            chunk = chunk[-1:]  # before the others wait with us for the server
+            chunk = chunk[-1:]  # free the other frames before the caller waits for the server
             yield stacked
         chunk.append(frame)
     yield np.stack([*chunk, chunk[-1]])

@@ -1,4 +1,4 @@
-"""Watching a piece of work: how far it is, how long each stage took, and whether it is to stop."""
+"""Progress, timings and cancellation of a computation."""
 
 import threading
 import time
@@ -9,11 +9,18 @@ from foley.errors import Cancelled
 
 
 class Watch:
-    """Does nothing but count; the command line's subclass draws bars. Safe to use from several threads."""
+    """Progress, timings and cancellation of one computation. Thread-safe.
+
+    This class does not display progress; the subclass of the command line shows progress bars.
+
+    Attributes:
+        timings_s: Seconds per stage, in the order in which the stages ended.
+        elapsed_s: Seconds until the end of the last stage; less than the sum of `timings_s` if stages overlap.
+    """
 
     def __init__(self) -> None:
-        self.timings_s: dict[str, float] = {}  # stage -> seconds, in the order in which stages ended
-        self.elapsed_s = 0.0  # until the end of the last stage; less than their sum where some ran at the same time
+        self.timings_s: dict[str, float] = {}
+        self.elapsed_s = 0.0
         self._started = time.perf_counter()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -21,29 +28,37 @@ class Watch:
         self._callbacks_lock = threading.Lock()
 
     def cancel(self) -> None:
-        """Stop the work: end the calls that wait for a server, and begin no others. Callable from any thread."""
+        """Cancel the computation: abort calls that wait for a server, and start no new ones. Thread-safe."""
         with self._callbacks_lock:
             self._stop.set()
             callbacks = list(self._callbacks.values())
-        for callback in callbacks:  # without the lock: a callback may end a `cancelling` block of another thread
+        for callback in callbacks:  # without the lock, as a callback may end another thread's `cancelling` block
             callback()
 
     def check(self) -> None:
-        """Raise `Cancelled` once `cancel` was called."""
+        """Check for cancellation.
+
+        Raises:
+            Cancelled: `cancel` was called.
+        """
         if self._stop.is_set():
             raise Cancelled("stopped")
 
     def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`. Raises `Cancelled` as soon as `cancel` is called."""
+        """Sleep for `seconds`.
+
+        Raises:
+            Cancelled: `cancel` was called, before or during the sleep.
+        """
         self._stop.wait(seconds)
         self.check()
 
     @contextmanager
     def cancelling(self, callback: Callable[[], object]) -> Iterator[None]:
-        """Let `cancel` call `callback`, in the thread that cancels, while the block runs.
+        """Register `callback` for the duration of the block; `cancel` calls it in the thread that cancels.
 
         Raises:
-            Cancelled: `cancel` was called before.
+            Cancelled: `cancel` was already called.
         """
         key = object()
         with self._callbacks_lock:
@@ -57,10 +72,14 @@ class Watch:
 
     @contextmanager
     def part(self) -> Iterator["Watch"]:
-        """A watch for calls that run at the same time and must end together.
+        """Create a child watch for concurrent calls that are cancelled together.
 
-        It is cancelled when this watch is, and when the block raises; this watch is not cancelled by it. Progress and
-        timings go to this watch. Enter it after the thread pool of the calls, which then ends as soon as they do.
+        The child is cancelled when this watch is cancelled or when the block raises. Cancelling the child does not
+        cancel this watch. Progress and timings are reported to this watch. Enter it after the thread pool of the calls,
+        so that the calls are cancelled before the pool waits for them.
+
+        Yields:
+            The child watch.
         """
         part = _Part(self)
         with self.cancelling(part.cancel):
@@ -72,7 +91,18 @@ class Watch:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator["Stage"]:
-        """Time what happens inside as stage `name`, made of `total` equal parts where that is known."""
+        """Time the block as a stage.
+
+        Args:
+            name: Name of the stage.
+            total: Number of equal parts, or None if unknown.
+
+        Yields:
+            The stage, for reporting progress.
+
+        Raises:
+            Cancelled: `cancel` was already called.
+        """
         self.check()
         stage = Stage(self, name, total)
         self.on_progress(name, 0, total)
@@ -83,10 +113,10 @@ class Watch:
             self._end(name, time.perf_counter() - started)
 
     def on_progress(self, name: str, done: int, total: int | None) -> None:
-        """Called when `done` of `total` parts of stage `name` are done."""
+        """Report that `done` of `total` parts of stage `name` are complete; for subclasses."""
 
     def on_end(self, name: str) -> None:
-        """Called when stage `name` has ended, well or not."""
+        """Report that stage `name` has ended, successfully or not; for subclasses."""
 
     def _end(self, name: str, seconds: float) -> None:
         self.timings_s[name] = self.timings_s.get(name, 0.0) + seconds
@@ -95,7 +125,7 @@ class Watch:
 
 
 class _Part(Watch):
-    """See `Watch.part`."""
+    """A child watch; see `Watch.part`."""
 
     def __init__(self, whole: Watch) -> None:
         super().__init__()
@@ -110,13 +140,17 @@ class _Part(Watch):
 
 
 class Stage:
-    """One stage under a `Watch`."""
+    """Progress of one stage of a `Watch`."""
 
     def __init__(self, watch: Watch, name: str, total: int | None) -> None:
         self._watch, self._name, self._total, self._done = watch, name, total, 0
 
     def advance(self, parts: int = 1) -> None:
-        """Say that `parts` more are done. Raises `Cancelled` when the work is to stop."""
+        """Report that `parts` more parts are complete.
+
+        Raises:
+            Cancelled: The watch was cancelled.
+        """
         with self._watch._lock:
             self._done += parts
             self._watch.on_progress(self._name, self._done, self._total)

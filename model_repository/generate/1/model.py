@@ -1,4 +1,4 @@
-"""The diffusion loop inside the server: the same `foley.sampler` that the client drives."""
+"""Runs the diffusion loop on the server, with the same `foley.sampler` as the client."""
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -9,19 +9,20 @@ from foley.sampler import Sampling, sample
 
 
 class TritonPythonModel:
-    """Answers one request with a `step` event a step; the last response also carries the waveform."""
+    """Sends one `step` response per denoising step; the last one also contains the waveform."""
 
     def execute(self, requests):
+        """Run the requests one after the other, sending their responses."""
         for request in requests:
             sender = request.get_response_sender()
             try:
                 self._generate(request, sender)
                 answer = []
             except FoleyError as error:
-                # a stream's errors travel without a status: it goes in front of the message
+                # Errors on a stream have no status, so the message is prefixed with it.
                 message = f"{error.grpc_status}: {error}"
                 answer = [pb_utils.InferenceResponse(error=pb_utils.TritonError(message))]
-            # 24.10 can crash when anything is sent after an error, so it goes with the final flag
+            # Triton 24.10 can crash if anything is sent after an error, so the error is sent with the final flag.
             sender.send(*answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _generate(self, request, sender):
@@ -38,7 +39,7 @@ class TritonPythonModel:
 
 
 def event(step, waveform=None):
-    """A response: `step` steps are done; `waveform` only with the last."""
+    """Return the response after `step` steps; only the last one contains the waveform."""
     sound = np.zeros(0, np.float32) if waveform is None else waveform
     return pb_utils.InferenceResponse(
         [pb_utils.Tensor("step", np.array([step], np.int32)), pb_utils.Tensor("waveform", sound)]
@@ -46,15 +47,15 @@ def event(step, waveform=None):
 
 
 def infer(model, outputs, **inputs):
-    """The named outputs of another served model."""
+    """Call another served model; return the requested outputs by name."""
     request = pb_utils.InferenceRequest(
         model_name=model,
         requested_output_names=list(outputs),
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
-        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),  # also of what a GPU answers
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),  # also for models on a GPU
     )
     response = request.exec()
     if response.has_error():
         raise ServerFailure(f"{model}: {response.error().message()}")
-    # copied: the response's memory goes with the response
+    # Copies, because the memory of the tensors is freed with the response.
     return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy() for name in outputs}

@@ -1,4 +1,4 @@
-"""OpenCV's DIS; see `foley_server.dis_model`."""
+"""Optical flow with OpenCV's DIS; see `foley_server.dis_model`."""
 
 from foley_server.dis_model import TritonPythonModel
 

@@ -1,4 +1,4 @@
-"""Text -> token ids, with the tokenizer that the bundle carries."""
+"""Tokenizes texts with the bundle's tokenizer."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,18 @@ from foley.bundle import TOKENIZER
 
 
 class TritonPythonModel:
-    """Pads the texts of a request to the longest; the tokenizer itself truncates to the network's limit."""
+    """Tokenizes the texts of each request.
+
+    The tokenizer pads them to the longest text and truncates them to the network's maximum length.
+    """
 
     def initialize(self, args):
+        """Load the tokenizer of the bundle."""
         parameters = json.loads(args["model_config"])["parameters"]
         self.tokenizer = Tokenizer.from_file(str(Path(parameters["bundle"]["string_value"]) / TOKENIZER))
 
     def execute(self, requests):
+        """Return one response per request, in order."""
         return [self._tokenize(request) for request in requests]
 
     def _tokenize(self, request):

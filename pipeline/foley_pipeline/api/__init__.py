@@ -1,1 +1,1 @@
-"""The public API, in Python: messages, errors, and what they stand for."""
+"""The public API in Python: conversion of messages and errors."""

@@ -1,7 +1,7 @@
-"""Requests and results as messages of the public API, and back.
+"""Converts requests and results to messages of the public API, and back.
 
-The options of `foley.options.GenerateOptions` are the fields of the same names in GenerateOptions, Sampling,
-VideoSource and Prompt, and the values of an option are those of its enum.
+The options of `foley.options.GenerateOptions` correspond to the fields of the same names in the messages
+GenerateOptions, Sampling, VideoSource and Prompt. The choices of an option correspond to the values of its enum.
 """
 
 import json
@@ -23,14 +23,14 @@ from foley_pipeline.foley import Take
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.prompt import Prompt
 
-CHUNK_BYTES = 256 * 1024  # of a file or a sound in a message: far below gRPC's 4 MiB
+CHUNK_BYTES = 256 * 1024  # chunk of a file or of samples in a message, well below gRPC's limit of 4 MiB
 
 GROUPS = ("prompt", "sampling", "video", "")
-"""The fields of pb.GenerateOptions whose messages hold options; "": pb.GenerateOptions itself."""
+"""The fields of pb.GenerateOptions whose messages contain options; "" is pb.GenerateOptions itself."""
 
 
 def options_of(job: Job) -> pb.GenerateOptions:
-    """The message that asks for `job`; its files follow in chunks."""
+    """Return the message that requests `job`; its files are sent separately, in chunks."""
     message = pb.GenerateOptions(prompt=pb.Prompt(), sampling=pb.Sampling())
     if isinstance(job.source, Curve):
         message.envelope.CopyFrom(
@@ -44,13 +44,15 @@ def options_of(job: Job) -> pb.GenerateOptions:
 
 
 def job_of(message: pb.GenerateOptions, video: Path, recording: Path) -> Job:
-    """The job that a message asks for.
+    """Return the job that a message requests.
 
     Args:
-        video, recording: where the files that it announces will be.
+        message: The message.
+        video: Path at which the video will be stored, if the message announces one.
+        recording: Path at which the audio prompt will be stored, if the message announces one.
 
     Raises:
-        InvalidInput: with the path of the field that is wrong.
+        InvalidInput: A value is invalid; `field` is the path of the field.
     """
     values: dict[str, Any] = {}
     paths: dict[str, str] = {}
@@ -73,32 +75,44 @@ def job_of(message: pb.GenerateOptions, video: Path, recording: Path) -> Job:
 
 
 def prompt_message(prompt: Prompt) -> pb.Prompt:
-    """The message of a prompt; its recording follows in chunks."""
+    """Return the message of a prompt; its recording is sent separately, in chunks."""
     if prompt.audio:
         return pb.Prompt(audio=pb.AudioPrompt(), negative_text=prompt.negative_text)
     return pb.Prompt(text=prompt.text, negative_text=prompt.negative_text)
 
 
 def prompt_of(message: pb.Prompt, recording: Path) -> Prompt:
-    """The prompt of a message. Raises SettingError."""
+    """Return the prompt of a message.
+
+    Args:
+        message: The message.
+        recording: Path at which the recording will be stored, if the message announces one.
+
+    Raises:
+        SettingError: A value is invalid.
+    """
     audio = recording if message.WhichOneof("timbre") == "audio" else None
     return Prompt(message.text, audio, message.negative_text)
 
 
 def video_message(flow: OpticalFlow | None) -> pb.VideoSource:
-    """The message that announces a video."""
+    """Return the message that announces a video."""
     message = pb.VideoSource()
     _write_options(message, GenerateOptions(flow=flow))
     return message
 
 
 def flow_of(message: pb.VideoSource) -> OpticalFlow | None:
-    """The optical flow that a message asks for. Raises SettingError."""
+    """Return the optical flow that a message requests.
+
+    Raises:
+        SettingError: The value is unknown.
+    """
     return GenerateOptions(**_read_options(message, "")).flow
 
 
 def _parts(message: pb.GenerateOptions) -> Iterator[tuple[str, Message]]:
-    """The messages that hold options, of those that are set."""
+    """Yield the set messages that contain options, each with its field in pb.GenerateOptions."""
     for group in GROUPS:
         if not group:
             yield group, message
@@ -111,7 +125,7 @@ def _option_fields(message: Message) -> Iterator[FieldDescriptor]:
 
 
 def _write_options(message: Message, options: GenerateOptions) -> None:
-    """Set the fields of `message` to the options of their names."""
+    """Set the fields of `message` to the options of the same names."""
     for one in _option_fields(message):
         value = getattr(options, one.name)
         if value is None:
@@ -125,7 +139,7 @@ def _write_options(message: Message, options: GenerateOptions) -> None:
 
 
 def _read_options(message: Message, group: str) -> dict[str, Any]:
-    """The options that the fields of `message` set; `group` is its field, for errors."""
+    """Return the options that are set in `message`; errors name its field `group`."""
     found: dict[str, Any] = {}
     for one in _option_fields(message):
         value = getattr(message, one.name)
@@ -141,7 +155,7 @@ def _read_options(message: Message, group: str) -> dict[str, Any]:
 
 
 def _choice(one: FieldDescriptor, number: int) -> str:
-    """The choice of an option that the number of an enum value stands for."""
+    """Return the choice of an option for the number of an enum value."""
     for choice in choices(one.name):
         if one.enum_type.values_by_name[enum_name(one.enum_type, choice)].number == number:
             return str(choice)
@@ -149,28 +163,32 @@ def _choice(one: FieldDescriptor, number: int) -> str:
 
 
 def choices(option: str) -> tuple[str, ...]:
-    """The values that an option may have, where it is a choice."""
+    """Return the accepted values of an option; empty for numbers and texts."""
     return next(one.choices for one in describe(GenerateOptions) if one.name == option)
 
 
 def enum_name(enum: EnumDescriptor, choice: str) -> str:
-    """The name of the enum value for a choice: TIMESTEP_SPACING_LOG_SNR for "log-snr", SAMPLER_DPMPP for "dpm++"."""
+    """Return the name of an enum value: TIMESTEP_SPACING_LOG_SNR for "log-snr", SAMPLER_DPMPP for "dpm++"."""
     prefix: str = enum.values[0].name.removesuffix("UNSPECIFIED")
     return prefix + choice.upper().replace("-", "_").replace("+", "P")
 
 
 def take_message(take: Take) -> pb.Take:
-    """What is said about a take; its samples go in chunks."""
+    """Return the message of a take; its samples are sent separately, in chunks."""
     return pb.Take(
         sample_rate_hz=clip.SAMPLE_RATE_HZ, sample_count=len(take.waveform), recipe_json=json.dumps(take.recipe)
     )
 
 
 def takes_of(generation: pb.Generation, sounds: Mapping[int, bytes | bytearray]) -> list[Take]:
-    """The takes of a finished generation and the samples that came before it.
+    """Return the takes of a finished generation.
+
+    Args:
+        generation: The message.
+        sounds: Samples of each take, by index: little-endian float32.
 
     Raises:
-        ValueError: samples are missing, or there are too many.
+        ValueError: The number of samples of a take differs from that in the message.
     """
     timings = {one.stage: one.duration.ToNanoseconds() / 1e9 for one in generation.stage_times}
     takes = []
@@ -183,7 +201,7 @@ def takes_of(generation: pb.Generation, sounds: Mapping[int, bytes | bytearray])
 
 
 def generation_message(id: str, takes: list[Take]) -> pb.Generation:
-    """What is said about a finished generation."""
+    """Return the message of a finished generation."""
     message = pb.Generation(id=id, takes=[take_message(take) for take in takes])
     for stage, seconds in (takes[0].timings_s if takes else {}).items():
         time = message.stage_times.add(stage=stage)
@@ -192,13 +210,13 @@ def generation_message(id: str, takes: list[Take]) -> pb.Generation:
 
 
 def pieces(content: bytes) -> Iterator[bytes]:
-    """`content` in pieces that fit into a message."""
+    """Split `content` into chunks of at most `CHUNK_BYTES`."""
     return (content[start : start + CHUNK_BYTES] for start in range(0, len(content), CHUNK_BYTES))
 
 
 @contextmanager
 def field(path: str) -> Iterator[None]:
-    """An error that is raised inside blames the field at `path`, or the one in there that it names already."""
+    """Prepend `path` to the `field` of a `FoleyError` that is raised in the block."""
     try:
         yield
     except FoleyError as error:

@@ -1,4 +1,4 @@
-"""Errors over the network: every class of `foley.errors` as a google.rpc.Status with details, and back."""
+"""Converts errors to google.rpc.Status with details, and back; lossless for the classes in `foley.errors`."""
 
 import re
 from typing import Any
@@ -18,17 +18,20 @@ def _family(kind: type[FoleyError]) -> list[type[FoleyError]]:
 
 
 def reason(kind: type[FoleyError]) -> str:
-    """The word for an error's class in ErrorInfo: MEDIA_TOO_LARGE for MediaTooLarge."""
+    """Return the `reason` in ErrorInfo for an error class: MEDIA_TOO_LARGE for MediaTooLarge."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
 
 
-# the first of a status is the most general one: it stands for errors of servers in between, which bring no ErrorInfo
+# Errors of intermediaries have no ErrorInfo: each status code maps to the first, most general class with that code.
 _KINDS = {reason(kind): kind for kind in _family(FoleyError)}
 _BY_CODE = {kind.grpc_status: kind for kind in reversed(_KINDS.values())} | {"INTERNAL": ServerFailure}
 
 
 def to_status(error: FoleyError, request_id: str = "") -> status_pb2.Status:
-    """The status of an error: ErrorInfo, BadRequest where a field is to blame, RetryInfo where a retry may help."""
+    """Return the status of an error.
+
+    Its details are ErrorInfo, BadRequest if a field is invalid, and RetryInfo if a retry may succeed.
+    """
     metadata = {"request_id": request_id} | ({"field": error.field} if error.field else {})
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason(type(error)), domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidInput) and error.field:
@@ -46,7 +49,7 @@ def to_status(error: FoleyError, request_id: str = "") -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> FoleyError:
-    """The error that `to_status` made `status` of; of a stranger's, the one that its code comes nearest to."""
+    """Return the error that `to_status` encoded, or for the status of another server, the error for its code."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     retry_given = False
     for detail in status.details:
@@ -63,12 +66,12 @@ def from_status(status: status_pb2.Status) -> FoleyError:
 
 
 def from_call(error: grpc.RpcError) -> FoleyError:
-    """The error that a failed call stands for."""
+    """Return the error of a failed call."""
     try:
         status = rpc_status.from_call(error)
-    except (ValueError, NotImplementedError):  # details that contradict the code
+    except (ValueError, NotImplementedError):  # the details contradict the code
         status = None
-    if status is None:  # not from our server: it was not reached, or something in between has answered
+    if status is None:  # not from the API: it was not reached, or an intermediary answered
         code = error.code().value[0] if isinstance(error.code(), grpc.StatusCode) else code_pb2.UNKNOWN
         message = error.details() or ""
         if code == code_pb2.UNAVAILABLE:
