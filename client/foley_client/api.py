@@ -40,8 +40,8 @@ from foley_client.exchange import (
     generation,
     new_request_id,
     page_request,
-    pause_s,
     prompt_messages,
+    retry_delay_s,
 )
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
@@ -173,7 +173,11 @@ class FoleyClient:
         check_files(job)
         one, chosen = watch or Watch(), request_id or new_request_id()
         method = self._foley.CreateGeneration
-        return str(self._retried(lambda: self._upload(method, create_messages(job, chosen, one), one), one).name)
+        return str(
+            self._retried(
+                lambda: self._upload(method, create_messages(job, chosen, one), one), one, idempotent=True
+            ).name
+        )
 
     def result(self, name: str, watch: Watch | None = None) -> Sound:
         """Wait for a generation started with `create`, and return its sound.
@@ -185,7 +189,7 @@ class FoleyClient:
             FoleyError: The error with which the generation failed.
         """
         one, request = watch or Watch(), pb.WatchGenerationRequest(name=name)
-        return self._retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
+        return self._retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one, idempotent=True)
 
     def status(self, name: str) -> Generation:
         """Return the state of a generation.
@@ -194,13 +198,13 @@ class FoleyClient:
             NotFound: There is no generation with this name.
         """
         request = operations_pb2.GetOperationRequest(name=name)
-        return generation(self._call(self._operations.GetOperation, request))
+        return generation(self._call(self._operations.GetOperation, request, idempotent=True))
 
     def generations(self) -> Iterator[Generation]:
         """Yield all generations started with this client's token, newest first."""
         token = ""
         while True:
-            page = self._call(self._operations.ListOperations, page_request(token))
+            page = self._call(self._operations.ListOperations, page_request(token), idempotent=True)
             yield from map(generation, page.operations)
             if not (token := page.next_page_token):
                 return
@@ -222,8 +226,10 @@ class FoleyClient:
         """
         self._call(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
 
-    def _call(self, method: Callable[..., Result], request: object) -> Result:
-        return self._retried(lambda: method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata))
+    def _call(self, method: Callable[..., Result], request: object, idempotent: bool = False) -> Result:
+        return self._retried(
+            lambda: method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata), idempotent=idempotent
+        )
 
     def _upload(self, method: grpc.StreamUnaryMultiCallable, messages: Iterator[Any], watch: Watch) -> Any:
         """Send a client-streaming call and return the response.
@@ -256,8 +262,8 @@ class FoleyClient:
             del events  # so that tracebacks do not reference the call, see `failure`
         return collector.sound()
 
-    def _retried(self, call: Callable[[], Result], watch: Watch | None = None) -> Result:
-        """Return the result of `call`; retry it after the delay in the server's RetryInfo, if there is one."""
+    def _retried(self, call: Callable[[], Result], watch: Watch | None = None, idempotent: bool = False) -> Result:
+        """Return the result of `call`; retry it as `retry_delay_s` says."""
         one = watch or Watch()
         for attempt in range(1, self._attempts + 1):
             try:
@@ -265,5 +271,5 @@ class FoleyClient:
             except grpc.RpcError as error:
                 failed = failure(error)
             one.check()  # raises Cancelled if the watch ended the call
-            one.sleep(pause_s(failed, last=attempt == self._attempts))
+            one.sleep(retry_delay_s(failed, attempt, self._attempts, idempotent))
         raise SettingError(f"attempts is {self._attempts}; give 1 or more")

@@ -33,8 +33,8 @@ from foley_client.exchange import (
     generation,
     new_request_id,
     page_request,
-    pause_s,
     prompt_messages,
+    retry_delay_s,
 )
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
@@ -132,23 +132,25 @@ class AsyncFoleyClient:
                 create_messages(job, chosen, one), timeout=GENERATE_TIMEOUT_S, metadata=self._metadata
             )
 
-        return str((await self._retried(call, one)).name)
+        return str((await self._retried(call, one, idempotent=True)).name)
 
     async def result(self, name: str, watch: Watch | None = None) -> Sound:
         """See `FoleyClient.result`."""
         one, request = watch or Watch(), pb.WatchGenerationRequest(name=name)
-        return await self._retried(lambda: self._collect(self._foley.WatchGeneration, request, one), one)
+        return await self._retried(
+            lambda: self._collect(self._foley.WatchGeneration, request, one), one, idempotent=True
+        )
 
     async def status(self, name: str) -> Generation:
         """See `FoleyClient.status`."""
         request = operations_pb2.GetOperationRequest(name=name)
-        return generation(await self._call(self._operations.GetOperation, request))
+        return generation(await self._call(self._operations.GetOperation, request, idempotent=True))
 
     async def generations(self) -> AsyncIterator[Generation]:
         """See `FoleyClient.generations`."""
         token = ""
         while True:
-            page = await self._call(self._operations.ListOperations, page_request(token))
+            page = await self._call(self._operations.ListOperations, page_request(token), idempotent=True)
             for operation in page.operations:
                 yield generation(operation)
             if not (token := page.next_page_token):
@@ -162,11 +164,13 @@ class AsyncFoleyClient:
         """See `FoleyClient.delete`."""
         await self._call(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
 
-    async def _call(self, method: Callable[..., Awaitable[Result]], request: object) -> Result:
+    async def _call(
+        self, method: Callable[..., Awaitable[Result]], request: object, idempotent: bool = False
+    ) -> Result:
         async def call() -> Result:
             return await method(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
 
-        return await self._retried(call)
+        return await self._retried(call, idempotent=idempotent)
 
     async def _collect(self, method: Callable[..., grpc.aio.UnaryStreamCall], request: object, watch: Watch) -> Sound:
         events = method(request, timeout=GENERATE_TIMEOUT_S, metadata=self._metadata)
@@ -179,8 +183,10 @@ class AsyncFoleyClient:
             collector.close()
         return collector.sound()
 
-    async def _retried(self, call: Callable[[], Awaitable[Result]], watch: Watch | None = None) -> Result:
-        """Return the result of `call`; retry it after the delay in the server's RetryInfo, if there is one."""
+    async def _retried(
+        self, call: Callable[[], Awaitable[Result]], watch: Watch | None = None, idempotent: bool = False
+    ) -> Result:
+        """Return the result of `call`; retry it as `retry_delay_s` says."""
         one = watch or Watch()
 
         async def attempts() -> Result:
@@ -190,7 +196,7 @@ class AsyncFoleyClient:
                 except grpc.RpcError as error:
                     failed = failure(error)
                 one.check()  # raises Cancelled if the watch ended the call
-                await asyncio.sleep(pause_s(failed, last=attempt == self._attempts))
+                await asyncio.sleep(retry_delay_s(failed, attempt, self._attempts, idempotent))
             raise SettingError(f"attempts is {self._attempts}; give 1 or more")
 
         return await _until_cancelled(attempts(), one)

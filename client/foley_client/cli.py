@@ -38,13 +38,14 @@ Server = Annotated[
     ),
 ]
 CA = Annotated[
-    Path | None, typer.Option("--ca", help="Certificates to trust in place of the system's.", envvar="FOLEY_CA")
+    Path | None,
+    typer.Option("--ca", help="Certificates to trust, not the system's. With grpcs://: or $FOLEY_CA."),
 ]
 Certificate = Annotated[
     Path | None,
-    typer.Option("--certificate", help="Certificate to show where one is asked for.", envvar="FOLEY_CERTIFICATE"),
+    typer.Option("--certificate", help="Client certificate for mutual TLS. With grpcs://: or $FOLEY_CERTIFICATE."),
 ]
-Key = Annotated[Path | None, typer.Option("--key", help="Key of that certificate.", envvar="FOLEY_KEY")]
+Key = Annotated[Path | None, typer.Option("--key", help="Key of that certificate. With grpcs://: or $FOLEY_KEY.")]
 BundleFolder = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="demo")
 ]

@@ -115,9 +115,14 @@ def session(where: Where) -> Iterator[tuple[Maker, Watch]]:
 
 def _api(where: Where, stack: ExitStack) -> OnApi:
     url = where.server if "://" in str(where.server) else f"grpc://{where.server}"
-    client = stack.enter_context(
-        FoleyClient(str(url), token=_token(), ca=where.ca, certificate=where.certificate, key=where.key)
-    )
+    ca, certificate, key = where.ca, where.certificate, where.key
+    if str(url).startswith("grpcs://"):  # exported variables must not break calls of servers without TLS
+        ca, certificate, key = (
+            ca or _path("FOLEY_CA"),
+            certificate or _path("FOLEY_CERTIFICATE"),
+            key or _path("FOLEY_KEY"),
+        )
+    client = stack.enter_context(FoleyClient(str(url), token=_token(), ca=ca, certificate=certificate, key=key))
     if not client.serving():
         raise ServerUnavailable(f"the server at {where.server} takes no work now; try again in a while")
     return OnApi(client)
@@ -127,6 +132,11 @@ def _triton(where: Where, stack: ExitStack) -> OnTriton:
     triton = stack.enter_context(embedded_triton(where.bundle) if where.server is None else Triton(where.server))
     folder = None if where.no_cache else cache.default_folder()
     return OnTriton(Foley(triton, cache.Cache(folder) if folder else None))
+
+
+def _path(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
 
 
 def _is_api(server: str) -> bool:

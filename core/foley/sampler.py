@@ -103,7 +103,7 @@ def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Fl
     Yields:
         The latents after each step, float32 [8, 256, 16]; the last ones are the result.
     """
-    noise = draws(np.random.default_rng([sampling.seed, window]), LATENTS_SHAPE)
+    noise = draws(_generator(sampling.seed, window), LATENTS_SHAPE)
     start = next(noise)
     levels = noise_levels()
     low, high = sampling.guidance_interval
@@ -115,3 +115,13 @@ def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Fl
     if sampling.sampler == "ddim":
         return ddim(predict, start, sampling.steps, sampling.eta, noise)
     return multistep(predict, start, sampling.steps, sampling.timestep_spacing)
+
+
+def _generator(seed: int, window: int) -> np.random.Generator:
+    """Return the generator of a window's noise; no two seeds or windows share one.
+
+    NumPy splits each number into words of 32 bits: [5 + 2**32, 0] would be the words of [5, 1]. The high word of a
+    seed therefore comes last, and only where there is one, so that smaller seeds keep their noise.
+    """
+    low, high = seed & 0xFFFFFFFF, seed >> 32
+    return np.random.default_rng([low, window, high] if high else [low, window])

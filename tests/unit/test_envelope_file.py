@@ -150,3 +150,12 @@ def test_what_is_no_file_is_refused(tmp_path):
     for path in (tmp_path / "missing.json", tmp_path / "pipe.csv", tmp_path):
         with pytest.raises(EnvelopeError, match=path.name):
             envelope_file.read(path)
+
+
+def test_a_lost_row_is_noticed_in_a_long_table_too(tmp_path):
+    """The tolerance of times is absolute: a relative one grows beyond a frame after 500 s."""
+    rows = [f"{i / 100},0.1" for i in range(120_000)]
+    del rows[90_000]
+    (tmp_path / "long.csv").write_text("\n".join(["time_s,rms", *rows]))
+    with pytest.raises(EnvelopeError, match="go up"):
+        envelope_file.read(tmp_path / "long.csv")

@@ -167,7 +167,7 @@ def test_the_noise_is_a_function_of_seed_and_window(sampling):
         assert latents.shape == sampler.LATENTS_SHAPE
         return latents
 
-    pairs = [(0, 0), (0, 1), (1, 0), (2**63 - 1, 0)]
+    pairs = [(0, 0), (0, 1), (1, 0), (2**63 - 1, 0), (2**32, 0), (2**32 + 1, 0), (2**33, 1)]
     results = [result(*pair) for pair in pairs]
     for pair, first in zip(pairs, results, strict=True):
         np.testing.assert_array_equal(result(*pair), first)

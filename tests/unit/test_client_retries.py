@@ -1,0 +1,130 @@
+"""What the clients of the public API try again, against a real gRPC server that fails first."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from foley.errors import FoleyError, Overloaded, ServerUnavailable
+from foley_client import exchange
+from foley_client.api import FoleyClient
+from foley_client.api_async import AsyncFoleyClient
+from foley_client.channel import Channel
+from foley_client.exchange import retry_delay_s
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api import foley_pb2_grpc
+from foley_pipeline.api.messages import generation_message
+from foley_pipeline.foley import Take
+from foley_pipeline.job import Curve, Job
+
+JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000))
+
+
+@dataclass
+class Restarting(foley_pb2_grpc.FoleyServiceServicer):
+    """Answers UNAVAILABLE without RetryInfo, as a proxy does while a server restarts, `failures` times."""
+
+    failures: int = 2
+    calls: list[str] = field(default_factory=list)
+
+    def _fail(self, name: str, context: grpc.ServicerContext) -> None:
+        self.calls.append(name)
+        if len(self.calls) <= self.failures:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "connection refused")
+
+    def WatchGeneration(self, request, context):
+        self._fail("watch", context)
+        yield pb.GenerateEvent(envelope_ready=pb.EnvelopeReady(envelope=pb.Envelope(rms=[0.1] * 100)))
+        yield pb.GenerateEvent(finished=generation_message("id", [Take(np.zeros(0, np.float32), {"seed": 0})]))
+
+    def Generate(self, request_iterator, context):
+        self._fail("generate", context)
+        yield from self.WatchGeneration(None, context)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Restarting, str]]:
+    monkeypatch.setattr(exchange, "BACKOFF_S", 0.001)
+    service, running = Restarting(), grpc.server(ThreadPoolExecutor(2))
+    foley_pb2_grpc.add_FoleyServiceServicer_to_server(service, running)
+    port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    yield service, f"grpc://127.0.0.1:{port}"
+    running.stop(None)
+
+
+def result(kind: str, url: str, attempts: int = 4) -> None:
+    if kind == "sync":
+        with FoleyClient(url, attempts=attempts) as client:
+            client.result("operations/1")
+        return
+
+    async def call() -> None:
+        async with AsyncFoleyClient(url, attempts=attempts) as client:
+            await client.result("operations/1")
+
+    asyncio.run(call())
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_waiting_for_a_result_survives_a_restart(server: tuple[Restarting, str], kind: str) -> None:
+    service, url = server
+    result(kind, url)
+    assert service.calls == ["watch"] * 3
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_attempts_are_bounded(server: tuple[Restarting, str], kind: str) -> None:
+    service, url = server
+    with pytest.raises(ServerUnavailable):
+        result(kind, url, attempts=2)
+    assert service.calls == ["watch"] * 2
+
+
+def test_a_generation_is_not_started_twice(server: tuple[Restarting, str]) -> None:
+    """Only RetryInfo says that a call which is not idempotent has had no effect."""
+    service, url = server
+    with FoleyClient(url) as client, pytest.raises(ServerUnavailable):
+        client.generate(JOB)
+    assert service.calls == ["generate"]
+
+
+def test_delays_grow_are_capped_and_are_never_shorter_than_the_server_asks() -> None:
+    lost, busy = ServerUnavailable("gone"), Overloaded("busy")
+    busy.retry_after_s = 5.0
+    for attempt in range(1, 8):
+        base = min(exchange.BACKOFF_S * 2.0**attempt, exchange.MAX_BACKOFF_S)
+        assert base <= retry_delay_s(lost, attempt, 9, idempotent=True) <= 1.25 * base
+        assert 5.0 <= retry_delay_s(busy, attempt, 9, idempotent=False) <= 6.25
+    assert len({retry_delay_s(busy, 1, 9, idempotent=False) for _ in range(20)}) > 1
+    for error, idempotent in ((lost, False), (FoleyError("no"), True)):
+        with pytest.raises(type(error)):
+            retry_delay_s(error, 1, 9, idempotent)
+
+
+def test_a_channel_shows_no_token_and_has_the_ports_of_the_api() -> None:
+    assert "secret" not in repr(Channel("grpcs://host", token="secret"))
+    assert Channel("grpcs://host").target == "host:443"
+    assert Channel("grpc://host").target == "host:8080"
+    assert Channel("grpc://[::1]:9").target == "[::1]:9"
+
+
+def test_exported_certificates_do_not_break_calls_of_a_server_without_tls(repository: Path, tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("foley"), "generate", repository / "examples" / "steel.mp4"]
+    done = subprocess.run(
+        [*command, "--server", "localhost", "-o", tmp_path / "out.wav"],
+        env={**os.environ, "FOLEY_CA": "/nowhere/ca.pem"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "HOST:PORT" in done.stderr
