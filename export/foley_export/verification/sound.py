@@ -39,7 +39,7 @@ def _branches(network: Denoiser, vectors: Vectors) -> Comparisons:
 def _noise(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["unet_controlnet"]
     rows = len(vector["latents"])
-    noise, _ = forward(
+    (noise,) = forward(
         vector["latents"],
         vector["timesteps"][:, None],
         vector["rms"][:, 0, :, 0],
@@ -67,7 +67,7 @@ def _trajectory(forward: Forward, vector: Vector, eta: float, noise: Iterable[np
     def denoise(latents: np.ndarray, timestep: int) -> np.ndarray:
         timesteps.append(timestep)
         step = np.array([[timestep]])
-        noise, _ = forward(latents[None], step, envelope, vector["embedding"], vector["negative_embedding"], guidance)
+        (noise,) = forward(latents[None], step, envelope, vector["embedding"], vector["negative_embedding"], guidance)
         return noise[0]
 
     steps = len(vector["timesteps"])
