@@ -14,6 +14,7 @@ import pytest
 
 from foley.bundle import read
 from foley.errors import ServerUnavailable
+from foley.sampler import Sampling
 from foley_client import Triton, embedded_triton
 from foley_pipeline import grpc_options
 from foley_server.triton import serve
@@ -89,14 +90,7 @@ def test_a_stream_whose_server_vanished_ends(line: Line, monkeypatch: pytest.Mon
             envelope=np.zeros(1024),
             embedding=np.zeros(512),
             negative_embedding=np.zeros(512),
-            guidance=[3.5],
-            seed=[0, 0],
-            steps=[1000],
-            sampler=[b"ddim"],
-            eta=[0.0],
-            spacing=[b"uniform"],
-            guidance_interval=[0.0, 100.0],
-            reuse=[1],
+            options=[Sampling(steps=1000).encode(0)],
         )
         next(events)
         line.silent.set()

@@ -307,7 +307,7 @@ def announced(options: pb.GenerateOptions, folder: Folder) -> dict[pb.FileKind, 
     files: dict[pb.FileKind, Path] = {}
     if options.WhichOneof("source") == "video":
         files[pb.FILE_KIND_VIDEO] = folder.video
-    if options.prompt.WhichOneof("like") == "audio":
+    if options.prompt.WhichOneof("timbre") == "audio":
         files[pb.FILE_KIND_AUDIO_PROMPT] = folder.recording
     return files
 
