@@ -20,6 +20,15 @@ def triton(tiny_bundle: Path) -> Iterator[Triton]:
 
 
 @pytest.fixture(scope="session")
+def demo_triton() -> Iterator[Triton]:
+    """The same for the bundle that ships, which is what is served by default."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("FOLEY_BUNDLE", raising=False)
+        with embedded_triton() as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
 def foley_sdk(triton: Triton) -> Foley:
     return Foley(triton)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -18,17 +17,9 @@ from foley.dis_flow import DisFlow
 from foley.envelope import measure, samples
 from foley.manifest import DisFlowConfig
 from foley.media import probe, read_frames
-from foley_client import Triton, embedded_triton
+from foley_client import Triton
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Triton]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.delenv("FOLEY_BUNDLE", raising=False)
-        with embedded_triton() as triton:
-            yield triton
 
 
 @pytest.fixture
@@ -36,25 +27,25 @@ def video(repository: Path) -> Path:
     return repository / "examples" / "steel.mp4"
 
 
-def test_optical_flow_is_that_of_dis(demo: Triton, video: Path) -> None:
-    config = demo.manifest.optical_flow
+def test_optical_flow_is_that_of_dis(demo_triton: Triton, video: Path) -> None:
+    config = demo_triton.manifest.optical_flow
     assert isinstance(config, DisFlowConfig)
     frames = np.stack(list(islice(read_frames(video), 5)))
-    served = demo.infer("optical_flow", frames=frames)["flow"]
+    served = demo_triton.infer("optical_flow", frames=frames)["flow"]
     assert np.ptp(served) > 0
     np.testing.assert_array_equal(served, DisFlow(config).flow(frames))
 
 
-def test_a_clip_gets_its_sound(demo: Triton, video: Path, repository: Path, tmp_path: Path) -> None:
+def test_a_clip_gets_its_sound(demo_triton: Triton, video: Path, repository: Path, tmp_path: Path) -> None:
     outputs = [option for name in ("clip.mp4", "clip.wav", "curve.json") for option in ("-o", name)]
-    command = [BIN / "foley", "generate", video, "--text", "a stick hits metal", "--server", demo.url, *outputs]
+    command = [BIN / "foley", "generate", video, "--text", "a stick hits metal", "--server", demo_triton.url, *outputs]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     with av.open(str(tmp_path / "clip.mp4")) as result:
         assert len(result.streams.video) == len(result.streams.audio) == 1
         recipe = json.loads(result.metadata["comment"])
     assert recipe["bundle_sha256"] == bundles.read(repository / "bundles" / "demo").digest
-    assert recipe["steps"] == demo.manifest.sampling.steps
+    assert recipe["steps"] == demo_triton.manifest.sampling.steps
     sound, _ = soundfile.read(tmp_path / "clip.wav", dtype="float32")
     assert len(sound) == samples(probe(video).duration_s)
     requested = envelope_file.read(tmp_path / "curve.json")

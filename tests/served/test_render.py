@@ -219,15 +219,14 @@ def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: Triton, 
 
 @pytest.mark.long
 def test_several_servers_share_the_rows_if_they_serve_the_same(
-    foley: Command, triton: Triton, tiny_bundle: Path, clips: Path, repository: Path
+    foley: Command, triton: Triton, demo_triton: Triton, tiny_bundle: Path, clips: Path
 ) -> None:
     write_manifest(clips, [{"video": "0.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
     with embedded_triton(tiny_bundle) as second:
         done = foley("render", "rows.jsonl", "-o", "out", "--server", triton.url, "--server", second.url, "--json")
         assert done.returncode == 0, done.stderr
         assert {e["place"] for e in events(done) if e["event"] == "done"} == {triton.url, second.url}
-    with embedded_triton(repository / "bundles" / "demo") as other:
-        mixed = foley("render", "rows.jsonl", "-o", "out", "--server", triton.url, "--server", other.url)
+    mixed = foley("render", "rows.jsonl", "-o", "out", "--server", triton.url, "--server", demo_triton.url)
     assert mixed.returncode == 2
     assert "different" in mixed.stderr
 

@@ -36,9 +36,9 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    demo = repository / "bundles" / "demo"
-    with api_server(tmp_path_factory.mktemp("studio"), bundle=demo, studio=True, studio_port=0) as server:
+def server(demo_triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    settings = {"triton": demo_triton.url, "studio": True, "studio_port": 0}
+    with api_server(tmp_path_factory.mktemp("studio"), **settings) as server:
         yield server
 
 
