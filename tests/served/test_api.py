@@ -246,7 +246,7 @@ def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
 ) -> None:
     before = triton.statistics("denoiser")["inference_count"]
     bad = options_of(ON_CURVE)
-    bad.sampling.step_count = 0
+    bad.sampling.steps = 0
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(iter([pb.GenerateRequest(options=bad)]), timeout=60)
         with pytest.raises(grpc.RpcError) as refused:
@@ -254,7 +254,7 @@ def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     error = from_call(refused.value)
     assert isinstance(error, SettingError)
-    assert error.field == "options.sampling.step_count"
+    assert error.field == "options.sampling.steps"
     with pytest.raises(SettingError, match="more guidance"):
         client.generate(replace(ON_CURVE, options=GenerateOptions(text="a", negative_text="b", guidance=1.0)))
     assert triton.statistics("denoiser")["inference_count"] == before
