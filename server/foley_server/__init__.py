@@ -1,3 +1,3 @@
-"""Lays the model repository out for a target, and launches and supervises Triton."""
+"""Serves Video-Foley: model repository, Triton process, public gRPC API and studio."""
 
 from foley import __version__ as __version__

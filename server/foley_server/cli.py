@@ -1,4 +1,4 @@
-"""`foley-server`: serve a bundle."""
+"""The `foley-server` command line."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from foley_pipeline.grpc_options import channel_options
 from foley_server import repository, triton
 from foley_server.gpu import Gpu
 
-LOOK_S = 0.2  # between two looks at Triton's processes
+LOOK_S = 0.2  # interval between checks of Triton's processes
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 app = application("Serve Video-Foley with NVIDIA Triton.")
@@ -53,11 +53,11 @@ def run(
     metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics; 0 picks a free one.")] = 8002,
     until_stdin_closes: Annotated[bool, typer.Option(help="Stop when standard input closes.")] = False,
 ) -> None:
-    """Check the bundle, start Triton, and serve until Ctrl-C.
+    """Verify the bundle, start Triton, and serve until Ctrl-C.
 
     Prints one line when every model is ready: `ready grpc=ADDRESS:PORT metrics=ADDRESS:PORT`.
     """
-    signal.signal(signal.SIGINT, command.stop)  # also as a background job, which a shell starts with it ignored
+    signal.signal(signal.SIGINT, command.stop)  # a shell starts background jobs with SIGINT ignored
     opened = bundles.read(bundle)
     bundles.verify(opened)
     if until_stdin_closes:
@@ -70,10 +70,10 @@ def run(
             sys.stdout.flush()
             while (failure := server.failure()) is None:
                 time.sleep(LOOK_S)
-            server.process.kill()  # what waits for a model that has died is told so
+            server.process.kill()  # fails the calls that wait for the dead model
             raise FoleyError(failure)
     except command.Stopped:
-        return  # the way to stop a server
+        return  # SIGINT and SIGTERM are the normal way to stop
 
 
 @app.command("repository")
@@ -85,10 +85,10 @@ def lay_out(
     precision: PrecisionOption = "fp16",
     profile: ProfileOption = "latency",
 ) -> None:
-    """Write the model repository for a target, for a Triton that you start yourself or to look at.
+    """Write the model repository for a target, to inspect it or to start Triton with it yourself.
 
-    It links to the bundle's files, so both must stay where they are. Start that Triton with
-    --grpc-http2-min-recv-ping-interval-without-data=10000, or it closes connections during long calls.
+    The repository contains absolute links to the bundle's files: do not move the bundle. Start Triton with
+    --grpc-http2-min-recv-ping-interval-without-data=10000; otherwise it closes connections during long calls.
 
     foley-server repository models/ --bundle bundles/paper --target tensorrt
     """
@@ -108,8 +108,8 @@ def _gpu(target: Literal["cpu", "cuda", "tensorrt"], precision: Half, tuning: Tu
     add_help_option=False,
 )
 def api(context: typer.Context) -> None:
-    """Serve the public API: video in, sound out. `foley-server api --help` lists its settings."""
-    from foley_server.api import app as api_app  # what serves the API takes a second to import
+    """Serve the public gRPC API. `foley-server api --help` lists its settings."""
+    from foley_server.api import app as api_app  # deferred: takes a second to import
     from foley_server.api.settings import load
 
     api_app.serve(load(context.args))
@@ -120,9 +120,9 @@ def api(context: typer.Context) -> None:
     add_help_option=False,
 )
 def studio(context: typer.Context) -> None:
-    """Open the studio: see a video's loudness curve, change it, hear it, in the browser at http://localhost:8090.
+    """Serve the studio, a web page for editing and auditioning loudness curves, at http://localhost:8090.
 
-    The API's server with `--studio`; takes its settings, see `foley-server api --help`.
+    Runs the API server with `--studio` and accepts the same settings; see `foley-server api --help`.
     """
     from foley_server.api import app as api_app
     from foley_server.api.settings import load
@@ -136,7 +136,10 @@ def health(
     server: Annotated[str, typer.Argument(help="HOST:PORT of the API, or of Triton.")] = "127.0.0.1:8080",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for its answer.")] = 5.0,
 ) -> None:
-    """Ask whether a server serves: exit code 0 if it does, for probes; over plain gRPC, from beside it."""
+    """Check the gRPC health service of a server, for probes: exit code 0 if it is serving.
+
+    Connects without TLS: run it on the same machine or in the same pod.
+    """
     with grpc.insecure_channel(server, channel_options(server)) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
@@ -156,7 +159,7 @@ def token(
     requests_per_minute: Annotated[float, typer.Option(help="Calls a minute.")] = 60,
     concurrent_requests: Annotated[int, typer.Option(help="Calls at the same time.")] = 4,
 ) -> None:
-    """Make a token for the API: prints it once, and on standard error what to add to the file of --tokens.
+    """Create an API token: print it to standard output, and its entry for the --tokens file to standard error.
 
     foley-server token alice 2>> tokens.toml > alice.token
     """
@@ -168,19 +171,19 @@ def token(
 
 
 def _interrupt_at_end_of_stdin() -> None:
-    while os.read(0, 4096):  # not through sys.stdin, which Python could not close then
+    while os.read(0, 4096):  # a read of sys.stdin would keep Python from closing it at exit
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _bypass_proxies_on_this_machine() -> None:
-    """Add loopback to `no_proxy`, for the HTTP requests of this process and of its Triton: metrics, traces, media."""
+    """Add loopback to `no_proxy`, for HTTP requests of this process and of its Triton: metrics, traces, media."""
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     hosts = ",".join(filter(None, [listed, "localhost", "127.0.0.1", "::1"]))
     os.environ |= {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the `foley-server` command line."""
     _bypass_proxies_on_this_machine()
     command.run(app)

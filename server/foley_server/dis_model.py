@@ -1,6 +1,6 @@
-"""The Python-backend model that finds optical flow with OpenCV's DIS.
+"""Python-backend model that computes optical flow with OpenCV's DIS.
 
-It only works inside Triton's Python backend.
+Works only inside Triton's Python backend.
 """
 
 import json
@@ -13,16 +13,16 @@ from foley.manifest import DisFlowConfig, Manifest
 
 
 class TritonPythonModel:
-    """Frames in, flow out; with the preset that the bundle names, the default one where it has RAFT."""
+    """Computes flow from frames, with the bundle's DIS preset; the default preset if the bundle uses RAFT."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Make the method for the bundle's manifest."""
+        """Create the DIS estimator from the bundle's manifest."""
         parameters = json.loads(args["model_config"])["parameters"]
         config = Manifest.model_validate_json(parameters["manifest"]["string_value"]).optical_flow
         self.dis = DisFlow(config if isinstance(config, DisFlowConfig) else DisFlowConfig())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request, in order."""
+        """Return one response per request, in order."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:

@@ -1,7 +1,8 @@
-"""What a model's configuration says on a GPU: backend, instances, batching, CUDA graphs, warm-up.
+"""Configures models for a GPU: backend, instances, batching, CUDA graphs, warm-up.
 
-For the backends of the official Triton container: `onnxruntime` with its CUDA provider, and `tensorrt`. Tensors between
-two networks of an ensemble stay on the device without being told to; what is for Python models comes to the host.
+Uses the backends of the official Triton container: `onnxruntime` with its CUDA provider, and `tensorrt`. Triton keeps
+tensors between two networks of an ensemble on the device without any setting; inputs of Python models are copied to
+the host.
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from foley.stages import Stage, Tensor
 Target = Literal["cuda", "tensorrt"]
 
 CUDA_GRAPHS = frozenset({"denoiser"})
-"""Called once a step: where starting a thousand kernels costs most. The others run once a clip."""
+"""Networks to capture as CUDA graphs: called once per denoising step, about 1,000 kernel launches each.
 
-KIND = model_config_pb2.ModelInstanceGroup.KIND_GPU  # not KIND_AUTO: without a GPU a server must not come up, and crawl
+The other networks run once per clip.
+"""
+
+KIND = model_config_pb2.ModelInstanceGroup.KIND_GPU  # not KIND_AUTO, which falls back to the CPU if there is no GPU
 
 FULL_BATCH_DELAY_US = 3_000
-_SHORT_TEXT = 16  # tokens: what a prompt has
+_SHORT_TEXT = 16  # tokens of a typical prompt
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,9 @@ class Gpu:
     """How networks run on the GPU.
 
     Attributes:
-        precision: of the graphs, or of those that the engines were built from.
-        tuning: "latency": a step waits for nobody; "throughput": for some milliseconds, for a full batch.
+        target: "cuda" for ONNX Runtime graphs, "tensorrt" for engines.
+        precision: Precision of the graphs, or of the graphs that the engines were built from.
+        tuning: "latency": no queue delay; "throughput": requests wait up to `FULL_BATCH_DELAY_US` for a full batch.
     """
 
     target: Target
@@ -39,18 +44,18 @@ class Gpu:
 
     @property
     def model_file(self) -> str:
-        """Under this name Triton's backend finds the network in its model's folder."""
+        """File name under which the backend looks for the network in the model's version folder."""
         return "model.onnx" if self.target == "cuda" else "model.plan"
 
     def source(self, stage: str) -> str:
-        """Path inside the bundle of what is served."""
+        """Return the path, inside the bundle, of the graph or engine of `stage`."""
         if self.target == "cuda":
             return graph_file(stage, self.precision)
         return engine_file(stage, self.precision, self.tuning)
 
 
 def configure(config: model_config_pb2.ModelConfig, stage: Stage, gpu: Gpu) -> None:
-    """Let the network `stage`, configured for the processor, run on the GPU."""
+    """Change `config` of the network `stage` from the CPU to the GPU, in place."""
     config.backend = "onnxruntime" if gpu.target == "cuda" else "tensorrt"
     config.default_model_filename = gpu.model_file
     del config.instance_group[:]
@@ -61,7 +66,7 @@ def configure(config: model_config_pb2.ModelConfig, stage: Stage, gpu: Gpu) -> N
             config.dynamic_batching.preferred_batch_size[:] = [stage.max_batch]
     if gpu.target == "cuda":
         accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
-        # the fastest convolutions, found once; and one stream, so that copies and kernels need no events between them
+        # search for the fastest convolutions, once; one stream, so that copies and kernels need no events between them
         accelerator.parameters["cudnn_conv_use_max_workspace"] = "1"
         accelerator.parameters["use_ep_level_unified_stream"] = "1"
     elif stage.name in CUDA_GRAPHS:
@@ -71,7 +76,7 @@ def configure(config: model_config_pb2.ModelConfig, stage: Stage, gpu: Gpu) -> N
 
 
 def _capture_graphs(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
-    """A CUDA graph for every batch size: all other dimensions are fixed."""
+    """Capture a CUDA graph for every batch size; all other dimensions are fixed."""
     cuda = config.optimization.cuda
     cuda.graphs = True
     cuda.output_copy_stream = True
@@ -82,7 +87,7 @@ def _capture_graphs(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
 
 
 def _batches(stage: Stage) -> list[int]:
-    """The batch sizes that are run before the model is ready: one, and the largest. 0 where there are no batches."""
+    """Return the batch sizes for warm-up: 1 and the maximum; [0] if the model does not batch."""
     return sorted({1, stage.max_batch}) if stage.max_batch else [0]
 
 

@@ -1,7 +1,7 @@
-"""Finds a Triton server: inside the `nvidia-pytriton` wheel, whose Python backend is made usable, or the official one.
+"""Locates a Triton server: the one in the `nvidia-pytriton` wheel, or an official installation.
 
-Only the binary, the Python backend and its stubs are taken from the wheel; its own API is not used,
-so that the same model repository runs in the official container, the one that has backends for GPUs.
+Only the binary, the Python backend and its stubs are used from the wheel, not the API of PyTriton, so that the same
+model repository also runs in the official container, which has the backends for GPUs.
 """
 
 import importlib.util
@@ -21,12 +21,15 @@ STUB = "triton_python_backend_stub"
 
 @dataclass(frozen=True)
 class Installation:
-    """Where the parts of a Triton lie.
+    """Paths of a Triton installation.
 
     Attributes:
-        python_backend: its files, with no stub among them that can be used.
-        stub: of the running Python; None: the backend's own is used, as in the official container.
-        libraries: folders that the dynamic linker has to search for the binary and the stub.
+        binary: The `tritonserver` executable.
+        python_backend: Folder of the Python backend. In the wheel it contains no usable stub.
+        stub: Stub executable for the running Python version; None to use the one in `python_backend`, as in the
+            official container.
+        caches: Folder of the response cache implementations.
+        libraries: Folders that the dynamic linker must search for the binary and the stub.
     """
 
     binary: Path
@@ -37,10 +40,10 @@ class Installation:
 
 
 def find_official() -> Installation:
-    """The Triton of the official container, at /opt/tritonserver or where FOLEY_TRITON says.
+    """Return the Triton of the official container, at /opt/tritonserver or $FOLEY_TRITON.
 
     Raises:
-        ServerUnavailable: there is none.
+        ServerUnavailable: There is no Triton in that folder.
     """
     binary = OFFICIAL / "bin" / "tritonserver"
     if not binary.is_file():
@@ -52,10 +55,10 @@ def find_official() -> Installation:
 
 
 def find() -> Installation:
-    """The embedded Triton of this Python environment.
+    """Return the embedded Triton of this Python environment.
 
     Raises:
-        ServerUnavailable: the wheel is not installed, or has no stub for the running Python.
+        ServerUnavailable: The wheel is not installed, or has no stub for the running Python version.
     """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
@@ -78,40 +81,40 @@ def find() -> Installation:
 
 
 def _python_libraries() -> list[Path]:
-    """The folder of the running Python's shared library, or nothing where Python was installed without one.
+    """Return the folder of the running Python's shared library; empty if Python was installed without one.
 
-    The dynamic linker does not know this folder where Python comes from pyenv, uv or conda.
+    The folder is not on the dynamic linker's search path if Python comes from pyenv, uv or conda.
     """
-    # The stub needs this name even where Python itself is linked statically (sysconfig's INSTSONAME ends in .a then).
+    # The stub needs this name even if Python itself is linked statically (sysconfig's INSTSONAME then ends in .a).
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    # LIBDIR is the folder that Python was built for; one that was moved afterwards, such as uv's, is in its prefix.
+    # LIBDIR is the folder that Python was built for; a relocated Python, such as uv's, has the library in its prefix.
     folders = [Path(sys.base_prefix, "lib"), Path(sysconfig.get_config_var("LIBDIR") or "")]
     return [folder for folder in folders if (folder / name).is_file()][:1]
 
 
 def environment(installation: Installation) -> dict[str, str]:
-    """The environment variables to start Triton with."""
-    # The user's own folders stay, behind those that belong to this Triton and this Python.
+    """Return the environment variables to start Triton with."""
+    # The user's own folders are kept, after those of this Triton and this Python.
     libraries = [*map(str, installation.libraries), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     return {
         **os.environ,
         **({"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}),
-        "ORT_DISABLE_TELEMETRY": "1",  # from 1.29 on, official Linux builds report to Microsoft unless told not to
-        # the stub embeds Python, ignores PYTHONPATH, and takes its environment from the first python3 it finds
+        "ORT_DISABLE_TELEMETRY": "1",  # official Linux builds send telemetry to Microsoft by default from 1.29
+        # the stub embeds Python, ignores PYTHONPATH, and uses the environment of the first python3 on PATH
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
 
 
 def need_libraries(installation: Installation) -> None:
-    """Check that the dynamic linker finds every shared library of the stub, the process of a model in Python.
+    """Check that the dynamic linker finds every shared library of the stub, which runs each Python model.
 
-    Without this check the stub exits at once, and Triton waits `stub-timeout-seconds` for it.
+    If a library is missing, the stub exits at once, and Triton waits `stub-timeout-seconds` for it.
 
     Raises:
-        ServerUnavailable: a library is missing; the message says what to install.
+        ServerUnavailable: A library is missing; the message says what to install.
     """
     stub = installation.stub or installation.python_backend / STUB
-    # With this variable glibc's linker lists a program's libraries and does not run it; `ldd` does the same.
+    # With this variable, glibc's linker lists a program's libraries instead of running it, as `ldd` does.
     variables = environment(installation) | {"LD_TRACE_LOADED_OBJECTS": "1"}
     listing = subprocess.run([stub], env=variables, capture_output=True, text=True, check=False).stdout
     missing = re.findall(r"^\s*(\S+) => not found", listing, re.MULTILINE)
@@ -127,7 +130,10 @@ def need_libraries(installation: Installation) -> None:
 
 
 def link_backends(installation: Installation, folder: Path) -> Path:
-    """The folder of backends: for the wheel's `folder`, in which python is made one with the running Python's stub."""
+    """Return the folder to pass as `--backend-directory`.
+
+    For the wheel this is `folder`, filled with links to the Python backend and to the stub for the running Python.
+    """
     if installation.stub is None:
         return installation.python_backend.parent
     backend = folder / "python"

@@ -1,6 +1,6 @@
-"""The Python-backend model that runs one of the bundle's graphs with ONNX Runtime (target `cpu`).
+"""Python-backend model that runs one of the bundle's graphs with ONNX Runtime (target `cpu`).
 
-Every network's `model.py` imports this class. It only works inside Triton's Python backend.
+Every network's `model.py` imports this class. Works only inside Triton's Python backend.
 """
 
 import json
@@ -22,10 +22,10 @@ ONNX_ERRORS = (InvalidArgument, RuntimeException, Fail)
 
 
 class TritonPythonModel:
-    """Runs one ONNX session; requests of equal shape and wishes that arrive together are one batch."""
+    """Runs one ONNX session; batches requests of a call that have the same row shapes and requested outputs."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph of the model that this instance serves."""
+        """Load the graph of the model `args["model_name"]`."""
         parameters = {
             key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()
         }
@@ -35,7 +35,7 @@ class TritonPythonModel:
         self.session = open_session(graph)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request, in order. Triton hands over a list; stacking it is up to the model."""
+        """Return one response per request, in order. Triton passes a list; the model stacks the requests itself."""
         calls = [self._read(request) for request in requests]
         if not self.stage.max_batch:
             return [self._answer(call) for call in calls]
@@ -53,18 +53,18 @@ class TritonPythonModel:
         )
 
     def _answer_batch(self, calls: list["Call"]) -> list[Any]:
-        """Requests of equal shape that want the same: one run."""
+        """Run requests with the same row shapes and requested outputs as one batch."""
         stacked = {name: np.concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
         try:
             outputs = self.session.run(calls[0].outputs, stacked)
-        except ONNX_ERRORS:  # one request's values are to blame: it must not fail those it shares the batch with
+        except ONNX_ERRORS:  # run one by one, so that invalid values of one request do not fail the others
             return [self._answer(call) for call in calls]
         ends = np.cumsum([call.rows for call in calls])
         pieces = [[output[end - call.rows : end] for output in outputs] for call, end in zip(calls, ends, strict=True)]
         return [_respond(call, piece) for call, piece in zip(calls, pieces, strict=True)]
 
     def _answer(self, call: "Call") -> Any:
-        """One request by itself: its outputs, or what is wrong with its inputs."""
+        """Run one request; ONNX Runtime errors become an INVALID_ARG response."""
         try:
             return _respond(call, self.session.run(call.outputs, call.inputs))
         except ONNX_ERRORS as error:
@@ -73,19 +73,24 @@ class TritonPythonModel:
 
 @dataclass(frozen=True)
 class Call:
-    """What one request brings and wants: arrays by name, and the names of outputs, in the contract's order."""
+    """One request.
+
+    Attributes:
+        inputs: Input arrays by name.
+        outputs: Names of the requested outputs, in the order of the stage's contract.
+    """
 
     inputs: dict[str, np.ndarray]
     outputs: list[str]
 
     @property
     def rows(self) -> int:
-        """The size of its batch."""
+        """Batch size of the request."""
         return len(next(iter(self.inputs.values())))
 
     @property
     def row_shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of its inputs without the batch."""
+        """Shapes of the inputs without the batch dimension."""
         return [array.shape[1:] for array in self.inputs.values()]
 
 

@@ -1,7 +1,7 @@
-"""Lays the committed model repository out for one bundle and one target.
+"""Writes the model repository for one bundle and one target.
 
-The committed `config.pbtxt` files are the paper's sizes on the processor. What depends on the
-bundle (tensor dimensions, where its files are) is written here, from `foley.stages`.
+The committed `config.pbtxt` files have the tensor sizes of the paper, for the CPU. This module writes what depends on
+the bundle (tensor dimensions, paths of its files), from `foley.stages`.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ DATA_TYPES: dict[Dtype, int] = {
 
 
 def read_config(folder: Path) -> model_config_pb2.ModelConfig:
-    """The `config.pbtxt` in a model's `folder`.
+    """Read the `config.pbtxt` in a model's `folder`.
 
     Raises:
-        SettingError: there is none, or it is not one.
+        SettingError: The file is missing or not a valid configuration.
     """
     path = folder / "config.pbtxt"
     try:
@@ -43,7 +43,7 @@ def read_config(folder: Path) -> model_config_pb2.ModelConfig:
 
 
 def apply_contract(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
-    """Make the inputs and outputs of `config` those of `stage`."""
+    """Set the inputs, outputs and maximum batch size of `config` to those of `stage`."""
     del config.input[:], config.output[:]
     for tensor in stage.inputs:
         config.input.add(name=tensor.name, data_type=DATA_TYPES[tensor.dtype], dims=dims(tensor))
@@ -53,15 +53,24 @@ def apply_contract(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
 
 
 def dims(tensor: Tensor) -> Iterable[int]:
-    """Triton's form of a shape: -1 where it varies."""
+    """Return the shape of `tensor` as Triton dims: -1 for variable dimensions."""
     return [-1 if isinstance(size, str) else size for size in tensor.shape]
 
 
 def lay_out(repository: Path, bundle: Bundle, destination: Path, on: Gpu | None = None) -> Path:
-    """Write the model repository that serves `bundle` into `destination`: on the processor, or `on` a GPU.
+    """Write the model repository that serves `bundle`.
+
+    Args:
+        repository: The committed model repository.
+        bundle: The bundle to serve.
+        destination: Folder to write to.
+        on: GPU configuration; None for the CPU.
+
+    Returns:
+        `destination`.
 
     Raises:
-        BundleError: the bundle has no graphs yet, or no engines.
+        BundleError: The bundle has no graphs, or no engines, for this target.
         SettingError: `repository` is not the model repository.
     """
     if on and on.target == "tensorrt":
@@ -95,7 +104,11 @@ def lay_out(repository: Path, bundle: Bundle, destination: Path, on: Gpu | None 
 
 
 def _need_engines(bundle: Bundle, on: Gpu) -> None:
-    """Raise BundleError where a network has no engine."""
+    """Check that every network has an engine.
+
+    Raises:
+        BundleError: An engine is missing.
+    """
     if missing := [name for name in networks(bundle.manifest) if not bundle.path(on.source(name)).is_file()]:
         raise BundleError(
             f"the bundle {bundle.root} has no engine for {', '.join(missing)}: "
@@ -104,10 +117,10 @@ def _need_engines(bundle: Bundle, on: Gpu) -> None:
 
 
 def _platform(bundle: Bundle, on: Gpu | None) -> dict[str, str]:
-    """What the networks run on, for all that it changes their numbers; "" where it does not apply.
+    """Return the parameters that identify the platform as far as it affects results; "" if one does not apply.
 
-    Engines are not in the bundle's digest, and each build of one may choose other kernels. With graphs, the tuning only
-    says how long a request waits for others.
+    Engines are not part of the bundle's digest, and each build of an engine may select different kernels. With graphs,
+    the tuning changes only the queue delay of batching.
     """
     if on is None:
         return {"target": "cpu", "precision": "fp32", "tuning": "", "engines_sha256": ""}
@@ -119,10 +132,10 @@ def _platform(bundle: Bundle, on: Gpu | None) -> dict[str, str]:
 
 
 def _place(bundle: Bundle, stage: str, on: Gpu, folder: Path) -> None:
-    """Put what a backend loads into a model's `folder`: the graph with its weights beside it, or the engine."""
+    """Link what the backend loads into a model's `folder`: the graph and its weights, or the engine."""
     files = {on.source(stage): on.model_file}
     if on.target == "cuda":
-        files[weights_file(stage)] = Path(weights_file(stage)).name  # as the graph calls it
+        files[weights_file(stage)] = Path(weights_file(stage)).name  # the name that the graph refers to
     for source, name in files.items():
-        # both as links: ONNX Runtime follows the graph's, and then wants its weights beside what it found there
+        # link both: ONNX Runtime resolves the graph's link, and looks for the weights in the folder of its target
         (folder / name).symlink_to(bundle.path(source).resolve())

@@ -1,4 +1,4 @@
-"""The folder that a running server keeps its files in, and what is done about those of servers that were killed."""
+"""Folder for the files of a running server; folders left behind by killed servers are removed."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,12 +9,15 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def run_folder() -> AbstractContextManager[Path]:
-    """A new folder, gone at the end with the shared memory that is named after it (see `memory_prefix`)."""
+    """Create a folder that is removed on exit, with the shared memory named after it (see `memory_prefix`)."""
     return scratch_folder("foley-triton-", _remove_shared_memory)
 
 
 def memory_prefix(folder: Path) -> str:
-    """How the names of a server's shared-memory regions begin: no two alike, or servers destroy each other's."""
+    """Return the name prefix of a server's shared-memory regions.
+
+    It is unique: servers with the same prefix destroy each other's regions.
+    """
     return f"{folder.name}-"
 
 

@@ -1,4 +1,4 @@
-"""One embedded Triton: started for a bundle, watched until it is ready, stopped without a trace."""
+"""Runs an embedded Triton for a bundle: start, wait until ready, monitor, stop and clean up."""
 
 import ctypes
 import os
@@ -24,25 +24,25 @@ from foley_server import installation, repository
 from foley_server.gpu import Gpu
 from foley_server.run_folder import memory_prefix, run_folder
 
-START_TIMEOUT_S = 600.0  # the paper's bundle loads 2.4 GB
-ANSWER_TIMEOUT_S = 30.0  # from when it listens, with all models loaded, to its first answer
-LOST_S = 0.5  # Triton reaps the processes that it ends itself within milliseconds
+START_TIMEOUT_S = 600.0  # the paper's bundle has 2.4 GB of weights
+ANSWER_TIMEOUT_S = 30.0  # from listening, with all models loaded, to the first response
+LOST_S = 0.5  # a zombie older than this has died: Triton reaps the processes that it stops within milliseconds
 STOP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a running server listens."""
+    """Addresses of a running server, HOST:PORT each."""
 
     grpc: str
     metrics: str
 
 
 class ModelProcesses:
-    """The processes of the models, children of Triton.
+    """Tracks the stub processes of the models, which are children of Triton.
 
-    Triton 24.10 does not notice that one has ended: while it starts it waits for `stub-timeout-seconds`, and later
-    requests to that model wait for ever.
+    Triton 24.10 does not detect that one has exited: during startup it waits for `stub-timeout-seconds`; after that,
+    requests to the model never return.
     """
 
     def __init__(self, triton: int) -> None:
@@ -50,9 +50,9 @@ class ModelProcesses:
         self._models: dict[psutil.Process, str] = {}
 
     def look(self) -> list[str]:
-        """Take note of the processes that run now; returns the models of those that ended without being reaped."""
+        """Record the running processes; return the models of those that exited and were not reaped."""
         ended = []
-        with suppress(psutil.NoSuchProcess):  # Triton itself has ended
+        with suppress(psutil.NoSuchProcess):  # Triton itself has exited
             for process in self._triton.children():
                 if model := _model(process):
                     self._models[process] = model
@@ -61,12 +61,17 @@ class ModelProcesses:
         return ended
 
     def dead(self) -> list[str]:
-        """The models whose process ran at an earlier look, and has ended."""
+        """Return the models whose recorded process has exited."""
         return [model for process, model in self._models.items() if _has_ended(process)]
 
 
 class Triton:
-    """A running server process, and those of its models."""
+    """A running server process and the processes of its models.
+
+    Attributes:
+        process: The `tritonserver` process.
+        endpoints: Addresses that it listens on.
+    """
 
     def __init__(
         self, process: subprocess.Popen[bytes], models: ModelProcesses, endpoints: Endpoints, log: Path
@@ -75,7 +80,7 @@ class Triton:
         self._models, self._log = models, log
 
     def failure(self) -> str | None:
-        """Why it does not serve any more, None while it does."""
+        """Return why the server has stopped working; None while it works."""
         if (code := self.process.poll()) is not None:
             end = self._log.read_text(errors="replace")[-2000:]
             return f"Triton ended by itself with exit code {code}; its log ends: {end}"
@@ -84,13 +89,13 @@ class Triton:
 
 
 def claim_port(address: str, port: int) -> int:
-    """`port`, or where that is 0 one that nothing listens on now.
+    """Return `port`, or a free port if it is 0. The port is not reserved.
 
     Raises:
-        ServerUnavailable: something listens on it already, or the address is not one of this machine's.
+        ServerUnavailable: The port is in use, or the address does not belong to this machine.
     """
     with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that is only winding down is free
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT counts as free
         try:
             listener.bind((address, port))
         except (OSError, OverflowError) as error:
@@ -109,15 +114,23 @@ def serve(
     trace: str | None = None,
     on: Gpu | None = None,
 ) -> Iterator[Triton]:
-    """Serve `bundle` with the repository `models` while the context lasts, `on` a GPU with the official Triton.
+    """Run a Triton that serves `bundle`; stop it on exit.
 
-    Port 0 picks a free one.
+    Args:
+        models: The committed model repository.
+        bundle: The bundle to serve.
+        address: Address to listen on.
+        grpc_port: Port of the gRPC endpoint; 0 picks a free one.
+        metrics_port: Port of the Prometheus metrics; 0 picks a free one.
+        trace: OTLP/HTTP endpoint for spans of requests that carry a trace context; None turns tracing off.
+        on: GPU configuration, which needs the official Triton; None for the CPU and the embedded Triton.
 
-    Requests that belong to a trace have spans of theirs sent to `trace`, an OTLP/HTTP endpoint.
+    Yields:
+        The server, ready to serve.
 
     Raises:
-        BundleError: the bundle has no graphs.
-        ServerUnavailable: no Triton here, or it ended or hung before it was ready.
+        BundleError: The bundle has no graphs, or no engines, for this target.
+        ServerUnavailable: Triton is not installed, or it exited or hung before it was ready.
     """
     found = installation.find_official() if on else installation.find()
     installation.need_libraries(found)
@@ -183,29 +196,29 @@ def _command(
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
         f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
-        # nobody knows the word: these are closed
+        # the secret is discarded, which disables these protocols
         f"--grpc-restricted-protocol=shared-memory,trace,logging:closed={secrets.token_hex()}",
         *(_trace_flags(trace) if trace else []),
     ]
 
 
 def _trace_flags(endpoint: str) -> list[str]:
-    # a request that brings a trace's context is traced whatever the rate; no other is
+    # requests with a trace context are traced at any rate; at this rate, no others are
     settings = ("mode=opentelemetry", "level=TIMESTAMPS", f"rate={2**31 - 1}", f"opentelemetry,url={endpoint}")
     return [f"--trace-config={setting}" for setting in settings]
 
 
 def _end_with_parent() -> None:
-    """In the child: be killed when this process dies, however it dies (prctl PR_SET_PDEATHSIG)."""
-    os.setpgrp()  # a Ctrl-C in the terminal is for us; we stop the server in order
+    """In the child: request SIGTERM when the parent exits for any reason (prctl PR_SET_PDEATHSIG)."""
+    os.setpgrp()  # keep the terminal's Ctrl-C from Triton: this process stops it in order
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _model(process: psutil.Process) -> str | None:
-    """The name of the model that a process serves: its arguments begin with FOLDER/NAME/1/model.py."""
+    """Return the model that a process serves; its first argument is FOLDER/NAME/1/model.py."""
     try:
         found = re.search(r"([^/]+)/\d+/model\.py$", process.cmdline()[1])
-    except (psutil.Error, IndexError):  # it has ended
+    except (psutil.Error, IndexError):  # the process has exited
         return None
     return found[1] if found else None
 
@@ -220,10 +233,10 @@ def _has_ended(process: psutil.Process) -> bool:
 def _await_ready(
     process: subprocess.Popen[bytes], models: ModelProcesses, endpoints: Endpoints, log: Path, name: str
 ) -> None:
-    """Wait until the server called `name` is ready.
+    """Wait until the server with the id `name` is ready.
 
     Raises:
-        ServerUnavailable: Triton ended, a model or its process failed, nothing can connect, or a time limit passed.
+        ServerUnavailable: Triton exited, a model or its process failed, connections fail, or a timeout expired.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     died_at: float | None = None
@@ -247,10 +260,10 @@ def _await_ready(
 
 
 def _listens(endpoint: str) -> bool:
-    """Whether something listens there.
+    """Return whether a TCP connection to `endpoint` is accepted.
 
     Raises:
-        ServerUnavailable: this machine does not let its processes connect to each other.
+        ServerUnavailable: The connection fails with an error other than "refused".
     """
     address, port = endpoint.rsplit(":", 1)
     try:
@@ -265,7 +278,13 @@ def _listens(endpoint: str) -> bool:
 
 
 def _await_answer(process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path, name: str) -> None:
-    """Wait until the server called `name`, and not another one that was quicker to take its port, says it is ready."""
+    """Wait until the server at the endpoint reports that it is ready and has the id `name`.
+
+    The id distinguishes it from another server that has bound the port first.
+
+    Raises:
+        ServerUnavailable: Triton exited, another server responds, or a timeout expired.
+    """
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
     with grpcclient.InferenceServerClient(endpoints.grpc, channel_args=[NO_PROXY]) as client:
         while time.monotonic() < deadline:
@@ -284,25 +303,25 @@ def _await_answer(process: subprocess.Popen[bytes], endpoints: Endpoints, log: P
 
 
 def _load_failure(log: Path) -> str | None:
-    """What Triton logged about the first model that did not load."""
+    """Return what Triton logged about the first model that failed to load."""
     found = re.search(r"^E.*?\] \"?(failed to load '.*)", log.read_text(errors="replace"), re.MULTILINE)
     return _first_sentence(found[1]) if found else None
 
 
 def _first_error(log: Path) -> str:
-    """What Triton logged about a model that did not load, or its first error about a model, or its last line."""
+    """Return the load failure in the log, else the first error about a model, else the last line."""
     lines = log.read_text(errors="replace").strip().splitlines() or ["it logged nothing"]
     errors = [line.split("] ", 1)[-1] for line in lines if line.startswith("E") and "model" in line]
     return _load_failure(log) or _first_sentence([*errors, lines[-1]][0])
 
 
 def _first_sentence(message: str) -> str:
-    """A logged message without quotes, and without the stack that follows it."""
+    """Return a logged message without quotes and without the stack trace that follows it."""
     return message.strip('"').split("\\n", 1)[0]
 
 
 def _model_output(log: Path) -> str | None:
-    """The last line in the log that is not Triton's own: what a model's process wrote."""
+    """Return the last line in the log that is not Triton's: output of a model's process."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line for line in reversed(lines) if line and not re.match(r"[IWEF]\d{4} |[|+]", line)), None)
 
@@ -313,8 +332,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_TIMEOUT_S)
-    finally:  # a second signal to us must not leave anything behind
-        # a server that dies, or is stopped while it loads, forgets its stubs; they are of its process group
+    finally:  # clean up even if a second signal interrupts the wait
+        # a server that crashes, or is stopped during startup, leaves its stubs running; they are in its process group
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,1 +1,1 @@
-"""The public API in front of Triton."""
+"""The public gRPC API, served in front of Triton."""

@@ -1,4 +1,4 @@
-"""The API as one process: Triton below it, health and metrics beside it, and an orderly end."""
+"""The API server process: Triton supervisor, gRPC services, health, metrics, studio and graceful shutdown."""
 
 import asyncio
 import ctypes
@@ -47,22 +47,25 @@ SERVICES = (
     pb.DESCRIPTOR.services_by_name["FoleyService"].full_name,
     operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
 )
-MAX_MESSAGE = 4 * 2**20  # gRPC's own limit, which holds after decompression too
-MAX_CONNECTIONS = 10_000  # more are closed when they come; half of the open files are left for everything else
-M_ARENA_MAX = -8  # of malloc.h
-LAST_WORDS_S = 2.0  # for answers on their way when all else has ended
+MAX_MESSAGE = 4 * 2**20  # gRPC's default limit; also applies after decompression
+MAX_CONNECTIONS = 10_000  # upper limit, see `_connection_limit`; further connections are closed at once
+M_ARENA_MAX = -8  # from malloc.h
+LAST_WORDS_S = 2.0  # time to deliver final responses after everything else has stopped
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until SIGTERM or SIGINT, then drain and stop.
 
     Prints one line when it is ready: `ready grpc=ADDRESS:PORT metrics=ADDRESS:PORT`.
 
     Raises:
-        SettingError, OutputError, BundleError, ServerUnavailable: what keeps it from starting.
+        SettingError: A setting is not valid.
+        OutputError: A port is in use, or the data folder cannot be used.
+        BundleError: The bundle is missing, incomplete or damaged.
+        ServerUnavailable: Triton did not start.
     """
-    with suppress(AttributeError):  # another C library
-        # glibc gives threads arenas of their own, which keep what large messages took: twice the memory, for no speed
+    with suppress(AttributeError):  # not glibc
+        # glibc creates arenas per thread, which retain the memory of large messages: twice the memory, no faster
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
     logs.configure(settings.log_level)
     with tracing.exporting(str(settings.trace) if settings.trace else None, settings.trace_share):
@@ -138,8 +141,8 @@ async def _serve(settings: Settings) -> None:
 def _studio(
     settings: Settings, engine: Engine, sandbox: Sandbox, uploads: Uploads, tokens: Tokens
 ) -> AbstractAsyncContextManager[str]:
-    """The page beside the gRPC API; its address."""
-    from foley_server.studio.app import Studio  # HTTP takes a moment to import, and most servers have none
+    """Return the context that serves the studio and yields its URL."""
+    from foley_server.studio.app import Studio  # deferred: the HTTP stack is slow to import and rarely used
     from foley_server.studio.serve import serving
     from foley_server.studio.shelf import Shelves
 
@@ -160,7 +163,7 @@ def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -
     loop = asyncio.get_running_loop()
 
     def told(ready: bool) -> None:
-        with suppress(RuntimeError):  # the loop has ended
+        with suppress(RuntimeError):  # the event loop is closed
             asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
 
     if settings.triton:
@@ -194,7 +197,7 @@ def _server(
             ("grpc.max_allowed_incoming_connections", _connection_limit()),
             *KEEPALIVE,
             ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ("grpc.so_reuseport", 0),  # a second server on the port is an error
+            ("grpc.so_reuseport", 0),  # fail if another server uses the port
         ],
     )
     foley_pb2_grpc.add_FoleyServiceServicer_to_server(service, server)
@@ -205,7 +208,10 @@ def _server(
 
 
 def _connection_limit() -> int:
-    """The number of connections that are kept open, after allowing this process all the open files that it may have."""
+    """Raise the limit of open files to its hard limit, and return the maximum number of connections.
+
+    Half of the descriptors are left for everything else.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(MAX_CONNECTIONS, hard // 2)
@@ -234,7 +240,7 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
 
 
 def _watch(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:
-    """Metrics that are asked for when they are read."""
+    """Register gauges that are evaluated at each scrape."""
     metrics.gauge("triton_ready", "Whether Triton is there.", lambda: float(supervisor.ready))
     metrics.gauge("triton_starts", "How often Triton was started or joined.", lambda: supervisor.starts)
     metrics.gauge("admitted", "Requests that are let in.", lambda: engine.line.admitted)
@@ -245,7 +251,11 @@ def _watch(metrics: Metrics, engine: Engine, store: Store, supervisor: Superviso
 
 @contextmanager
 def _data_folder(path: Path) -> Iterator[Path]:
-    """The folder, ours alone. Raises OutputError where it cannot be had."""
+    """Create the data folder, lock it for this process, and yield its absolute path.
+
+    Raises:
+        OutputError: The folder cannot be used, or another server holds the lock.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (path / "lock").open("wb")
@@ -260,7 +270,7 @@ def _data_folder(path: Path) -> Iterator[Path]:
 
 
 def _stopped(when_stdin_closes: bool) -> "asyncio.Future[None]":
-    """Done when the process is asked to end."""
+    """Return a future that is done on SIGTERM or SIGINT, or at the end of standard input."""
     loop = asyncio.get_running_loop()
     stopped = loop.create_future()
 

@@ -1,7 +1,8 @@
-"""The process that opens one untrusted file: `python -m foley_server.api.decoder VERB FILE JSON`.
+"""Subprocess that decodes one untrusted file: `python -m foley_server.api.decoder VERB FILE JSON`.
 
-It bounds itself before it opens the file, has nothing but its standard output, and says there, in `frame`s of one
-letter and a length: H a header, D data, E an error, Z the end. Who reads it trusts none of it (`sandbox`).
+It sets its own resource limits before it opens the file. Its only output is standard output: messages of a kind (one
+byte), a length (uint32, see `PREFIX`) and content. Kinds: H header, D data, E error, Z end. The reader, `sandbox`,
+treats the output as untrusted.
 """
 
 import ctypes
@@ -27,11 +28,17 @@ from foley_pipeline.api.status import reason
 
 HEADER, DATA, ERROR, END = b"H", b"D", b"E", b"Z"
 PREFIX = struct.Struct("<cI")
-AUDIO_BLOCK = 1 << 16  # samples in a piece of data
+AUDIO_BLOCK = 1 << 16  # maximum number of samples in a data message
 
 
 def bound(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
-    """From here on: no more memory and time than this, no larger file written, no new process, no new right."""
+    """Limit the resources and privileges of this process.
+
+    Args:
+        memory_bytes: Maximum address space.
+        cpu_s: Maximum CPU time.
+        file_bytes: Maximum size of a written file.
+    """
     seconds = max(1, round(cpu_s))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
@@ -39,12 +46,19 @@ def bound(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
     libc = ctypes.CDLL(None)
-    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not without the one who waits for us
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the parent
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
 
 
 def main(out: BinaryIO, verb: str, file: Path, order: Mapping[str, Any]) -> None:
-    """Do `verb` with `file` and say what comes of it."""
+    """Run `verb` on `file` and write the result to `out`.
+
+    Args:
+        out: Stream for the messages.
+        verb: "probe", "frames", "audio", "mux" or "preview".
+        file: The untrusted file.
+        order: Limits, and further arguments of the verb.
+    """
 
     def say(kind: bytes, content: bytes) -> None:
         out.write(PREFIX.pack(kind, len(content)))
@@ -82,13 +96,13 @@ def _audio(file: Path, limits: Limits, say: Say, _: Order) -> None:
 
 
 def _mux(file: Path, limits: Limits, say: Say, order: Order) -> None:
-    """Write the picture of `file` with another file's sound to a name of ours; see `foley.mux.write_video`."""
+    """Write the picture of `file` with the sound of another file to `order["to"]`; see `foley.mux.write_video`."""
     sound = read_audio(Path(order["sound"]), limits)
     write_video(file, sound, SAMPLE_RATE_HZ, Path(order["to"]), order["source_audio"], limits=limits)
 
 
 def _preview(file: Path, limits: Limits, say: Say, order: Order) -> None:
-    """Write the picture of `file` to a name of ours; see `foley.preview`."""
+    """Write a preview of `file` to `order["to"]`; see `foley.preview`."""
     write_preview(file, Path(order["to"]), limits)
 
 
@@ -104,5 +118,5 @@ if __name__ == "__main__":
     order = json.loads(sys.argv[3])
     bound(order["memory_bytes"], order["cpu_s"], order.get("file_bytes", 0))
     stdout = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not get between what we say
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep the output of libraries out of the message stream
     main(stdout, sys.argv[1], Path(sys.argv[2]), order)

@@ -1,4 +1,4 @@
-"""Does what requests ask for: one after the other, on the Triton that is there, until it is done or nobody wants it."""
+"""Runs the work of requests on the current Triton: admission, queueing, time limits, cancellation and draining."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,7 +28,19 @@ RETRY_AFTER_S = 2.0
 
 @dataclass
 class Engine:
-    """Belongs to one event loop; the work itself is done by `running` threads."""
+    """Runs pipeline work in a pool of `running` threads. Not thread-safe: use it from one event loop.
+
+    Attributes:
+        supervisor: Provides the current Triton.
+        line: Admission control and queue.
+        reader: Opens media files.
+        cache: Cache of intermediate results.
+        metrics: Prometheus metrics.
+        running: Number of worker threads.
+        request_timeout_s: Time limit of a request.
+        max_sound_s: Maximum duration of the sound of one request, over all variations.
+        draining: Whether new requests are rejected.
+    """
 
     supervisor: Supervisor
     line: Line
@@ -49,11 +61,14 @@ class Engine:
 
     @asynccontextmanager
     async def request(self, later: bool = False) -> AsyncIterator[None]:
-        """One request, from its first message to its last answer; `later`: it does not need Triton now.
+        """Admit a request, from its first message to its last response.
+
+        Args:
+            later: Whether the request needs no Triton now, so that it is accepted while Triton is down.
 
         Raises:
-            Overloaded: there is no place for it.
-            ServerUnavailable: the server is about to end, or ends before the request does.
+            Overloaded: The queue is full.
+            ServerUnavailable: Triton is down, or the server is shutting down or stops before the request has ended.
         """
         if self.draining:
             raise _ending()
@@ -65,7 +80,11 @@ class Engine:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """A call that only watches: it takes no place, and no drain waits for it. Raises ServerUnavailable then."""
+        """Register a call that only watches: it needs no admission, and draining does not wait for it.
+
+        Raises:
+            ServerUnavailable: The server stops before the call has ended.
+        """
         async with self._until_the_end(self._watchers):
             yield
 
@@ -84,10 +103,17 @@ class Engine:
             tasks.discard(task)
 
     async def call(self, progress: Progress, work: Callable[[Foley, Watch], Result]) -> Result:
-        """What `work` returns, in its turn.
+        """Wait for a turn, run `work` in a worker thread, and return its result.
 
-        Cancelling this raises at once and stops the work before its next call to Triton. The turn lasts until the work
-        has really stopped, which a model that hangs can delay until the supervisor restarts Triton.
+        Cancellation takes effect at once and stops the work before its next call to Triton. The turn is held until the
+        work has stopped, which a hanging model can delay until the supervisor restarts Triton.
+
+        Args:
+            progress: Receives the position in the queue and the progress of the work.
+            work: Function of the pipeline and of a watch that cancels it.
+
+        Raises:
+            ServerUnavailable: Triton is down or fails; `retry_after_s` is set.
         """
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as turn:
@@ -100,7 +126,7 @@ class Engine:
             except asyncio.CancelledError:
                 watch.cancel()
                 leaving = asyncio.create_task(_close_after(job, turn.pop_all()))
-                self._leaving.add(leaving)  # the loop itself holds only weak references
+                self._leaving.add(leaving)  # the event loop only keeps weak references to tasks
                 leaving.add_done_callback(self._leaving.discard)
                 raise
             except ServerUnavailable as error:
@@ -111,7 +137,16 @@ class Engine:
                     self.metrics.stage(stage, seconds)
 
     async def generate(self, progress: Progress, job: Job) -> Sound:
-        """Do `job`; `progress` says how far it is. Raises what is wrong with it, and TimedOut."""
+        """Generate the sound of `job`.
+
+        Args:
+            job: What to generate.
+            progress: Receives the envelope and the progress.
+
+        Raises:
+            TimedOut: The request took longer than `request_timeout_s`.
+            FoleyError: The job is not valid, or it failed.
+        """
         loop = asyncio.get_running_loop()
 
         def has_envelope(envelope: Floats) -> None:
@@ -122,20 +157,24 @@ class Engine:
         return await self.in_time(self.call(progress, lambda foley, watch: work(foley, watch=watch)))
 
     async def in_time(self, work: Awaitable[Result]) -> Result:
-        """What `work` returns. Raises TimedOut when it takes longer than a request may."""
+        """Return the result of `work`.
+
+        Raises:
+            TimedOut: It took longer than `request_timeout_s`.
+        """
         try:
             return await asyncio.wait_for(work, self.request_timeout_s)
         except asyncio.TimeoutError as error:
             raise TimedOut(f"this took more than {self.request_timeout_s:g} s; ask for less at once") from error
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing more on, and wait for what is there, no longer than this."""
+        """Reject new requests, and wait up to `grace_s` seconds for those in progress."""
         self.draining = True
         if self._requests:
             await asyncio.wait(set(self._requests), timeout=grace_s)
 
     async def abort(self) -> None:
-        """End what is still there, and those who watch, with an error that may be retried."""
+        """End the remaining requests and watchers with a retryable ServerUnavailable."""
         self._aborting = True
         left = self._requests | self._watchers
         for task in left:
@@ -144,12 +183,12 @@ class Engine:
             await asyncio.wait(left, timeout=RETRY_AFTER_S)
 
     def close(self) -> None:
-        """End the threads; what they still do ends with its next call to Triton."""
+        """Shut down the worker threads; work in progress stops at its next call to Triton."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _Watch(Watch):
-    """Tells a `Progress` of another thread how far the denoising is."""
+    """Forwards progress from a worker thread to a `Progress` of the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, progress: Progress) -> None:
         super().__init__()
@@ -163,8 +202,9 @@ class _Watch(Watch):
 
 
 async def _close_after(job: "asyncio.Future[Any]", turn: AsyncExitStack) -> None:
-    """Give a turn back when its abandoned job has ended; its outcome is dropped."""
-    job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # or asyncio logs it as unhandled
+    """Release a turn when its abandoned job has ended, and drop the outcome."""
+    # retrieve the exception, or asyncio logs it as unhandled
+    job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     async with turn:
         await asyncio.wait([job])
 

@@ -1,4 +1,4 @@
-"""Long-running generations: accepted once, done once, whatever happens to this process in between."""
+"""Long-running generations, persisted so that each is accepted once and completed once across restarts."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ from foley_server.api.upload import Folder, Uploads
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 5  # beginnings of one that takes the server or its Triton down with it each time
+ATTEMPTS = 5  # starts of a generation that each time crashes the server or Triton, before it fails
 SWEEP_S = 60.0
 PAUSE_S = 0.5
 STORE_RETRY_S = 2.0  # between attempts to write an outcome to a store that fails
@@ -48,7 +48,19 @@ Result = TypeVar("Result")
 
 @dataclass
 class Generations:
-    """Belongs to one event loop. `run` does the work."""
+    """Accepts, runs, stores and expires generations. Not thread-safe: use it from one event loop.
+
+    `run` processes the queue.
+
+    Attributes:
+        store: The database of generations.
+        media: Storage of uploaded files and results.
+        engine: Runs the pipeline.
+        uploads: Folders for media while a generation runs.
+        workers: Number of generations that run concurrently.
+        max_stored: Maximum number of queued generations.
+        keep_s: Time for which a generation is kept after it has ended.
+    """
 
     store: Store
     media: MediaStore
@@ -64,7 +76,11 @@ class Generations:
         self._arriving: set[str] = set()
 
     async def known(self, owner: str, request_id: str, digest: str) -> Row | None:
-        """The generation that `owner` has given `request_id`. Raises AlreadyExists where that was another request."""
+        """Return the generation of `owner` with this `request_id`; None if there is none.
+
+        Raises:
+            AlreadyExists: The id belongs to a request with a different digest.
+        """
         row = await _off(self.store.find_request, owner, request_id)
         if row and row.digest.split(":")[0] != digest:
             error = AlreadyExists(f"the request id {request_id} was given to another request; choose a new one")
@@ -75,10 +91,20 @@ class Generations:
     async def add(
         self, owner: str, request_id: str, digest: str, options: pb.GenerateOptions, files: list[Path]
     ) -> Row:
-        """Accept a generation whose files are complete; it is on the disk when this returns.
+        """Accept a generation whose files are complete. It is persisted when this returns.
+
+        Args:
+            owner: Name of the caller's token.
+            request_id: Idempotency key of the caller, a UUID.
+            digest: Digest of the options and of the files.
+            options: What to generate.
+            files: Uploaded files.
+
+        Returns:
+            The new row, or the existing one if `owner` has used `request_id` before.
 
         Raises:
-            Overloaded: as many wait as may.
+            Overloaded: `max_stored` generations are queued.
         """
         if await _off(self.store.count, "queued") >= self.max_stored:
             error = Overloaded(f"{self.max_stored} generations are waiting, as many as this server keeps; try later")
@@ -94,12 +120,16 @@ class Generations:
             if row.id != id:  # another call with this request id was accepted during the upload
                 await self._remove_media(id)
         finally:
-            self._arriving.discard(id)  # what is still reserved from here on is removed by the next sweep
+            self._arriving.discard(id)  # if the id is still reserved, the next sweep removes its media
         self._news.set()
         return row
 
     async def find(self, owner: str, name: str) -> Row:
-        """The generation `operations/ID` of `owner`. Raises NotFound, for somebody else's too."""
+        """Return the generation `operations/ID` of `owner`.
+
+        Raises:
+            NotFound: It does not exist, or belongs to another owner.
+        """
         collection, _, id = name.partition("/")
         row = await _off(self.store.find, owner, id) if collection == "operations" else None
         if row is None:
@@ -107,7 +137,7 @@ class Generations:
         return row
 
     async def cancel(self, row: Row) -> None:
-        """Stop it, if it has not ended."""
+        """Cancel a generation; has no effect if it has ended."""
         if await _off(self.store.end, row.id, "cancelled"):
             progress, task = self._live.pop(row.id, (None, None))
             if task:
@@ -118,22 +148,26 @@ class Generations:
             await self._remove_media(row.id)
 
     async def delete(self, row: Row) -> None:
-        """Forget it. Raises NotFinished where it has not ended."""
+        """Delete a generation and its media.
+
+        Raises:
+            NotFinished: It has not ended.
+        """
         if not row.ended:
             raise NotFinished("it is still being made; cancel it first")
         await _off(self.store.remove, row.id)
         await self._remove_media(row.id)
 
     async def progress(self, row: Row) -> Progress:
-        """The progress of a generation, whether it waits, runs or has ended.
+        """Return the progress of a generation that is queued, running or ended.
 
         Raises:
-            NotFound: it was deleted in the meantime.
+            NotFound: It was deleted after `row` was read.
         """
         if row.ended:
             return await self._ended(row)
-        # A worker may claim or end the row during any await. With the entry in place before the first one, a worker
-        # that claims the row later finds it; the row is read again for one that has ended it before.
+        # A worker may claim or end the row during any await. The entry is added before the first await, so a worker
+        # that claims the row later uses it; the row is read again in case a worker has ended it already.
         entry = self._live.setdefault(row.id, (Progress(row.id), None))
         progress = entry[0]
         now = await _off(self.store.by_id, row.id)
@@ -149,35 +183,35 @@ class Generations:
         return progress
 
     def live(self, row: Row) -> Progress | None:
-        """How far it is, where it is under way."""
+        """Return the progress of a generation that is running or watched, else None."""
         return self._live.get(row.id, (None, None))[0]
 
     def error(self, row: Row) -> FoleyError | None:
-        """Why it came to nothing."""
+        """Return the error of a failed or cancelled generation, else None."""
         if row.state == "cancelled":
             return Cancelled("the generation was cancelled")
         return from_status(status_pb2.Status.FromString(row.result or b"")) if row.state == "failed" else None
 
     async def run(self) -> None:
-        """Work until cancelled: `workers` generations at once take their turns among the other requests."""
+        """Process the queue until cancelled, with `workers` tasks that share the engine's line with other requests."""
         tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
         tasks.append(asyncio.create_task(self._clean()))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for task in tasks:  # once: a second time would cut off what a worker does about the first
+            for task in tasks:  # only once: a second cancellation would interrupt a worker's cleanup
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settle(self, grace_s: float) -> None:
-        """Wait for those under way, and no longer than this."""
+        """Wait up to `grace_s` seconds for running generations."""
         if tasks := [task for _, task in self._live.values() if task]:
             await asyncio.wait(tasks, timeout=grace_s)
 
     async def _work(self) -> None:
         while True:
-            # Cleared in every round, also in those that claim nothing: a set event would make the wait below return
-            # at once, and this loop would never yield to the others.
+            # Cleared in every iteration, even if nothing is claimed: with the event set, the wait below would return at
+            # once, and this loop would never yield to other tasks.
             self._news.clear()
             try:
                 taking = self.engine.supervisor.ready and not self.engine.draining
@@ -185,12 +219,12 @@ class Generations:
                     await self._do(row)
                 else:
                     await self._pause()
-            except Exception:  # a full disk, say: what is accepted waits until there is room
+            except Exception:  # for example a full disk: accepted generations wait until the store works
                 log.exception("the store does not work")
                 await asyncio.sleep(SWEEP_S)
 
     async def _pause(self) -> None:
-        """Wait for news, `PAUSE_S` at most; `asyncio.wait_for` can swallow a cancellation before Python 3.12."""
+        """Wait for news, up to `PAUSE_S`. Before Python 3.12, `asyncio.wait_for` can swallow a cancellation."""
         news = asyncio.ensure_future(self._news.wait())
         try:
             await asyncio.wait([news], timeout=PAUSE_S)
@@ -207,21 +241,21 @@ class Generations:
                 queued[0].at(1 + await _off(self.store.in_front_of, found.number))
         try:
             await asyncio.wait([task])
-        except asyncio.CancelledError:  # the server ends: this begins again when it is back
+        except asyncio.CancelledError:  # the server stops: the generation starts again after the restart
             task.cancel()
             await asyncio.wait([task])
-            await _off(self.store.put_back, row.id, False)  # a store that fails now does so at the next start
+            await _off(self.store.put_back, row.id, False)  # if the store fails, the next start requeues it
             raise
         finally:
             if progress.ended:
                 self._live.pop(row.id, None)
-            elif row.id in self._live:  # queued again: those who watch it go on watching
+            elif row.id in self._live:  # queued again: keep the entry for its watchers
                 self._live[row.id] = (progress, None)
 
     async def _generate(self, row: Row, progress: Progress) -> None:
         try:
             if (now := await _off(self.store.by_id, row.id)) is None or now.ended:
-                progress.error = self.error(now or row)  # taken back in the moment in which it was begun
+                progress.error = self.error(now or row)  # cancelled or deleted between the claim and this read
                 return
             if row.attempts > ATTEMPTS:
                 raise ServerFailure(f"the server broke down {ATTEMPTS} times over this; tell its operator {row.id}")
@@ -237,7 +271,8 @@ class Generations:
             progress.changed()
         except ServerUnavailable as error:
             log.warning("begins again: %s", error)
-            await asyncio.sleep(error.retry_after_s or PAUSE_S)  # it may not be known yet that Triton is gone
+            # the supervisor may not have detected yet that Triton is down
+            await asyncio.sleep(error.retry_after_s or PAUSE_S)
             await _persisted(self.store.put_back, row.id, not isinstance(error, MediaUnavailable))
         except FoleyError as error:
             await self._fail(row, progress, error)
@@ -246,7 +281,14 @@ class Generations:
             await self._fail(row, progress, ServerFailure(f"the server made a mistake; tell its operator {row.id}"))
 
     async def _keep(self, row: Row, sound: Sound) -> float:
-        """Keep what came of it until the time that is returned; it has succeeded when all of that is there."""
+        """Store the result, and mark the generation as succeeded once all media are written.
+
+        Returns:
+            Unix time at which the result expires.
+
+        Raises:
+            Cancelled: The generation was cancelled before it was marked.
+        """
         await _off(self.media.put, row.id, "envelope", sound.envelope.astype("<f4").tobytes())
         for i, take in enumerate(sound.takes):
             await _off(self.media.put, row.id, f"take-{i}", np.asarray(take.waveform, "<f4").tobytes())
@@ -264,7 +306,7 @@ class Generations:
         progress.changed()
 
     async def _ended(self, row: Row) -> Progress:
-        """The progress of a generation that has ended, its result loaded."""
+        """Load the progress of a generation that has ended, with its result."""
         progress = Progress(row.id)
         if row.state != "succeeded":
             progress.error = self.error(row)
@@ -277,7 +319,7 @@ class Generations:
         return progress
 
     async def _clean(self) -> None:
-        """Remove expired generations, and the media that no generation refers to."""
+        """Periodically remove expired generations and unreferenced media."""
         while True:
             try:
                 for id in await _off(self.store.expired, time.time() - self.keep_s):
@@ -289,10 +331,10 @@ class Generations:
             await asyncio.sleep(SWEEP_S)
 
     async def _unreferenced(self) -> set[str]:
-        """Ids of this store whose media are to be removed: reserved, and of no upload that is under way.
+        """Return the ids whose media can be removed: reserved, and not being uploaded.
 
-        An upload that is accepted between the first read and the test of `_arriving` is not reserved any more at the
-        second read.
+        The second read excludes an upload that is accepted between the first read and the check of `_arriving`: it is
+        no longer reserved then.
         """
         idle = await _off(self.store.reserved) - self._arriving
         return idle & await _off(self.store.reserved)
@@ -303,7 +345,7 @@ class Generations:
 
 
 def announced(options: pb.GenerateOptions, folder: Folder) -> dict[pb.FileKind, Path]:
-    """The files that come with `options`, in their order."""
+    """Return the paths of the files that `options` announces, in upload order."""
     files: dict[pb.FileKind, Path] = {}
     if options.WhichOneof("source") == "video":
         files[pb.FILE_KIND_VIDEO] = folder.video
@@ -313,14 +355,14 @@ def announced(options: pb.GenerateOptions, folder: Folder) -> dict[pb.FileKind, 
 
 
 async def _off(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call what may wait for a disk or a network in a thread of its own."""
+    """Run a function that may block on disk or network I/O in a worker thread."""
     return await asyncio.to_thread(function, *arguments)
 
 
 async def _persisted(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Write an outcome to the store, again and again while the disk is full or fails.
+    """Write an outcome to the store; retry while the store fails, for example on a full disk.
 
-    Raising instead would leave the row `running`, where nothing claims it.
+    Raising an error instead would leave the row in the state `running`, in which no worker claims it.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Stands before every method: who calls, may they, how did it end. What is not said to be open is closed."""
+"""Interceptor of all calls: authentication, authorisation, accounting. Methods not listed in `OPEN` need a token."""
 
 import asyncio
 import inspect
@@ -39,13 +39,13 @@ SCOPES: Mapping[str, Scope] = {
         (f"/google.longrunning.Operations/{name}" for name in ("CancelOperation", "DeleteOperation")), "generate"
     ),
 }
-"""Method -> scope of the token that it needs. Others, reflection for one, need any token."""
+"""Scope that each method requires. Methods that are not listed, such as reflection, accept any valid token."""
 
 caller: ContextVar[Principal] = ContextVar("caller")
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Tokens, limits, request ids, errors, metrics, logs and traces, for all services of a server."""
+    """Adds tokens, rate limits, request ids, error statuses, metrics, logs and traces to all services of a server."""
 
     def __init__(self, tokens: Tokens, metrics: Metrics) -> None:
         self._tokens = tokens
@@ -54,12 +54,12 @@ class Guard(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Let a call through, or answer in its place."""
+        """Return a handler that checks the call and then runs it, or that rejects it."""
         handler = await continuation(details)
         if details.method in OPEN:
             return handler
         metadata = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
-        method = details.method if handler else "unknown"  # not one of the callers' invention a metric each
+        method = details.method if handler else "unknown"  # a label value per invented method name would be unbounded
         try:
             principal = self._tokens.principal(metadata.get("authorization"))
             principal.check(SCOPES.get(details.method))
@@ -72,7 +72,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
             return grpc.stream_stream_rpc_method_handler(refuse)
         if handler is None:
-            return None  # gRPC says UNIMPLEMENTED
+            return None  # gRPC responds with UNIMPLEMENTED
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
         async def call(contents: AsyncIterator[bytes], context: Any) -> Any:
@@ -87,15 +87,15 @@ class Guard(grpc.aio.ServerInterceptor):
                         return None
                     return await behaviour(request, context)
 
-        # messages come as bytes, and always as a stream: left to gRPC, bytes that are no message are a traceback in the
-        # log and UNKNOWN, and a call without any is never answered
+        # Requests are received as a stream of bytes and parsed here. If gRPC parses them, an invalid message causes a
+        # traceback in the log and the status UNKNOWN, and a unary call without a message never gets a response.
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     @asynccontextmanager
     async def _answer(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[None]:
-        """Count, log and trace what happens inside; an error becomes the call's status."""
+        """Count, log and trace a call; convert its error to a status."""
         id = uuid.uuid4().hex
         logs.request_id.set(id)
         began = time.monotonic()
@@ -113,7 +113,7 @@ class Guard(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise
-            except grpc.aio.BaseError as error:  # an answer that nobody is there to take any more
+            except grpc.aio.BaseError as error:  # the client has disconnected
                 code = Cancelled.grpc_status
                 raise asyncio.CancelledError from error
             except Exception:

@@ -1,4 +1,4 @@
-"""Admission: how many requests are let in, and whose turn it is. A request beyond that is refused at once."""
+"""Admission control: a bounded FIFO queue. Requests beyond its capacity are rejected at once."""
 
 import asyncio
 from collections import deque
@@ -9,9 +9,13 @@ from foley.errors import Overloaded
 
 
 class Line:
-    """`running` requests at once, the others in the order in which they came; at most `waiting` of them.
+    """Runs up to `running` requests concurrently and queues up to `waiting` more, first in, first out.
 
-    Belongs to one event loop.
+    Not thread-safe: use it from one event loop.
+
+    Attributes:
+        admitted: Number of admitted requests.
+        mean_s: Exponential moving average of the duration of a turn, with weight 0.2 for the latest.
     """
 
     def __init__(self, running: int, waiting: int) -> None:
@@ -19,19 +23,19 @@ class Line:
         self._free = running
         self._queue: deque[tuple[asyncio.Future[None], Callable[[int], None]]] = deque()
         self.admitted = 0
-        self.mean_s = 10.0  # of a turn; of the last ones more than of those before
+        self.mean_s = 10.0  # initial estimate
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """Number of queued requests."""
         return len(self._queue)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Be one of those that are let in: from the first message on, until the last has been sent.
+        """Admit a request, from its first message until its last response.
 
         Raises:
-            Overloaded: there is no place; says when one may be free.
+            Overloaded: All places are taken; `retry_after_s` estimates when one is free.
         """
         if self.admitted >= self._size:
             error = Overloaded(f"{self._size} requests are under way, as many as this server takes; try again later")
@@ -45,7 +49,12 @@ class Line:
 
     @asynccontextmanager
     async def turn(self, on_position: Callable[[int], None]) -> AsyncIterator[None]:
-        """Wait for one's turn, and have it; told is how many are in front, whenever that changes, at last 0."""
+        """Wait for a turn, and hold it while the context is active.
+
+        Args:
+            on_position: Called with the position in the queue, from 1, whenever it changes, and with 0 when the turn
+                starts.
+        """
         loop = asyncio.get_running_loop()
         if self._free and not self._queue:
             self._free -= 1
@@ -57,7 +66,7 @@ class Line:
                 await entry[0]
             except asyncio.CancelledError:
                 if entry[0].done() and not entry[0].cancelled():
-                    self._pass_on()  # it was our turn in the same moment
+                    self._pass_on()  # the turn was granted before the cancellation arrived
                 elif entry in self._queue:
                     self._queue.remove(entry)
                     self._tell()

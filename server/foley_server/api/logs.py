@@ -1,4 +1,4 @@
-"""Logs: a JSON object a line on standard error, with the id of the request that it is about."""
+"""Logging: one JSON object per line on standard error, with the id of the current request."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ class _About(logging.Filter):
 
 
 def configure(level: str) -> None:
-    """Log from `level` on. What callers send is never logged: no metadata, no text, no file name."""
+    """Configure logging at `level`. Data from callers (metadata, prompts, file names) is never logged."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_About())
     fields = {"levelname": "level", "asctime": "time", "name": "logger"}

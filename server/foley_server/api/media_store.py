@@ -1,6 +1,6 @@
-"""Where the media of long-running generations are kept: a folder, or an S3-compatible bucket. All whole, or absent.
+"""Storage for the media of long-running generations: a folder, or an S3-compatible bucket. Writes are atomic.
 
-A bucket's address and keys come from the usual `AWS_*` variables.
+The endpoint and credentials of a bucket come from the standard `AWS_*` environment variables.
 """
 
 import logging
@@ -20,13 +20,15 @@ RETRY_AFTER_S = 30.0
 
 
 class MediaStore:
-    """Files by generation and name, such as `0a1b/video`.
+    """Stores files by generation and name, such as `0a1b/video`.
+
+    Methods raise `ServerFailure` for a missing file and `MediaUnavailable` for other errors of the storage.
 
     Args:
-        place: a folder, which is made, or `s3://BUCKET/PREFIX`.
+        place: A folder, which is created, or `s3://BUCKET/PREFIX`.
 
     Raises:
-        OutputError: it cannot be used.
+        OutputError: The location cannot be used.
     """
 
     def __init__(self, place: str) -> None:
@@ -44,23 +46,23 @@ class MediaStore:
             ) from error
 
     def put(self, id: str, name: str, content: Path | bytes) -> None:
-        """Keep a file; one of this name is replaced."""
+        """Store a file, replacing any with the same name."""
         with self._translated():
             obstore.put(self._store, f"{id}/{name}", content)
 
     def get(self, id: str, name: str) -> bytes:
-        """A file's content."""
+        """Return the content of a file."""
         with self._translated():
             return bytes(obstore.get(self._store, f"{id}/{name}").bytes())
 
     def fetch(self, id: str, name: str, path: Path) -> None:
-        """Write a file's content to `path`, in pieces."""
+        """Stream the content of a file to `path`."""
         with self._translated(), path.open("wb") as file:
             for piece in obstore.get(self._store, f"{id}/{name}").stream():
                 file.write(piece)
 
     def remove(self, id: str) -> None:
-        """Remove all files of a generation."""
+        """Delete all files of a generation."""
         with self._translated():
             for page in obstore.list(self._store, id):
                 obstore.delete(self._store, [one["path"] for one in page])
@@ -72,7 +74,7 @@ class MediaStore:
         except FileNotFoundError as error:
             raise ServerFailure("a file of this generation is gone; tell the server's operator") from error
         except (BaseError, OSError) as error:
-            log.error("media: %s", _first_line(error))  # with addresses that are not a caller's business
+            log.error("media: %s", _first_line(error))  # logged only: it contains URLs that callers must not see
             unavailable = MediaUnavailable("the place where media are kept does not answer; try again later")
             unavailable.retry_after_s = RETRY_AFTER_S
             raise unavailable from error

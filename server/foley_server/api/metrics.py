@@ -1,4 +1,4 @@
-"""The API's own Prometheus metrics, and an endpoint that shows Triton's beside them."""
+"""Prometheus metrics of the API, and an HTTP endpoint that exposes them together with Triton's."""
 
 import threading
 from collections.abc import Callable
@@ -23,7 +23,7 @@ TRITON_TIMEOUT_S = 5.0
 
 
 class Metrics:
-    """What is counted. Names begin with `foley_api_`; those of Triton keep theirs, `nv_`."""
+    """The metrics of the API, prefixed `foley_api_`. Triton's metrics keep their prefix, `nv_`."""
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -41,23 +41,26 @@ class Metrics:
         )
 
     def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """A gauge `foley_api_NAME` whose value is asked for when it is read."""
+        """Add a gauge `foley_api_NAME` that calls `value` at each scrape."""
         Gauge(f"foley_api_{name}", about, registry=self.registry).set_function(value)
 
     def stage(self, stage: str, seconds: float) -> None:
-        """A stage of the pipeline took so long."""
+        """Observe the duration of a pipeline stage."""
         self._stages.labels(stage).observe(seconds)
 
 
 class MetricsServer:
-    """`GET /metrics` on a port of its own, and `GET /ready` for probes: 200 or 503.
+    """HTTP server for `GET /metrics`, and for `GET /ready`, a readiness probe that returns 200 or 503.
 
     Args:
-        triton: where Triton's metrics are now.
-        ready: whether calls are taken.
+        metrics: The metrics to expose.
+        address: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        triton: Returns the current URL of Triton's metrics, or None.
+        ready: Returns whether the API accepts calls.
 
     Raises:
-        OutputError: the port is in use.
+        OutputError: The port is in use.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class MetricsServer:
                 self.wfile.write(content)
 
             def log_message(self, *_: object) -> None:
-                """Nothing: scrapes are not worth a line."""
+                """Do not log scrapes."""
 
         try:
             self._server = ThreadingHTTPServer((address, port), Handler)
@@ -95,7 +98,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that the server listens on."""
         return int(self._server.server_address[1])
 
     def close(self) -> None:
@@ -111,4 +114,4 @@ def _triton_metrics(url: str | None) -> bytes:
         with urlopen(url, timeout=TRITON_TIMEOUT_S) as answer:
             return bytes(answer.read())
     except (URLError, OSError):
-        return b""  # `foley_api_triton_ready` says why
+        return b""  # the gauge `foley_api_triton_ready` shows the reason

@@ -1,4 +1,4 @@
-"""`google.longrunning.Operations` over the generations of the caller (AIP-151)."""
+"""Implementation of `google.longrunning.Operations` for generations (AIP-151)."""
 
 import asyncio
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ _STATES = {
 
 @dataclass
 class Operations(operations_pb2_grpc.OperationsServicer):
-    """Others' operations do not exist for a caller."""
+    """Serves the operations of the caller; those of other callers are NOT_FOUND."""
 
     generations: Generations
 
     async def GetOperation(self, request: operations_pb2.GetOperationRequest, context: Any) -> Any:
-        """Where it is."""
+        """Return the state of an operation."""
         return operation(await self._find(request.name), self.generations)
 
     async def ListOperations(self, request: operations_pb2.ListOperationsRequest, context: Any) -> Any:
-        """The caller's, the newest first; page by page."""
+        """Return a page of the caller's operations, newest first."""
         size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
         with field("page_size"):
             if size < 1:
@@ -59,17 +59,17 @@ class Operations(operations_pb2_grpc.OperationsServicer):
         )
 
     async def CancelOperation(self, request: operations_pb2.CancelOperationRequest, context: Any) -> Any:
-        """Stop it, within one denoising step."""
+        """Cancel an operation; it stops within one denoising step."""
         await self.generations.cancel(await self._find(request.name))
         return empty_pb2.Empty()
 
     async def DeleteOperation(self, request: operations_pb2.DeleteOperationRequest, context: Any) -> Any:
-        """Forget one that has ended."""
+        """Delete an operation that has ended."""
         await self.generations.delete(await self._find(request.name))
         return empty_pb2.Empty()
 
     async def WaitOperation(self, request: operations_pb2.WaitOperationRequest, context: Any) -> Any:
-        """Where it is once it has ended, or when the timeout is over."""
+        """Wait until an operation has ended or the timeout has expired, and return its state."""
         wait_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else LONGEST_WAIT_S
         until = asyncio.get_running_loop().time() + min(wait_s, LONGEST_WAIT_S)
         async with self.generations.engine.watching():
@@ -84,7 +84,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):
 
 
 def operation(row: Row, generations: Generations) -> operations_pb2.Operation:
-    """The message of a generation."""
+    """Return the operation message of a generation."""
     metadata = pb.GenerationMetadata(request_id=row.request_id, state=_STATES[row.state])
     for stamp, seconds in (
         (metadata.create_time, row.created_s),

@@ -1,4 +1,4 @@
-"""A generation that is under way or done, as those who watch it see it."""
+"""Observable progress of a generation."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -12,39 +12,55 @@ from foley_pipeline.job import Sound
 
 
 class Progress:
-    """How far a generation is. Belongs to one event loop; any number may follow its `events`.
+    """Progress and outcome of one generation. Not thread-safe: use it from one event loop.
 
-    Who reads slowly misses steps, not memory: an event says what is so now, not what was in between.
+    Any number of consumers may iterate over `events`. Each event reports the current state, so a slow consumer misses
+    intermediate steps instead of accumulating a backlog.
+
+    Attributes:
+        id: Id of the generation or request.
+        position: Position in the queue, 0 when running; None while unknown.
+        envelope: Envelope, once known.
+        done: Number of denoising steps done.
+        total: Number of denoising steps in all.
+        stage: Current stage as (name, done, total).
+        sound: Result, if it succeeded.
+        error: Error, if it failed.
+        expires_s: Unix time at which a finished generation expires.
     """
 
     def __init__(self, id: str) -> None:
         self.id = id
-        self.position: int | None = None  # in front of it; None as long as nobody knows
+        self.position: int | None = None
         self.envelope: Floats | None = None
-        self.done = self.total = 0  # steps of the denoising
-        self.stage: tuple[str, int, int | None] | None = None  # what is worked on now, how much of how much is done
+        self.done = self.total = 0
+        self.stage: tuple[str, int, int | None] | None = None
         self.sound: Sound | None = None
         self.error: Exception | None = None
-        self.expires_s: float | None = None  # when a finished one is forgotten, since 1970
+        self.expires_s: float | None = None
         self._news = asyncio.Event()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens."""
+        """Whether it has succeeded or failed."""
         return self.sound is not None or self.error is not None
 
     def at(self, position: int) -> None:
-        """So many are in front."""
+        """Set the position in the queue and notify consumers."""
         self.position = position
         self.changed()
 
     def changed(self) -> None:
-        """Tell those who follow."""
+        """Notify consumers of a change."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
     async def events(self) -> AsyncIterator[pb.GenerateEvent]:
-        """What has happened, and what happens, to the end. Raises the error that the generation ends with."""
+        """Yield events from the start of the generation until it ends.
+
+        Raises:
+            Exception: The error with which the generation failed.
+        """
         position, envelope_told, done = None, False, 0
         while True:
             news = self._news

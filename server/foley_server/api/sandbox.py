@@ -1,4 +1,4 @@
-"""Untrusted media, read through a process of its own (`decoder`) that is bounded in memory and time."""
+"""Reads untrusted media in a subprocess (`decoder`) with limited memory and time."""
 
 import json
 import os
@@ -28,19 +28,20 @@ from foley_pipeline.reader import Image, Reader
 from foley_server.api.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
 
 FRAME_BYTES = FRAME_HEIGHT * FRAME_WIDTH * 3
-MAX_WORDS = 64 * 1024  # bytes of a header or an error
+MAX_WORDS = 64 * 1024  # maximum size of a header or an error, bytes
 _CONTROL = {HEADER: MAX_WORDS, ERROR: MAX_WORDS, END: 0}
 _INFO = TypeAdapter(VideoInfo)
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What the decoding of one file may cost.
+    """Runs the decoder with resource limits.
 
     Attributes:
-        memory_bytes: address space of the process, its libraries included.
-        cpu_s: its processor time.
-        wall_s: how long we wait for it in all; the time that it waits for us does not count.
+        limits: Limits for the media itself.
+        memory_bytes: Address space of the decoder process, including its libraries.
+        cpu_s: CPU time of the decoder process.
+        wall_s: Total time to wait for the decoder's output; excludes the time that the decoder waits for the reader.
     """
 
     limits: Limits
@@ -50,16 +51,20 @@ class Sandbox:
 
     @property
     def reader(self) -> Reader:
-        """What opens files with these bounds."""
+        """Reader that opens files in the sandbox."""
         return Reader(self.open_video, self.read_audio)
 
     def open_video(self, path: Path) -> "SandboxedVideo":
-        """`foley.media.read_frames`; errors blame the field `video`, and those of `read_audio` `prompt.audio`."""
+        """Open a video, as `foley.media.read_frames` does; errors have the field `video`."""
         with field("video"):
             return SandboxedVideo(path, self)
 
     def read_audio(self, path: Path) -> Floats:
-        """`foley.audio.read_audio`, at 16 kHz."""
+        """Decode audio, as `foley.audio.read_audio` does; errors have the field `prompt.audio`.
+
+        Returns:
+            Samples [n] at 16 kHz, float32.
+        """
         longest = int(self.limits.duration_s * SAMPLE_RATE_HZ * 1.1) + AUDIO_BLOCK
         blocks, count = [], 0
         with field("prompt.audio"):
@@ -74,15 +79,25 @@ class Sandbox:
         return samples
 
     def mux(self, video: Path, sound: Path, to: Path, source_audio: SourceAudio) -> None:
-        """`foley.mux.write_video` with the sound in the file `sound`; `to` is there whole, or not at all.
+        """Write a video with a sound, as `foley.mux.write_video` does; the output file is written atomically.
+
+        Args:
+            video: The video.
+            sound: Audio file with the sound.
+            to: Output file.
+            source_audio: Whether the video's own audio is replaced, mixed in, or kept as a second track.
 
         Raises:
-            MediaError: the video or the sound cannot be used for that.
+            MediaError: The video or the sound cannot be used.
         """
         self._write("mux", video, to, sound=str(sound), source_audio=source_audio)
 
     def preview(self, video: Path, to: Path) -> None:
-        """`foley.preview.write_preview`; `to` is there whole, or not at all. Raises MediaError."""
+        """Write a preview, as `foley.preview.write_preview` does; the output file is written atomically.
+
+        Raises:
+            MediaError: The video cannot be used.
+        """
         self._write("preview", video, to)
 
     def _write(self, verb: str, video: Path, to: Path, **more: str) -> None:
@@ -93,12 +108,20 @@ class Sandbox:
     def run(
         self, verb: str, path: Path, data_bytes: int, **more: str | int
     ) -> Generator[tuple[bytes, bytes], None, None]:
-        """What the decoder says about `path`, letter and content; no data longer than `data_bytes`. It ends with us.
+        """Run the decoder on a file. Closing the generator kills the process.
 
-        What it is told `more` is the verb's.
+        Args:
+            verb: Verb of the decoder.
+            path: The untrusted file.
+            data_bytes: Maximum size of a data message.
+            more: Further arguments of the verb.
+
+        Yields:
+            Kind and content of each message.
 
         Raises:
-            MediaError: what the decoder says is wrong, or what became of it.
+            MediaError: The decoder reported an error, crashed, or wrote invalid output.
+            MediaTooLarge: The decoder reached a limit.
         """
         order = {"limits": asdict(self.limits), "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s, **more}
         process = subprocess.Popen(
@@ -142,7 +165,12 @@ class Sandbox:
 
 
 class SandboxedVideo:
-    """`foley.media.Frames`, each of whose readings is a process of its own."""
+    """Sandboxed counterpart of `foley.media.Frames`; each iteration runs a decoder process.
+
+    Attributes:
+        path: The video file.
+        info: Its metadata.
+    """
 
     def __init__(self, path: Path, sandbox: Sandbox) -> None:
         self.path = path
@@ -166,7 +194,7 @@ class SandboxedVideo:
 
 
 class _Pipe:
-    """Reads whole pieces from a pipe; the time that it waits for them, in all, is bounded."""
+    """Reads exact byte counts from a pipe, with a limit on the total time spent waiting."""
 
     def __init__(self, descriptor: int, wall_s: float) -> None:
         self._descriptor = descriptor
@@ -175,11 +203,16 @@ class _Pipe:
         self._selector.register(descriptor, selectors.EVENT_READ)
 
     def close(self) -> None:
-        """Stop waiting; the pipe itself is the process's."""
+        """Close the selector; the pipe belongs to the process."""
         self._selector.close()
 
     def read(self, size: int) -> bytes:
-        """`size` bytes, or none at the end. Raises TimeoutError, or EOFError where the end comes in between."""
+        """Read exactly `size` bytes; return b"" at the end of the stream.
+
+        Raises:
+            TimeoutError: The time limit is reached.
+            EOFError: The stream ends after fewer bytes.
+        """
         pieces, missing = [], size
         while missing:
             began = time.monotonic()
@@ -201,7 +234,7 @@ def _info(path: Path, headers: list[bytes], limits: Limits) -> VideoInfo:
     try:
         (header,) = headers
         info = _INFO.validate_json(header, strict=True)
-    except ValueError as error:  # pydantic's errors are such too
+    except ValueError as error:  # includes pydantic.ValidationError
         raise _broken(path) from error
     if not 0 < info.duration_s <= limits.duration_s or not 0 < info.source_frames <= limits.frames:
         raise _broken(path)

@@ -1,4 +1,4 @@
-"""`foley.v1.FoleyService`: what each method does, once `Guard` has let the call through."""
+"""Implementation of `foley.v1.FoleyService`; `Guard` has authorised the calls."""
 
 import asyncio
 import hashlib
@@ -29,7 +29,16 @@ from foley_server.api.upload import Folder, Uploads, first
 
 @dataclass
 class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
-    """See `foley.proto`."""
+    """The methods of the service; see `foley.proto`.
+
+    Attributes:
+        engine: Runs the pipeline.
+        generations: Long-running generations.
+        uploads: Folders for uploaded files.
+        metrics: Prometheus metrics.
+        upload_timeout_s: Time limit of an upload.
+        max_duration_s: Maximum duration of an envelope.
+    """
 
     engine: Engine
     generations: Generations
@@ -39,7 +48,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     max_duration_s: float
 
     async def Generate(self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Any) -> None:
-        """Makes sound while the caller waits."""
+        """Generate sound and stream progress and results to the caller."""
         async with self.engine.request():
             options = await first(request_iterator, "options")
             with self.uploads.folder() as folder:
@@ -58,7 +67,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     async def PredictEnvelope(
         self, request_iterator: AsyncIterator[pb.PredictEnvelopeRequest], context: Any
     ) -> pb.PredictEnvelopeResponse:
-        """Predicts the envelope of a video."""
+        """Predict the envelope of a video."""
         async with self.engine.request():
             message = await first(request_iterator, "video")
             with field("video"):
@@ -80,7 +89,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     async def EmbedPrompt(
         self, request_iterator: AsyncIterator[pb.EmbedPromptRequest], context: Any
     ) -> pb.EmbedPromptResponse:
-        """Embeds a prompt."""
+        """Embed a prompt and its negative text."""
         async with self.engine.request():
             message = await first(request_iterator, "prompt")
             with self.uploads.folder() as folder:
@@ -96,7 +105,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         return pb.EmbedPromptResponse(embedding=made, negative_embedding=negative)
 
     async def CreateGeneration(self, request_iterator: AsyncIterator[pb.CreateGenerationRequest], context: Any) -> Any:
-        """Accepts a generation, and keeps it until it is done and for a while after."""
+        """Accept a long-running generation; its result is kept for a limited time after it has ended."""
         async with self.engine.request(later=True):
             message = await first(request_iterator, "options")
             owner, request_id = caller.get().name, _uuid(message.request_id)
@@ -114,7 +123,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             return operation(row, self.generations)
 
     async def WatchGeneration(self, request: pb.WatchGenerationRequest, context: Any) -> None:
-        """Tells the events of a generation from its beginning."""
+        """Stream the events of a generation, from its start."""
         async with self.engine.watching():
             with field("name"):
                 row = await self.generations.find(caller.get().name, request.name)
@@ -126,7 +135,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         try:
             with field("options"):
                 progress.sound = await self.engine.generate(progress, job)
-        except Exception as error:  # the call says it, and knows what to do with a mistake of ours
+        except Exception as error:  # raised by `Progress.events` in the call, which maps it to a status
             progress.error = error
         progress.changed()
 

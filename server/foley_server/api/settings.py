@@ -1,4 +1,4 @@
-"""Everything that can be set about the API: flags, then `FOLEY_API_*` in the environment, then a TOML file."""
+"""Settings of the API, in order of precedence: flags, `FOLEY_API_*` environment variables, a TOML file."""
 
 import argparse
 import os
@@ -29,10 +29,10 @@ Mebibytes = Annotated[int, Field(ge=1, le=2**20)]
 
 
 class Settings(BaseSettings):
-    """Video-Foley's public API: video in, sound out, over gRPC.
+    """Serve the public gRPC API of Video-Foley: generate sound for videos.
 
-    Starts a Triton of its own and watches it, or joins one. Stops in order on SIGTERM. Without --tokens everyone may
-    use it, so it listens on this machine only unless told otherwise.
+    Starts and supervises a Triton server, or connects to a running one. Shuts down gracefully on SIGTERM. Without
+    --tokens it accepts every call. Listens on the loopback interface by default.
     """
 
     model_config = SettingsConfigDict(
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags go before these."""
+        """Return the sources in order of precedence; flags precede them."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @field_validator("media")
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """How much of an uploaded file is read."""
+        """Limits for uploaded media."""
         return Limits(
             bytes=self.upload_mib * 2**20,
             duration_s=self.duration,
@@ -160,16 +160,19 @@ class Settings(BaseSettings):
 
     @property
     def media_place(self) -> str:
-        """Where media is kept: a folder's name, or a bucket's address."""
+        """Location of media: the path of a folder, or the URL of a bucket."""
         return self.media or str(self.data / "media")
 
 
 def load(arguments: Sequence[str]) -> Settings:
-    """The settings that the flags `arguments`, the environment and the file that one of these names give.
+    """Load the settings from flags, the environment and the TOML file that one of these names.
+
+    Args:
+        arguments: Command-line flags.
 
     Raises:
-        SettingError: one sentence about all that is wrong.
-        SystemExit: `--help` was asked for, and printed.
+        SettingError: A setting is not valid; the message is one sentence that lists all of them.
+        SystemExit: `--help` was given; the help text is printed.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", default=os.environ.get("FOLEY_API_CONFIG"))
@@ -187,7 +190,7 @@ def load(arguments: Sequence[str]) -> Settings:
         raise SettingError("; ".join(map(_sentence, error.errors()))) from error
     except SettingsError as error:
         raise SettingError(f"{error}; see `foley-server api --help`") from error
-    except ValueError as error:  # not TOML
+    except ValueError as error:  # the file is not valid TOML
         raise SettingError(f"{file} cannot be read as TOML ({error})") from error
 
 

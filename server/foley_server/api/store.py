@@ -1,7 +1,7 @@
-"""Long-running generations in an SQLite file: what was asked for, where it is, what came of it.
+"""SQLite database of long-running generations: request, state and result.
 
-Every change is one transaction that is on the disk when the method returns, so that whenever the process is killed,
-each generation is in exactly one state. Safe to use from several threads; one process at a time.
+Every change is one transaction that is on disk when the method returns, so each generation is in exactly one state
+whenever the process is killed. Thread-safe; only one process may use the file at a time.
 """
 
 import sqlite3
@@ -41,14 +41,21 @@ _COLUMNS = "number, id, owner, request_id, digest, options, state, attempts, cre
 
 @dataclass(frozen=True)
 class Row:
-    """One generation.
+    """One generation. Times are Unix times in seconds.
 
     Attributes:
-        number: they count up in the order in which they were accepted.
-        digest: of everything that was asked for.
-        options: a GenerateOptions.
-        attempts: how often it was begun.
-        result: a Generation where it succeeded, a google.rpc.Status where it failed.
+        number: Sequence number, in order of acceptance.
+        id: Id of the generation.
+        owner: Name of the token that created it.
+        request_id: Idempotency key, a UUID; unique per owner.
+        digest: Digest of the options and of the files.
+        options: Serialised GenerateOptions.
+        state: Lifecycle state.
+        attempts: Number of starts that count as attempts; see `Store.put_back`.
+        created_s: Time of acceptance.
+        started_s: Time of the latest start.
+        ended_s: Time at which it ended.
+        result: Serialised Generation if it succeeded, google.rpc.Status if it failed.
     """
 
     number: int
@@ -66,12 +73,19 @@ class Row:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens to it."""
+        """Whether the state is final."""
         return self.state not in ("queued", "running")
 
 
 class Store:
-    """The file. Raises OutputError where it cannot be used."""
+    """The database file.
+
+    Args:
+        path: Path of the file, which is created if it does not exist.
+
+    Raises:
+        OutputError: The file cannot be used.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -81,7 +95,7 @@ class Store:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
-            # what was under way when the process before us ended, begins again
+            # requeue what was running when the previous process ended
             self._connection.execute("UPDATE generations SET state = 'queued' WHERE state = 'running'")
         except sqlite3.Error as error:
             if connection:
@@ -89,32 +103,33 @@ class Store:
             raise OutputError(f"{path} cannot be used as a store ({error}); choose another --data") from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the connection."""
         self._connection.close()
 
     def reserve(self, id: str) -> None:
-        """Record an id before its media are written, so that they can be removed if it is never accepted.
+        """Record an id before its media are written, so that they can be removed if the generation is never accepted.
 
-        Media are removed by these records only, never by what is found in the place that holds them: it may hold
-        other people's files.
+        Only these records determine which media are removed. The media storage is never listed for it, since it may
+        contain files of other applications.
         """
         with self._transaction() as run:
             run.execute("INSERT INTO reserved (id) VALUES (?)", (id,))
 
     def reserved(self) -> set[str]:
-        """The ids whose media may exist although no generation refers to them."""
+        """Return the ids whose media may exist without a generation that refers to them."""
         with self._transaction() as run:
             return {id for (id,) in run.execute("SELECT id FROM reserved")}
 
     def release(self, id: str) -> None:
-        """Forget an id whose media are removed."""
+        """Delete the record of an id whose media have been removed."""
         with self._transaction() as run:
             run.execute("DELETE FROM reserved WHERE id = ?", (id,))
 
     def add(self, id: str, owner: str, request_id: str, digest: str, options: bytes) -> Row:
-        """A new queued generation; where `owner` has given this `request_id` before, the one that there is.
+        """Add a queued generation and release the reservation of `id`.
 
-        `id` is no longer reserved where a new one was made of it.
+        Returns:
+            The new row, or the existing one if `owner` has used `request_id` before; `id` then stays reserved.
         """
         with self._transaction() as run:
             run.execute(
@@ -129,29 +144,29 @@ class Store:
         return row
 
     def find(self, owner: str, id: str) -> Row | None:
-        """The generation `id` of `owner`."""
+        """Return the generation `id` if it belongs to `owner`."""
         with self._transaction() as run:
             return _one(run.execute(f"SELECT {_COLUMNS} FROM generations WHERE owner = ? AND id = ?", (owner, id)))
 
     def find_request(self, owner: str, request_id: str) -> Row | None:
-        """The generation that `owner` has given `request_id`."""
+        """Return the generation of `owner` with this `request_id`."""
         with self._transaction() as run:
             query = f"SELECT {_COLUMNS} FROM generations WHERE owner = ? AND request_id = ?"
             return _one(run.execute(query, (owner, request_id)))
 
     def by_id(self, id: str) -> Row | None:
-        """The generation `id`, whoever's it is."""
+        """Return the generation `id` of any owner."""
         with self._transaction() as run:
             return _one(run.execute(f"SELECT {_COLUMNS} FROM generations WHERE id = ?", (id,)))
 
     def page(self, owner: str, before: int, count: int) -> list[Row]:
-        """Up to `count` of `owner` whose number is below `before`, the newest first."""
+        """Return up to `count` generations of `owner` with numbers below `before`, newest first."""
         with self._transaction() as run:
             query = f"SELECT {_COLUMNS} FROM generations WHERE owner = ? AND number < ? ORDER BY number DESC LIMIT ?"
             return [Row(*values) for values in run.execute(query, (owner, before, count))]
 
     def claim(self) -> Row | None:
-        """The oldest queued one, which is running from now on."""
+        """Mark the oldest queued generation as running, and return it; None if none is queued."""
         with self._transaction() as run:
             return _one(
                 run.execute(
@@ -163,7 +178,12 @@ class Store:
             )
 
     def put_back(self, id: str, tried: bool) -> None:
-        """A running one is queued again; `tried`: this counts as one of its attempts."""
+        """Requeue a running generation.
+
+        Args:
+            id: Id of the generation.
+            tried: Whether the start counts as an attempt.
+        """
         with self._transaction() as run:
             run.execute(
                 "UPDATE generations SET state = 'queued', attempts = attempts - ? WHERE id = ? AND state = 'running'",
@@ -171,7 +191,11 @@ class Store:
             )
 
     def end(self, id: str, state: State, result: bytes | None = None) -> bool:
-        """One that has not ended ends in `state`; whether it had not."""
+        """Move a generation to a final state.
+
+        Returns:
+            Whether the state has changed: False if the generation had ended or does not exist.
+        """
         with self._transaction() as run:
             changed = run.execute(
                 "UPDATE generations SET state = ?, result = ?, ended_s = ? "
@@ -181,24 +205,24 @@ class Store:
             return changed.rowcount == 1
 
     def remove(self, id: str) -> None:
-        """Forget a generation; its id is reserved until its media are removed, too."""
+        """Delete a generation; reserve its id until its media are removed."""
         with self._transaction() as run:
             run.execute("DELETE FROM generations WHERE id = ?", (id,))
             run.execute("INSERT OR IGNORE INTO reserved (id) VALUES (?)", (id,))
 
     def expired(self, before_s: float) -> list[str]:
-        """Those that ended before then."""
+        """Return the ids of generations that ended before the Unix time `before_s`."""
         with self._transaction() as run:
             return [id for (id,) in run.execute("SELECT id FROM generations WHERE ended_s < ?", (before_s,))]
 
     def count(self, state: State) -> int:
-        """How many are in `state`."""
+        """Return the number of generations in `state`."""
         with self._transaction() as run:
             (number,) = run.execute("SELECT count(*) FROM generations WHERE state = ?", (state,)).fetchone()
             return int(number)
 
     def in_front_of(self, number: int) -> int:
-        """How many queued ones were accepted before `number`."""
+        """Return the number of queued generations with numbers below `number`."""
         with self._transaction() as run:
             query = "SELECT count(*) FROM generations WHERE state = 'queued' AND number < ?"
             (found,) = run.execute(query, (number,)).fetchone()

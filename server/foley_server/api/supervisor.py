@@ -1,4 +1,4 @@
-"""Keeps a Triton there: starts one and starts it again when it dies, or joins one and joins it again."""
+"""Supervises Triton: starts an embedded one and restarts it on failure, or connects to a remote one and reconnects."""
 
 import logging
 import threading
@@ -14,23 +14,24 @@ from foley.errors import FoleyError, ServerUnavailable
 from foley_pipeline.triton import Triton
 from foley_server import triton as embedded
 
-LOOK_S = 0.2  # between two looks at the processes of an embedded Triton
-ASK_S = 5.0  # between two questions whether it is ready
-UNANSWERED = 3  # of these in a row, and it hangs
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before it is started again
-STABLE_S = 20.0  # who has lived so long begins with the first pause again
+LOOK_S = 0.2  # interval between checks of the processes of an embedded Triton
+ASK_S = 5.0  # interval between readiness checks
+UNANSWERED = 3  # consecutive failed readiness checks after which Triton counts as hanging
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # back-off before a restart
+STABLE_S = 20.0  # uptime after which the back-off is reset
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A Triton that is there.
+    """A running Triton.
 
     Attributes:
-        metrics: where its metrics are.
-        alive: whether all of its processes live.
-        kill: end it at once, where it is ours; requests to it fail.
+        client: Connection to it.
+        metrics: URL of its Prometheus metrics, if known.
+        alive: Returns whether all of its processes are running.
+        kill: Kills an embedded Triton, so that its requests fail; has no effect on a remote one.
     """
 
     client: Triton
@@ -41,15 +42,21 @@ class Served:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A Triton of our own."""
+    """Source of an embedded Triton.
+
+    Attributes:
+        models: The committed model repository.
+        bundle: The bundle to serve.
+        trace: OTLP/HTTP endpoint for Triton's spans; None turns tracing off.
+    """
 
     models: Path
     bundle: Bundle
-    trace: str | None  # OTLP/HTTP endpoint for its spans
+    trace: str | None
 
     @contextmanager
     def serve(self) -> Iterator[Served]:
-        """Start it."""
+        """Start Triton; stop it on exit."""
         with (
             embedded.serve(self.models, self.bundle, trace=self.trace) as server,
             Triton(server.endpoints.grpc) as client,
@@ -65,24 +72,34 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Joined:
-    """A Triton that somebody else runs."""
+    """Source of a Triton that is managed elsewhere.
+
+    Attributes:
+        url: HOST:PORT of its gRPC endpoint.
+        metrics: URL of its Prometheus metrics, if known.
+    """
 
     url: str
     metrics: str | None
 
     @contextmanager
     def serve(self) -> Iterator[Served]:
-        """Connect to it."""
+        """Connect to Triton; disconnect on exit."""
         with Triton(self.url) as client:
             yield Served(client, self.metrics, lambda: True, lambda: None)
 
 
 class Supervisor:
-    """One Triton in the background, from `start` to `stop`.
+    """Keeps one Triton available, in a background thread, from `start` to `stop`.
 
     Args:
-        on_change: told, from another thread, when it has come or gone.
-        hang_timeout_s: seconds without an answer from a model that has calls, after which Triton is restarted.
+        source: Starts or connects to Triton.
+        on_change: Called from the background thread with whether Triton is available, whenever that changes.
+        hang_timeout_s: Time without a response from a model with pending calls, after which Triton is restarted.
+
+    Attributes:
+        metrics_url: URL of Triton's metrics, while it is available and the URL is known.
+        starts: Number of successful starts or connections.
     """
 
     def __init__(
@@ -98,14 +115,14 @@ class Supervisor:
         self._pause_s = FIRST_PAUSE_S
         self.metrics_url: str | None = None
         self.starts = 0
-        # one thread for all of its life: an embedded Triton ends with the thread that has started it
+        # a single thread for all restarts: PR_SET_PDEATHSIG ends an embedded Triton with the thread that has started it
         self._thread = threading.Thread(target=self._run, name="triton", daemon=True)
 
     def start(self) -> None:
-        """Return when Triton is ready for the first time.
+        """Start Triton, and wait until it is ready.
 
         Raises:
-            FoleyError: what keeps it from starting.
+            FoleyError: The first start failed.
         """
         self._thread.start()
         self._started.wait()
@@ -113,17 +130,21 @@ class Supervisor:
             raise self._failure
 
     def stop(self) -> None:
-        """End it, or leave it."""
+        """Stop an embedded Triton, or disconnect from a remote one."""
         self._stopping.set()
         self._thread.join()
 
     @property
     def ready(self) -> bool:
-        """Whether it is there."""
+        """Whether Triton is available."""
         return self._triton is not None
 
     def triton(self) -> Triton:
-        """It. Raises ServerUnavailable while it is not there."""
+        """Return the connection to Triton.
+
+        Raises:
+            ServerUnavailable: Triton is being restarted; `retry_after_s` is set.
+        """
         found = self._triton
         if found is None:
             error = ServerUnavailable("the networks are being started again; try again in a moment")
@@ -143,7 +164,7 @@ class Supervisor:
                     self._change(None)
                     if not self._stopping.is_set():
                         served.kill()
-            except Exception as error:  # also what nobody foresaw: this thread must not end, nor `start` wait for ever
+            except Exception as error:  # any error: this thread must not end, and `start` must not block forever
                 self._change(None)
                 if not self._started.is_set():
                     self._failure = _told(error)
@@ -156,7 +177,7 @@ class Supervisor:
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     def _watch(self, served: Served) -> None:
-        """Return when it has died, hangs, or is to stop."""
+        """Return when Triton has died or hangs, or the supervisor is stopping."""
         unanswered, asked = 0, time.monotonic()
         while not self._stopping.wait(LOOK_S) and served.alive():
             if time.monotonic() - asked < ASK_S:
@@ -178,7 +199,7 @@ class Supervisor:
 
 
 def _told(error: Exception) -> Exception:
-    """`error` as one sentence where the machine is to blame."""
+    """Convert an OSError to a ServerUnavailable with a readable message."""
     if isinstance(error, OSError):
         return ServerUnavailable(f"Triton cannot be started ({error}); check the free space in {gettempdir()}")
     return error

@@ -1,7 +1,7 @@
-"""Bearer tokens: a TOML file of their hashes, with what each may do and how much.
+"""Bearer tokens: a TOML file of their hashes, scopes and rate limits.
 
 [tokens.alice]
-sha256 = "..."              # of the token itself, which is kept nowhere
+sha256 = "..."              # of the token; the token itself is not stored
 scopes = ["generate", "read"]
 requests_per_minute = 60
 concurrent_requests = 4
@@ -35,7 +35,14 @@ log = logging.getLogger(__name__)
 
 
 class Entry(BaseModel):
-    """What a token may do."""
+    """Permissions and limits of a token.
+
+    Attributes:
+        sha256: SHA-256 of the token, hexadecimal.
+        scopes: Scopes that the token grants.
+        requests_per_minute: Rate limit; also the capacity of the token bucket.
+        concurrent_requests: Maximum number of calls in progress.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,23 +59,31 @@ class _File(BaseModel):
 
 
 class Principal:
-    """Who calls, and how much of their share they have used."""
+    """An authenticated caller, with the state of its rate limit (a token bucket)."""
 
     def __init__(self, name: str, entry: Entry | None) -> None:
         self.name = name
-        self.entry = entry  # None: everyone, without limits of their own
+        self.entry = entry  # None: anonymous, without limits
         self._active = 0
         self._left = entry.requests_per_minute if entry else 0.0
         self._counted_at = time.monotonic()
 
     def check(self, scope: Scope | None) -> None:
-        """Raises Forbidden without the scope."""
+        """Check that the token has `scope`.
+
+        Raises:
+            Forbidden: The token lacks the scope.
+        """
         if self.entry and scope and scope not in self.entry.scopes:
             raise Forbidden(f"the token {self.name!r} lacks the scope {scope!r}")
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count what happens inside as one request. Raises RateLimited past the token's share."""
+        """Count the context as one request.
+
+        Raises:
+            RateLimited: The token's rate limit or its limit of concurrent requests is reached.
+        """
         if self.entry is None:
             yield
             return
@@ -90,10 +105,13 @@ class Principal:
 
 
 class Tokens:
-    """The tokens in a file, read again whenever it changes; without a file everyone may do everything.
+    """The tokens in a file, reloaded when it changes. Without a file, every call is allowed.
+
+    Args:
+        path: TOML file of tokens, or None.
 
     Raises:
-        SettingError: the file is not one of tokens.
+        SettingError: The file is not a valid file of tokens.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -105,7 +123,11 @@ class Tokens:
             self._read(path)
 
     def principal(self, authorization: str | None) -> Principal:
-        """Who sent this `authorization` metadata. Raises Unauthenticated where that is nobody we know."""
+        """Return the caller for the value of the `authorization` metadata.
+
+        Raises:
+            Unauthenticated: The token is missing or unknown.
+        """
         if self._path is None:
             return self._everyone
         self._refresh(self._path)
@@ -140,12 +162,16 @@ class Tokens:
 
 
 def new_token() -> str:
-    """A token of 256 random bits: so many that a plain hash of it is safe to keep."""
+    """Return a token with 256 bits of entropy, which makes it safe to store an unsalted hash of it."""
     return f"foley_{secrets.token_urlsafe(32)}"
 
 
 def entry(name: str, token: str, scopes: Sequence[str], requests_per_minute: float, concurrent_requests: int) -> str:
-    """What the file of tokens says about one. Raises SettingError where it cannot."""
+    """Return the TOML entry of a token.
+
+    Raises:
+        SettingError: The name, a scope or a limit is not valid.
+    """
     allowed = {
         "sha256": sha256(token),
         "scopes": list(scopes),
@@ -162,7 +188,7 @@ def entry(name: str, token: str, scopes: Sequence[str], requests_per_minute: flo
 
 
 def sha256(token: str) -> str:
-    """What is kept of a token."""
+    """Return the hash of a token under which it is stored."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span a call, which Triton's own spans are children of."""
+"""OpenTelemetry tracing: one span per call, the parent of Triton's spans."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,12 @@ _tracer = trace.get_tracer("foley_server.api", __version__)
 
 @contextmanager
 def exporting(endpoint: str | None, share: float) -> Iterator[None]:
-    """Send spans of a share of the calls to an OTLP/HTTP endpoint, if there is one, while this lasts."""
+    """Export spans while the context is active.
+
+    Args:
+        endpoint: OTLP/HTTP endpoint; None turns tracing off.
+        share: Fraction of calls to sample, 0 to 1, unless the caller's trace context decides.
+    """
     if endpoint is None:
         yield
         return
@@ -34,7 +39,7 @@ def exporting(endpoint: str | None, share: float) -> Iterator[None]:
 
 @contextmanager
 def call_span(method: str, request_id: str, metadata: dict[str, str]) -> Iterator[trace.Span]:
-    """The span of a call, a child of the caller's where its metadata bring a `traceparent`."""
+    """Open the span of a call, a child of the caller's span if `metadata` has a `traceparent`."""
     attributes = {"rpc.system": "grpc", "rpc.method": method, "foley.request_id": request_id}
     with _tracer.start_as_current_span(
         method.strip("/"), extract(metadata), trace.SpanKind.SERVER, attributes, record_exception=False
@@ -43,7 +48,10 @@ def call_span(method: str, request_id: str, metadata: dict[str, str]) -> Iterato
 
 
 def trace_headers() -> dict[str, str]:
-    """What tells Triton which span its own belong to; nothing where none is recorded, or Triton would record all."""
+    """Return the trace context headers for calls to Triton.
+
+    Empty if the current span is not recorded: Triton records every request that has a trace context.
+    """
     headers: dict[str, str] = {}
     if trace.get_current_span().is_recording():
         inject(headers)

@@ -1,4 +1,4 @@
-"""Files that come in messages: written to a folder of the request's own, in the order and the size that is allowed."""
+"""Receives uploaded files from chunk messages into a folder per request; checks their order and size."""
 
 import hashlib
 import shutil
@@ -17,14 +17,19 @@ MAX_CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Uploads:
-    """Where requests put their files, and how large each may be."""
+    """Creates folders for uploaded files.
+
+    Attributes:
+        root: Parent folder.
+        max_bytes: Maximum size of a file.
+    """
 
     root: Path
     max_bytes: int
 
     @contextmanager
     def folder(self) -> Iterator["Folder"]:
-        """A folder that is gone at the end. No name in it comes from the request."""
+        """Create a folder that is removed on exit. File names in it never come from the request."""
         root = Path(tempfile.mkdtemp(dir=self.root))
         try:
             yield Folder(root, self.max_bytes)
@@ -34,27 +39,39 @@ class Uploads:
 
 @dataclass(frozen=True)
 class Folder:
-    """The files of one request."""
+    """The files of one request.
+
+    Attributes:
+        root: Path of the folder.
+        max_bytes: Maximum size of a file.
+    """
 
     root: Path
     max_bytes: int
 
     @property
     def video(self) -> Path:
-        """Where the video is, or will be."""
+        """Path of the uploaded video."""
         return self.root / "video"
 
     @property
     def recording(self) -> Path:
-        """Where the audio prompt is, or will be."""
+        """Path of the uploaded audio prompt."""
         return self.root / "recording"
 
     async def receive(self, messages: AsyncIterator[Any], expected: Mapping[pb.FileKind, Path]) -> str:
-        """Write the chunks of `messages` to the files `expected`, by kind and in this order; their hash.
+        """Write the chunks in `messages` to files.
+
+        Args:
+            messages: Messages whose `part` is a chunk.
+            expected: Path of each expected file, by kind, in upload order.
+
+        Returns:
+            SHA-256 of the kinds and contents of the files, hexadecimal.
 
         Raises:
-            InvalidInput: something else comes, or not all of them.
-            MediaTooLarge: one of them is larger than it may be.
+            InvalidInput: A message is not a chunk, a chunk is out of order or of a wrong size, or a file is missing.
+            MediaTooLarge: A file is larger than `max_bytes`.
         """
         digest = hashlib.sha256()
         order, position, size = list(expected), -1, 0
@@ -71,7 +88,7 @@ class Folder:
                     raise _wrong("chunk.data", f"a chunk holds 1 to {MAX_CHUNK} bytes, this one {len(data)}")
                 if order.index(kind) > position:
                     if order.index(kind) != position + 1:
-                        break  # one is missing
+                        break  # a file was skipped
                     if file:
                         file.close()
                     position, size = position + 1, 0
@@ -97,7 +114,11 @@ class Folder:
 
 
 async def first(messages: AsyncIterator[Any], part: str) -> Any:
-    """What the first message holds as `part`. Raises InvalidInput where it is something else."""
+    """Return the field `part` of the first message.
+
+    Raises:
+        InvalidInput: There is no message, or it holds another part.
+    """
     async for message in messages:
         if message.WhichOneof("part") == part:
             return getattr(message, part)

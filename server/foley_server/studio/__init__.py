@@ -1,1 +1,1 @@
-"""The studio: the page on which the loudness curve is an instrument, and the HTTP that it talks."""
+"""The studio: a web page for editing loudness curves, and its HTTP API."""

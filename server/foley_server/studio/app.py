@@ -1,4 +1,4 @@
-"""The studio's requests: videos and recordings in, curves and takes out."""
+"""HTTP endpoints of the studio: uploads of videos and recordings, envelopes, takes and muxed videos."""
 
 import asyncio
 import shutil
@@ -38,18 +38,18 @@ from foley_server.studio.shelf import Recording, Shelves, Take, Video
 from foley_server.studio.web import Answer, Door, Guarded, document, handle_errors, lines
 
 STATIC = Path(__file__).with_name("static")
-TICK_S = 0.2  # between two looks at the progress
-SILENCE_S = 5.0  # the longest time without a line: whoever hears nothing for longer knows that the connection is lost
+TICK_S = 0.2  # interval between progress checks
+SILENCE_S = 5.0  # maximum interval between lines; the page treats a longer silence as a lost connection
 MAX_DOCUMENT = 4 * 2**20  # a curve of ten minutes is 60,000 numbers
 
 
 class Wish(GenerateOptions):
-    """What a take is to be: the body of `POST /api/takes`.
+    """Body of `POST /api/takes`.
 
     Attributes:
-        envelope: the curve, linear RMS at 100 Hz.
-        sample_count: of the sound at 16 kHz, where it ends inside of the curve's last frame.
-        audio: a recording to be like, by its name, in place of `text`.
+        envelope: Linear RMS at 100 Hz.
+        sample_count: Number of samples of the sound at 16 kHz, if it ends within the last envelope frame.
+        audio: Name of an uploaded recording as the audio prompt, instead of `text`.
     """
 
     envelope: list[float] = Field(min_length=1)
@@ -59,7 +59,18 @@ class Wish(GenerateOptions):
 
 @dataclass
 class Studio:
-    """Answers the page. Belongs to the event loop of its engine."""
+    """Handles the requests of the page. Not thread-safe: use it from the event loop of its engine.
+
+    Attributes:
+        engine: Runs the pipeline.
+        sandbox: Opens uploaded media.
+        shelves: Uploaded videos and recordings, and generated takes.
+        examples: Example videos by name.
+        tokens: Tokens of the API.
+        max_bytes: Maximum size of an upload.
+        max_duration_s: Maximum duration of an envelope.
+        upload_timeout_s: Time limit of an upload.
+    """
 
     engine: Engine
     sandbox: Sandbox
@@ -71,7 +82,7 @@ class Studio:
     upload_timeout_s: float
 
     def app(self, hosts: frozenset[str]) -> Starlette:
-        """The page and its API, known by these `hosts`."""
+        """Return the ASGI application, which accepts requests for `hosts` (values of the Host header)."""
 
         def route(path: str, answer: Answer, method: str = "GET") -> Route:
             return Route(path, Guarded(self.tokens, answer), methods=[method])
@@ -96,11 +107,11 @@ class Studio:
         return app
 
     async def page(self, _: Request) -> Response:
-        """The page itself."""
+        """Return the page."""
         return FileResponse(STATIC / "index.html")
 
     async def about(self, _: Request) -> Response:
-        """What the page has to know before it begins."""
+        """Return the configuration of the page: options, profiles, examples and limits."""
         triton = self.engine.supervisor.triton()
         profiles = {
             name: _shown(resolve_sampling(GenerateOptions(profile=name), triton.manifest.sampling)) for name in PROFILES
@@ -117,18 +128,18 @@ class Studio:
         )
 
     async def example(self, request: Request) -> Response:
-        """A video to begin with."""
+        """Return an example video."""
         path = self.examples.get(request.path_params["name"])
         if path is None:
             raise NotFound("there is no such example")
         return FileResponse(path)
 
     async def add_video(self, request: Request) -> Response:
-        """Takes a video: its bytes are the body."""
+        """Accept a video as the request body."""
         async with self.engine.request():
             name, folder = self.shelves.videos.room()
             try:
-                path = folder / "the video"  # errors say so
+                path = folder / "the video"  # appears in error messages
                 await self._receive(request, path)
                 info = await asyncio.to_thread(lambda: self.sandbox.open_video(path).info)
                 video = Video(path, info.duration_s, info.samples(clip.SAMPLE_RATE_HZ))
@@ -140,7 +151,7 @@ class Studio:
         return JSONResponse(answer, 201)
 
     async def predict(self, request: Request) -> Response:
-        """The curve of a video, as lines: progress, then `envelope`."""
+        """Predict the envelope of a video; stream progress events, then an `envelope` event."""
         video = self.shelves.videos[request.path_params["name"]]
 
         def look(foley: Foley, watch: Watch) -> Floats:
@@ -152,7 +163,7 @@ class Studio:
         return await lines(self._work(lambda progress: self.engine.call(progress, look), found))
 
     async def add_recording(self, request: Request) -> Response:
-        """Takes a sound: a timbre for a prompt, and its own loudness curve."""
+        """Accept a recording as the request body, for an audio prompt; return its envelope, too."""
         async with self.engine.request(later=True):
             name, folder = self.shelves.recordings.room()
             try:
@@ -166,7 +177,7 @@ class Studio:
         return JSONResponse({"recording": name, "envelope": _rounded(measure(waveform))}, 201)
 
     async def make_takes(self, request: Request) -> Response:
-        """Makes sound on a curve, as lines: progress, then `takes`."""
+        """Generate takes for an envelope; stream progress events, then a `takes` event."""
         wish = Wish(**await document(request, MAX_DOCUMENT))
         curve = np.asarray(wish.envelope, np.float32)
         if len(curve) > self.max_duration_s * clip.ENVELOPE_RATE_HZ:
@@ -180,11 +191,11 @@ class Studio:
         return await lines(self._work(lambda progress: self.engine.generate(progress, job), self._keep))
 
     async def sound(self, request: Request) -> Response:
-        """A take as WAV."""
+        """Return a take as a WAV file."""
         return FileResponse(self.shelves.takes[request.path_params["name"]].path, media_type="audio/wav")
 
     async def preview(self, request: Request) -> Response:
-        """The picture of a video, small, as every browser plays it."""
+        """Return a small preview of a video, without sound, that every browser can play."""
         video = self.shelves.videos[request.path_params["name"]]
         path = video.path.with_name("preview.mp4")
         if not path.is_file():
@@ -193,7 +204,10 @@ class Studio:
         return FileResponse(path)
 
     async def mux(self, request: Request) -> Response:
-        """A video with the sound that is the body; `source_audio` says what becomes of the video's own."""
+        """Return a video with the sound in the request body.
+
+        The query parameter `source_audio` says what happens to the video's own audio: replace, mix or keep.
+        """
         source_audio = cast(SourceAudio, request.query_params.get("source_audio", "replace"))
         if source_audio not in get_args(SourceAudio):
             raise SettingError(f"source_audio is one of {', '.join(get_args(SourceAudio))}")
@@ -223,7 +237,12 @@ class Studio:
     async def _work(
         self, start: Callable[[Progress], Awaitable[Any]], finish: Callable[[Any], dict[str, Any]]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Do something in its turn, and tell how far it is; going away stops it."""
+        """Run work in the engine's queue, and yield progress events, then the result. Closing the generator cancels it.
+
+        Args:
+            start: Starts the work, which reports to the progress.
+            finish: Converts the result of the work to an event.
+        """
         async with self.engine.request():
             progress, begun = Progress("studio"), time.monotonic()
             work = asyncio.ensure_future(self.engine.in_time(start(progress)))
@@ -261,7 +280,7 @@ class Studio:
 
 
 def _shown(sampling: Sampling) -> dict[str, Any]:
-    """What a profile sets of that which the page shows."""
+    """Return the sampling settings of a profile that the page shows."""
     return {"steps": sampling.steps, "guidance": sampling.guidance}
 
 

@@ -1,4 +1,4 @@
-"""The studio's own port, in the event loop of the API."""
+"""Serves the studio on a separate port, in the event loop of the API."""
 
 import asyncio
 import socket
@@ -13,22 +13,25 @@ from foley_server.api.settings import Settings
 from foley_server.studio.app import Studio
 
 STOP_TIMEOUT_S = 5
-MAX_CONNECTIONS = 1_000  # more get 503 from uvicorn
+MAX_CONNECTIONS = 1_000  # uvicorn responds with 503 beyond this
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals to the API, which ends in order."""
+        """Leave signal handling to the API, which shuts down gracefully."""
         yield
 
 
 @asynccontextmanager
 async def serving(studio: Studio, settings: Settings) -> AsyncIterator[str]:
-    """Serve while the context lasts; the studio's address.
+    """Serve the studio while the context is active.
+
+    Yields:
+        The URL of the studio.
 
     Raises:
-        OutputError: the port is in use.
+        OutputError: The port is in use.
     """
     address, port = settings.studio_address, settings.studio_port
     try:

@@ -1,4 +1,4 @@
-"""What a studio has at hand: videos, recordings and takes, as files in one folder, the oldest making room."""
+"""Bounded LRU storage of the studio for videos, recordings and takes, as files in one folder."""
 
 import secrets
 import shutil
@@ -17,7 +17,9 @@ class Video:
     """An uploaded video.
 
     Attributes:
-        samples: of a sound at 16 kHz that is as long.
+        path: Path of the file.
+        duration_s: Duration in seconds.
+        samples: Duration in samples at 16 kHz.
     """
 
     path: Path
@@ -27,14 +29,14 @@ class Video:
 
 @dataclass(frozen=True)
 class Recording:
-    """An uploaded sound: a timbre to be like, or a loudness to follow."""
+    """An uploaded recording, used as an audio prompt or for its envelope."""
 
     path: Path
 
 
 @dataclass(frozen=True)
 class Take:
-    """A sound that was made, as WAV."""
+    """A generated sound, as a WAV file."""
 
     path: Path
 
@@ -43,7 +45,13 @@ Item = TypeVar("Item", Video, Recording, Take)
 
 
 class Shelf(Generic[Item]):
-    """At most `size` things of a kind, by names that nobody guesses, in a folder each."""
+    """LRU container of at most `size` items with unguessable names, each in its own folder.
+
+    Args:
+        root: Folder to create.
+        what: Kind of item, for error messages.
+        size: Maximum number of items.
+    """
 
     def __init__(self, root: Path, what: str, size: int) -> None:
         self._root, self._what, self._size = root, what, size
@@ -51,7 +59,11 @@ class Shelf(Generic[Item]):
         root.mkdir(parents=True)
 
     def __getitem__(self, name: str) -> Item:
-        """The thing called `name`, which is used now and goes last. Raises NotFound."""
+        """Return the item `name`, and mark it as most recently used.
+
+        Raises:
+            NotFound: There is no such item, or it was evicted.
+        """
         try:
             self._items.move_to_end(name)
         except KeyError:
@@ -59,28 +71,35 @@ class Shelf(Generic[Item]):
         return self._items[name]
 
     def room(self) -> tuple[str, Path]:
-        """A new name, and an empty folder for what will have it."""
+        """Create a name and an empty folder for a new item."""
         name = secrets.token_urlsafe(12)
         folder = self._root / name
         folder.mkdir()
         return name, folder
 
     def put(self, name: str, item: Item) -> None:
-        """Keep it; the one that was used longest ago goes, where there are too many."""
+        """Add an item; evict the least recently used items beyond `size`."""
         self._items[name] = item
         while len(self._items) > self._size:
             oldest, _ = self._items.popitem(last=False)
             self.drop(oldest)
 
     def drop(self, name: str) -> None:
-        """Remove what lies in its folder."""
+        """Remove an item and its folder."""
         self._items.pop(name, None)
         shutil.rmtree(self._root / name, ignore_errors=True)
 
 
 @dataclass
 class Shelves:
-    """All that a studio has at hand, below `root`."""
+    """The shelves of the studio.
+
+    Attributes:
+        root: Folder of the shelves.
+        videos: Uploaded videos.
+        recordings: Uploaded recordings.
+        takes: Generated takes.
+    """
 
     root: Path
     videos: Shelf[Video] = field(init=False)

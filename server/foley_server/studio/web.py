@@ -1,4 +1,4 @@
-"""HTTP as the studio speaks it: who may come in, what browsers are told, errors as JSON."""
+"""HTTP layer of the studio: access control, security headers, errors as JSON, event streams."""
 
 import asyncio
 import json
@@ -29,10 +29,10 @@ STATUS: Mapping[str, int] = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-"""HTTP's word for a gRPC status; others are 500."""
+"""HTTP status for each gRPC status; 500 for others."""
 
 HEADERS = {
-    # the page loads what this server has, and nothing else; nobody frames it
+    # the page loads resources only from this server, and must not be framed
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -45,16 +45,21 @@ HEADERS = {
 
 
 class Door:
-    """Lets in requests to the names that the studio is known by, from its own page; adds `HEADERS` to answers.
+    """ASGI middleware that rejects requests with another Host or Origin, and adds `HEADERS` to responses.
 
-    Another page's script cannot read answers, but without this it could send requests, and a name that its owner lets
-    point to this machine (DNS rebinding) could read them, too.
+    The same-origin policy only keeps scripts of other sites from reading responses: without these checks they could
+    still send requests (CSRF), and read the responses with a host name that resolves to this machine (DNS rebinding).
+
+    Args:
+        app: The application.
+        hosts: Accepted values of the Host header, without the port.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle an ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -79,12 +84,16 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Guarded:
-    """An endpoint for those who have a token, where there are tokens: one of their requests, to its last byte."""
+    """ASGI endpoint that requires a token with the scope `generate`, unless the API has no tokens.
+
+    It counts as one request of the token until the last byte of the response is sent.
+    """
 
     def __init__(self, tokens: Tokens, answer: Answer) -> None:
         self._tokens, self._answer = tokens, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle an ASGI connection."""
         request = Request(scope, receive, send)
         principal = self._tokens.principal(request.headers.get("authorization"))
         principal.check("generate")
@@ -94,14 +103,14 @@ class Guarded:
 
 
 def error_response(error: FoleyError) -> JSONResponse:
-    """An error with the words and the fields of the gRPC API's."""
+    """Return an error as JSON, with the same reason, message and field as in the gRPC API."""
     status = 413 if isinstance(error, MediaTooLarge) else STATUS.get(error.grpc_status, 500)
     headers = {} if error.retry_after_s is None else {"Retry-After": str(round(error.retry_after_s))}
     return JSONResponse({"error": error_document(error)}, status, headers)
 
 
 def error_document(error: FoleyError) -> dict[str, Any]:
-    """What went wrong, for JSON."""
+    """Return the JSON object of an error."""
     return {
         "reason": reason(type(error)),
         "message": str(error),
@@ -111,7 +120,7 @@ def error_document(error: FoleyError) -> dict[str, Any]:
 
 
 def told(error: BaseException) -> FoleyError:
-    """What a user is told of an error; a mistake of ours is in the log."""
+    """Return the error to report to the user; an unexpected error is logged and becomes a ServerFailure."""
     if isinstance(error, FoleyError):
         return error
     log.error("a request to the studio failed", exc_info=error)
@@ -119,7 +128,7 @@ def told(error: BaseException) -> FoleyError:
 
 
 def handle_errors(app: Starlette) -> None:
-    """Let errors of this project be answers."""
+    """Register handlers that convert errors to JSON responses."""
 
     async def answer(_: Request, error: Exception) -> Response:
         return error_response(told(error))
@@ -129,7 +138,11 @@ def handle_errors(app: Starlette) -> None:
 
 
 async def document(request: Request, limit: int) -> dict[str, Any]:
-    """The JSON object that a request brings. Raises InvalidInput where it is none, or larger than `limit` bytes."""
+    """Return the JSON object in the body of a request.
+
+    Raises:
+        InvalidInput: The body is not a JSON object, or is larger than `limit` bytes.
+    """
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
@@ -145,9 +158,9 @@ async def document(request: Request, limit: int) -> dict[str, Any]:
 
 
 async def lines(events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
-    """Events as lines of JSON; whoever goes away stops the work behind them.
+    """Stream events as lines of JSON. When the client disconnects, the generator is closed, which cancels the work.
 
-    An error before the first is raised; one after it, when the status has gone out, is the last line.
+    An error before the first event is raised. A later error becomes the last line, since the status has been sent.
     """
     first = await anext(events)
 

@@ -1,8 +1,8 @@
-/** The studio's HTTP, and what it answers. */
+/** Client of the studio's HTTP API, and the types of its responses. */
 
-export const FRAMES_A_SECOND = 100; // of a curve
-export const SAMPLE_RATE = 16_000; // of a take
-const SILENCE_MS = 15_000; // the server says something every 5 s while it works
+export const FRAMES_A_SECOND = 100; // values of a curve per second
+export const SAMPLE_RATE = 16_000; // of a take, Hz
+const SILENCE_MS = 15_000; // the server sends a line at least every 5 s while it works
 
 export interface Settings { steps: number; guidance: number }
 export interface Option { help: string; default: string | number | null; choices: string[]; low: number | null; high: number | null }
@@ -20,11 +20,11 @@ export type Progress =
 type Line = Progress | { event: "envelope"; envelope: number[] } | { event: "takes"; takes: Take[] };
 export type Tell = (progress: Progress) => void;
 
-/** What the server says is wrong, in its own words. */
+/** An error that the server reported, with its message. */
 export class Refused extends Error {
   constructor(message: string, readonly reason: string, readonly retryAfter?: number) { super(message); }
 
-  /** Whether the same request may go well later. */
+  /** Whether the request can be retried. */
   get passes(): boolean { return this.reason === "LOST" || this.retryAfter !== undefined; }
 }
 
@@ -51,7 +51,7 @@ function refused(error: ErrorDocument | undefined, status: number): Refused {
   return error ? new Refused(error.message, error.reason, error.retry_after_s ?? undefined) : new Refused(`The server answered ${status}.`, "UNKNOWN");
 }
 
-/** The body of an answer, whose connection may be lost on the way, too. */
+/** Awaits a response body; a connection that is lost meanwhile throws `Refused`. */
 async function read<T>(body: Promise<T>, signal?: AbortSignal): Promise<T> {
   try {
     return await body;
@@ -60,7 +60,7 @@ async function read<T>(body: Promise<T>, signal?: AbortSignal): Promise<T> {
   }
 }
 
-let largest = Infinity; // bytes of a file
+let largest = Infinity; // maximum size of an upload, bytes
 
 export async function about(): Promise<About> {
   const found: About = await read((await ask("/api/about")).json());
@@ -77,12 +77,12 @@ export function addVideo(file: Blob, tell: Tell, signal: AbortSignal): Promise<V
 
 export function addRecording(file: Blob, tell: Tell, signal: AbortSignal): Promise<Recording> { return upload("/api/recordings", file, tell, signal); }
 
-/** Sends a file and tells how far it is, which `fetch` cannot. */
+/** Uploads a file and reports progress, which `fetch` does not support. */
 function upload<T>(path: string, file: Blob, tell: Tell, signal: AbortSignal): Promise<T> {
   const request = new XMLHttpRequest(), begun = performance.now(), megabytes = (bytes: number): number => Math.round(bytes / 1e5) / 10;
   return new Promise<T>((done, failed) => {
     signal.throwIfAborted();
-    // said here, since a server that refuses in the middle of a body may not be heard
+    // checked here, since the browser may not receive a response that is sent during the upload
     if (file.size > largest) throw new Refused(`the file has ${megabytes(file.size)} MB, and this server takes ${Math.floor(largest / 1e6)}; cut it`, "TOO_LARGE");
     signal.addEventListener("abort", () => { request.abort(); failed(signal.reason); }, { once: true });
     request.open("POST", path);
@@ -96,12 +96,12 @@ function upload<T>(path: string, file: Blob, tell: Tell, signal: AbortSignal): P
   });
 }
 
-/** The picture of a video that this browser cannot play itself. */
+/** Returns a preview of a video that this browser cannot play. */
 export async function preview(video: string, signal: AbortSignal): Promise<Blob> {
   return read((await ask(`/api/videos/${video}/preview.mp4`, { signal })).blob(), signal);
 }
 
-/** A video with a sound; its own is replaced, mixed in, or kept beside it. */
+/** Returns a video with a sound; its own audio is replaced, mixed in, or kept as a second track. */
 export async function mux(video: string, wav: Blob, sourceAudio: string, signal: AbortSignal): Promise<Blob> {
   return read((await ask(`/api/videos/${video}/mux?source_audio=${sourceAudio}`, { method: "POST", body: wav, signal })).blob(), signal);
 }
@@ -110,7 +110,7 @@ export async function wav(take: string, signal: AbortSignal): Promise<Blob> {
   return read((await ask(`/api/takes/${take}.wav`, { signal })).blob(), signal);
 }
 
-/** The curve of a video. */
+/** Predicts the curve of a video. */
 export async function predict(video: string, tell: Tell, signal: AbortSignal): Promise<number[]> {
   const last = await follow(`/api/videos/${video}/envelope`, { method: "POST", signal }, tell);
   if (last.event !== "envelope") throw lost();
@@ -123,7 +123,7 @@ export async function makeTakes(wish: Wish, tell: Tell, signal: AbortSignal): Pr
   return last.takes;
 }
 
-/** Reads lines of JSON as they come, to the last. Aborting stops the work on the server, too. */
+/** Reads a stream of JSON lines and returns the last one. Aborting also stops the work on the server. */
 async function follow(path: string, options: RequestInit & { signal: AbortSignal }, tell: Tell): Promise<Line> {
   const reader = (await ask(path, options)).body!.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", last: Line | undefined;
@@ -145,13 +145,13 @@ async function follow(path: string, options: RequestInit & { signal: AbortSignal
   return last;
 }
 
-/** A file on the server, which is sent again where the server has forgotten it (it was started anew, or many came after). */
+/** An uploaded file, which is uploaded again if the server no longer has it (after a restart, or evicted by later uploads). */
 export class Sent<Answer> {
   answer?: Answer;
 
   constructor(readonly file: Blob, readonly name: string, private readonly send: (file: Blob, tell: Tell, signal: AbortSignal) => Promise<Answer>) {}
 
-  /** Send it. What the server calls it. */
+  /** Uploads the file and returns the server's response, which names it. */
   async arrive(signal: AbortSignal, tell: Tell = () => {}): Promise<Answer> { return (this.answer = await this.send(this.file, tell, signal)); }
 
   async use<T>(signal: AbortSignal, action: (sent: Answer) => Promise<T>): Promise<T> {

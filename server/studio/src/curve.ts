@@ -1,8 +1,8 @@
-/** The loudness curve: linear RMS, a hundred values a second, with everything that was done to it. */
+/** The loudness curve: linear RMS at 100 Hz, with its undo history. */
 
 const HISTORY = 200;
 
-export interface Region { from: number; to: number } // frames, `to` excluded
+export interface Region { from: number; to: number } // frames; `to` is exclusive
 
 export class Curve {
   values: Float32Array;
@@ -19,7 +19,7 @@ export class Curve {
   get canUndo(): boolean { return this.past.length > 0; }
   get canRedo(): boolean { return this.future.length > 0; }
 
-  /** Remember what is there now; call before a change. */
+  /** Pushes the current values to the undo history; call it before a change. */
   remember(): void {
     this.past.push(this.values.slice());
     if (this.past.length > HISTORY) this.past.shift();
@@ -36,7 +36,7 @@ export class Curve {
     this.values = values;
   }
 
-  /** A straight line from one point to the next: how a pen draws. */
+  /** Sets the values on a straight line between two points, as for a pen stroke. */
   line(fromFrame: number, fromValue: number, toFrame: number, toValue: number): void {
     const [a, b] = fromFrame <= toFrame ? [fromFrame, toFrame] : [toFrame, fromFrame];
     for (let frame = Math.max(0, a); frame <= Math.min(this.length - 1, b); frame++) {
@@ -46,8 +46,8 @@ export class Curve {
   }
 
   /**
-   * Drag the point at frame `at`, as it was in `before`, to another frame and value. What lies between it and the points
-   * on either side goes along, with all of its detail.
+   * Moves the point at frame `at` of `before` to another frame and value. The values up to the neighbouring points `left`
+   * and `right` are stretched and raised along with it, which keeps their detail.
    */
   bend(before: Float32Array, [left, at, right]: [number, number, number], to: number, value: number): void {
     const lift = value - before[at]!;
@@ -59,7 +59,7 @@ export class Curve {
     }
   }
 
-  /** Take back what was begun with `remember`, as if it had never been. */
+  /** Reverts to the last `remember`, and removes it from the undo history. */
   forget(): void { this.values = this.past.pop() ?? this.values; }
 
   change(region: Region, value: (frame: number, values: Float32Array) => number): void {
@@ -71,13 +71,13 @@ export class Curve {
   scale(region: Region, by: number): void { this.change(region, (frame, values) => values[frame]! * by); }
   mute(region: Region): void { this.change(region, () => 0); }
 
-  /** Below `share` of the region's loudest there is silence. */
+  /** Sets values below `share` of the region's maximum to 0. */
   gate(region: Region, share = 0.1): void {
     const floor = share * loudest(this.values.subarray(region.from, region.to));
     this.change(region, (frame, values) => (values[frame]! < floor ? 0 : values[frame]!));
   }
 
-  /** A mean over `reach` frames either way. */
+  /** Applies a moving average over `reach` frames on either side. */
   smooth(region: Region, reach = 4): void {
     this.change(region, (frame, values) => {
       let sum = 0, count = 0;
@@ -89,7 +89,7 @@ export class Curve {
     });
   }
 
-  /** Later by so many frames, earlier where it is negative; what leaves the region is lost. */
+  /** Delays the region by a number of frames, or advances it if negative; values shifted out of the region are lost. */
   shift(region: Region, by: number): void {
     this.change(region, (frame, values) => {
       const source = frame - by;
@@ -97,7 +97,7 @@ export class Curve {
     });
   }
 
-  /** The paper's shapes, over the region: A, V, rising, falling. */
+  /** Fills the region with one of the paper's shapes: A, V, rising, falling. */
   shape(region: Region, kind: "A" | "V" | "rising" | "falling", peak: number): void {
     const last = Math.max(1, region.to - region.from - 1);
     this.change(region, (frame) => {
@@ -107,7 +107,7 @@ export class Curve {
     });
   }
 
-  /** Other values in the region, from its start on; silence where they end before it does. */
+  /** Replaces the values of the region, from its start; 0 after the end of `values`. */
   replace(values: ArrayLike<number>, region: Region = { from: 0, to: this.length }): void {
     this.change(region, (frame) => values[frame - region.from] ?? 0);
   }
@@ -117,7 +117,7 @@ export class Curve {
 
 export function clamp(value: number): number { return Math.min(1, Math.max(0, Number.isFinite(value) ? value : 0)); }
 
-/** The largest of any number of values. */
+/** Returns the maximum; unlike `Math.max(...values)`, for any number of values. */
 export function loudest(values: ArrayLike<number>): number {
   let found = 0;
   for (let i = 0; i < values.length; i++) found = Math.max(found, values[i]!);
@@ -129,7 +129,7 @@ function between(values: Float32Array, position: number): number {
   return values[frame]! + (position - frame) * (values[next]! - values[frame]!);
 }
 
-/** The frames at which straight lines between them stay within `tolerance` of the curve (Ramer, Douglas and Peucker). */
+/** Returns the frames of a polyline that stays within `tolerance` of the curve (Ramer-Douglas-Peucker). */
 export function corners(values: Float32Array, tolerance: number): number[] {
   const keep = new Set([0, values.length - 1]), open: [number, number][] = [[0, values.length - 1]];
   while (open.length) {
@@ -147,7 +147,7 @@ export function corners(values: Float32Array, tolerance: number): number[] {
   return [...keep].sort((a, b) => a - b);
 }
 
-/** Frames at which the curve rises fastest, each at least 50 ms after the one before: where something is hit. */
+/** Returns the onsets: local maxima of the curve's slope, at least 50 ms apart. */
 export function onsets(values: Float32Array): number[] {
   const least = 0.06 * Math.max(loudest(values), 1e-6), found: number[] = [];
   for (let frame = 1; frame < values.length - 1; frame++) {

@@ -1,4 +1,4 @@
-/** Curves as files, the same that `foley` reads and writes: JSON, or CSV. */
+/** Curve files in the formats that `foley` reads and writes: JSON and CSV. */
 
 import { FRAMES_A_SECOND } from "./api";
 import { json } from "./page";
@@ -7,7 +7,7 @@ export function curveFile(values: ArrayLike<number>): Blob {
   return json({ rate_hz: FRAMES_A_SECOND, rms: Array.from(values, (value) => Number(value.toFixed(6))) });
 }
 
-/** The values in a file. Throws an error that says what is wrong with it. */
+/** Reads the values in a file; throws an error with a message for the user. */
 export async function readCurve(file: File): Promise<number[]> {
   const text = await file.text();
   const values = file.name.toLowerCase().endsWith(".csv") ? fromCsv(text) : fromJson(text);

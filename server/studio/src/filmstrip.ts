@@ -1,10 +1,10 @@
-/** Pictures of a video along its time, taken by the browser. */
+/** Thumbnails of a video over time, made by the browser. */
 
 const PICTURES = 32, HEIGHT = 108;
 
 export interface Picture { seconds: number; image: ImageBitmap }
 
-/** Pictures as they are taken, evenly spread. Ends early where the browser cannot show the video. */
+/** Yields evenly spaced thumbnails; ends early if the browser cannot show the video. */
 export async function* filmstrip(address: string, seconds: number, signal: AbortSignal): AsyncGenerator<Picture> {
   const video = document.createElement("video");
   video.muted = true;
@@ -18,7 +18,7 @@ export async function* filmstrip(address: string, seconds: number, signal: Abort
     video.currentTime = ((i + 0.5) / PICTURES) * seconds;
     if (!(await heard("seeked"))) break;
     const image = await createImageBitmap(video, { resizeHeight: HEIGHT, resizeQuality: "medium" }).catch(() => undefined);
-    if (image) yield { seconds: video.currentTime, image }; // a browser may be too busy to have one
+    if (image) yield { seconds: video.currentTime, image }; // undefined if the browser has no frame available, for example under load
   }
   video.removeAttribute("src");
   video.load();

@@ -1,11 +1,11 @@
-/** The hand on the time line, with mouse, pen or fingers: it draws, drags points, chooses a region, scrubs and zooms. */
+/** Pointer input on the timeline (mouse, pen, touch): draws, drags points, selects a region, scrubs and zooms. */
 
 import { FRAMES_A_SECOND } from "./api";
 import { Timeline } from "./timeline";
 
 interface Spot { x: number; y: number }
-interface Grip { points: [number, number, number]; before: Float32Array } // the frame that is dragged, between its neighbours
-const REACH = 10, FINGER_REACH = 24; // pixels around a point
+interface Grip { points: [number, number, number]; before: Float32Array } // frames of the left neighbour, the dragged point and the right neighbour
+const REACH = 10, FINGER_REACH = 24; // hit radius of a point, pixels
 
 export class Hand {
   onChange = (): void => {};
@@ -82,7 +82,7 @@ export class Hand {
     } };
   }
 
-  /** Drag the point that is near, or a new one of the curve. */
+  /** Drags the nearest point within reach, or adds a point on the curve. */
   private point(start: Spot, reach: number): { move(spot: Spot): void; undo: () => void } | undefined {
     const { timeline } = this, curve = timeline.curve!;
     const far = (frame: number): number => Math.hypot(timeline.x(frame / FRAMES_A_SECOND) - start.x, timeline.y(curve.values[frame]!) - start.y);
@@ -106,7 +106,7 @@ export class Hand {
     };
   }
 
-  /** Two fingers: what is between them stays between them. */
+  /** Pinch zoom: the times under the two fingers stay under them. */
   private pinch(): { move(): void } {
     const { timeline } = this;
     const ends = (): [number, number] => { const [a, b] = [...this.fingers.values()].map((spot) => spot.x).sort((p, q) => p - q); return [a!, b!]; };

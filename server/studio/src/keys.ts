@@ -1,12 +1,12 @@
-/** Keys of the page. Those of form fields stay theirs. */
+/** Keyboard shortcuts of the page, inactive in form fields. */
 
 export type Keys = Record<string, () => void>;
 
-/** `keys` by the name of the key, after "Ctrl+", "Alt+" and "Shift+" where they are held. */
+/** Registers shortcuts, named by key with the prefixes "Ctrl+", "Alt+" and "Shift+", in this order. */
 export function listen(keys: Keys): void {
   document.addEventListener("mousedown", (event) => {
     if (!(event.target as HTMLElement).closest("button")) return;
-    event.preventDefault(); // who clicks a button with the mouse leaves the keys, Space among them, to the page
+    event.preventDefault(); // a mouse click must not focus the button, or it would handle shortcuts such as Space
     (document.activeElement as HTMLElement | null)?.blur();
   });
   document.addEventListener("keydown", (event) => {

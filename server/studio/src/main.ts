@@ -1,4 +1,4 @@
-/** The studio: a video comes in, its curve is changed, and sounds are made on it. */
+/** Main module of the studio: opens videos, edits curves, generates takes. */
 
 import * as api from "./api";
 import { Curve, loudest } from "./curve";
@@ -13,8 +13,8 @@ import { Kept, Takes } from "./takes";
 import { Timeline, Tool } from "./timeline";
 import { stop, work } from "./work";
 
-const NUDGE = 2; // frames of 10 ms
-const STEP_S = 0.1, PICTURE_S = 1 / 30; // of the position, by a key
+const NUDGE = 2; // frames of 10 ms, by which "earlier" and "later" shift
+const STEP_S = 0.1, PICTURE_S = 1 / 30; // seek steps of the keys, seconds
 type Shape = "A" | "V" | "rising" | "falling";
 
 const video = element<HTMLVideoElement>("video");
@@ -26,13 +26,13 @@ const takes = new Takes(element("list"), element("no-takes"));
 const microphone = new Microphone();
 let uploaded: api.Sent<api.Video> | undefined;
 let liked: api.Sent<api.Recording> | undefined;
-let saved = true; // whether leaving loses nothing
+let saved = true; // whether the page can be left without losing work
 
-// ---- a video
+// ---- opening a video
 
 async function open(file: File): Promise<void> {
   if (!saved && !confirm(`Open ${file.name}? What you made for ${uploaded?.name} goes; save what you want to keep first.`)) return;
-  stop(); // what was begun for the video before
+  stop(); // work for the previous video
   const sent = new api.Sent<api.Video>(file, file.name, api.addVideo);
   const known = await work("Sending the video", (signal, tell) => sent.arrive(signal, tell));
   if (!known) return;
@@ -48,7 +48,7 @@ async function open(file: File): Promise<void> {
   timeline.show(new Curve(new Float32Array(Math.ceil(known.duration_s * api.FRAMES_A_SECOND))));
   player.seek(0);
   void see(sent);
-  element("edit").inert = true; // what is drawn now would be lost
+  element("edit").inert = true; // the prediction would overwrite edits
   const envelope = await work("Looking at the video", (stopped, tell) => sent.use(stopped, (found) => api.predict(found.video, tell, stopped)));
   if (uploaded !== sent) return;
   element("edit").inert = false;
@@ -69,7 +69,7 @@ function chosen(id: string, action: (file: File) => void): void {
   field(id).onchange = () => {
     const file = field(id).files?.[0];
     if (file) action(file);
-    field(id).value = ""; // so that the same file can be chosen again
+    field(id).value = ""; // so that choosing the same file again fires a change event
   };
 }
 chosen("file", (file) => void open(file));
@@ -108,7 +108,7 @@ function showRegion(): void {
 }
 field("loop").onchange = showRegion;
 
-/** A region in seconds; of an end that is not given, the curve's own. */
+/** Selects a region, in seconds; a missing end defaults to that of the curve. */
 function choose(from: number | undefined, to: number | undefined): void {
   const last = timeline.curve?.length ?? 0, frame = (seconds: number): number => Math.min(last, Math.max(0, Math.round(seconds * api.FRAMES_A_SECOND)));
   const ends = [from === undefined ? 0 : frame(from), to === undefined ? last : frame(to)].sort((a, b) => a - b) as [number, number];
@@ -119,14 +119,14 @@ function choose(from: number | undefined, to: number | undefined): void {
 for (const id of ["region-from", "region-to"]) {
   field(id).onchange = () => {
     const other = field(id === "region-from" ? "region-to" : "region-from");
-    if (field("region-from").valueAsNumber >= field("region-to").valueAsNumber) other.value = ""; // then to the end, or from the start
+    if (field("region-from").valueAsNumber >= field("region-to").valueAsNumber) other.value = ""; // defaults to the end, or the start, of the curve
     const [from, to] = ["region-from", "region-to"].map((end) => (field(end).value ? field(end).valueAsNumber : undefined));
     if (from !== undefined || to !== undefined) choose(from, to);
     else { timeline.region = undefined; changed(); }
   };
 }
 
-/** Begin a region at the position, or take the one that is there to it. */
+/** Seeks by `by` seconds and extends the region to the new position; starts a region if there is none. */
 function stretch(by: number): void {
   const { region } = timeline, at = player.position, next = Math.min(player.length, Math.max(0, at + by));
   const frame = Math.round(at * api.FRAMES_A_SECOND);
@@ -169,7 +169,7 @@ element<HTMLSelectElement>("shape").onchange = (event) => {
   edit((curve) => curve.shape(timeline.chosen, kind, Math.max(0.1, loudest(curve.values))))();
 };
 
-/** Take the loudness of a sound as the curve of the region, or of all. */
+/** Replaces the curve, in the region or everywhere, with the envelope of a sound. */
 async function follow(file: Blob): Promise<void> {
   const found = await work("Listening to the sound", (signal, tell) => api.addRecording(file, tell, signal));
   if (found) edit((curve) => curve.replace(found.envelope, timeline.chosen))();
@@ -179,7 +179,7 @@ chosen("sound", (file) => void follow(file));
 element("record").onclick = async () => {
   if (microphone.records) return microphone.stop();
   try {
-    player.hear(undefined); // the take must not be recorded
+    player.hear(undefined); // so that the microphone does not record the take
     player.seek(timeline.chosen.from / api.FRAMES_A_SECOND);
     const recorded = await microphone.record(() => {
       element("record").setAttribute("aria-pressed", "true");
@@ -204,7 +204,7 @@ chosen("load", (file) => {
   readCurve(file).then((values) => edit((curve) => curve.replace(values))(), problem);
 });
 
-// ---- what it sounds like
+// ---- prompt and takes
 
 function like(sound: typeof liked): void {
   liked = sound;
@@ -220,7 +220,7 @@ chosen("like", async (file) => {
 
 let profiles: Record<string, api.Settings> = {};
 element<HTMLSelectElement>("profile").onchange = usual;
-/** Fill in what the profile sets. */
+/** Fills in the defaults of the profile. */
 function usual(): void {
   const { steps, guidance } = profiles[field("profile").value]!;
   field("steps").value = String(steps);
@@ -252,7 +252,7 @@ element<HTMLFormElement>("prompt").onsubmit = async (event) => {
   heard(kept[0]!);
 };
 
-/** Hear this take, from where we are. */
+/** Plays a take from the current position. */
 function heard(kept: Kept): void {
   takes.hear(kept);
   if (!player.playing) void player.play();
@@ -273,7 +273,7 @@ takes.onVideo = async (kept) => {
   if (made) download(made, `${kept.video.replace(/\.[^.]*$/, "")}-${kept.number}.mp4`);
 };
 
-// ---- playing
+// ---- playback
 
 const toggle = (): void => (player.playing ? player.pause() : void player.play());
 element("play").onclick = toggle;
@@ -302,9 +302,9 @@ for (let number = 1; number <= 9; number++) keys[String(number)] = () => { const
 listen(Object.fromEntries(Object.entries(keys).map(([key, action]) => [key, () => { if (uploaded) action(); }])));
 addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
 
-// ---- begin
+// ---- start
 
-/** Give a field the help, range, choices and default of its option. `begin` runs again after a login: what was typed stays. */
+/** Sets the help, range, choices and default of a field. `begin` runs again after a login, so existing input is kept. */
 function limit(input: HTMLInputElement | HTMLSelectElement, option: api.Option): void {
   input.title = option.help;
   if (input instanceof HTMLSelectElement) {

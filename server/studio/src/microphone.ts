@@ -1,11 +1,11 @@
-/** A sound from the microphone, as it is: no echo cancelled, no level adjusted. */
+/** Records from the microphone without echo cancellation, gain control and noise suppression. */
 
 export class Microphone {
   private recorder?: MediaRecorder;
 
   get records(): boolean { return this.recorder !== undefined; }
 
-  /** Record until `stop`; tells when it begins. Throws an error that says what to do where there is no microphone. */
+  /** Records until `stop`; calls `onBegin` at the start. Throws an error with a message for the user if there is no microphone. */
   async record(onBegin: () => void): Promise<Blob> {
     let stream: MediaStream;
     try {

@@ -1,12 +1,12 @@
-/** The page's elements, and what it says. */
+/** Access to the page's elements, and messages to the user. */
 
 export const element = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 export const field = (id: string): HTMLInputElement => element<HTMLInputElement>(id);
 
-/** What is going on, or was done; screen readers read it out. */
+/** Shows a status message, which screen readers announce. */
 export function say(text: string): void { element("status").textContent = text; }
 
-/** What went wrong. It stays until it is dismissed, or something new is begun. */
+/** Shows an error until it is dismissed or new work starts. */
 export function problem(error: unknown): void {
   if ((error as Error)?.name === "AbortError") return say("Stopped.");
   element("problem").hidden = false;

@@ -1,4 +1,4 @@
-/** Picture and sound in step: the sound leads, by the clock of the loudspeaker, and the picture follows. */
+/** Synchronous playback of sound and picture. The audio clock, corrected for output latency, is the reference for the picture. */
 
 import { SAMPLE_RATE } from "./api";
 
@@ -15,14 +15,14 @@ export class Player {
   private sound?: AudioBuffer;
   private loop?: Span;
   private voice?: { source: AudioBufferSourceNode; gain: GainNode };
-  private from = 0; // where playing began, or stands
-  private began = 0; // when, on the context's clock
+  private from = 0; // start position while playing, else the current position; seconds
+  private began = 0; // start time on the clock of the audio context; seconds
 
   constructor(private readonly picture: HTMLVideoElement) { requestAnimationFrame(() => this.follow()); }
 
   decode(wav: Blob): Promise<AudioBuffer> { return wav.arrayBuffer().then((bytes) => this.context.decodeAudioData(bytes)); }
 
-  /** What is heard now, in seconds of the video. */
+  /** The audible position, in seconds of the video. */
   get position(): number {
     if (!this.playing) return this.from;
     const at = this.from + Math.max(0, this.context.currentTime - this.began - (this.context.outputLatency || 0));
@@ -30,10 +30,10 @@ export class Player {
     return this.loop.from + ((at - this.loop.to) % (this.loop.to - this.loop.from));
   }
 
-  /** Play this sound from now on; while it plays, the one before goes over into it. */
+  /** Sets the sound; during playback, crossfades from the previous one. */
   hear(sound: AudioBuffer | undefined): void { this.sound = sound; this.again(); }
 
-  /** Play this over and over, or go on to the end. */
+  /** Sets the loop; `undefined` plays to the end. */
   repeat(loop: Span | undefined): void {
     if (loop?.from === this.loop?.from && loop?.to === this.loop?.to) return;
     const at = this.position;

@@ -1,4 +1,4 @@
-/** The picture of the video that is open: the video itself, or where this browser cannot play it, as the server shows it. */
+/** Displays the open video, or the server's preview if this browser cannot play it. */
 
 import { preview, Sent, Video } from "./api";
 import { filmstrip, Picture } from "./filmstrip";
@@ -9,7 +9,7 @@ export class Screen {
 
   constructor(private readonly video: HTMLVideoElement) {}
 
-  /** Show a video in place of the one before, and its pictures as they are taken. */
+  /** Shows a video instead of the previous one, and yields its thumbnails. */
   async *show(sent: Sent<Video>, seconds: number): AsyncGenerator<Picture> {
     this.ending.abort();
     const { signal } = (this.ending = new AbortController());

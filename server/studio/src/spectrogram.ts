@@ -1,4 +1,4 @@
-/** What a sound is made of over time, as a picture. */
+/** Spectrogram of a sound, as an image. */
 
 import { computeFrequencies } from "wavesurfer.js/dist/spectrogram-frequencies.js";
 import { SAMPLE_RATE } from "./api";
@@ -6,13 +6,13 @@ import { SAMPLE_RATE } from "./api";
 const WINDOW = 512, MOST_COLUMNS = 8_000, RANGE_DB = 70;
 
 export interface Spectrogram {
-  picture: HTMLCanvasElement; // as opaque as it is loud, 0 to 8 kHz on the mel scale, low frequencies below
+  picture: HTMLCanvasElement; // opacity is level; 0 to 8 kHz on the mel scale, low frequencies at the bottom
   columnsASecond: number;
 }
 
 export function spectrogram(samples: Float32Array): Spectrogram {
   const hop = Math.max(SAMPLE_RATE / 100, Math.ceil(samples.length / MOST_COLUMNS));
-  const padded = new Float32Array(samples.length + WINDOW + 1); // a column's window is around its time
+  const padded = new Float32Array(samples.length + WINDOW + 1); // centres the window of each column on its time
   padded.set(samples, WINDOW / 2);
   const [columns] = computeFrequencies([padded], {
     fftSamples: WINDOW, fftSize: 2 * WINDOW, noverlap: Math.max(1, WINDOW - hop), scale: "mel", sampleRate: SAMPLE_RATE, autoGain: true, rangeDB: RANGE_DB,

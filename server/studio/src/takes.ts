@@ -1,4 +1,4 @@
-/** The takes: side by side, one of them heard, each with all that it takes to make it again. */
+/** The list of takes, one of them current, each with everything needed to reproduce it. */
 
 import * as api from "./api";
 import { loudest } from "./curve";
@@ -8,9 +8,9 @@ import { Spectrogram, spectrogram } from "./spectrogram";
 
 export interface Kept {
   number: number;
-  video: string; // its file's name
+  video: string; // file name
   wish: api.Wish;
-  like?: string; // the name of the sound that it is to be like
+  like?: string; // name of the audio prompt
   recipe: Record<string, unknown>;
   produced: number[];
   wav: Blob;
@@ -25,7 +25,7 @@ export class Takes {
   onCurve = (_kept: Kept): void => {};
   onVideo = (_kept: Kept): void => {};
   private all: Kept[] = [];
-  private before?: Kept; // heard before the current one
+  private before?: Kept; // the previous current take
   private made = 0;
 
   constructor(private readonly list: HTMLElement, private readonly none: HTMLElement) {
@@ -56,7 +56,7 @@ export class Takes {
     this.show();
   }
 
-  /** A and B: the take that was heard before this one. */
+  /** A/B comparison: switches to the previous take. */
   flip(): void { if (this.before) this.hear(this.before); }
 
   private remove(kept: Kept): void {
@@ -102,7 +102,7 @@ export class Takes {
   }
 }
 
-/** The curve that was asked for, and over it the one that came out. */
+/** Draws the measured loudness of a take, and the requested curve over it. */
 function sketch(canvas: HTMLCanvasElement, kept: Kept): void {
   const context = canvas.getContext("2d")!, style = getComputedStyle(canvas);
   const width = (canvas.width = canvas.clientWidth * devicePixelRatio), height = (canvas.height = canvas.clientHeight * devicePixelRatio);
@@ -118,7 +118,7 @@ function sketch(canvas: HTMLCanvasElement, kept: Kept): void {
   path(envelope, "--curve");
 }
 
-/** Shows the command line that makes the same take; its curve is saved along. */
+/** Shows the command line that reproduces a take, and offers its curve file. */
 function command(kept: Kept, stem: string): void {
   const { wish } = kept, quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`, curve = `${stem}-curve.json`;
   const own = element<HTMLSelectElement>("source-audio").value;

@@ -1,4 +1,4 @@
-/** One line of time: the video's pictures, the loudness curve, and the spectrogram of the take that is heard. */
+/** The timeline: thumbnails of the video, the loudness curve, and the spectrogram of the current take. */
 
 import { FRAMES_A_SECOND } from "./api";
 import { Curve, Region, corners, loudest, onsets } from "./curve";
@@ -9,11 +9,11 @@ export type Tool = "draw" | "points" | "select";
 export interface Lane { top: number; height: number }
 const RULER = 20, FILM = 54, SPECTRUM = 84, GAP = 4;
 const HANDLE = 4; // radius of a point
-const SHORTEST_S = 0.2; // shown at the highest zoom
+const SHORTEST_S = 0.2; // span at the maximum zoom, seconds
 
 export class Timeline {
   curve?: Curve;
-  produced?: ArrayLike<number>; // by the take that is heard
+  produced?: ArrayLike<number>; // measured loudness of the current take
   spectrogram?: Spectrogram;
   pictures: Picture[] = [];
   tool: Tool = "draw";
@@ -21,7 +21,7 @@ export class Timeline {
   from = 0; // seconds at the left edge
   span = 10; // seconds shown
   top = 0.3; // RMS at the upper edge of the curve's lane
-  points: number[] = []; // frames of the curve's corners, for dragging
+  points: number[] = []; // frames of the draggable points
   private cursor = 0;
   private readonly context: CanvasRenderingContext2D;
 
@@ -33,7 +33,7 @@ export class Timeline {
 
   get seconds(): number { return (this.curve?.length ?? 0) / FRAMES_A_SECOND; }
 
-  /** The region, or all of it. */
+  /** The region, or the whole curve if there is none. */
   get chosen(): Region { return this.region ?? { from: 0, to: this.curve?.length ?? 0 }; }
 
   show(curve: Curve): void {
@@ -45,7 +45,7 @@ export class Timeline {
     this.changed();
   }
 
-  /** The curve is another one now, or another take is heard. */
+  /** Updates the scale and the points after a change of the curve or of the current take. */
   changed(): void {
     const most = Math.max(loudest(this.curve?.values ?? []), loudest(this.produced ?? []));
     if (most > this.top || most < this.top / 4) this.top = Math.min(1, Math.max(0.05, 1.25 * most));
@@ -65,13 +65,13 @@ export class Timeline {
     this.scroll(around - share * this.span);
   }
 
-  /** Show what begins at `from`. */
+  /** Scrolls so that `from` (seconds) is at the left edge. */
   scroll(from: number): void {
     this.from = Math.min(Math.max(0, from), this.seconds - this.span);
     this.draw();
   }
 
-  // ---- where things are, in CSS pixels
+  // ---- layout, in CSS pixels
 
   get width(): number { return this.canvas.clientWidth; }
   get film(): Lane { return { top: RULER, height: this.pictures.length ? FILM : 0 }; }
@@ -134,7 +134,7 @@ export class Timeline {
     }
   }
 
-  /** The picture is opaque where it is loud: the ink comes after it. */
+  /** Draws the spectrogram, whose opacity is level, and then colours it. */
   private spectrumPicture(color: (name: string) => string): void {
     if (!this.spectrogram) return;
     const { context, spectrum } = this, { picture, columnsASecond } = this.spectrogram;

@@ -1,4 +1,4 @@
-/** Work that takes its time: one thing after the other, with progress, the time left, and a way to stop it. */
+/** Long-running work: runs tasks in order, with progress, remaining time and cancellation. */
 
 import { Progress, Refused, Tell } from "./api";
 import { element, noProblem, problem, say } from "./page";
@@ -7,13 +7,13 @@ const LONGEST_WAIT_S = 10;
 let last: Promise<unknown> = Promise.resolve();
 let stopping = new AbortController();
 
-/** Stop what is under way. */
+/** Cancels the current task. */
 export function stop(): void { stopping.abort(); }
 
 /**
- * What comes of `task`, after what was begun before it; nothing where it was stopped or failed, which the page has said.
+ * Runs `task` after the previous tasks. Returns its result, or `undefined` if it was cancelled or failed, which the page shows.
  *
- * Where the server is busy or the connection lost, it is begun again as soon as there is a chance, until it is stopped.
+ * If the server is busy or the connection is lost, the task is retried with back-off until it succeeds or is cancelled.
  */
 export function work<T>(what: string, task: (signal: AbortSignal, tell: Tell) => Promise<T>): Promise<T | undefined> {
   const mine = last.then(() => run(what, task));
@@ -68,7 +68,7 @@ function show(what: string, bar: HTMLProgressElement, progress: Progress): void 
   say(`${what}: ${stage} ${done} of ${total}${left > 1 ? `, about ${Math.ceil(left)} s left` : ""}`);
 }
 
-/** Say why we wait, and wait. Aborting ends it with an AbortError. */
+/** Shows the error and waits before the next attempt; throws an AbortError when aborted. */
 async function wait(why: Refused, tries: number, signal: AbortSignal): Promise<void> {
   const seconds = Math.min(LONGEST_WAIT_S, Math.ceil(why.retryAfter ?? 2 ** tries));
   problem(why);
