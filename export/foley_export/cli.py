@@ -102,9 +102,7 @@ def onnx(
     """
     from foley_export import half_report, make
 
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # hides a warning about the absent torchvision, which is not needed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hides a warning about torchvision, which is not needed
     _show("graph", bundles.read(bundle).manifest, make.make_graphs(bundle, precision))
     if precision != "fp32":
         half_report.show(precision, make.half_errors(bundle, precision))

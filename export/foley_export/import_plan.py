@@ -209,9 +209,8 @@ class _Ledger:
             if not names:
                 continue  # a counter, or its file could not be used, which is already reported
             origin, *others = names
-            seen = (
-                origin.name in self.settled[origin.part.file.path]
-            )  # by another part of the tensor, or by another network
+            # already resolved for another part of the tensor, or for another network
+            seen = origin.name in self.settled[origin.part.file.path]
             self.settled[origin.part.file.path][origin.name] = ""
             for part, name in others:
                 self.settled[part.file.path][name] = f"replaced by {origin.part.layout.option}"

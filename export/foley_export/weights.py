@@ -14,12 +14,7 @@ import torch
 
 from foley_export.networks.network import OfficialModule
 
-_KEPT = (
-    "spectrogram_extractor",
-    "logmel_extractor",
-    "attn_mask",
-    "mel_transform",
-)  # constants that are computed, not trained
+_KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, not trained
 
 
 AnyModule = TypeVar("AnyModule", bound=OfficialModule)

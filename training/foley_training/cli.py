@@ -47,9 +47,7 @@ def bundle(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
 ) -> None:
     """Create a bundle from the weights of a run: float16 weights and ONNX graphs."""
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # hides a warning about the absent torchvision, which is not needed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hides a warning about torchvision, which is not needed
     for stage in write_bundle(Run(read_config(config), work, torch.device("cpu")), output):
         typer.echo(stage, err=True)
 

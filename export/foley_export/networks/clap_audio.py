@@ -75,7 +75,7 @@ class ClapAudio(Network):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the unit-length embedding [B, 512] of `waveform`."""
-        # Officially resized after the per-band normalisation; equivalent, since the resize weights sum to one.
+        # resized before the per-band normalisation, officially after it; equivalent, as the resize weights sum to one
         stretched = self.stretch(self.spectrogram(waveform))
         pooled = self.audio_branch(stretched[:, None]).pooler_output
         return functional.normalize(self.audio_projection(pooled), dim=-1)

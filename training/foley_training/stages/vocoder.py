@@ -31,13 +31,8 @@ _WIDTH = 24  # channels of a discriminator
 _SMALLEST = 1e-2  # STFT magnitude 80 dB below full scale; quieter values are inaudible and not trained on
 _SMALLEST_MEL = 2e-3  # the same for mel magnitudes
 _SMALLEST_POWER = 1e-5  # the same for the power of a frame's mel bands
-_MEL, _LOUD, _LOUDNESS, _SPECTRUM, _LIKENESS = (
-    6.0,
-    2.0,
-    1.0,
-    4.0,
-    1.0,
-)  # loss weights; the adversarial loss has weight 1
+# loss weights; the adversarial loss has weight 1
+_MEL, _LOUD, _LOUDNESS, _SPECTRUM, _LIKENESS = 6.0, 2.0, 1.0, 4.0, 1.0
 _AVERAGE_MEL, _SPREAD = -6.0, 3.0  # approximate mean and standard deviation of a log-mel during sound
 _ALONE = 0.6  # fraction of steps without discriminators, which cost half
 
