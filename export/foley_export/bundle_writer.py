@@ -1,4 +1,4 @@
-"""Writing bundles: a new one appears whole or not at all; a manifest names the hash of every file."""
+"""Writes bundles atomically; the manifest holds the hash of every file."""
 
 import shutil
 import tempfile
@@ -13,10 +13,10 @@ from foley.manifest import Manifest
 
 @contextmanager
 def new_bundle(destination: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `destination` when the context ends well.
+    """Yield a temporary folder that is renamed to `destination` if the context exits without an exception.
 
     Raises:
-        OutputError: `destination` exists or cannot be made.
+        OutputError: If `destination` exists or cannot be created.
     """
     if destination.exists():
         raise OutputError(f"{destination} exists already: remove it or choose another folder")
@@ -34,9 +34,9 @@ def new_bundle(destination: Path) -> Iterator[Path]:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json` with the sha256 of every file that lies in the bundle; return what it says.
+    """Write `manifest.json` with the sha256 of every file in the bundle; return the manifest written.
 
-    Engines are no part of it: they are of one machine, and say themselves what they were built of.
+    Engines are excluded: they are specific to a machine and have sidecar files that describe their origin.
     """
     names = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
     files = {

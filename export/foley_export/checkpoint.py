@@ -1,4 +1,4 @@
-"""Reading weights that others published: tensors only, never code."""
+"""Reads published weights: tensors only, never code."""
 
 import re
 import warnings
@@ -15,21 +15,21 @@ from torch import Tensor
 
 from foley.errors import CheckpointError
 
-# dicts around the state dict, by the key that it has in them; Video2RMS' is called optimizer in spite of what it holds
+# keys under which a wrapping dict holds the state dict; in Video2RMS' files the name is misleading
 _SHELLS = ("state_dict", "optimizer_Video2RMS")
-_PARALLEL = "module."  # torch.nn.DataParallel puts it in front of every key
+_PARALLEL = "module."  # prefix that torch.nn.DataParallel adds to every key
 _ZIP = b"PK"
 _MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file of weights holds.
+    """The content of a weights file.
 
     Attributes:
-        path: the file.
-        tensors: by key, on the CPU and, where the format allows, mapped from the file and not read yet.
-        others: names of what is no tensor (epoch, learning rate, ...).
+        path: The file.
+        tensors: Tensors by key, on the CPU, memory-mapped if the format allows it.
+        others: Names of entries that are not tensors (epoch, learning rate, ...).
     """
 
     path: Path
@@ -38,10 +38,10 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """The weights in a file that `torch.save` or safetensors wrote, recognised by its content.
+    """Read a file written by `torch.save` or safetensors; the format is detected from its content.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds code, or is something else.
+        CheckpointError: If the file is missing or damaged, contains code, or is not a checkpoint.
     """
     try:
         if path.exists() and not path.is_file():
@@ -69,14 +69,14 @@ def read(path: Path) -> Checkpoint:
 
 
 def shorten(names: list[str], limit: int = 8) -> str:
-    """The first names of a list that may be long, and how many more there are."""
+    """Join the first `limit` names of a list, followed by the number of omitted ones."""
     shown = [name if name.isprintable() and len(name) <= 200 else repr(name[:200]) for name in names[:limit]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """The format starts with the size of its header, which is JSON."""
+    """Whether the file starts like safetensors: the size of the header, then the header, which is JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_SAFETENSORS_HEADER
 
 
@@ -96,9 +96,9 @@ def _read_torch(path: Path, head: bytes) -> Mapping[Any, Any]:
         raise CheckpointError(f"{path} is cut off: the end of the file is missing; copy or download it again")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles it may not know: what comes of them is said below
+            warnings.simplefilter("ignore")  # about unknown pickle content, whose errors are reported below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # whatever a damaged pickle leads to: not only torch's own errors
+    except Exception as error:  # damaged pickles raise more than torch's own errors
         raise CheckpointError(_why_not(path, head, str(error))) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__} and no state dict")

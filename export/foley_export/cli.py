@@ -1,6 +1,6 @@
-"""`foley-export`: make bundles, and ONNX graphs from bundles.
+"""The `foley-export` command: creates bundles, and ONNX graphs and TensorRT engines from bundles.
 
-What needs torch is imported by the commands that do: it takes seconds, and `--help` and `fetch` should not wait.
+Commands import torch themselves, because importing it takes seconds and `--help` and `fetch` do not need it.
 """
 
 import logging
@@ -42,7 +42,7 @@ def init(
     preset: Annotated[str, typer.Option(help=f"Sizes of the networks. One of: {', '.join(PRESETS)}.")],
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
-    """Make a bundle with random weights. It makes noise, not yet sound: for trying, testing and timing."""
+    """Create a bundle with random weights, for trying, testing and timing. Its output is noise."""
     if preset not in PRESETS:
         raise SettingError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     from foley_export import make
@@ -66,7 +66,7 @@ def import_(
     vocoder: Annotated[Path | None, typer.Option(help="transformers' SpeechT5HifiGan, likewise.")] = None,
     clap: Annotated[Path | None, typer.Option(help="transformers' ClapModel or its text half, likewise.")] = None,
 ) -> None:
-    """Make a bundle of the published weights; every tensor in the files is accounted for."""
+    """Create a bundle from the published weights. Every tensor in the files is accounted for."""
     from foley_export import importer
     from foley_export.import_plan import Files, plan
 
@@ -95,14 +95,14 @@ def onnx(
         Precision, typer.Option(help="fp16 and bf16 are for GPUs; their graphs lie beside those in fp32.")
     ] = "fp32",
 ) -> None:
-    """Export every network of a bundle to ONNX, beside its weights; the weights are not copied.
+    """Export every network of a bundle to ONNX, beside its weights. The weights are not copied.
 
-    The precision is in the graph: fp16 and bf16 leave in fp32 what needs its range or its digits. What they do to every
-    network is measured at the end, on random inputs; `verify --precision` takes the golden ones.
+    The precision is part of the graph: fp16 and bf16 graphs keep numerically sensitive operators in fp32. For these the
+    command reports the error of every network on random inputs; `verify --precision` uses the golden vectors.
     """
     from foley_export import half_report, make
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hides a warning about torchvision, which is not needed
     _show("graph", bundles.read(bundle).manifest, make.make_graphs(bundle, precision))
     if precision != "fp32":
         half_report.show(precision, make.half_errors(bundle, precision))
@@ -119,10 +119,10 @@ def tensorrt(
         bool, typer.Option("--check", help="Only say what TensorRT would not take; needs no GPU, no TensorRT.")
     ] = False,
 ) -> None:
-    """Build TensorRT engines from a bundle's graphs, on the kind of GPU that they will run on.
+    """Build TensorRT engines from a bundle's graphs, on the GPU model that they will run on.
 
-    They lie in BUNDLE/engines. Those that are there and still right are kept, and where only the weights have changed
-    they are put in, which takes seconds; what is done about each, and why, is printed.
+    Engines are written to BUNDLE/engines. Up-to-date engines are reused; if only the weights changed, the engine is
+    refitted, which takes seconds. The action for each engine and its reason are printed.
     """
     from foley_export.tensorrt.build import build_engines, refused
 
@@ -170,9 +170,9 @@ def fetch(
         Path | None, typer.Option(help="Folder to keep them in.", show_default="$FOLEY_CACHE or ~/.cache/foley")
     ] = None,
 ) -> None:
-    """Download the published weights from their homes, about 3 GB; what is there already is only checked.
+    """Download the published weights, about 3 GB. Files that already exist are only verified.
 
-    A download that broke off goes on where it stopped. Files that were placed in the folder by hand are taken.
+    Interrupted downloads resume. Files that were placed in the folder by hand are used.
     """
     if unknown := set(only or ()) - set(OPTIONS):
         raise SettingError(f"there is no published file {min(unknown)!r}; choose from {', '.join(OPTIONS)}")
@@ -202,5 +202,5 @@ def _show(what: str, manifest: Manifest, stages: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point of `foley-export`."""
     command.run(app)

@@ -1,6 +1,6 @@
-"""Downloading one file over HTTP(S): continued where it stopped, checked, and there only when it is whole.
+"""Downloads one file over HTTP(S): resumable, verified, and atomic.
 
-Proxies are those of the environment (HTTPS_PROXY, NO_PROXY, ...).
+Proxies are taken from the environment (HTTPS_PROXY, NO_PROXY, ...).
 """
 
 import re
@@ -18,14 +18,14 @@ from foley.errors import DownloadError, OutputError
 from foley_export.partial import Partial
 
 Progress = Callable[[int, int | None], None]
-"""(bytes that are there, bytes of the whole file if the server says so)."""
+"""Called with (bytes downloaded, total bytes or None if the server does not state them)."""
 
-TRIES = 6  # requests for one file, with 1, 2, 4, ... s between them
-TIMEOUT_S = (10.0, 60.0)  # until connected; without any data
+TRIES = 6  # requests for one file, with a back-off of 1, 2, 4, ... s
+TIMEOUT_S = (10.0, 60.0)  # connect, read
 MAX_REDIRECTS = 5
-_CHUNK = 2**16  # what a cut connection can cost
+_CHUNK = 2**16  # bytes; the most that a dropped connection can lose
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-# Hugging Face states the sha256 of a large file where it sends the client on to its storage
+# Hugging Face states the sha256 of a large file in the redirect to its storage
 _STATED_SHA256 = re.compile('"?([0-9a-f]{64})"?')
 
 
@@ -38,15 +38,20 @@ def download(
     pause_s: float = 1.0,
     timeout_s: tuple[float, float] = TIMEOUT_S,
 ) -> str:
-    """Bring the file at `url` to `destination` and return its sha256.
+    """Download `url` to `destination` and return its sha256.
 
     Args:
-        max_bytes: more than the file can have.
-        sha256: starts of the hash that it must have, each with who says so.
+        url: HTTP(S) URL of the file.
+        destination: Path of the complete file; a partial download is kept beside it.
+        max_bytes: Upper bound of the file's size.
+        sha256: Prefixes of the expected hash -> the source that states it.
+        progress: Called with the bytes so far and the total.
+        pause_s: First back-off delay in seconds, doubled after every attempt.
+        timeout_s: Connect and read timeouts in seconds.
 
     Raises:
-        DownloadError: the host cannot be reached, or what it sends is not the file.
-        OutputError: there is no room for the file, or its folder cannot be written.
+        DownloadError: If the host cannot be reached or the response is not the expected file.
+        OutputError: If the disk is full or the folder cannot be written.
     """
     partial = Partial(destination)
     answered = False
@@ -62,7 +67,7 @@ def download(
             except (requests.exceptions.SSLError, requests.TooManyRedirects, ValueError) as error:
                 raise _refused(url, destination, f"cannot be downloaded ({_reason(error)})") from error
             except requests.RequestException as error:
-                if not answered:  # offline: said at once, not after half a minute
+                if not answered:  # offline: fail at once instead of after half a minute of retries
                     raise DownloadError(
                         f"{urlsplit(url).hostname} cannot be reached ({_reason(error)}); go online, "
                         f"or download {_shown(url)} elsewhere and place it at {destination}"
@@ -73,20 +78,20 @@ def download(
                         f"run the same again to go on with it, or place the file at {destination} by hand"
                     ) from error
             else:
-                digest = file_sha256(partial.path)  # of what lies on the disk, parts of earlier runs included
+                digest = file_sha256(partial.path)  # of the whole file on disk, including parts from earlier runs
                 mismatch = mismatched(digest, {**sha256, **stated})
                 if mismatch is None:
                     partial.finish()
                     return digest
                 partial.discard()
-                if not (resumed and tries_left):  # an earlier part may have been damaged: once more, from the start
+                if not (resumed and tries_left):  # an earlier part may be damaged: retry from the start
                     raise _refused(url, destination, f"is not the published file: {mismatch}")
             time.sleep(pause_s * 2 ** (TRIES - 1 - tries_left))
     raise AssertionError("the last try returns or raises")
 
 
 def mismatched(digest: str, sha256: Mapping[str, str]) -> str | None:
-    """What is wrong with a file whose hash is `digest`, or nothing; `sha256` as `download` takes it."""
+    """Return why `digest` does not match, or None; `sha256` is as in `download`."""
     for start, who in sha256.items():
         if not digest.startswith(start):
             return f"its sha256 is {digest}, {who} says {start}"
@@ -96,9 +101,12 @@ def mismatched(digest: str, sha256: Mapping[str, str]) -> str | None:
 def _receive(
     response: requests.Response, url: str, partial: Partial, max_bytes: int, progress: Progress
 ) -> dict[str, str]:
-    """Add what the server sends to `partial`; return the sha256 that the server states, if it does.
+    """Append the response's body to `partial`; return the sha256 that the server states, if any.
 
-    Raises requests.RequestException where another try may help.
+    Raises:
+        requests.RequestException: If another attempt may succeed.
+        DownloadError: If the response cannot be the file.
+        OutputError: If the disk is full or cannot be written.
     """
     headers, status = response.headers, response.status_code
     hops = [*response.history, response]
@@ -109,7 +117,7 @@ def _receive(
 
     if status in _TRY_AGAIN:
         raise requests.HTTPError(f"it answers {status} {response.reason}")
-    if status == 416 and headers.get("Content-Range") == f"bytes */{partial.size}":  # all of it has come already
+    if status == 416 and headers.get("Content-Range") == f"bytes */{partial.size}":  # the file is already complete
         return stated
     if status == 416 or (status == 206 and not partial.continues(url, headers)):
         partial.discard()
@@ -152,13 +160,13 @@ def _refused(url: str, destination: Path, what: str) -> DownloadError:
 
 
 def _shown(url: str) -> str:
-    """`url` without a user's name and password."""
+    """Return `url` without user name and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _reason(error: BaseException) -> str:
-    """What lies at the bottom of an error of requests, in few words."""
+    """Return a short description of the root cause of an error from requests."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return getattr(error, "strerror", None) or str(error).rstrip(".") or type(error).__name__

@@ -1,7 +1,7 @@
-"""The cache of published files: what is missing is downloaded, what is there is checked.
+"""The cache of published files: missing files are downloaded, existing ones verified.
 
-A file whose whole hash nobody published is trusted the first time: its sha256 is written beside it, in the form that
-`sha256sum --check` reads, and every later copy must be the same.
+A file without a published hash is trusted on first use: its sha256 is written beside it, in the format of
+`sha256sum --check`, and later copies must match.
 """
 
 import os
@@ -19,7 +19,7 @@ from foley_export.published import PublishedFile
 
 
 def cache_folder() -> Path:
-    """Where published files are kept: `$FOLEY_CACHE`, else `foley` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Return the cache folder: `$FOLEY_CACHE`, else `foley` in `$XDG_CACHE_HOME` or `~/.cache`."""
     if chosen := os.environ.get("FOLEY_CACHE"):
         return Path(chosen).expanduser().absolute()
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -28,11 +28,11 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep other processes from fetching into it.
+    """Create `folder` and lock it against other fetching processes.
 
     Raises:
-        DownloadError: another one is at it.
-        OutputError: the folder cannot be written.
+        DownloadError: If another process holds the lock.
+        OutputError: If the folder cannot be written.
     """
     lock = FileLock(folder / ".lock", timeout=0)
     with writing(folder):
@@ -48,15 +48,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def fetch(file: PublishedFile, folder: Path, mirror: str | None, progress: Progress, pause_s: float = 1.0) -> Path:
-    """The published `file` in the cache `folder`, which is `locked`, downloaded if it is not there.
+    """Download `file` to the cache if it is missing, verify it and return its path.
 
     Args:
-        mirror: an address below which files lie as in the cache, asked instead of their homes.
+        file: The file to fetch.
+        folder: The cache folder, which must be `locked`.
+        mirror: Base URL used instead of the file's homes; paths below it are those of the cache.
+        progress: Called with the bytes so far and the total.
+        pause_s: First back-off delay in seconds; see `download`.
 
     Raises:
-        DownloadError: it cannot be had, or is not the published file.
-        OutputError: the cache cannot be written.
-        SettingError: `mirror` is no address of the web.
+        DownloadError: If the file cannot be downloaded or is not the published one.
+        OutputError: If the cache cannot be written.
+        SettingError: If `mirror` is not an HTTP(S) URL.
     """
     path = folder / file.path
     record = path.with_name(f"{path.name}.sha256")
@@ -82,7 +86,7 @@ def _download(
     progress: Progress,
     pause_s: float,
 ) -> str:
-    """From the mirror, or the first home that has it; when none has, what the first one answered is the error."""
+    """Download from the mirror or the first home that has the file; if all fail, raise the first home's error."""
     if mirror is not None and not mirror.startswith(("https://", "http://")):
         raise SettingError(f"the mirror is {mirror!r}; give an address that starts with https:// or http://")
     homes = file.homes if mirror is None else (f"{mirror.rstrip('/')}/{file.path}",)
@@ -96,7 +100,7 @@ def _download(
 
 
 def _recorded(record: Path) -> list[str]:
-    """The sha256 that an earlier run has written down, if one has."""
+    """Return the sha256 recorded by an earlier run, if any."""
     try:
         return record.read_text().split()[:1]
     except FileNotFoundError:

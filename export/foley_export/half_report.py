@@ -1,4 +1,4 @@
-"""The table of what half precision does to every network."""
+"""The table of half-precision errors of every network."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from foley_export.rounding import HalfError
 
 
 def show(precision: Precision, errors: Iterable[tuple[str, HalfError]]) -> None:
-    """Print a row for every output of every network to standard output."""
+    """Print one row per network output to standard output."""
     table = Table(box=box.SIMPLE, title=f"{precision} against fp32, on random inputs")
     for heading in ("network", "output"):
         table.add_column(heading)

@@ -1,7 +1,7 @@
-"""Keys of diffusers' AudioLDM and of transformers' CLAP and HiFi-GAN, for the state-dict keys of this project.
+"""Maps this project's state-dict keys to those of diffusers' AudioLDM and transformers' CLAP and HiFi-GAN.
 
-Our modules keep the official names (latent diffusion's), which diffusers reorders by kind and level. Checked against
-the modules of diffusers 0.42 and transformers 5.23; none of them is needed here.
+Our modules keep the official names (latent diffusion's), which diffusers regroups by kind and level. Checked against
+the modules of diffusers 0.42 and transformers 5.23; neither is required here.
 """
 
 import re
@@ -44,11 +44,11 @@ _CLAP = {r"text_branch\.": "text_model.", r"audio_branch\.": "audio_model.audio_
 
 
 def unet_key(manifest: Manifest, key: str) -> str | None:
-    """diffusers' key in an AudioLDM UNet for a key of our `Denoiser`; None for the ControlNet's."""
+    """Return the key in diffusers' AudioLDM UNet for a key of our `Denoiser`; None for the ControlNet's."""
     part, key = key.split(".", maxsplit=1)
     if part != "unet":
         return None
-    a_level = manifest.denoiser.residual_blocks + 1  # blocks in it, on the way down and on the way up
+    a_level = manifest.denoiser.residual_blocks + 1  # blocks per level, in both the down and the up path
     blocks, index, *_ = key.split(".", maxsplit=2)
     if blocks == "input_blocks" and index != "0":
         level, position = divmod(int(index) - 1, a_level)
@@ -60,16 +60,16 @@ def unet_key(manifest: Manifest, key: str) -> str | None:
 
 
 def vae_key(manifest: Manifest, key: str) -> str:
-    """diffusers' key in an AutoencoderKL for a key of our `VaeDecoder`."""
+    """Return the key in diffusers' AutoencoderKL for a key of our `VaeDecoder`."""
     if found := re.match(r"decoder\.up\.(\d+)\.(.*)", key):
-        level = len(manifest.vae_decoder.multipliers) - 1 - int(found[1])  # counted from the other end
+        level = len(manifest.vae_decoder.multipliers) - 1 - int(found[1])  # diffusers counts levels in reverse
         rest = found[2].replace("block.", "resnets.").replace("upsample.", "upsamplers.0.")
         key = f"decoder.up_blocks.{level}.{rest}"
     return _replace_start(key, _VAE).replace("nin_shortcut.", "conv_shortcut.")
 
 
 def modern_vae(key: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """The middle's attention under the names of diffusers 0.16 and later, its layers as 1x1 convolutions."""
+    """Rename the middle attention as in diffusers 0.16 and later, and reshape its linear layers to 1x1 convolutions."""
     if key.startswith(_VAE_ATTENTION):
         key = _VAE_ATTENTION + _replace_start(key.removeprefix(_VAE_ATTENTION), _OLD_ATTENTION)
         tensor = tensor[:, :, None, None] if tensor.dim() == 2 else tensor
@@ -77,17 +77,17 @@ def modern_vae(key: str, tensor: Tensor) -> tuple[str, Tensor]:
 
 
 def vocoder_key(manifest: Manifest, key: str) -> str:
-    """transformers' key in a SpeechT5HifiGan for a key of our `Vocoder`."""
+    """Return the key in transformers' SpeechT5HifiGan for a key of our `Vocoder`."""
     return key.removeprefix("hifigan.")
 
 
 def clap_key(manifest: Manifest, key: str) -> str:
-    """transformers' key in a ClapModel for a key of our `ClapText` or `ClapAudio`."""
+    """Return the key in transformers' ClapModel for a key of our `ClapText` or `ClapAudio`."""
     return _replace_start(key, _CLAP)
 
 
 def _block_key(block: str, position: int, resampler: str, key: str) -> str:
-    """`key` is of the layer `blocks.index.layer.rest` that is at `position` in a level's blocks."""
+    """Return the diffusers key for `key`, `blocks.index.layer.rest`, at `position` among a level's blocks."""
     rest = key.split(".", maxsplit=3)[3]
     if rest.startswith(("op.", "conv.")):
         return f"{block}.{resampler}.{rest.split('.', maxsplit=1)[1]}"
@@ -96,7 +96,7 @@ def _block_key(block: str, position: int, resampler: str, key: str) -> str:
 
 
 def _replace_start(key: str, table: Mapping[str, str]) -> str:
-    """`key` with its start as `table` says, whose keys are regular expressions."""
+    """Replace the start of `key` by the first matching regular expression in `table`."""
     for pattern, replacement in table.items():
         if re.match(pattern, key):
             return re.sub(pattern, replacement, key, count=1)

@@ -1,4 +1,4 @@
-"""Planning a bundle of published files: every tensor is accounted for before anything is written."""
+"""Plans a bundle from published files: every tensor is accounted for before anything is written."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,22 +23,22 @@ from foley_export.networks.network import Network
 from foley_export.recognise import RMS2SOUND, VIDEO2RMS, Kind, recognise
 from foley_export.tokenizer import published_files, published_tokenizer
 
-_COUNTER = "num_batches_tracked"  # of batch normalisation in training; older files have none
+_COUNTER = "num_batches_tracked"  # training-time buffer of batch normalisation; absent from older files
 _SCHEDULE: Mapping[str, Callable[[], np.ndarray]] = {
     "betas": schedule.betas,
     "alphas_cumprod": schedule.alphas_cumprod,
 }
 _SCALE_FACTOR = "scale_factor"
-_POSITIONS = "position_ids"  # of older RoBERTa models: 0, 1, 2, ..., which our network does without
+_POSITIONS = "position_ids"  # buffer of older RoBERTa models: 0, 1, 2, ...; not part of our network
 
 
 @dataclass(frozen=True)
 class Files:
-    """What the user gives.
+    """The user's input files.
 
     Attributes:
-        checkpoints: by option (`--raft`, ...): all of `layouts.OFFICIAL`, any of `layouts.HUGGING_FACE`.
-        tokenizer: folder with RoBERTa's files.
+        checkpoints: Paths by option (`--raft`, ...): all of `layouts.OFFICIAL`, any of `layouts.HUGGING_FACE`.
+        tokenizer: Folder with RoBERTa's files.
         opts: Video2RMS' `opts.yml`.
     """
 
@@ -48,14 +48,14 @@ class Files:
 
 
 class Part(NamedTuple):
-    """A file and how it is laid out."""
+    """A checkpoint and its layout."""
 
     layout: Layout
     file: Checkpoint
 
 
 class Origin(NamedTuple):
-    """Where a tensor of a network comes from: the file, and its key there."""
+    """Where a network's tensor comes from: the file and the tensor's key in it."""
 
     part: Part
     name: str
@@ -63,12 +63,14 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A bundle that can be written.
+    """A validated plan for writing a bundle.
 
     Attributes:
-        origins: by stage and state-dict key.
-        sources: all files that go into it.
-        unused: by file, how many of the things in it are not used, by what they are.
+        manifest: The bundle's manifest, still without sources and file hashes.
+        origins: Origins by stage and state-dict key.
+        tokenizer: The bundle's tokenizer.
+        sources: All files that the bundle is made from.
+        unused: By file, counts of unused items, by what they are.
     """
 
     manifest: Manifest
@@ -79,12 +81,12 @@ class Plan:
 
 
 def plan(preset: Manifest, files: Files) -> Plan:
-    """Look at all files and find the tensors of a bundle that is like `preset`.
+    """Read all files and locate the tensors of a bundle like `preset`.
 
-    Video2RMS' sizes and the VAE's scale factor come from the files; all other sizes must be the preset's.
+    The sizes of Video2RMS and the VAE's scale factor come from the files; all other sizes must match the preset.
 
     Raises:
-        CheckpointError: says everything that is wrong with any of the files.
+        CheckpointError: If any file does not fit; the message lists all problems.
     """
     problems: list[str] = []
     parts = _parts(files.checkpoints, problems)
@@ -114,7 +116,7 @@ def plan(preset: Manifest, files: Files) -> Plan:
 
 
 def _parts(checkpoints: Mapping[str, Path], problems: list[str]) -> list[Part]:
-    """The files that can be read and are of the model they were given as; those that take precedence first."""
+    """Return the files that are readable and match their option, in order of precedence; append to `problems`."""
     found = []
     for layout in (*HUGGING_FACE, *OFFICIAL):
         if layout.option not in checkpoints:
@@ -152,7 +154,7 @@ def _another_model(file: Checkpoint, expected: Kind, kind: Kind | None) -> str:
 
 
 def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manifest:
-    """`preset` with the sizes and the scale factor that the files hold; checks the noise schedule on the way."""
+    """Return `preset` with the sizes and the scale factor from the files; check the noise schedule too."""
     sizes, scale_factor = None, None
     for layout, file in parts:
         if layout.kind == VIDEO2RMS:
@@ -164,10 +166,10 @@ def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manif
                 if name in file.tensors and not _is_close(file.tensors[name], schedule())
             ]
             if (tensor := file.tensors.get(_SCALE_FACTOR)) is None:
-                # The official loader uses 1 then, AudioLDM has 0.9227: no default is right for every file.
+                # The official loader defaults to 1, AudioLDM has 0.9227: no default is right for every file.
                 problems.append(f"{file.path} lacks scale_factor, by which latents are divided; download it again")
             else:
-                # the shortest number that float32 reads alike: 0.9227 and not 0.9226999878883362
+                # the shortest decimal that rounds to the float32 value: 0.9227, not 0.9226999878883362
                 scale_factor = float(str(tensor.float().numpy()[()])) if tensor.dim() == 0 else 0.0
                 if not 0 < scale_factor < np.inf:
                     problems.append(f"{file.path} has a scale_factor that is no positive number")
@@ -185,17 +187,17 @@ def _is_close(tensor: Tensor, expected: np.ndarray) -> bool:
 
 
 class _Ledger:
-    """Which tensor of which file every tensor of a network comes from, and what is left over in the files."""
+    """Maps every tensor of a network to its origin, and tracks which tensors of the files are unused."""
 
     def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
         self.manifest = manifest
         self.parts = parts
         self.origins: dict[str, dict[str, Origin]] = {}
         self.settled: dict[Path, dict[str, str]] = {part.file.path: {} for part in parts}
-        """By file and key: why it is not used, or nothing where it is."""
+        """By file and key: why the tensor is unused; empty if it is used."""
 
     def settle(self, stage: str) -> list[str]:
-        """Find the tensors of a stage; answers what is wrong with them."""
+        """Resolve the tensors of a stage; return the problems found."""
         with torch.device("meta"):
             network = NETWORKS[stage](self.manifest)
         parts = [part for part in self.parts if stage in part.layout.stages and self._holds(part, network)]
@@ -205,9 +207,10 @@ class _Ledger:
         for key, tensor in network.state_dict().items():
             names = [] if key.endswith(_COUNTER) else self._names(parts, network, key)
             if not names:
-                continue  # or the file it should be in could not be used, which is said already
+                continue  # a counter, or its file could not be used, which is already reported
             origin, *others = names
-            seen = origin.name in self.settled[origin.part.file.path]  # by another part of it, or another network
+            # already resolved for another part of the tensor, or for another network
+            seen = origin.name in self.settled[origin.part.file.path]
             self.settled[origin.part.file.path][origin.name] = ""
             for part, name in others:
                 self.settled[part.file.path][name] = f"replaced by {origin.part.layout.option}"
@@ -228,7 +231,7 @@ class _Ledger:
         ]
 
     def left_over(self, part: Part) -> tuple[dict[str, int], list[str]]:
-        """What a file holds that is not used, counted by what it is; and, as a problem, what is not known."""
+        """Return the counts of a file's unused items by what they are, and a problem if any tensor is unexpected."""
         settled = self.settled[part.file.path]
         groups: Counter[str] = Counter({"values that are no tensors": len(part.file.others)})
         unexpected = []
@@ -246,7 +249,7 @@ class _Ledger:
         return [Origin(part, name) for part, name in names if name is not None]
 
     def _holds(self, part: Part, network: Network) -> bool:
-        """Whether a file has anything of `network`; official files should, those of Hugging Face may."""
+        """Whether a file holds any tensor of `network`: official files always should, Hugging Face files may."""
         if part.layout in OFFICIAL:
             return True
         return any(
@@ -257,7 +260,7 @@ class _Ledger:
 
 
 def _misfit(theirs: Tensor, ours: Tensor, shape: tuple[int, ...]) -> str:
-    """Why `theirs` cannot stand for `ours`, whose shape in the file is `shape`; empty: it can."""
+    """Return why `theirs` cannot replace `ours`, whose shape in the file is `shape`; empty if it can."""
     if tuple(theirs.shape) != shape:
         return f"is {list(theirs.shape)} and not {list(shape)}"
     if theirs.is_floating_point() != ours.is_floating_point():
@@ -270,7 +273,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _counts_up(tensor: Tensor) -> bool:
-    """Whether the values are 0, 1, 2, ..., whatever their type."""
+    """Whether the values are 0, 1, 2, ..., of any dtype."""
     return _is_plain(tensor) and torch.equal(tensor.flatten().double(), torch.arange(tensor.numel()).double())
 
 

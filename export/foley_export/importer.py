@@ -1,4 +1,4 @@
-"""Making a bundle from published files, as `import_plan` has found them fit."""
+"""Creates a bundle from published files according to an `import_plan.Plan`."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,11 +16,14 @@ from foley_export.networks.network import Network
 
 
 def write(plan: Plan, destination: Path) -> Iterator[str]:
-    """Write the bundle, one network in memory at a time; yields the name of every stage as it is begun.
+    """Write the bundle, with one network in memory at a time.
+
+    Yields:
+        The name of every stage as its work starts.
 
     Raises:
-        CheckpointError: weights that are not finite; nothing is left behind.
-        OutputError: the folder exists or cannot be written.
+        CheckpointError: If weights are not finite; nothing is left behind.
+        OutputError: If the folder exists or cannot be written.
     """
 
     def imported(stage: str) -> Network:
@@ -35,7 +38,7 @@ def write(plan: Plan, destination: Path) -> Iterator[str]:
 
 @torch.no_grad()
 def _load(network: Network, origins: Mapping[str, Origin]) -> None:
-    """Give `network` its weights, in place, as float32; tables that it computes itself must be the same."""
+    """Load the weights of `network` in place as float32; integer tables it computes itself must equal the file's."""
     faults: dict[str, None] = {}
     for key, (part, name) in origins.items():
         theirs, ours = part.file.tensors[name], network.tensor(key)

@@ -1,4 +1,4 @@
-"""The layouts in which weights were published: where a file keeps a network's tensors, and what else it holds."""
+"""Layouts of published checkpoints: the keys and shapes of a network's tensors, and what else a file holds."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ _COUNTERS = {"counters": r".*\.(num_batches_tracked|position_ids|token_type_ids)
 
 @dataclass(frozen=True)
 class Layout:
-    """A published file: here with the official keys, which every `Network` knows.
+    """The layout of a published file; this class is for files with the official keys.
 
     Attributes:
-        kind: the model that the file is of, and the option that takes it.
-        stages: whose weights it can hold.
-        unused: what it may hold besides, as regular expressions of whole keys, each under the name it is listed by.
-        neutral: unused tensors that must be this number everywhere, since our network does without them.
-        modern: the key and the tensor as files hold them that are written today, for one that is perhaps older.
+        kind: The model in the file, and the command-line option for it.
+        stages: Stages whose weights the file can hold.
+        unused: Other tensors that the file may hold: name in the report -> regular expression of whole keys.
+        neutral: Unused tensors that must equal this number everywhere, because our network omits them.
+        modern: Converts a key and a tensor of older files to the current format.
     """
 
     kind: Kind
@@ -34,48 +34,51 @@ class Layout:
 
     @property
     def option(self) -> str:
-        """Of `foley-export import` that takes such a file."""
+        """The option of `foley-export import` for this file."""
         return self.kind.option or ""
 
     def name(self, network: Network, manifest: Manifest, key: str) -> str | None:
-        """The file's key for the state-dict `key` of `network`; None: the layout has no such tensor."""
+        """Return the file's key for the state-dict `key` of `network`, or None if the layout has no such tensor."""
         return network.checkpoint_key(key)
 
     def shape(self, network: Network, key: str) -> tuple[int, ...]:
-        """The shape that the file gives it."""
+        """Return the shape in the file of the tensor with state-dict `key`."""
         return network.checkpoint_shape(key)
 
     def convert(self, network: Network, key: str, tensor: Tensor) -> Tensor:
-        """The file's tensor in the shape that `network` has."""
+        """Return the file's `tensor` in the shape that `network` has."""
         return network.from_checkpoint(key, tensor)
 
     def group(self, key: str) -> str | None:
-        """The name under which an unused key is listed; None: it should not be there."""
+        """Return the report name of an unused key, or None if the key is unexpected."""
         return next((name for name, pattern in self.unused.items() if re.fullmatch(pattern, key)), None)
 
 
 @dataclass(frozen=True)
 class HuggingFaceLayout(Layout):
-    """A file of diffusers or transformers: other keys, the shapes of our modules.
+    """The layout of a diffusers or transformers file: other keys, the same shapes as our modules.
 
     Attributes:
-        rename: what `name` answers for a state-dict key.
+        rename: Maps the manifest and a state-dict key to the file's key, or None; implements `name`.
     """
 
     rename: Callable[[Manifest, str], str | None] = lambda manifest, key: None
 
     def name(self, network: Network, manifest: Manifest, key: str) -> str | None:
+        """Return the file's key for the state-dict `key`, or None; see `Layout.name`."""
         return self.rename(manifest, key)
 
     def shape(self, network: Network, key: str) -> tuple[int, ...]:
+        """Return the shape in the file, which is that of our module."""
         return tuple(network.tensor(key).shape)
 
     def convert(self, network: Network, key: str, tensor: Tensor) -> Tensor:
+        """Return `tensor` unchanged."""
         return tensor
 
 
 def _without_leading_one(key: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """The published BN-Inception keeps its batch normalisation as [1, channels]."""
+    """Drop the leading axis of batch-norm tensors, which the published BN-Inception stores as [1, channels]."""
     return key, tensor[0] if tensor.dim() == 2 and len(tensor) == 1 and "_bn." in key else tensor
 
 
@@ -139,4 +142,4 @@ HUGGING_FACE = (
         rename=huggingface.clap_key,
     ),
 )
-"""They take precedence over the official file."""
+"""These take precedence over the official file."""

@@ -1,4 +1,4 @@
-"""Making a bundle: seeded weights first, then the graphs."""
+"""Creates bundles: first the weights, then the graphs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,10 +27,13 @@ from foley_export.wiring import wire
 
 
 def init(preset: Manifest, seed: int, destination: Path) -> Iterator[str]:
-    """Make a bundle of random weights, but for Video2RMS (see `wiring`); yields the name of every stage as it is begun.
+    """Create a bundle with seeded random weights, except for Video2RMS (see `wiring`).
+
+    Yields:
+        The name of every stage as its work starts.
 
     Raises:
-        OutputError: the folder exists or cannot be written.
+        OutputError: If the folder exists or cannot be written.
     """
     salt = f"{seed}:"
 
@@ -51,13 +54,23 @@ def write(
     destination: Path,
     half: bool = False,
 ) -> Iterator[str]:
-    """Make a bundle, still without graphs, of `network(stage)` for every stage; yields the stages as they are begun.
+    """Create a bundle without graphs from `network(stage)` for every stage with weights.
 
-    Only one network is in memory at a time. With `half`, weights are stored as float16.
+    Only one network is in memory at a time.
+
+    Args:
+        manifest: The bundle's manifest; file hashes are added.
+        network: Builds the network of a stage, with its weights.
+        tokenizer: The tokenizer of the text encoder.
+        destination: Folder to create.
+        half: Store weights as float16.
+
+    Yields:
+        The name of every stage as its work starts.
 
     Raises:
-        CheckpointError: see `save_weights`; nothing is left behind.
-        OutputError: the folder exists or cannot be written.
+        CheckpointError: See `save_weights`; nothing is left behind.
+        OutputError: If the folder exists or cannot be written.
     """
     with new_bundle(destination) as folder:
         for stage in weighted_networks(manifest):
@@ -69,17 +82,17 @@ def write(
 
 
 def save_weights(network: Network, path: Path, half: bool = False) -> None:
-    """Write the state of `network` as safetensors; with `half`, its floats as float16.
+    """Write the state of `network` as safetensors; with `half`, floats as float16.
 
     Raises:
-        CheckpointError: with `half`, a value that float16 cannot hold; nothing is written.
+        CheckpointError: If a value does not fit into float16; nothing is written.
     """
     weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
     if half:
         weights = {key: _half(key, tensor) if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, path)
-    path.chmod(0o644)  # safetensors makes files that only their owner reads
+    path.chmod(0o644)  # safetensors creates files that only the owner can read
 
 
 def _half(key: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -92,10 +105,10 @@ def _half(key: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def load_network(bundle: bundles.Bundle, stage: str) -> Network:
-    """The torch module of a stage, with the bundle's weights; it computes in float32, also with weights of float16.
+    """Return the torch module of a stage with the bundle's weights, in float32 even if they are stored as float16.
 
     Raises:
-        BundleError: the weights are missing, damaged, or those of another network.
+        BundleError: If the weights are missing or damaged, or belong to another network.
     """
     path = bundle.path(weights_file(stage))
     try:
@@ -111,10 +124,13 @@ def load_network(bundle: bundles.Bundle, stage: str) -> Network:
 
 
 def make_graphs(root: Path, precision: Precision = "fp32") -> Iterator[str]:
-    """Export every network of the bundle at `root`; yields the name of every stage as it is begun.
+    """Export every network of the bundle at `root` to ONNX.
+
+    Yields:
+        The name of every stage as its work starts.
 
     Raises:
-        BundleError: see `foley.bundle.read`, `foley.bundle.verify` and `load_network`.
+        BundleError: See `foley.bundle.read`, `foley.bundle.verify` and `load_network`.
     """
     bundle = bundles.read(root)
     bundles.verify(bundle)
@@ -131,10 +147,13 @@ def make_graphs(root: Path, precision: Precision = "fp32") -> Iterator[str]:
 
 
 def half_errors(root: Path, precision: Precision) -> Iterator[tuple[str, HalfError]]:
-    """What half precision does to every network of the bundle at `root`, on random inputs.
+    """Measure the half-precision error of every network of the bundle at `root`, on random inputs.
+
+    Yields:
+        Stage name and error.
 
     Raises:
-        BundleError: the bundle has no graphs in float32, or none in this precision.
+        BundleError: If the graphs in float32 or in this precision are missing.
     """
     bundle = bundles.read(root)
     bundle.need_graphs()

@@ -1,7 +1,7 @@
-"""Torch networks to ONNX graphs whose weights stay in the safetensors file beside them.
+"""Exports torch networks to ONNX graphs whose weights stay in the safetensors file beside them.
 
-An ONNX initializer's external data is a file, an offset and a length. Pointing it into the
-safetensors file stores the weights once, and a bundle with graphs needs no torch to run.
+The external data of an ONNX initializer is a file, an offset and a length. Referring to the safetensors file stores
+the weights once, and a bundle with graphs runs without torch.
 """
 
 import json
@@ -21,14 +21,14 @@ from foley_export.networks.network import Network
 from foley_export.precision import HALF, halve
 
 OPSET = 20
-FOLDED_SIZE = 512  # values of the largest tensor that is computed while exporting
+FOLDED_SIZE = 512  # elements of the largest constant that is folded
 
 
 def export(network: Network, weights: Path, destination: Path, precision: Precision = "fp32") -> None:
-    """Write the graph of `network` to `destination`, pointing into `weights` in the same folder.
+    """Write the graph of `network` to `destination`, with external data in `weights` in the same folder.
 
-    Inputs, outputs and the dimensions that vary are those of the network's stage, whatever the `precision`. Half
-    precision is for GPUs (see `Network.for_gpu`).
+    Inputs, outputs and dynamic dimensions are those of the network's stage for every `precision`. Half-precision graphs
+    are for GPUs (see `Network.for_gpu`).
     """
     if precision != "fp32":
         network.for_gpu()
@@ -64,10 +64,10 @@ def export(network: Network, weights: Path, destination: Path, precision: Precis
 
 
 def _simplify(model: ir.Model) -> None:
-    """Fold shapes and other small things, and drop what is left over.
+    """Fold shape computations and other small constants, and remove unused nodes.
 
-    Only that: rewrites that change weights (batch norm into convolutions, transposed matrices) would make copies of
-    what the safetensors file holds; ONNX Runtime and TensorRT do them while loading.
+    Rewrites that change weights (batch norm into convolutions, transposed matrices) are excluded, because they would
+    duplicate what the safetensors file holds; ONNX Runtime and TensorRT apply them while loading.
     """
     ir.passes.common.InlinePass()(model)
     onnxscript.optimizer.fold_constants_ir(model, should_fold=_is_small)
@@ -80,7 +80,7 @@ def _is_small(node: ir.Node) -> bool | None:
 
 
 def _name_dimensions(model: ir.Model, network: Network) -> None:
-    """Give the graph's inputs and outputs the shapes of the contract, with its names for what varies."""
+    """Set the shapes of the graph's inputs and outputs to the stage's, with its names for dynamic dimensions."""
     stage = network.stage
     pairs = [*zip(model.graph.inputs, stage.inputs, strict=True), *zip(model.graph.outputs, stage.outputs, strict=True)]
     for value, tensor in pairs:
@@ -88,9 +88,9 @@ def _name_dimensions(model: ir.Model, network: Network) -> None:
 
 
 def _point_into(model: ir.Model, weights: Path, folder: Path) -> None:
-    """Make every initializer that is a tensor of `weights` external data there; the rest stays inline.
+    """Make every initializer that is a tensor of `weights` external data in that file; others stay inline.
 
-    What is stored as float16 is cast to float32 in the graph, which is exact; runtimes do it once, while loading.
+    Weights stored as float16 are cast to float32 in the graph, which is exact; runtimes fold the cast while loading.
     """
     tensors = read_header(weights)
     stored = load_file(weights)
@@ -115,7 +115,7 @@ def _point_into(model: ir.Model, weights: Path, folder: Path) -> None:
 
 
 def _cast(graph: ir.Graph, value: ir.Value, stored: ir.DataType) -> ir.Value:
-    """Let the initializer `value` be computed from a new one of its name and of dtype `stored`, which is returned."""
+    """Replace `value` by a cast from a new initializer of the same name and dtype `stored`; return the initializer."""
     name = value.name
     assert name is not None
     initializer = ir.Value(name=name, shape=value.shape, type=ir.TensorType(stored))
@@ -129,7 +129,7 @@ def _cast(graph: ir.Graph, value: ir.Value, stored: ir.DataType) -> ir.Value:
 
 
 def read_header(weights: Path) -> dict[str, tuple[int, int]]:
-    """Offset and length in bytes of every tensor in a safetensors file, from the start of the file."""
+    """Return offset, from the start of the file, and length in bytes of every tensor in a safetensors file."""
     with weights.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))

@@ -1,7 +1,7 @@
-"""The part of a file that has been downloaded so far, kept on the disk between tries and runs.
+"""Partial downloads, kept on disk across attempts and runs.
 
-It lies beside the destination as `NAME.partial`. `NAME.partial.source` says which version of the file it is the start
-of, so that a file that changed at its home is fetched from the start and never patched together.
+The part is stored beside the destination as `NAME.partial`. `NAME.partial.source` records the URL and the version of
+the file, so that a file that changed on the server is downloaded from the start, never combined from two versions.
 """
 
 import errno
@@ -17,7 +17,10 @@ _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Partial:
-    """The start of a file that becomes `destination` when it is whole. Methods that write raise OutputError."""
+    """A partial download of `destination`.
+
+    Methods that write raise `OutputError` on I/O errors.
+    """
 
     def __init__(self, destination: Path) -> None:
         self.destination = destination
@@ -26,47 +29,47 @@ class Partial:
 
     @property
     def size(self) -> int:
-        """Bytes that are there."""
+        """Bytes downloaded so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def resumes(self, url: str) -> bool:
-        """Whether there is a start of the file at `url` that a server can be asked to continue."""
+        """Whether there is a part of the file at `url` that a server can continue."""
         return self.size > 0 and bool(self._version_at(url))
 
     def request_headers(self, url: str) -> dict[str, str]:
-        """Headers that ask for the rest, or for all if the file has changed since (RFC 9110, section 13.1.5)."""
+        """Return headers that request the rest, or all of a file that has changed (RFC 9110, section 13.1.5)."""
         if not self.resumes(url):
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self._version_at(url)}
 
     def continues(self, url: str, headers: Mapping[str, str]) -> bool:
-        """Whether the part that an answer's `headers` describe follows what is there."""
+        """Whether the range in a response's `headers` continues the downloaded part."""
         first = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
         # a server may ignore If-Range and send a part of a file that has changed
         return first is not None and int(first[1]) == self.size and version(headers) in ("", self._version_at(url))
 
     def start(self, url: str, headers: Mapping[str, str]) -> None:
-        """Forget what is there and begin the file that an answer's `headers` describe."""
+        """Discard the part and start the file that a response's `headers` describe."""
         self.discard()
         with writing(self.destination):
             self._source.write_text(f"{url}\n{version(headers)}\n")
 
     def append(self, chunk: bytes) -> None:
-        """Add `chunk` at the end."""
-        # without a buffer: what was received is there for the next run, even after kill -9
+        """Append `chunk`."""
+        # unbuffered: received bytes are kept for the next run, even after kill -9
         with writing(self.destination), self.path.open("ab", buffering=0) as file:
             rest = memoryview(chunk)
             while rest:
                 rest = rest[file.write(rest) :]
 
     def discard(self) -> None:
-        """Forget what is there."""
+        """Delete the part."""
         with writing(self.destination):
             self.path.unlink(missing_ok=True)
             self._source.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the whole file its name."""
+        """Rename the complete file to `destination`."""
         with writing(self.destination):
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -74,7 +77,7 @@ class Partial:
             self._source.unlink(missing_ok=True)
 
     def _version_at(self, url: str) -> str:
-        """The version that this is a part of; empty if it is not known to be of `url`."""
+        """Return the version of the file that the part belongs to; empty if it is unknown or not from `url`."""
         with suppress(OSError, ValueError):
             from_url, known = self._source.read_text().split("\n")[:2]
             return known if from_url == url else ""
@@ -82,14 +85,14 @@ class Partial:
 
 
 def version(headers: Mapping[str, str]) -> str:
-    """What tells this version of a file from others: its strong ETag, else its date, else nothing."""
+    """Return what identifies a version of a file: its strong ETag, else its Last-Modified date, else ""."""
     etag = headers.get("ETag", "")
     return etag if etag.startswith('"') else headers.get("Last-Modified", "")
 
 
 @contextmanager
 def writing(destination: Path) -> Iterator[None]:
-    """Turn errors of writing to the folder of `destination` into OutputError."""
+    """Turn an OSError from writing to the folder of `destination` into an OutputError."""
     try:
         yield
     except OSError as error:

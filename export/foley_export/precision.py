@@ -1,7 +1,7 @@
 """Half precision in a graph: which nodes compute in it, and which stay in float32.
 
-TensorRT 11 takes every type from the graph, and ONNX Runtime reads the same file, so the precision is decided here and
-nowhere else. Weights stay as they are stored; a `Cast`, which runtimes do while loading, stands between.
+TensorRT 11 builds strongly typed networks and ONNX Runtime reads the same file, so the graph alone decides the
+precision. Weights keep their stored type; a `Cast`, which runtimes fold while loading, converts them.
 """
 
 import ast
@@ -14,7 +14,7 @@ from foley.bundle import Half
 
 HALF: dict[Half, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
-# sums over many values, and what grows or falls fast: range or digits are lost in half precision
+# reductions over many values, and ops that overflow or lose precision in fp16
 NORMALISATIONS = frozenset({"GroupNormalization", "InstanceNormalization", "LayerNormalization", "Softmax"})
 SUMS = frozenset({"CumSum", "LSTM", "ReduceL2", "ReduceMean", "ReduceSum"})
 STEEP = frozenset({"Cos", "Exp", "Log", "Pow", "Range", "Sin", "Sqrt", "Tanh"})
@@ -23,25 +23,25 @@ ISLANDS = NORMALISATIONS | SUMS | STEEP
 SHAPES = frozenset({"Expand", "Identity", "Pad", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"})
 PARTS = frozenset({"Concat", "DepthToSpace", "Gather", "GatherElements", "GatherND", "ScatterND", "Slice", "Split"})
 MOVERS = SHAPES | PARTS
-"""Operators that only move values: in whatever precision these come."""
+"""Operators that only move values; they keep the precision of their input."""
 
-_OPSET = {ir.DataType.FLOAT16: 20, ir.DataType.BFLOAT16: 22}  # convolutions take bfloat16 from 22 on; else no change
+_OPSET = {ir.DataType.FLOAT16: 20, ir.DataType.BFLOAT16: 22}  # Conv accepts bfloat16 from opset 22 on
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node was called in, outermost first, then its own name
+_SCOPES = "pkg.torch.onnx.name_scopes"  # names of a node's enclosing modules, outermost first, then its own name
 
 
 def halve(model: ir.Model, half: ir.DataType, full_precision: Collection[str]) -> None:
-    """Let `model` compute in `half`, its inputs and outputs still in float32, but for islands of float32.
+    """Convert `model` to compute in `half` with float32 inputs and outputs, except for islands of float32.
 
-    Those are the operators in `ISLANDS`, the modules in `full_precision` (names of torch modules, with all below them),
-    and what a network does itself, outside of its modules: guidance, coordinates, correlations, input and output
-    ranges. The model needs the exporter's metadata.
+    The islands are the operators in `ISLANDS`, the modules in `full_precision` (names of torch modules, including their
+    submodules), and nodes outside of any submodule: guidance, coordinates, correlations, input and output ranges. The
+    model must still have the exporter's metadata.
     """
     model.graph.opset_imports[""] = _OPSET[half]
     for function in model.functions.values():
         function.opset_imports[""] = _OPSET[half]
     _cast_bytes(model.graph)
-    passes.ShapeInferencePass()(model)  # operators that the exporter has put in have no types yet
+    passes.ShapeInferencePass()(model)  # nodes that the exporter inserted have no types yet
     _fold_batch_normalization(model.graph)
     casts = _Casts(model.graph)
     for node in list(model.graph):
@@ -67,7 +67,7 @@ def halve(model: ir.Model, half: ir.DataType, full_precision: Collection[str]) -
 
 
 def _float_inputs(node: ir.Node) -> Iterator[int]:
-    """Which inputs carry values of the network; the scales of a `Resize` do not."""
+    """Yield the indices of inputs with floating-point data; excludes the scales of a `Resize`."""
     for i, value in enumerate(node.inputs):
         if value is not None and value.dtype in _FLOATS and not (node.op_type == "Resize" and i > 0):
             yield i
@@ -85,20 +85,20 @@ def _is_island(node: ir.Node, full_precision: Collection[str]) -> bool:
 
 
 def _modules(node: ir.Node) -> list[str]:
-    """The names of the modules that a node belongs to; none for what the network does itself."""
+    """Return the names of the modules that a node belongs to; empty for nodes of the network's own `forward`."""
     scopes: list[str] = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     return scopes[1:-1]
 
 
 class _Casts:
-    """The casts of a graph, each value once to a type."""
+    """Inserts casts into a graph, at most one per value and type."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def to(self, value: ir.Value | None, dtype: ir.DataType) -> ir.Value:
-        """`value` in `dtype`: a new cast, unless it is in it already or was cast from it."""
+        """Return `value` in `dtype`: the value itself, the source of its cast, or a new or existing cast."""
         assert value is not None
         if value.dtype == dtype:
             return value
@@ -110,7 +110,7 @@ class _Casts:
         return self._made[value, dtype]
 
     def output(self, value: ir.Value) -> ir.Value:
-        """The graph's output `value` as float32, under its name."""
+        """Return the graph output `value` as float32, under its original name."""
         name = _named(value)
         value.name = f"{name}_{_dtype(value).name.lower()}"
         return self._cast(value, ir.DataType.FLOAT, name)
@@ -128,7 +128,7 @@ class _Casts:
 
 
 def _cast_bytes(graph: ir.Graph) -> None:
-    """Begin with floats: TensorRT takes bytes for inputs, and does nothing with them but cast them."""
+    """Cast uint8 inputs to float32 at once, because TensorRT supports no other operator on uint8."""
     for value in graph.inputs:
         if value.dtype == ir.DataType.UINT8:
             uses = value.uses()
@@ -144,9 +144,9 @@ def _cast_bytes(graph: ir.Graph) -> None:
 
 
 def _fold_batch_normalization(graph: ir.Graph) -> None:
-    """x * scale + shift, both computed in float32: statistics of unnormalised values need its range.
+    """Replace batch normalisation by x * scale + shift, both computed in float32, whose range the statistics need.
 
-    Both are constants, so runtimes compute them while loading, and fuse them into the convolution before.
+    Both are constants, so runtimes compute them while loading and fuse them into the preceding convolution.
     """
     for node in list(graph):
         if node.op_type != "BatchNormalization":
@@ -165,7 +165,7 @@ def _fold_batch_normalization(graph: ir.Graph) -> None:
             output.name = f"{_named(node.outputs[0])}_{i}"
             output.dtype = ir.DataType.INT64 if output is axes else ir.DataType.FLOAT
         for made in tape.nodes[-3], tape.nodes[-1]:
-            made.metadata_props.update(node.metadata_props)  # the rest, like what belongs to no module, stays float32
+            made.metadata_props.update(node.metadata_props)  # the others, without a module, stay in float32
         scaled.shape = result.shape = x.shape
         ir.convenience.replace_nodes_and_values(graph, node, [node], list(tape.nodes), node.outputs, [result])
 

@@ -1,4 +1,4 @@
-"""Presets: manifests that differ only in numbers."""
+"""Presets: named manifests that differ in sizes only."""
 
 from foley.manifest import (
     ClapAudioConfig,
@@ -15,7 +15,7 @@ from foley.manifest import (
 )
 
 PAPER = Manifest(name="paper")
-"""The official sizes everywhere."""
+"""The official sizes."""
 
 TINY = Manifest(
     name="tiny",
@@ -40,7 +40,7 @@ TINY = Manifest(
     vocoder=VocoderConfig(width=64, resblock_kernels=(3, 7)),
     sampling=SamplingDefaults(steps=10),
 )
-"""Seconds instead of minutes; for tests and for trying things out."""
+"""Runs in seconds instead of minutes; for tests and experiments."""
 
 DEMO = Manifest(
     name="demo",
@@ -60,7 +60,7 @@ DEMO = Manifest(
     ),
     vae_decoder=VaeConfig(width=16, residual_blocks=1),
     vocoder=VocoderConfig(width=256, resblock_kernels=(3, 7)),
-    sampling=SamplingDefaults(guidance=1.0),  # half the work, and envelopes are followed as well as with more
+    sampling=SamplingDefaults(guidance=1.0),  # half the compute of guided sampling; envelopes are followed as closely
 )
 """Small enough to be trained on a laptop's CPU and to ship with the project (see `training/`)."""
 

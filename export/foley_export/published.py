@@ -1,8 +1,8 @@
-"""The files that the authors of the networks published, where they lie, and how each is known to be right.
+"""The published weight files: addresses, hashes and size limits.
 
-Every address and hash here was read in a public source, which is named; none of the large files could be downloaded
-when this was written. `sha256` is the whole hash where a source states it, the start of it where the file's name does
-(torch hub's convention: `NAME-<start of the sha256>.pth`), and empty where nobody states one.
+Every address and hash was read in a public source, which is named; none of the large files could be downloaded when
+this was written. `sha256` is the whole hash if a source states it, a prefix if the file's name contains one (torch
+hub's convention: `NAME-<prefix of the sha256>.pth`), and empty if none is published.
 """
 
 import shlex
@@ -23,14 +23,14 @@ TOKENIZER_FOLDER = "roberta-base"
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file, and the option of `foley-export import` that takes it.
+    """One file, and the option of `foley-export import` for it.
 
     Attributes:
-        option: name without the dashes; files of one folder share it.
-        path: where it lies below the cache folder, and below a mirror.
-        homes: addresses, tried in this order.
-        sha256: lower-case hex, whole or its start; empty: not published.
-        max_bytes: more than the file can have. A server that sends more is not sending it.
+        option: Option name without dashes; files of the same folder share it.
+        path: Path below the cache folder and below a mirror.
+        homes: URLs, tried in this order.
+        sha256: Lower-case hex, whole or a prefix; empty if not published.
+        max_bytes: Upper bound of the file's size. A larger response is rejected.
     """
 
     option: str
@@ -42,7 +42,7 @@ class PublishedFile:
 
 PUBLISHED = (
     # Home: README of github.com/jnwnlee/video-foley and the model card at huggingface.co/jnwnlee/video-foley.
-    # No hash is stated there. Weights and buffers alone are 2,807 MiB; EMA copies would add the UNet's once more.
+    # No hash is stated there. Weights and buffers are 2,807 MiB; EMA copies would add the UNet's size again.
     PublishedFile(
         option="rms2sound",
         path="ControlNetstep300000.pth",
@@ -90,7 +90,7 @@ PUBLISHED = (
         sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
         max_bytes=2**23,
     ),
-    # The last, as the oldest home and the one most likely to be gone.
+    # Last, because its host is the oldest and the most likely to be offline.
     # Home: class BNInception of github.com/yjxiong/tensorflow-model-zoo.torch (the BN-Inception of TSN), which loads
     # it with torch.utils.model_zoo.load_url; that checks the name's suffix as the start of the sha256. Second home: a
     # comment in pretrainedmodels/models/bninception.py of github.com/Cadene/pretrained-models.pytorch (whose own
@@ -111,10 +111,10 @@ OPTIONS = tuple(dict.fromkeys(file.option for file in PUBLISHED))
 
 
 def import_command(folder: Path) -> str | None:
-    """The command that makes a bundle of the files in the cache `folder`; None as long as one is missing."""
+    """Return the command that makes a bundle from the cached files in `folder`, or None if any file is missing."""
     if not all((folder / file.path).is_file() for file in PUBLISHED):
         return None
-    # the tokenizer is given as its folder
+    # the tokenizer option takes a folder
     paths = {
         file.option: folder / (TOKENIZER_FOLDER if file.option == "tokenizer" else file.path) for file in PUBLISHED
     }

@@ -1,4 +1,4 @@
-"""Which model a checkpoint is of, told by the names of its tensors."""
+"""Identifies the model of a checkpoint by the names of its tensors."""
 
 import re
 from collections.abc import Iterable
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """A model whose checkpoints are known.
+    """A known kind of checkpoint.
 
     Attributes:
-        name: how it is called in messages, with its article.
-        option: of `foley-export import` that takes it; None: nothing here does.
-        patterns: regular expressions; each fits the start of at least one key.
+        name: Name in messages, with its article.
+        option: Option of `foley-export import` for it, or None if it cannot be imported.
+        patterns: Regular expressions; each must match the start of at least one key.
     """
 
     name: str
@@ -66,11 +66,11 @@ KINDS = (
     Kind("a BERT or RoBERTa model", None, (r"(\w+\.)?encoder\.layer\.0\.attention\.",)),
     Kind("a ResNet", None, (r"layer1\.0\.conv1\.", r"layer4\.0\.conv1\.")),
 )
-"""The more specific first."""
+"""More specific kinds come first."""
 
 
 def recognise(keys: Iterable[str]) -> Kind | None:
-    """The model that a state dict with these keys looks like; None: no known one."""
+    """Return the kind of a state dict with these keys, or None if it is unknown."""
     keys = list(keys)
     for kind in KINDS:
         if all(any(re.match(pattern, key) for key in keys) for pattern in kind.patterns):

@@ -1,8 +1,8 @@
-"""What half precision does to a network's answers, measured on a processor.
+"""Emulates half precision on a CPU and measures its error.
 
-Processors have few kernels for half precision: ONNX Runtime computes in float32 in their place, and does not round in
-between. Here every value that a graph has in half precision is computed in float32 and then rounded, as tensor cores
-do it, and the largest of them is told: float16 ends at 65,504.
+CPUs have few half-precision kernels: ONNX Runtime falls back to float32 for the others and does not round intermediate
+values. Here every value that a graph has in half precision is computed in float32 and then rounded, as tensor cores do,
+and the peak magnitude is reported: float16 ends at 65,504.
 """
 
 import math
@@ -28,12 +28,12 @@ _PEAK = "peak"
 
 @dataclass(frozen=True)
 class HalfError:
-    """How far a graph in half precision is from the one in float32.
+    """The error of a graph in half precision against the one in float32.
 
     Attributes:
-        relative: of every output, the L2 norm of the difference over that of the answer.
-        peak: the largest magnitude among the values in half precision, 0 where none is.
-        headroom: the largest number of the type over `peak`; below 1 something overflowed.
+        relative: Relative L2 error of every output, by name.
+        peak: Peak magnitude of the half-precision values, 0 if there are none.
+        headroom: Largest number of the type divided by `peak`; below 1 a value overflowed.
     """
 
     relative: Mapping[str, float]
@@ -42,18 +42,18 @@ class HalfError:
 
 
 class Rounded:
-    """The graph at `path`, in half precision, with every value rounded."""
+    """The half-precision graph at `path` with every value rounded."""
 
     def __init__(self, path: Path) -> None:
         model = ir.load(path)
         self._largest = min(_round(model), default=math.inf)
-        # beside the weights that it points into
+        # in the same folder, because the graph's external data is relative to it
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".rounded-", suffix=".onnx") as file:
             ir.save(model, file.name)
             self._graph = Graph(Path(file.name))
 
     def error(self, inputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> HalfError:
-        """Compare with what the graph in float32 answers to `inputs`; both in the order of the contract."""
+        """Compare the outputs for `inputs` with `expected`, those of the float32 graph; both in the stage's order."""
         *found, peak = self._graph(*inputs)
         pairs = zip(self._graph.outputs, found, expected, strict=False)  # the last output is the peak
         return HalfError(
@@ -64,9 +64,10 @@ class Rounded:
 
 
 def _round(model: ir.Model) -> set[float]:
-    """Compute in float32 what `model` has in half precision, and round it; the output "peak" is new.
+    """Rewrite `model` to compute half-precision values in float32 and round them; add the output "peak".
 
-    Returns the largest numbers of the types that were met.
+    Returns:
+        The largest finite numbers of the half-precision types in the model.
     """
     graph = model.graph
     computed = [value for node in graph for value in node.outputs]

@@ -1,4 +1,4 @@
-"""ONNX Runtime, which reports to its makers unless it is told not to before it is imported."""
+"""ONNX Runtime with telemetry disabled, which must happen before it is imported."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ import onnxruntime
 
 
 class Graph:
-    """Calls a graph like the module that it was made from: arrays in, arrays out, in the order of the contract."""
+    """Runs an ONNX graph on the CPU: NumPy arrays in, arrays out, in the order of the stage's tensors."""
 
     def __init__(self, path: Path) -> None:
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -19,4 +19,5 @@ class Graph:
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run the graph; inputs and outputs are in the order of the stage's tensors."""
         return tuple(self._session.run(None, dict(zip(self.inputs, inputs, strict=True))))

@@ -1,4 +1,4 @@
-"""What Video2RMS is trained to say: the loudness classes of a sound, smoothed, and the loss on them.
+"""Training targets of Video2RMS, smoothed loudness classes, and the loss on them.
 
 Lee et al., "Video-Foley" (TASLP 2025), section III. A target is made in three steps:
 
@@ -18,23 +18,23 @@ from foley import envelope
 
 Smoothing = Literal["official", "paper"]
 
-SMOOTHED_DISTANCE = 2  # W: classes on either side of the true one that share in it
+SMOOTHED_DISTANCE = 2  # W: classes on either side of the true one with non-zero weight
 
 
 def to_classes(rms: npt.ArrayLike, classes: int = 64) -> npt.NDArray[np.int64]:
-    """The loudness class of every linear RMS: how many bins lie at or under it; negative values are in class 0.
+    """Return the loudness class of every linear RMS: the number of bins <= it; negative values are class 0.
 
-    Full scale is in the last class, where the official code counts one class more than there are.
+    Full scale is in the last class; in the official code it would be one class past the end.
     """
     found = np.searchsorted(envelope.mu_law_bins(classes), np.maximum(rms, 0), side="right")
     return np.minimum(found, classes - 1).astype(np.int64)
 
 
 def smooth(targets: Tensor, classes: int = 64, smoothing: Smoothing = "official") -> Tensor:
-    """True classes int64 [...] as soft targets float32 [..., classes] that also count near misses.
+    """Convert classes int64 [...] to soft targets float32 [..., classes] with weight on neighbouring classes.
 
-    At distance d <= W of the true class: exp(-d**2 / 2) in the paper (equation 3), exp(-2**d / 4) in the official
-    code; 1 at the true class itself. Silence, class 0, is neither smoothed nor smoothed into. Rows do not sum to 1.
+    Weights at distance d <= W from the true class: exp(-d**2 / 2) in the paper (equation 3), exp(-2**d / 4) in the
+    official code; 1 at the true class. Class 0 (silence) is neither smoothed nor a neighbour. Rows do not sum to 1.
     """
     every = torch.arange(classes, device=targets.device)
     distance = (every - targets[..., None]).abs()
@@ -45,5 +45,5 @@ def smooth(targets: Tensor, classes: int = 64, smoothing: Smoothing = "official"
 
 
 def cross_entropy(logits: Tensor, soft_targets: Tensor) -> Tensor:
-    """The mean over all frames of -sum(target * log(softmax(logits))), both [..., frames, classes]."""
+    """Return the mean over all frames of -sum(target * log(softmax(logits))); both are [..., frames, classes]."""
     return -(soft_targets * logits.log_softmax(-1)).sum(-1).mean()

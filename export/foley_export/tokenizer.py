@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle: RoBERTa's, read from its published files, one that learned its merges here, or bytes."""
+"""Tokenizers of bundles: RoBERTa's from its published files, a BPE trained here, or plain bytes."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,21 +13,24 @@ from tokenizers.trainers import BpeTrainer
 from foley.errors import CheckpointError
 from foley.manifest import ClapTextConfig
 
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3, as RoBERTa has them
-MASK = "<mask>"  # the last id
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3, as in RoBERTa
+MASK = "<mask>"  # has the last id
 _WHOLE = ("tokenizer.json",)
 _PARTS = ("vocab.json", "merges.txt")
 
 
 def byte_tokenizer(config: ClapTextConfig) -> Tokenizer:
-    """One token a byte, `<s> ... </s>`, padded to the longest text, cut at the network's limit."""
+    """Return a byte-level tokenizer without merges.
+
+    Encodes `<s> ... </s>`, pads to the longest text of a batch and truncates to `config.max_tokens`.
+    """
     alphabet = sorted(ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *alphabet))}
     return _as_roberta(Tokenizer(BPE(vocabulary, [], unk_token="<unk>")), config)
 
 
 def learned_tokenizer(texts: Iterable[str], config: ClapTextConfig) -> Tokenizer:
-    """Merges learned from `texts`, up to the network's vocabulary; what they do not hold still has its bytes."""
+    """Train a byte-level BPE on `texts`, up to `config.vocabulary` tokens; all bytes are in the vocabulary."""
     tokenizer = _as_roberta(Tokenizer(BPE(unk_token="<unk>")), config)
     trainer = BpeTrainer(
         vocab_size=config.vocabulary,
@@ -40,10 +43,10 @@ def learned_tokenizer(texts: Iterable[str], config: ClapTextConfig) -> Tokenizer
 
 
 def published_files(folder: Path) -> Sequence[Path]:
-    """The files in `folder` that hold a RoBERTa tokenizer: `tokenizer.json`, or `vocab.json` and `merges.txt`.
+    """Return the files of the RoBERTa tokenizer in `folder`: `vocab.json` and `merges.txt`, or `tokenizer.json`.
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: If the folder holds neither.
     """
     for names in (_PARTS, _WHOLE):
         paths = [folder / name for name in names]
@@ -56,10 +59,10 @@ def published_files(folder: Path) -> Sequence[Path]:
 
 
 def published_tokenizer(folder: Path, config: ClapTextConfig) -> Tokenizer:
-    """The RoBERTa tokenizer whose files lie in `folder`, padding and cutting as `byte_tokenizer` does.
+    """Load the RoBERTa tokenizer in `folder`, with the padding and truncation of `byte_tokenizer`.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is another one than the text encoder learned with.
+        CheckpointError: If the files are missing or damaged, or do not match the text encoder's vocabulary.
     """
     paths = published_files(folder)
     try:
@@ -67,7 +70,7 @@ def published_tokenizer(folder: Path, config: ClapTextConfig) -> Tokenizer:
             tokenizer = Tokenizer.from_file(str(paths[0]))
         else:
             tokenizer = Tokenizer(BPE.from_file(*map(str, paths), unk_token="<unk>"))
-    except Exception as error:  # tokenizers raises bare ones
+    except Exception as error:  # tokenizers raises bare `Exception`
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
     vocabulary = tokenizer.get_vocab()
     expected = {token: i for i, token in enumerate(SPECIAL)} | {MASK: config.vocabulary - 1}
@@ -91,7 +94,7 @@ def _as_roberta(tokenizer: Tokenizer, config: ClapTextConfig, published: bool = 
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    if published:  # a prompt that spells a special token gets it, as officially
+    if published:  # special tokens in a prompt's text are parsed as such, as in the official implementation
         tokenizer.add_special_tokens([*SPECIAL, AddedToken(MASK, lstrip=True, normalized=False)])
     tokenizer.enable_truncation(config.max_tokens)
     tokenizer.enable_padding(pad_id=1, pad_token="<pad>")

@@ -1,6 +1,6 @@
-"""The sizes of Video2RMS: what its weights say, and the `opts.yml` that lies beside them.
+"""The sizes of Video2RMS: from the shapes of its weights, checked against the `opts.yml` published beside them.
 
-The options are those of config.py in github.com/jnwnlee/video-foley, which yacs writes as YAML.
+The options are those of config.py in github.com/jnwnlee/video-foley, written as YAML by yacs.
 """
 
 import re
@@ -21,9 +21,9 @@ _MAX_BYTES = 2**20
 
 
 def sizes(weights: Mapping[str, Tensor]) -> Video2RMSConfig | None:
-    """The sizes that the shapes of Video2RMS' `weights` show; None where they show none.
+    """Infer the sizes of Video2RMS from the shapes of `weights`; None if they cannot be inferred.
 
-    A shape that does not fit the others is not looked for here: the network of these sizes will not have it.
+    Shapes are not checked for consistency here; loading into a network of these sizes detects any mismatch.
     """
     blocks = _count(weights, r"encoder\.convolutions\.(\d+)\.0\.conv\.weight")
     layers = _count(weights, r"encoder\.BiLSTM\.weight_ih_l(\d+)")
@@ -43,10 +43,10 @@ def sizes(weights: Mapping[str, Tensor]) -> Video2RMSConfig | None:
 
 
 def contradictions(path: Path, manifest: Manifest) -> list[str]:
-    """What the options at `path` say that a bundle like `manifest` does not do, one sentence; or nothing.
+    """Return a sentence that lists the options at `path` that contradict `manifest`, or an empty list.
 
     Raises:
-        CheckpointError: the file cannot be read or is no such file.
+        CheckpointError: If the file cannot be read or is not an `opts.yml`.
     """
     opts = _read(path)
     config = manifest.video2rms
@@ -69,7 +69,7 @@ def contradictions(path: Path, manifest: Manifest) -> list[str]:
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """How many keys fit `pattern`, which catches their number, in a row from 0 on."""
+    """Return how many keys match `pattern`, whose group captures an index, with contiguous indices from 0."""
     numbers = {int(found[1]) for key in weights if (found := re.fullmatch(pattern, key))}
     return next(i for i in range(len(numbers) + 1) if i not in numbers)
 

@@ -1,7 +1,7 @@
 """Seeded weights: every tensor is a function of its official key, its shape and a salt.
 
-The rule is the one that the reference vectors were made with (`shared/reference/README.md`), so a
-seeded network can be compared number by number with the official implementation.
+The rule is that of the golden vectors (`shared/reference/README.md`), so a seeded network can be compared numerically
+with the official implementation.
 """
 
 import math
@@ -14,14 +14,14 @@ import torch
 
 from foley_export.networks.network import OfficialModule
 
-_KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, never trained
+_KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, not trained
 
 
 AnyModule = TypeVar("AnyModule", bound=OfficialModule)
 
 
 def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
-    """The seeded float32 weights of the tensor that official checkpoints call `key`."""
+    """Return the seeded float32 weights of the tensor with the official `key`."""
     shape = tuple(shape)
     random = np.random.RandomState(zlib.crc32((salt + key).encode()) & 0xFFFFFFFF)
     z = random.standard_normal(shape)
@@ -39,7 +39,7 @@ def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
 
 
 def fill(network: AnyModule, salt: str = "") -> AnyModule:
-    """Give `network` its seeded weights, in place, and return it."""
+    """Set the seeded weights of `network` in place and return it, in eval mode."""
     filled: dict[str, torch.Tensor] = {}
     for key, tensor in network.state_dict().items():
         official = network.checkpoint_key(key)

@@ -1,10 +1,10 @@
-"""An untrained Video2RMS that still keeps time: weights wired by hand, not learned.
+"""Hand-set weights for an untrained Video2RMS, so that its envelope follows visible impacts.
 
-With random weights the predicted envelope is noise. Here the same layers listen for what a hit looks like: the
-picture's features change fast, then stop. Nothing is fitted to any sound; a trained bundle replaces it.
+With random weights the predicted envelope is noise. These weights detect what a hit looks like: the frame features
+change fast, then stop. Nothing is fitted to any sound; a trained bundle does not use this module.
 
-    features -> difference of neighbours, both signs -> speed -> speed before minus after: impact
-             -> LSTM with fixed gates, which passes it on -> decay, 30 to 125 Hz -> nearest loudness class
+    features -> difference of neighbours, both signs -> speed -> speed before minus speed after: impact
+             -> LSTM with fixed gates, an identity -> decay, 30 to 125 Hz -> nearest loudness class
 """
 
 from typing import Any
@@ -17,16 +17,16 @@ from foley import clip
 from foley_export.networks.bn_inception import RgbFeatures
 from foley_export.networks.video2rms import Video2RMS
 
-IMPACT, MOTION = 0.5, 0.02  # what a sudden stop and what steady motion add to the loudness
-DECAY_S = 0.12  # of the loudness after an impact
-FAST = 16  # pixels between two frames: the speed that counts as one
-LOUDEST = 0.6  # of the classes, as a share: an RMS of 0.18, noise with peaks near full scale
-GATE = 12.0  # bias that holds an LSTM gate open, or with a minus shut
+IMPACT, MOTION = 0.5, 0.02  # contributions of a sudden stop and of steady motion to the loudness
+DECAY_S = 0.12  # time constant of the loudness after an impact
+FAST = 16  # pixels per frame: the speed that is normalised to 1
+LOUDEST = 0.6  # highest class used, as a fraction of all: an RMS of 0.18, noise with peaks near full scale
+GATE = 12.0  # bias that holds an LSTM gate open; negated, closed
 
 
 @torch.no_grad()
 def wire(network: Video2RMS, rgb_features: RgbFeatures) -> None:
-    """Give `network` its wired weights, in place, for features that come from `rgb_features`."""
+    """Set the hand-made weights of `network` in place, for features computed by `rgb_features`."""
     for parameter in network.parameters():
         parameter.zero_()
     encoder: Any = network.encoder
@@ -58,7 +58,7 @@ def wire(network: Video2RMS, rgb_features: RgbFeatures) -> None:
 
     along_time, along_features = encoder.BiLSTM_projs
     along_time.weight.copy_(decay())
-    # nearest of the levels v: the largest of  x v - v**2 / 2;  the constant keeps it positive under the ReLU
+    # the level v nearest to x maximises x v - v**2 / 2; the constant keeps the logits positive under the ReLU
     levels = torch.linspace(0, 1, len(along_features.bias))
     levels = levels[levels <= LOUDEST]
     along_features.weight[: len(levels), 0] = levels
@@ -66,18 +66,18 @@ def wire(network: Video2RMS, rgb_features: RgbFeatures) -> None:
 
 
 def decay() -> Tensor:
-    """What every feature row adds to every class frame after it, [1250, 300]; the rows at the clip's edges nothing."""
+    """Return the weights of feature rows in later class frames, [1250, 300]; zero for rows at the clip edges."""
     since_s = np.arange(clip.CLIP_CLASSES)[:, None] / clip.CLASS_RATE_HZ
-    since_s = since_s - (np.arange(clip.CLIP_FRAMES) + 1) / clip.FRAME_RATE_HZ  # row 0 belongs to the second frame
+    since_s = since_s - (np.arange(clip.CLIP_FRAMES) + 1) / clip.FRAME_RATE_HZ  # row 0 is the second frame's
     rising = np.clip(1 + since_s * clip.FRAME_RATE_HZ, 0, 1)
     kernel = rising * np.exp(-np.maximum(since_s, 0) / DECAY_S)
-    kernel[:, :4] = kernel[:, -4:] = 0  # beyond the edge are zeros, and a jump from them is no impact
+    kernel[:, :4] = kernel[:, -4:] = 0  # convolutions pad with zeros; the jump at the edges is not an impact
     return torch.from_numpy(kernel.astype(np.float32))
 
 
 @torch.no_grad()
 def calibrate(rgb_features: RgbFeatures) -> tuple[float, float]:
-    """How much the features change, summed, when only the camera's noise does, and when a ball moves by `FAST`."""
+    """Return the summed absolute change of the features for camera noise alone, and for a ball that moves by `FAST`."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[: clip.FRAME_HEIGHT, : clip.FRAME_WIDTH]
 
@@ -87,7 +87,7 @@ def calibrate(rgb_features: RgbFeatures) -> tuple[float, float]:
         noise = random.normal(0, 2, (*shade.shape, 3))
         return np.clip(shade[..., None] + noise, 0, 255).astype(np.uint8)
 
-    # the first frame of a chunk has no row of its own
+    # the first frame of a chunk yields no features
     frames = np.stack([picture(150), picture(150), picture(150), picture(150 + FAST)])
     before, still, moved = rgb_features(torch.from_numpy(frames))
     return (still - before).abs().sum().item(), (moved - still).abs().sum().item()

@@ -1,4 +1,4 @@
-"""From a training run to a bundle: float16 weights, tokenizer, the regression baseline, graphs."""
+"""Creates a bundle from a training run: float16 weights, tokenizer, the regression baseline and graphs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,14 @@ from foley_training.run import Run
 
 
 def write_bundle(run: Run, destination: Path) -> Iterator[str]:
-    """Write what `run` has learned, finished or not, as a new bundle with graphs; yields the stages as they are begun.
+    """Write the weights of `run`, finished or not, as a new bundle with graphs.
+
+    Yields:
+        The name of every stage as its work starts.
 
     Raises:
-        SettingError: a stage has not begun.
-        OutputError: the folder exists or cannot be written.
+        SettingError: If training of a stage has not started.
+        OutputError: If the folder exists or cannot be written.
     """
     trained = _networks(run)
     manifest = _manifest(run)
@@ -39,7 +42,7 @@ def _manifest(run: Run) -> Manifest:
 
 
 def _networks(run: Run) -> dict[str, Network]:
-    """Every network of the bundle, with what it has learned."""
+    """Return every network of the bundle with its trained weights."""
     clap, control = run.trained(run.clap()), run.trained(run.control_net())
     rgb, flow = NETWORKS["rgb_features"](run.manifest), NETWORKS["flow_features"](run.manifest)
     for network, task in ((rgb, run.rgb_features()), (flow, run.flow_features())):

@@ -1,4 +1,4 @@
-"""`foley-train`: the demo bundle's weights, from nothing."""
+"""The `foley-train` command: trains the demo bundle's weights from scratch."""
 
 import logging
 from pathlib import Path
@@ -28,7 +28,7 @@ def run(
         int, typer.Option(help="CPU threads; 0: all. Stages run side by side do best with one each.")
     ] = 0,
 ) -> None:
-    """Train every stage in order. A run that was interrupted goes on where it was; on a GPU if there is one."""
+    """Train every stage in order. An interrupted run resumes from its checkpoints; uses a GPU if there is one."""
     if unknown := set(only or ()) - set(STAGES):
         raise SettingError(f"there is no stage {min(unknown)!r}; choose from {', '.join(STAGES)}")
     if threads:
@@ -46,12 +46,12 @@ def bundle(
     work: Annotated[Path, typer.Option(help="The run's folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
 ) -> None:
-    """Make a bundle of what a run has learned: float16 weights and ONNX graphs."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing; nothing needs it
+    """Create a bundle from the weights of a run: float16 weights and ONNX graphs."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hides a warning about torchvision, which is not needed
     for stage in write_bundle(Run(read_config(config), work, torch.device("cpu")), output):
         typer.echo(stage, err=True)
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point of `foley-train`."""
     command.run(app)

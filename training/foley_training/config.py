@@ -1,4 +1,4 @@
-"""The one configuration of a training run: how many clips, how long each stage, which seed."""
+"""The configuration of a training run: data set sizes, length of each stage, seed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ class _Config(BaseModel):
 
 
 class LoopConfig(_Config):
-    """How long and how fast one stage learns."""
+    """Length and learning rate of one stage."""
 
     steps: Count
     batch: Count
@@ -26,15 +26,15 @@ class LoopConfig(_Config):
 
 
 class TrainingConfig(_Config):
-    """Everything that, with the code, makes the weights."""
+    """Everything that, together with the code, determines the weights."""
 
     preset: str = "demo"
     seed: int = 0
-    sounds: Count  # clips that the sound side learns from
-    videos: Count  # clips that Video2RMS learns from
-    pictured_videos: Count  # the first of them, whose pictures the feature networks learn from
-    validation: Count  # sounds that are only looked at
-    validation_videos: Count  # clips likewise
+    sounds: Count  # training clips of CLAP, the VAE, the vocoder and the diffusion stages
+    videos: Count  # training clips of Video2RMS
+    pictured_videos: Count  # the first of `videos`, whose frames train the feature networks
+    validation: Count  # validation sounds
+    validation_videos: Count  # validation videos
 
     clap: LoopConfig
     vae: LoopConfig
@@ -48,10 +48,10 @@ class TrainingConfig(_Config):
 
 
 def read_config(path: Path) -> TrainingConfig:
-    """The configuration in a YAML file.
+    """Read the configuration from a YAML file.
 
     Raises:
-        SettingError: the file cannot be read, or is not a training configuration.
+        SettingError: If the file cannot be read or is not a training configuration.
     """
     try:
         return TrainingConfig.model_validate(yaml.safe_load(path.read_text()))

@@ -1,4 +1,4 @@
-"""What Video2RMS learns from: the features of whole clips, made once by the trained networks, and their loudness."""
+"""Training data of Video2RMS: features of whole clips, computed once by the trained networks, and their loudness."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ _BATCH = 46  # pairs
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """`n` clips of 10 s."""
+    """Features and loudness of `n` clips of 10 s."""
 
     features: npt.NDArray[np.float16]  # [n, 299, width], RGB then flow
     rms: npt.NDArray[np.float32]  # [n, 1250], low-passed, linear
@@ -31,9 +31,9 @@ class FeatureRows:
 def feature_rows(
     folder: Path, split: Split, clips: int, config: DisFlowConfig, rgb: RgbFeatures, flow: FlowFeatures
 ) -> FeatureRows:
-    """The first `clips` clips of a split: read from `folder`, or made and kept there.
+    """Return the first `clips` clips of a split, read from `folder`, or computed and cached there.
 
-    The networks must be on one device; the features are computed there.
+    The networks must be on one device; the features are computed on it.
     """
     paths = {name: folder / f"{split}-{clips}-{name}.npy" for name in ("features", "rms")}
     if not all(path.is_file() for path in paths.values()):
@@ -59,6 +59,6 @@ def feature_rows(
 
 
 def loudness(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The target of Video2RMS [1250]: RMS 512/128 of the 10 s, without its fast changes (the paper, section III-A)."""
+    """Return the target of Video2RMS, [1250]: low-passed RMS 512/128 of the 10 s (section III-A of the paper)."""
     rms = envelope.measure(waveform[: round(clip.CLIP_SECONDS * clip.SAMPLE_RATE_HZ)], 512, 128)
     return np.maximum(low_pass(rms), 0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The training sounds as diffusion sees them: latents, made once by the trained VAE, and CLAP embeddings."""
+"""Training data of the diffusion stages: latents, computed once by the trained VAE, and CLAP embeddings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,10 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class Latents:
-    """What is known of `n` clips, memory-mapped. Latents are draws from a normal of this mean and deviation."""
+    """Latents and embeddings of `n` clips, memory-mapped.
+
+    Latents are sampled from a normal distribution with this mean and standard deviation.
+    """
 
     sounds: Sounds
     mean: npt.NDArray[np.float16]  # [n, 8, 256, 16]
@@ -30,9 +33,9 @@ class Latents:
 
 @torch.no_grad()
 def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -> Latents:
-    """The latents of `sounds`: read from files that start like `path`, or made and kept there.
+    """Return the latents of `sounds`, read from files prefixed `path`, or computed and cached there.
 
-    The networks must be on one device; the latents are computed there.
+    The networks must be on one device; the latents are computed on it.
     """
     mean_path, deviation_path, embeddings_path = (
         path.with_name(f"{path.name}-{name}.npy") for name in ("mean", "deviation", "embeddings")
@@ -55,7 +58,7 @@ def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -
             deviation[rows] = (0.5 * logvar.float()).exp().cpu().numpy()
         mean.flush()
         deviation.flush()
-        with embeddings_path.open("wb") as file:  # last: its presence says that all are whole
+        with embeddings_path.open("wb") as file:  # written last: its presence marks all files as complete
             np.save(file, embeddings)
     mean, deviation = np.load(mean_path, mmap_mode="r"), np.load(deviation_path, mmap_mode="r")
     some = slice(0, 256)

@@ -1,7 +1,7 @@
-"""The training loop that every stage shares: resumable, repeatable, logged.
+"""The training loop shared by all stages: resumable, reproducible, logged.
 
-Every step draws its batch and its noise from random numbers of its own (seed, stage, step), so a run that was
-interrupted goes on as if it had not been.
+Every step seeds its batch and its noise by (seed, stage, step), so an interrupted run continues as if it had not been
+interrupted.
 """
 
 import json
@@ -33,7 +33,7 @@ _EMA_DECAY = 0.999
 
 @dataclass(frozen=True)
 class Pass(Generic[Batch]):
-    """One optimiser's turn in a step: the network whose parameters it changes, and the losses on the batch."""
+    """One optimiser update within a step: the network that is updated and the losses on the batch."""
 
     network: nn.Module
     losses: Callable[[Batch], Losses]
@@ -41,14 +41,20 @@ class Pass(Generic[Batch]):
 
 
 class Task(nn.Module, ABC, Generic[Batch]):
-    """What is trained in one stage.
+    """The training task of one stage.
 
-    `networks` holds the networks that are trained; only they are in checkpoints. A task is a module itself, so that
-    `to` also moves the frozen networks and the buffers that a step uses.
+    Checkpoints contain `networks` and nothing else. A task is a module itself, so that `to` also moves the frozen
+    networks and the buffers that a step uses.
+
+    Attributes:
+        name: Name of the stage.
+        progress: Fraction of the steps that are done; set by the loop.
+        networks: The trained networks.
+        passes: The optimiser updates of a step, in order.
     """
 
     name: str
-    progress: float = 0.0  # share of the steps that are done; the loop sets it
+    progress: float = 0.0
     networks: nn.ModuleDict
     passes: list[Pass[Batch]]
 
@@ -59,19 +65,18 @@ class Task(nn.Module, ABC, Generic[Batch]):
 
     @abstractmethod
     def batch(self, random: np.random.Generator) -> Batch:
-        """One batch, on the task's device, drawn from `random`."""
+        """Return one batch on the task's device, drawn from `random`."""
 
     def validate(self) -> dict[str, float]:
-        """Figures on validation data, of the averaged weights; none by default."""
+        """Return validation metrics; called with the averaged weights. Empty by default."""
         return {}
 
 
 def train(task: Task[Any], config: LoopConfig, seed: int, folder: Path, device: torch.device) -> None:
-    """Train `task` on `device` for `config.steps` steps, or what is left of them.
+    """Train `task` on `device` up to `config.steps` steps, resuming from its checkpoint if there is one.
 
-    Afterwards `task.networks` holds the averaged weights.
-
-    Writes `<name>.pt` (checkpoint) and `<name>.jsonl` (log) in `folder`.
+    Writes `<name>.pt` (checkpoint) and `<name>.jsonl` (log) in `folder`. Afterwards `task.networks` holds the averaged
+    weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     networks = task.to(device).networks
@@ -115,7 +120,11 @@ def train(task: Task[Any], config: LoopConfig, seed: int, folder: Path, device: 
 
 
 def load_trained(task: Task[Any], folder: Path) -> bool:
-    """Give `task.networks` the averaged weights of its checkpoint, finished or not; False if there is none."""
+    """Load the averaged weights of the checkpoint, finished or not, into `task.networks`.
+
+    Returns:
+        False if there is no checkpoint.
+    """
     path = folder / f"{task.name}.pt"
     if not path.is_file():
         return False
@@ -126,7 +135,7 @@ def load_trained(task: Task[Any], folder: Path) -> bool:
 
 @torch.no_grad()
 def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-    """Exponential moving average whose memory grows at first: the earliest weights must not stay in it."""
+    """Exponential moving average whose decay grows at first, so that the earliest weights do not persist in it."""
     decay = min(_EMA_DECAY, (1 + int(updates)) / (10 + int(updates)))
     for mean, value in zip(averaged, current, strict=True):
         if mean.is_floating_point():
@@ -147,19 +156,19 @@ def _update(
         return {}
     sum(losses.values(), torch.zeros((), device=device)).backward()
     norm = nn.utils.clip_grad_norm_(one.network.parameters(), 1.0)
-    if torch.isfinite(norm):  # a step that overflowed is left out
+    if torch.isfinite(norm):  # skip steps whose gradients overflowed
         optimiser.step()
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
 def _schedule(step: int, config: LoopConfig) -> float:
-    """Share of the learning rate: a short warm-up, then half a cosine down to a hundredth."""
+    """Return the factor of the learning rate: linear warm-up, then half a cosine down to 0.01."""
     warm_up = min(1.0, (step + 1) / config.warm_up)
     return warm_up * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / config.steps)))
 
 
 def _validate(task: Task[Any], networks: nn.ModuleDict, averaged: AveragedModel) -> dict[str, float]:
-    """The task's figures, of the averaged weights; the networks get their own back."""
+    """Return the metrics of the averaged weights; the networks' own weights are restored afterwards."""
     own = {key: value.clone() for key, value in networks.state_dict().items()}
     networks.load_state_dict(averaged.get_submodule("module").state_dict())
     networks.eval()
@@ -189,7 +198,7 @@ def _save(
 
 
 def _resume(path: Path, networks: nn.Module, averaged: AveragedModel, optimisers: list[Any]) -> tuple[int, float]:
-    """Steps done and seconds spent so far."""
+    """Restore the checkpoint, if there is one; return the steps done and the seconds spent."""
     if not path.is_file():
         return 0, 0.0
     saved = torch.load(path, "cpu", weights_only=True)
@@ -202,7 +211,7 @@ def _resume(path: Path, networks: nn.Module, averaged: AveragedModel, optimisers
 
 
 class _Meter:
-    """Means of the losses since they were last taken."""
+    """Running means of the losses since the last `take`."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""A training run: the stages in their order, each from what those before it have left in the work folder."""
+"""A training run: the stages in order, each built on the results of earlier ones in the work folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,13 @@ _SENTENCES_FROM = 500  # scenes whose captions the tokenizer learns from
 
 @dataclass(frozen=True)
 class Run:
-    """The configuration, where everything is kept, and the device that trains and encodes."""
+    """A training run.
+
+    Attributes:
+        config: The run's configuration.
+        work: Folder for caches, checkpoints and logs.
+        device: Device for training and for computing latents and features.
+    """
 
     config: TrainingConfig
     work: Path
@@ -45,67 +51,67 @@ class Run:
 
     @property
     def manifest(self) -> Manifest:
-        """The preset that is trained."""
+        """The manifest of the trained preset."""
         return PRESETS[self.config.preset]
 
     def sounds(self) -> tuple[Sounds, Sounds]:
-        """Training and validation sounds."""
+        """Return training and validation sounds."""
         cache = self.work / "cache"
         return sounds(cache, "train", self.config.sounds), sounds(cache, "validation", self.config.validation)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, the same every time."""
+        """Train the tokenizer; the result is deterministic."""
         return learned_tokenizer(sentences(_SENTENCES_FROM), self.manifest.clap_text)
 
     def clap(self) -> Clap:
-        """The task of CLAP."""
+        """Return the task of CLAP."""
         return Clap(self.manifest, self.config.clap, self.tokenizer(), *self.sounds())
 
     def vae(self) -> Vae:
-        """The task of the VAE."""
+        """Return the task of the VAE."""
         return Vae(self.manifest, self.config.vae, *self.sounds())
 
     def vocoder(self) -> VocoderTask:
-        """The task of the vocoder."""
+        """Return the task of the vocoder."""
         return VocoderTask(self.manifest, self.config.vocoder, *self.sounds())
 
     def unet(self) -> UNetTask:
-        """The task of the UNet; needs CLAP and the VAE."""
+        """Return the task of the UNet; requires CLAP and the VAE."""
         return UNetTask(self.manifest, self.config.unet, *self._diffusion())
 
     def control_net(self) -> ControlNetTask:
-        """The task of the ControlNet; needs the UNet too."""
+        """Return the task of the ControlNet; requires CLAP, the VAE and the UNet."""
         task = ControlNetTask(self.manifest, self.config.control_net, *self._diffusion())
         return task.copy(self.trained(self.unet()).denoiser.unet.state_dict())
 
     def rgb_features(self) -> Features:
-        """The task of the frames' features."""
+        """Return the task of the RGB feature network."""
         return Features(RgbFeatures(self.manifest), self.config.rgb_features, *self._pairs())
 
     def flow_features(self) -> Features:
-        """The task of the flow's features."""
+        """Return the task of the flow feature network."""
         return Features(FlowFeatures(self.manifest), self.config.flow_features, *self._pairs())
 
     def video2rms(self) -> Classification:
-        """The task of Video2RMS; needs both features."""
+        """Return the task of Video2RMS; requires both feature networks."""
         return Classification(self.manifest, self.config.video2rms, *self._feature_rows())
 
     def video2rms_regression(self) -> Regression:
-        """The task of the baseline of Video2RMS."""
+        """Return the task of Video2RMS' regression baseline; requires both feature networks."""
         return Regression(self.manifest, self.config.video2rms_regression, *self._feature_rows())
 
     def trained(self, task: TaskType) -> TaskType:
-        """`task` on the run's device, with what it has learned.
+        """Return `task` on the run's device with its trained weights.
 
         Raises:
-            SettingError: it has not begun.
+            SettingError: If its training has not started.
         """
         if not load_trained(task, self.work):
             raise SettingError(f"{task.name} is not trained yet: train it first")
         return task.to(self.device)
 
     def latents(self) -> tuple[Latents, Latents]:
-        """The latents of training and validation sounds."""
+        """Return the latents of training and validation sounds; requires CLAP and the VAE."""
         encoder, audio = self.trained(self.vae()).encoder, self.trained(self.clap()).audio
         names = (f"train-{self.config.sounds}", f"validation-{self.config.validation}")
         train_sounds, validation_sounds = self.sounds()
@@ -158,17 +164,17 @@ STAGES: dict[str, Callable[[Run], Task[Any]]] = {
     "video2rms": Run.video2rms,
     "video2rms_regression": Run.video2rms_regression,
 }
-"""In the order in which they need each other."""
+"""Stage name -> task, in dependency order."""
 
 
 def train_stage(run: Run, stage: str) -> None:
-    """Train one stage, or go on with it; it ends at once if it is done.
+    """Train one stage or resume it; returns immediately if it is finished.
 
-    The configured seed decides the weights that training starts from, as it decides every step.
+    The configured seed determines the initial weights as well as every step.
     """
     torch.manual_seed(run.config.seed)
     task = STAGES[stage](run)
     use_fast_group_norm(task.networks)
-    task.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fast on a CPU
+    task.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
     loop: LoopConfig = getattr(run.config, stage)
     train(task, loop, run.config.seed, run.work, run.device)

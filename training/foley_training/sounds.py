@@ -1,4 +1,4 @@
-"""The sounds of a split, made once and kept on disk: memory stays flat, and every stage reads the same."""
+"""The sounds of a split, generated once and cached on disk, so that memory use is constant and stages share them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +29,11 @@ class Sounds:
     envelopes: npt.NDArray[np.float32]  # [n, 1024]
 
     def waveform(self, index: int) -> npt.NDArray[np.float32]:
-        """Clip `index`, within [-1, 1]."""
+        """Return the waveform of clip `index` as float32 in [-1, 1]."""
         return self.waveforms[index].astype(np.float32) / _FULL_SCALE
 
     def piece(self, random: np.random.Generator, frames: int) -> tuple[int, int]:
-        """A random clip and the first frame, a multiple of four, of a piece of it in which something is touched."""
+        """Draw a random clip and the first frame, a multiple of four, of a piece of it that contains a contact."""
         index = int(random.integers(len(self.scenes)))
         contacts = self.scenes[index].contacts
         contact = contacts[random.integers(len(contacts))].start_s * clip.ENVELOPE_RATE_HZ
@@ -42,7 +42,7 @@ class Sounds:
 
 
 def sounds(folder: Path, split: Split, count: int) -> Sounds:
-    """The first `count` sounds of a split: read from `folder`, or made and kept there."""
+    """Return the first `count` sounds of a split, read from `folder`, or generated and cached there."""
     arrays = {name: folder / f"{split}-{count}-{name}.npy" for name in ("waveforms", "mels", "clap_mels", "envelopes")}
     scenes = [make_scene(split, i) for i in range(count)]
     if not all(path.is_file() for path in arrays.values()):
@@ -78,7 +78,7 @@ def _make(scenes: list[Scene], paths: dict[str, Path]) -> None:
 
 
 class ClapEar(torch.nn.Module):
-    """CLAP's front end (`foley_export.networks.clap_frontend`), its Fourier transform an FFT and not a convolution."""
+    """CLAP's front end (`foley_export.networks.clap_frontend`) with an FFT in place of the convolution."""
 
     filters: torch.Tensor
 
@@ -88,7 +88,7 @@ class ClapEar(torch.nn.Module):
         self.register_buffer("filters", clap_frontend.LogMel().filters)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Decibels [batch, 1001, 64] of 16 kHz waveforms [batch, 163840]."""
+        """Return the log-mel in dB [batch, 1001, 64] of 16 kHz waveforms [batch, 163840]."""
         high = self.upsample(waveform)[:, : clap_frontend.SAMPLES]
         n_fft = clap_frontend.LogMel.n_fft
         window = torch.hann_window(n_fft, device=waveform.device)

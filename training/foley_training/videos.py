@@ -1,4 +1,4 @@
-"""The pictures of a split as the feature networks see them, and what can be said about each of them."""
+"""Training data of the feature networks: frames and flow of a split, and their labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from foley_training.data.picture import render
 from foley_training.data.scene import MATERIALS, Scene, Split, make_scene
 from foley_training.data.sound import synthesise
 
-SIZE = 224  # of BN-Inception's input
+SIZE = 224  # height and width of BN-Inception's input
 PAIRS = clip.CLIP_FRAMES - 1
-KEPT = 72  # pairs of a clip that the feature networks learn from
-_OFFSETS = (-2, -1, 0, 1, 2)  # frames around a pair whose loudness is asked for
-_MEMORY_S = 0.15  # how fast a contact is forgotten, and how early it is foreseen
+KEPT = 72  # training pairs per clip
+_OFFSETS = (-2, -1, 0, 1, 2)  # frames around a pair whose loudness is a label
+_MEMORY_S = 0.15  # time constant of the proximity to a contact, before and after it
 DYNAMICS = len(_OFFSETS) + 4
 
 Images = npt.NDArray[np.uint8]
@@ -28,7 +28,7 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pairs:
-    """`n` pairs of neighbouring frames, memory-mapped: the second frame and the flow to it, as networks take them."""
+    """`n` pairs of consecutive frames, memory-mapped: the second frame and the flow to it, at network input size."""
 
     rgb: Images  # [n, 224, 224, 3]
     flow: Images  # [n, 224, 224, 2]
@@ -37,7 +37,7 @@ class Pairs:
 
 
 def pairs(folder: Path, split: Split, clips: int, config: DisFlowConfig) -> Pairs:
-    """Some pairs of the first `clips` clips of a split: read from `folder`, or made and kept there."""
+    """Return `KEPT` random pairs of each of the first `clips` clips, read from `folder`, or made and cached there."""
     arrays = {name: folder / f"{split}-{clips}-pairs-{name}.npy" for name in ("rgb", "flow", "material", "dynamics")}
     if not all(path.is_file() for path in arrays.values()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,13 +64,13 @@ def pairs(folder: Path, split: Split, clips: int, config: DisFlowConfig) -> Pair
     return Pairs(**{name: np.load(path, mmap_mode="r") for name, path in arrays.items()})
 
 
-_PURPOSE = 9  # of the scene's random numbers: which pairs are kept
+_PURPOSE = 9  # random stream of the scene that selects the pairs
 
 
 def seen(scene: Scene, config: DisFlowConfig, kept: npt.NDArray[np.int64]) -> Iterator[tuple[Images, Images]]:
-    """For the pairs `kept` (ascending) of a clip: the second frame [224, 224, 3] and the flow [224, 224, 2].
+    """Yield the second frame [224, 224, 3] and the flow [224, 224, 2] of the pairs `kept` (ascending) of a clip.
 
-    Pillow's own resize, which the networks' graphs repeat to the last bit.
+    Resized by Pillow, which the networks' graphs reproduce bit-exactly.
     """
     wanted, method = set(kept.tolist()), DisFlow(config)
     previous: Images | None = None
@@ -86,10 +86,10 @@ def _resize(image: Images) -> Images:
 
 
 def dynamics(scene: Scene) -> npt.NDArray[np.float32]:
-    """What happens around every pair, [299, 9], each 0 to 1.
+    """Return labels of what happens around every pair, [299, 9], each 0 to 1.
 
-    The mu-law loudness two frames before to two frames after it; then how near the next and the last contact are, and
-    the same times their strength. Pair k ends at the frame of (k + 1) / 30 s.
+    Columns 0 to 4: mu-law loudness from two frames before to two frames after. Then, for the next and for the last
+    contact: proximity in time, and proximity times strength. Pair k ends at the frame of (k + 1) / 30 s.
     """
     times = (np.arange(PAIRS) + 1) / clip.FRAME_RATE_HZ
     loudness = envelope.mu_law(envelope.measure(synthesise(scene)))

@@ -1,4 +1,4 @@
-"""The exported networks, one file each."""
+"""The exported networks, one module per network."""
 
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_export.networks.clap_audio import ClapAudio
@@ -25,4 +25,4 @@ NETWORKS: dict[str, type[Network]] = {
         Vocoder,
     )
 }
-"""In the order in which a clip meets them."""
+"""Stage name -> network class, in pipeline order."""

@@ -1,7 +1,7 @@
-"""Attention as one node of a graph: ONNX Runtime has a kernel for it, other runtimes read what it stands for.
+"""Multi-head attention as a single graph node with a fallback in standard operators.
 
-`com.microsoft::MultiHeadAttention` never holds the scores of all cells for all others in memory at once. A model-local
-function of that name says the same in standard operators, for runtimes that have no such kernel.
+ONNX Runtime has a kernel for `com.microsoft::MultiHeadAttention` that does not materialise the full score matrix. A
+model-local function of the same name defines it in standard operators, for runtimes without that kernel.
 """
 
 from typing import Any
@@ -18,7 +18,14 @@ op: Any = opset20
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Softmax(query @ key^T / sqrt(head width)) @ value of every head; all are [batch, cells, heads * head width]."""
+    """Return softmax(query @ key^T / sqrt(head width)) @ value, computed per head.
+
+    Args:
+        query: [batch, tokens, heads * head width].
+        key: Like `query`.
+        value: Like `query`.
+        heads: Number of heads.
+    """
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.symbolic(
             f"{_KERNELS.domain}::{MultiHeadAttention.name}",
@@ -34,7 +41,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 @script(_KERNELS, default_opset=op)
 def MultiHeadAttention(query, key, value, num_heads: int):
-    """What `attention` computes."""
+    """Same computation as `attention`."""
     heads = op.Reshape(op.Constant(value_int=num_heads), op.Constant(value_ints=[1]))
     apart = op.Concat(op.Constant(value_ints=[0, 0]), heads, op.Constant(value_ints=[-1]), axis=0)
     queries = op.Transpose(op.Reshape(query, apart), perm=[0, 2, 1, 3])
@@ -42,13 +49,13 @@ def MultiHeadAttention(query, key, value, num_heads: int):
     values = op.Transpose(op.Reshape(value, apart), perm=[0, 2, 1, 3])
     width = op.Cast(op.Shape(queries, start=3), to=1)
     scores = op.MatMul(queries / op.CastLike(op.Sqrt(width), queries), keys)
-    weights = op.CastLike(op.Softmax(op.Cast(scores, to=1), axis=-1), values)  # in float32, whatever comes in
+    weights = op.CastLike(op.Softmax(op.Cast(scores, to=1), axis=-1), values)  # float32 softmax for any input type
     mixed = op.Transpose(op.MatMul(weights, values), perm=[0, 2, 1, 3])
     return op.Reshape(mixed, op.Constant(value_ints=[0, 0, -1]))
 
 
 def define(model: ir.Model) -> None:
-    """Say in `model` what the node stands for, where there is one."""
+    """Add the function's definition to `model` if the graph contains the node."""
     if any(node.domain == _KERNELS.domain for node in model.graph):
         function = ir.serde.deserialize_function(MultiHeadAttention.to_function_proto())
         model.functions[function.identifier()] = function

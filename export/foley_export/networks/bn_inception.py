@@ -1,7 +1,7 @@
 """BN-Inception as the feature extractor of both streams: RGB frames and optical flow.
 
-Ioffe & Szegedy, "Batch Normalization" (2015), in the ImageNet model whose layer names the official
-checkpoint `bn_inception-9f5701afb96c8044.pth` uses. Preprocessing is part of the graphs.
+Ioffe & Szegedy, "Batch Normalization" (2015), in the ImageNet variant whose layer names the official checkpoint
+`bn_inception-9f5701afb96c8044.pth` uses. Preprocessing is part of the graphs.
 """
 
 from typing import NamedTuple
@@ -23,9 +23,9 @@ _FLOW_AT_REST = 128.0
 
 
 class RgbFeatures(Network):
-    """Frames uint8 [n+1, 256, 344, 3] (RGB) -> features [n, 1024] of all but the first one.
+    """Frames uint8 [n+1, 256, 344, 3] (RGB) -> features float [n, 1024] of all frames but the first.
 
-    The first frame is the last of the chunk before: optical flow needs it, this stream does not.
+    The first frame is the last one of the previous chunk: optical flow needs it, this stream does not.
     """
 
     stage_name = "rgb_features"
@@ -39,18 +39,20 @@ class RgbFeatures(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         return key.removeprefix("network.")
 
     def network_input(self, frames: Tensor) -> Tensor:
-        """Frames uint8 [n, 256, 344, 3] as BN-Inception sees them: [n, 3 (BGR), 224, 224], mean removed."""
+        """Preprocess frames uint8 [n, 256, 344, 3] to BN-Inception's input: [n, 3 (BGR), 224, 224], mean subtracted."""
         return _channels_first(self.resize(frames).flip(-1)) - self.mean
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return the features [n, 1024] of `frames[1:]`."""
         return self.network(self.network_input(frames[1:]))
 
 
 class FlowFeatures(Network):
-    """Flow uint8 [n, 256, 344, 2], 128 meaning at rest -> features [n, 1024]."""
+    """Flow uint8 [n, 256, 344, 2], where 128 is zero motion -> features float [n, 1024]."""
 
     stage_name = "flow_features"
 
@@ -61,23 +63,26 @@ class FlowFeatures(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         return key.removeprefix("network.")
 
     def checkpoint_shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape in the checkpoint: the first convolution there has 3 input channels instead of 2."""
         shape = super().checkpoint_shape(key)
         return (shape[0], 3, *shape[2:]) if key == _FIRST_WEIGHT else shape
 
     def from_checkpoint(self, key: str, tensor: Tensor) -> Tensor:
-        """The first convolution is the RGB one averaged over its inputs, once for each direction."""
+        """Convert a tensor: the first convolution is averaged over its RGB inputs and repeated for both flow axes."""
         if key == _FIRST_WEIGHT:
             tensor = tensor.mean(1, keepdim=True).repeat(1, 2, 1, 1)
         return super().from_checkpoint(key, tensor)
 
     def network_input(self, flow: Tensor) -> Tensor:
-        """Flow uint8 [n, 256, 344, 2] as BN-Inception sees it: [n, 2, 224, 224], 0 meaning at rest."""
+        """Preprocess flow uint8 [n, 256, 344, 2] to BN-Inception's input: [n, 2, 224, 224], 0 for zero motion."""
         return _channels_first(self.resize(flow)) - _FLOW_AT_REST
 
     def forward(self, flow: Tensor) -> Tensor:
+        """Return the features [n, 1024] of `flow`."""
         return self.network(self.network_input(flow))
 
 
@@ -86,12 +91,15 @@ def _resize() -> Resize:
 
 
 def _channels_first(images: Tensor) -> Tensor:
-    """int [n, height, width, C] -> float [n, C, height, width]."""
+    """Convert int [n, height, width, C] to float [n, C, height, width]."""
     return images.permute(0, 3, 1, 2).float()
 
 
 class _Block(NamedTuple):
-    """Channels of an inception block; `None` for `one` and `pool`: the block halves the size and keeps its input."""
+    """Channel counts of an inception block.
+
+    If `one` and `pool` are None, the block halves the spatial size and passes its pooled input through.
+    """
 
     name: str
     one: int | None  # 1x1
@@ -116,13 +124,13 @@ _BLOCKS = (
     _Block("inception_5a", 352, (192, 320), (160, 224), 128),
     _Block("inception_5b", 352, (192, 320), (192, 224), 128),
 )
-_MAX_POOLED = "inception_5b"  # the other blocks that keep the size pool by averages
+_MAX_POOLED = "inception_5b"  # the other blocks of stride 1 use average pooling
 
 
 class BNInception(nn.Module):
-    """Images [n, in_channels, 224, 224] -> the globally pooled features [n, 1024 / width_divisor].
+    """Images [n, in_channels, 224, 224] -> globally pooled features [n, 1024 / width_divisor].
 
-    Layers lie flat, as in the checkpoint: the convolution `<name>` and its normalisation `<name>_bn`.
+    Layers are not nested, as in the checkpoint: the convolution `<name>` and its batch normalisation `<name>_bn`.
     """
 
     def __init__(self, config: FeaturesConfig, in_channels: int) -> None:
@@ -150,6 +158,7 @@ class BNInception(nn.Module):
             width = one + three + double + pool
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the globally pooled features of images `x`."""
         x = _halve(self._layer(_FIRST, x))
         x = _halve(self._layer("conv2_3x3", self._layer("conv2_3x3_reduce", x)))
         for block in _BLOCKS:
@@ -174,5 +183,5 @@ class BNInception(nn.Module):
 
 
 def _halve(x: Tensor) -> Tensor:
-    """Max pooling whose last window may hang over the edge, as Caffe's does."""
+    """Max pooling with `ceil_mode`, as in Caffe: the last window may extend past the edge."""
     return functional.max_pool2d(x, 3, 2, ceil_mode=True)

@@ -1,7 +1,7 @@
-"""CLAP's audio encoder: HTSAT on a log-mel spectrogram, and a projection into the shared space.
+"""CLAP's audio encoder: HTSAT on a log-mel spectrogram, and a projection into the joint embedding space.
 
 Wu et al., "Large-Scale Contrastive Language-Audio Pretraining" (ICASSP 2023); Chen et al., "HTS-AT"
-(ICASSP 2022); transformers' modules under the keys of the LAION checkpoint that AudioLDM carries.
+(ICASSP 2022). The modules are transformers'; checkpoint keys are those of the LAION checkpoint that AudioLDM contains.
 """
 
 import re
@@ -30,7 +30,7 @@ _OFFICIAL_NAMES = {
 
 
 class ClapAudio(Network):
-    """Waveform float [B, 163840] at 16 kHz -> embedding [B, 512] of unit length. Only its first 10 s are heard."""
+    """Waveform float [B, 163840] at 16 kHz -> unit-length embedding [B, 512]. Only the first 10 s are used."""
 
     stage_name = "clap_audio"
     full_precision = frozenset({"upsample", "log_mel", "stretch"})
@@ -54,31 +54,34 @@ class ClapAudio(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         for ours, official in _OFFICIAL_NAMES.items():
             key = re.sub(ours, official, key)
         return CHECKPOINT_PREFIX + projection_key(key)
 
     def checkpoint_shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape in the checkpoint, where query, key and value are one layer."""
         shape = super().checkpoint_shape(key)
         return shape if _fused_part(key) is None else (len(_FUSED) * shape[0], *shape[1:])
 
     def from_checkpoint(self, key: str, tensor: Tensor) -> Tensor:
-        """Query, key and value are thirds of the official layer."""
+        """Convert a tensor: query, key and value are thirds of the official `qkv` layer."""
         part = _fused_part(key)
         return super().from_checkpoint(key, tensor if part is None else tensor.chunk(len(_FUSED))[part])
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
-        """The log-mel [B, 1001, 64] of a 16 kHz waveform's first 10 s."""
+        """Return the log-mel spectrogram [B, 1001, 64] in dB of the first 10 s of a 16 kHz waveform."""
         return self.log_mel(self.upsample(waveform)[:, : clap_frontend.SAMPLES])
 
     def forward(self, waveform: Tensor) -> Tensor:
-        # before its normalisation of every band, not after: that is the same, the shares of a frame add up to one
+        """Return the unit-length embedding [B, 512] of `waveform`."""
+        # resized before the per-band normalisation, officially after it; equivalent, as the resize weights sum to one
         stretched = self.stretch(self.spectrogram(waveform))
         pooled = self.audio_branch(stretched[:, None]).pooler_output
         return functional.normalize(self.audio_projection(pooled), dim=-1)
 
 
 def _fused_part(key: str) -> int | None:
-    """Which third of the official `qkv` layer `key` is, if any."""
+    """Return which third of the official `qkv` layer `key` is, or None."""
     found = re.search(r"\.attention\.self\.(query|key|value)\.", key)
     return _FUSED.index(found[1]) if found else None

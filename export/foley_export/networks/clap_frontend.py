@@ -1,6 +1,6 @@
-"""What CLAP hears: a 16 kHz waveform, brought to 48 kHz, as a log-mel spectrogram of 1024 frames.
+"""CLAP audio front end: resample 16 kHz to 48 kHz, log-mel, bicubic resize to [B, 1024, 64].
 
-Convolutions and sums with constant kernels, which every runtime has.
+Implemented with convolutions and sums over constant kernels, which every runtime supports.
 """
 
 import math
@@ -12,16 +12,16 @@ from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 
 SAMPLE_RATE_HZ = 48_000
-SAMPLES = 10 * SAMPLE_RATE_HZ  # what CLAP takes in
-FRAMES = 1024  # that HTSAT makes of them
+SAMPLES = 10 * SAMPLE_RATE_HZ  # input length of CLAP
+FRAMES = 1024  # HTSAT's input length
 MEL_BINS = 64
 
 
 class SincUpsample(nn.Module):
-    """Waveform [B, S] -> [B, factor * S]: windowed-sinc interpolation, one filter for each phase.
+    """Waveform [B, S] -> [B, factor * S] by windowed-sinc interpolation, one filter per phase.
 
-    `torchaudio.functional.resample` in its default form: Hann window, low-pass filter width 6,
-    roll-off 0.99.
+    Equivalent to `torchaudio.functional.resample` with its defaults: Hann window, low-pass filter width 6, roll-off
+    0.99.
     """
 
     kernel: Tensor
@@ -36,14 +36,15 @@ class SincUpsample(nn.Module):
         self.register_buffer("kernel", kernel[:, None], persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """Return the upsampled waveform [B, factor * S]."""
         phases = functional.conv1d(waveform[:, None], self.kernel, padding=self.reach)
         return phases.transpose(1, 2).flatten(1)
 
 
 class LogMel(nn.Module):
-    """Waveform [B, S] at 48 kHz -> decibels of the power in 64 mel bands, [B, 1 + S / 480, 64].
+    """Waveform [B, S] at 48 kHz -> power in dB in 64 mel bands, [B, 1 + S / 480, 64].
 
-    torchlibrosa's, as in LAION's CLAP: periodic Hann window, edges reflected, Slaney's mel scale and
+    Equivalent to torchlibrosa as used by LAION's CLAP: periodic Hann window, reflect padding, Slaney mel scale and
     area normalisation from 50 Hz to 14 kHz, floor at -100 dB.
     """
 
@@ -63,6 +64,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """Return the log-mel spectrogram [B, 1 + S / 480, 64] in dB."""
         margin = self.n_fft // 2
         padded = functional.pad(waveform[:, None], (margin, margin), mode="reflect")
         real, imaginary = functional.conv1d(padded, self.fourier, stride=self.hop).chunk(2, 1)
@@ -71,30 +73,31 @@ class LogMel(nn.Module):
 
 
 class Stretch(nn.Module):
-    """Spectrogram [B, frames, 64] -> [B, to_frames, 64] by cubic convolution, the ends on each other.
+    """Spectrogram [B, frames, 64] -> [B, to_frames, 64] by cubic convolution with aligned corners.
 
-    What `torch.nn.functional.interpolate` calls bicubic with aligned corners (Keys 1981, a = -0.75), as HTSAT does it
-    with its input; TensorRT knows no cubic resize.
+    Equivalent to `torch.nn.functional.interpolate(mode="bicubic", align_corners=True)` (Keys 1981, a = -0.75), which
+    HTSAT applies to its input; TensorRT has no cubic resize.
     """
 
-    places: Tensor  # int64 [4, to_frames]: the frames that are mixed
-    shares: Tensor  # float32 [4, to_frames]
+    places: Tensor  # int64 [4, to_frames]: indices of the source frames
+    shares: Tensor  # float32 [4, to_frames, 1]: their weights
 
     def __init__(self, frames: int, to_frames: int) -> None:
         super().__init__()
-        wanted = np.arange(to_frames, dtype=np.float32) * np.float32((frames - 1) / (to_frames - 1))  # torch's digits
+        wanted = np.arange(to_frames, dtype=np.float32) * np.float32((frames - 1) / (to_frames - 1))  # as torch rounds
         places = np.floor(wanted) + np.arange(-1, 3, dtype=np.float32)[:, None]
         shares = _cubic(np.abs(wanted - places))
         self.register_buffer("places", torch.from_numpy(places.clip(0, frames - 1).astype(np.int64)), persistent=False)
         self.register_buffer("shares", torch.from_numpy(shares).float()[:, :, None], persistent=False)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
+        """Return the resized spectrogram [B, to_frames, 64]."""
         taps = zip(self.places, self.shares, strict=True)
         return torch.stack([spectrogram.index_select(1, place) * share for place, share in taps]).sum(0)
 
 
 def _cubic(distance: np.ndarray) -> np.ndarray:
-    """How much a neighbour counts at a distance of up to 2."""
+    """Return the cubic convolution weights at distances 0 to 2."""
     a = -0.75
     near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
     far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a

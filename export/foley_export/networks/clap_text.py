@@ -1,7 +1,7 @@
-"""CLAP's text encoder: RoBERTa and a projection into the space that text and sound share.
+"""CLAP's text encoder: RoBERTa and a projection into the joint embedding space.
 
-Wu et al., "Large-Scale Contrastive Language-Audio Pretraining" (ICASSP 2023); transformers' modules
-under the keys of the LAION checkpoint that AudioLDM carries.
+Wu et al., "Large-Scale Contrastive Language-Audio Pretraining" (ICASSP 2023). The modules are transformers';
+checkpoint keys are those of the LAION checkpoint that AudioLDM contains.
 """
 
 from torch import Tensor, nn
@@ -13,14 +13,14 @@ from foley.manifest import Manifest
 from foley_export.networks.network import Network
 
 CHECKPOINT_PREFIX = "cond_stage_models.0.model."
-_PADDING = 1  # RoBERTa's token id; it also shifts the positions
-_MASKED = -1e4  # score of a padded token: no weight is left, and float16 can hold it
+_PADDING = 1  # RoBERTa's token id; also the offset of the position ids
+_MASKED = -1e4  # score of a padded token: zero weight after softmax, and within float16's range
 
 
 class ClapText(Network):
-    """Token ids and attention mask int64 [B, L] -> embedding [B, 512] of unit length.
+    """Token ids and attention mask int64 [B, L] -> unit-length embedding [B, 512].
 
-    The embedding does not depend on how far a text is padded (id 1, mask 0).
+    The embedding is independent of the amount of padding (id 1, mask 0).
     """
 
     stage_name = "clap_text"
@@ -36,7 +36,7 @@ class ClapText(Network):
             intermediate_size=config.feed_forward_width,
             max_position_embeddings=config.max_tokens + _PADDING + 1,
             pad_token_id=_PADDING,
-            layer_norm_eps=1e-5,  # RoBERTa's; the class' own default is BERT's
+            layer_norm_eps=1e-5,  # RoBERTa's; the class defaults to BERT's
             projection_dim=clip.EMBEDDING,
         )
         self.text_branch = modeling_clap.ClapTextModel(settings)
@@ -45,10 +45,12 @@ class ClapText(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         return CHECKPOINT_PREFIX + projection_key(key)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # the branch's parts, since its own forward makes the mask with gathers that only cost time in a graph
+        """Return the unit-length embedding [B, 512]."""
+        # Call the submodules directly: the model's own forward builds the mask with gathers that cost time in a graph.
         hidden = self.text_branch.embeddings(input_ids, position_ids=_positions(input_ids))
         mask = (1 - attention_mask)[:, None, None, :].to(hidden.dtype) * _MASKED
         hidden = self.text_branch.encoder(hidden, attention_mask=mask).last_hidden_state
@@ -57,17 +59,20 @@ class ClapText(Network):
 
 
 def _positions(input_ids: Tensor) -> Tensor:
-    """RoBERTa's positions of tokens: they count from 2, padding has 1. Summed as floats, which TensorRT does."""
+    """Return RoBERTa's position ids: tokens count from 2, padding has 1.
+
+    The cumulative sum is over floats, because TensorRT's CumSum takes no integers.
+    """
     real = (input_ids != _PADDING).float()
     return (real.cumsum(1) * real).long() + _PADDING
 
 
 def projection_key(key: str) -> str:
-    """LAION's name of a projection's layer: a sequence of Linear, ReLU, Linear."""
+    """Return LAION's name of a projection layer: a sequence of Linear, ReLU, Linear."""
     return key.replace("projection.linear1.", "projection.0.").replace("projection.linear2.", "projection.2.")
 
 
 def _forget_counters(embeddings: nn.Module) -> None:
-    """Keep the position and type counters, which checkpoints do not hold, out of the state dict."""
+    """Make the position and token-type ids non-persistent, because checkpoints do not hold them."""
     for name in ("position_ids", "token_type_ids"):
         embeddings.register_buffer(name, embeddings.get_buffer(name), persistent=False)

@@ -1,4 +1,4 @@
-"""The denoiser: one step's noise prediction, with ControlNet and classifier-free guidance in one graph."""
+"""The denoiser: noise prediction of one step, with ControlNet and classifier-free guidance in one graph."""
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ _CHECKPOINT_PREFIXES = {
 
 
 class Denoiser(Network):
-    """UNet and RMS-ControlNet. Every row of a batch is a request of its own: timestep, guidance and all.
+    """UNet and RMS-ControlNet. Rows of a batch are independent requests with their own timestep and guidance.
 
     `guidance` is the scale s of classifier-free guidance (Ho & Salimans 2022),
-    noise = uncond + s * (cond - uncond), the ControlNet taking part in both branches as officially.
+    noise = uncond + s * (cond - uncond). The ControlNet is used in both branches, as in the official implementation.
     """
 
     stage_name = "denoiser"
@@ -40,16 +40,17 @@ class Denoiser(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         part, rest = key.split(".", maxsplit=1)
         return f"{_CHECKPOINT_PREFIXES[part]}.{rest}"
 
     def sample_inputs(self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0) -> tuple[Tensor, ...]:
-        """As everywhere, but at timesteps from the last to the first."""
+        """Return random inputs as `Network.sample_inputs` does, with timesteps spread over 1 to 999."""
         latents, timestep, *rest = super().sample_inputs(batch, lengths, seed)
         return latents, torch.linspace(1, 999, len(timestep)).long()[:, None], *rest
 
     def for_gpu(self) -> None:
-        """Let all rows go through both branches, those without guidance too."""
+        """Compute both guidance branches for all rows, including rows with guidance 1."""
         self.both_branches = True
 
     def forward(
@@ -61,10 +62,10 @@ class Denoiser(Network):
         negative_embedding: Tensor,
         guidance: Tensor,
     ) -> Tensor:
-        """The guided noise [batch, 8, 256, 16]; inputs as in the stage's contract.
+        """Return the guided noise [batch, 8, 256, 16]; the stage defines the inputs.
 
-        The unconditional branch runs only for rows whose guidance is not 1, in one batch with all the
-        conditional ones: a row without guidance costs half, but for `for_gpu`.
+        The unconditional branch runs only for rows whose guidance is not 1, in the same UNet batch as the conditional
+        rows. A row without guidance therefore costs half, unless `for_gpu` was called.
         """
         branches = Branches(guidance, self.both_branches)
         noise = self.branch(
@@ -76,23 +77,27 @@ class Denoiser(Network):
         return branches.guide(noise)
 
     def control(self, envelope: Tensor) -> Tensor:
-        """The envelope [batch, 1024] (linear RMS, 0 to 1) as the control [batch, 8, 256, 1]."""
+        """Project the envelope [batch, 1024] (linear RMS, 0 to 1) to the control [batch, 8, 256, 1]."""
         return self.control_projection(envelope[:, None, :, None])
 
     def branch(self, latents: Tensor, timestep: Tensor, embedding: Tensor, control: Tensor | None = None) -> Tensor:
-        """Noise [batch, 8, 256, 16] with one embedding a row and no guidance; timesteps are [batch].
+        """Return the noise [batch, 8, 256, 16] for one embedding per row, without guidance.
 
-        Without a `control` the ControlNet is left out and AudioLDM predicts alone.
+        Args:
+            latents: Noisy latents [batch, 8, 256, 16].
+            timestep: Timesteps [batch].
+            embedding: CLAP embeddings [batch, 512].
+            control: Output of `control`; None skips the ControlNet, which leaves plain AudioLDM.
         """
         additions = None if control is None else self.control_net(latents + control, timestep, embedding)
         return self.to_noise(self.unet(latents, timestep, embedding, additions), latents, timestep)
 
     def to_noise(self, answer: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
-        """The noise in `latents`, where the UNet's `answer` is that or the velocity.
+        """Convert the UNet's output to noise: it is the noise itself, or the velocity for v-prediction.
 
-        Salimans & Ho, "Progressive Distillation" (ICLR 2022): almost all of very noisy latents is noise. A small
-        network that has to say all of it gets the rest, the sound, wrong by more than there is of it; one that says
-        the velocity has only the rest to say.
+        Salimans & Ho, "Progressive Distillation" (ICLR 2022). At high noise levels the latents are almost entirely
+        noise. In a noise prediction by a small network the error is then larger than the remaining signal; with
+        v-prediction the network only has to predict that remainder.
         """
         if self.prediction == "noise":
             return answer
@@ -101,22 +106,22 @@ class Denoiser(Network):
 
 
 class Branches:
-    """The rows of a batch, each in its conditional branch, and after them those with guidance in the unconditional."""
+    """Builds the CFG batch: all rows with their conditional inputs, then the guided rows with unconditional inputs."""
 
     def __init__(self, guidance: Tensor, both: bool = False) -> None:
         self.guidance = guidance  # [batch, 1]
         self.guided = None if both else torch.nonzero(guidance[:, 0] != 1)[:, 0]  # None: all
 
     def repeat(self, values: Tensor) -> Tensor:
-        """What is the same in both branches [batch, ...], for all rows."""
+        """Repeat `values` [batch, ...] that are the same in both branches for the rows of the CFG batch."""
         return self.join(values, values)
 
     def join(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        """What the two branches see [batch, ...], for all rows."""
+        """Join conditional and unconditional values [batch, ...] to the CFG batch."""
         return torch.cat([conditional, unconditional if self.guided is None else unconditional[self.guided]])
 
     def guide(self, noise: Tensor) -> Tensor:
-        """Classifier-free guidance on the noise of all rows; without guidance the branches are the same."""
+        """Apply classifier-free guidance to the CFG batch's noise; rows with guidance 1 keep the conditional noise."""
         conditional, unconditional = noise.tensor_split([self.guidance.shape[0]])
         if self.guided is not None:
             unconditional = conditional.index_copy(0, self.guided, unconditional)

@@ -1,4 +1,4 @@
-"""What every exported network answers, so that filling, export and checks follow from it."""
+"""Base classes of the exported networks, used by weight filling, export and verification."""
 
 from abc import ABC, abstractmethod
 from operator import attrgetter
@@ -13,23 +13,23 @@ _TORCH_DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int6
 
 
 class OfficialModule(torch.nn.Module, ABC):
-    """A torch module that knows how the official checkpoints name and store its weights."""
+    """A torch module that maps its weights to the keys and shapes of the official checkpoints."""
 
     @staticmethod
     @abstractmethod
     def checkpoint_key(key: str) -> str:
-        """The official checkpoint's key for this module's state-dict key (see `reference/`)."""
+        """Return the official checkpoint's key for this module's state-dict key (see `shared/reference`)."""
 
     def checkpoint_shape(self, key: str) -> tuple[int, ...]:
-        """The shape that the official checkpoint gives to this module's state-dict `key`."""
+        """Return the shape in the official checkpoint of the tensor with state-dict `key`."""
         return tuple(self.tensor(key).shape)
 
     def from_checkpoint(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The official checkpoint's `tensor` in the shape that this module's state-dict `key` has."""
+        """Return the official checkpoint's `tensor` in the shape of this module's state-dict `key`."""
         return tensor.reshape(self.tensor(key).shape)
 
     def tensor(self, key: str) -> torch.Tensor:
-        """The parameter or buffer with this state-dict key; a state dict of them all would be slow to ask for one."""
+        """Return the parameter or buffer with this state-dict key, without building the whole state dict."""
         found: torch.Tensor = attrgetter(key)(self)
         return found
 
@@ -37,27 +37,32 @@ class OfficialModule(torch.nn.Module, ABC):
 class Network(OfficialModule):
     """A torch module whose `forward` takes and returns its stage's tensors, in their order.
 
-    Subclasses are built from a whole `Manifest` (contracts depend on neighbouring stages) and name
-    their stage. Their weights are what the bundle stores as `networks/<stage>.safetensors`.
+    Subclasses are built from a whole `Manifest`, because a stage's tensors depend on neighbouring stages, and set
+    `stage_name`. A bundle stores their weights as `networks/<stage>.safetensors`.
     """
 
     stage_name: ClassVar[str]
     full_precision: ClassVar[frozenset[str]] = frozenset()
-    """Names of the modules, with all below them, that half precision leaves in float32 (see `precision`)."""
+    """Names of the modules that stay in float32, with their submodules, in half precision (see `precision`)."""
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
         self.stage: Stage = stages(manifest)[self.stage_name]
 
     def for_gpu(self) -> None:
-        """Prepare for a graph that runs on GPUs: its shapes must not depend on values, or no CUDA graph holds it."""
+        """Prepare for export to GPUs: shapes must not depend on values, because CUDA graphs cannot capture that."""
 
     def sample_inputs(
         self, batch: int = 2, lengths: dict[str, int] | None = None, seed: int = 0
     ) -> tuple[torch.Tensor, ...]:
-        """Random inputs of the right shapes: `batch` rows, varying dimensions as in `lengths` (default 3).
+        """Return random inputs with the stage's shapes.
 
         Floats are standard normal, bytes uniform, integers one (a valid token, mask and timestep).
+
+        Args:
+            batch: Number of rows.
+            lengths: Sizes of the other dynamic dimensions by name; 3 by default.
+            seed: Seed of the random numbers.
         """
         generator = torch.Generator().manual_seed(seed)
         sizes = {"batch": batch, **(lengths or {})}

@@ -1,8 +1,8 @@
-"""Optical flow of a video: RAFT, written for a sequence of frames.
+"""Optical flow of a video: RAFT for a sequence of frames.
 
-Teed & Deng, "RAFT" (ECCV 2020), with the state-dict names of torchvision's `raft_large`. The same
-numbers with less work: every frame is encoded once though two pairs share it, what the context adds
-to the recurrent units is computed once, and only the last update is brought to full size.
+Teed & Deng, "RAFT" (ECCV 2020), with the state-dict names of torchvision's `raft_large`. Same results with less work:
+every frame is encoded once although two pairs share it, the context's contribution to the recurrent units is
+computed once, and only the last update is upsampled to full resolution.
 """
 
 from typing import NamedTuple
@@ -18,13 +18,13 @@ from foley_export.networks.raft_correlation import CorrelationPyramid
 from foley_export.networks.raft_encoder import REDUCTION, Encoder
 from foley_export.networks.raft_update import PreparedGRU, UpdateBlock
 
-_NEIGHBOURS = 9  # a pixel of the full size is a mean of its cell and the eight around it
+_NEIGHBOURS = 9  # a full-resolution pixel is a weighted mean of its grid point and the eight around it
 
 
 class OpticalFlow(Network):
     """Frames uint8 [n+1, 256, 344, 3] (RGB) -> flow uint8 [n, 256, 344, 2] from each frame to the next.
 
-    (x, y) of -20..20 pixels as 0..255; what is larger is cut off, fractions are truncated.
+    Maps (x, y) of -20 to 20 pixels to 0 to 255; larger values are clamped, fractions truncated.
     """
 
     stage_name = "optical_flow"
@@ -32,7 +32,7 @@ class OpticalFlow(Network):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         config = manifest.optical_flow
-        assert isinstance(config, OpticalFlowConfig)  # with DIS the stage is no network
+        assert isinstance(config, OpticalFlowConfig)  # with DIS the stage is not a network
         self.hidden_width = config.hidden_width
         self.updates = config.updates
         self.feature_encoder = Encoder(config.encoder_widths, nn.InstanceNorm2d)
@@ -43,10 +43,11 @@ class OpticalFlow(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         return key
 
     def flow(self, frames: Tensor) -> Tensor:
-        """Flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
+        """Return the flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
         seen = self.look(frames)
         estimate = seen.start()
         for _ in range(self.updates):
@@ -54,7 +55,7 @@ class OpticalFlow(Network):
         return self.upsample(estimate)
 
     def look(self, frames: Tensor) -> "Pairs":
-        """All that is known before the first update of the n pairs of neighbours in `frames` [n+1, 256, 344, 3]."""
+        """Encode the n pairs of consecutive frames in `frames` [n+1, 256, 344, 3]: all inputs of the updates."""
         images = frames.permute(0, 3, 1, 2) / 127.5 - 1
         features = self.feature_encoder(images)
         hidden, context = self.context_encoder(images[:-1]).tensor_split([self.hidden_width], 1)
@@ -65,26 +66,27 @@ class OpticalFlow(Network):
         )
 
     def update(self, pairs: "Pairs", estimate: "Estimate") -> "Estimate":
-        """One update of the flow of all `pairs`."""
+        """Run one update for all `pairs`."""
         correlation = self.correlation.look_up(pairs.pyramid, _pixel_grid(estimate.flow) + estimate.flow)
         hidden, change = self.update_block(estimate.hidden, pairs.prepared, correlation, estimate.flow)
         return Estimate(hidden, estimate.flow + change)
 
     def upsample(self, estimate: "Estimate") -> Tensor:
-        """The flow at full size, in pixels: [n, 2, 256, 344]."""
+        """Upsample the flow to full resolution, in pixels: [n, 2, 256, 344]."""
         return _upsample(estimate.flow, self.mask_predictor(estimate.hidden))
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return the flow uint8 [n, 256, 344, 2]."""
         flow = self.flow(frames).clamp(-clip.LARGEST_FLOW, clip.LARGEST_FLOW)
         levels = (flow + clip.LARGEST_FLOW) * (255 / (2 * clip.LARGEST_FLOW))
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 class OpticalFlowWarm(OpticalFlow):
-    """The same with fewer updates: in every chain of pairs, each starts from the flow of the pair before.
+    """RAFT with warm starts: within a chain of consecutive pairs, each pair starts from the flow of the previous pair.
 
-    Motion changes little within a thirtieth of a second. Chains are short so that errors do not add up, so that many
-    are found at once, and so that no call depends on the one before.
+    Needs fewer updates, because motion changes little within 1/30 s. Chains are short so that errors do not accumulate,
+    many chains run as one batch, and calls stay independent of each other.
     """
 
     stage_name = "optical_flow_warm"
@@ -97,9 +99,9 @@ class OpticalFlowWarm(OpticalFlow):
         self.first_updates, self.warm_updates = config.first_updates, config.warm_updates
 
     def flow(self, frames: Tensor) -> Tensor:
-        """Flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
+        """Return the flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
         found: list[Estimate] = []
-        for pairs in self.look(frames).chains(self.chain):  # all that come first in a chain, all that come second, ...
+        for pairs in self.look(frames).chains(self.chain):  # first pairs of all chains, then second pairs, ...
             estimate = pairs.start()
             if found:
                 estimate = estimate._replace(flow=found[-1].flow)
@@ -113,27 +115,27 @@ class OpticalFlowWarm(OpticalFlow):
 
 
 class Estimate(NamedTuple):
-    """What one update hands to the next."""
+    """The recurrent state between updates."""
 
     hidden: Tensor  # [n, hidden, h, w]
-    flow: Tensor  # [n, 2, h, w], in cells of the features
+    flow: Tensor  # [n, 2, h, w], in feature grid units (8 pixels)
 
 
 class Pairs(NamedTuple):
-    """n pairs of images as the updates see them."""
+    """Encoded inputs of the updates for n pairs of images."""
 
     pyramid: Tensor
     hidden: Tensor  # before the first update
     prepared: list[PreparedGRU]
 
     def start(self) -> Estimate:
-        """Nothing has moved."""
+        """Return the initial estimate: zero flow."""
         return Estimate(self.hidden, torch.zeros_like(self.hidden[:, :2]))
 
     def chains(self, length: int) -> list["Pairs"]:
-        """All pairs that come first in a chain of neighbours of this length, all that come second, ...
+        """Split the pairs into chains of `length`: the first pairs of all chains, then the second pairs, and so on.
 
-        Where the pairs do not fill the last chain, its last one is repeated.
+        If the pairs do not fill the last chain, its last pair is repeated.
         """
         count = self.hidden.shape[0]
         places = torch.arange((count + length - 1) // length * length, device=self.hidden.device)
@@ -154,7 +156,7 @@ class Pairs(NamedTuple):
 
 
 class MaskPredictor(nn.Module):
-    """Hidden state [n, hidden, h, w] -> scores [n, 9, 64, h, w] of the neighbours, for each of a cell's pixels."""
+    """Hidden state [n, hidden, h, w] -> scores [n, 9, 64, h, w]: 9 neighbours for each of a grid point's 64 pixels."""
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
@@ -162,19 +164,20 @@ class MaskPredictor(nn.Module):
         self.conv = nn.Conv2d(width, _NEIGHBOURS * REDUCTION**2, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Return the scores [n, 9, 64, h, w]."""
         scores = 0.25 * self.conv(self.convrelu(hidden))  # scaled as in training
         return scores.unflatten(1, (_NEIGHBOURS, REDUCTION**2))
 
 
 def _pixel_grid(features: Tensor) -> Tensor:
-    """(x, y) of every place of `features` [n, C, h, w]: [1, 2, h, w]."""
+    """Return the (x, y) coordinates of the feature grid [n, C, h, w]: [1, 2, h, w]."""
     rows = torch.arange(features.shape[2], dtype=features.dtype, device=features.device)
     columns = torch.arange(features.shape[3], dtype=features.dtype, device=features.device)
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))[None]
 
 
 def _upsample(flow: Tensor, scores: Tensor) -> Tensor:
-    """RAFT's convex upsampling: flow [n, 2, h, w] and `scores` [n, 9, 64, h, w] -> [n, 2, 8 * h, 8 * w]."""
+    """Upsample with RAFT's convex combination: flow [n, 2, h, w], `scores` [n, 9, 64, h, w] -> [n, 2, 8 * h, 8 * w]."""
     height, width = flow.shape[2:]
     padded = functional.pad(REDUCTION * flow, (1, 1, 1, 1))
     neighbours = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]

@@ -1,4 +1,4 @@
-"""RAFT's all-pairs correlation: built once for a pair of images, looked up at every update."""
+"""RAFT's all-pairs correlation: built once per pair of images, looked up at every update."""
 
 import math
 from collections.abc import Iterable
@@ -9,9 +9,10 @@ from torch.nn import functional
 
 
 class CorrelationPyramid(nn.Module):
-    """How alike every place of the first image is to the places around where the flow points in the second.
+    """Correlation of every grid point of the first image with a window around the flow's target in the second image.
 
-    `levels` halvings of the second image widen the view; at each, (2 * radius + 1)**2 places are read.
+    The pyramid has `levels` levels, each half the size of the previous one; the window has (2 * radius + 1)**2 points
+    at each level.
     """
 
     def __init__(self, levels: int, radius: int) -> None:
@@ -21,13 +22,15 @@ class CorrelationPyramid(nn.Module):
 
     @property
     def width(self) -> int:
-        """Channels that a lookup returns."""
+        """Channels of a lookup."""
         return self.levels * (2 * self.radius + 1) ** 2
 
     def build(self, first: Tensor, second: Tensor) -> Tensor:
-        """Features of both images, [n, C, h, w] -> for every place of the first one row: all levels, and a zero.
+        """Build the pyramid from the features [n, C, h, w] of both images.
 
-        [n, h * w, sum of (h / 2**i) * (w / 2**i) + 1].
+        Returns:
+            [n, h * w, sum of (h / 2**i) * (w / 2**i) + 1]: for every grid point of the first image one row with all
+            levels flattened, and a zero at the end, which out-of-image lookups read.
         """
         channels, height, width = first.shape[1:]
         volume = first.flatten(2).transpose(1, 2) @ (second.flatten(2) / math.sqrt(channels))
@@ -40,10 +43,10 @@ class CorrelationPyramid(nn.Module):
         return pyramid.unflatten(0, (-1, height * width))
 
     def look_up(self, pyramid: Tensor, points: Tensor) -> Tensor:
-        """`points` [n, 2, h, w], (x, y) in the second image's features -> correlations [n, width, h, w].
+        """Look up `points` [n, 2, h, w], (x, y) on the second image's feature grid -> correlations [n, width, h, w].
 
-        Between places linear, outside the image zero. All places that one point reads at a level lie at the same
-        distance from the grid: what is read is a window of the grid itself, and mixed with one pair of weights.
+        Bilinear between grid points, zero outside the image. All points of a window have the same offset from the
+        grid, so one integer window is gathered and interpolated with a single pair of weights.
         """
         height, width = points.shape[2:]
         sizes = [(height >> level, width >> level) for level in range(self.levels)]
@@ -57,9 +60,9 @@ class CorrelationPyramid(nn.Module):
         wanted = corners[..., None] + side
         inside = wanted.maximum(torch.zeros(())).minimum(last[..., None])
         zero = pyramid.shape[2] - 1
-        beyond = zero * (wanted - inside).abs()  # at least as far as the zero lies, for what is outside the image
+        beyond = zero * (wanted - inside).abs()  # moves out-of-image indices to or past the zero; clamped below
         x, y = (inside * _strides(sizes, points)[..., None] + beyond).unbind(-2)
-        places = (x[..., :, None] + (y + begins[:, None])[..., None, :]).clamp(max=zero)  # x first, as in the weights
+        places = (x[..., :, None] + (y + begins[:, None])[..., None, :]).clamp(max=zero)  # x-major, as in the weights
 
         window = pyramid.gather(2, places.flatten(2).long()).transpose(1, 2)
         window = window.unflatten(1, (self.levels, len(side), len(side)))  # [n, levels, x, y, h * w]
@@ -70,12 +73,12 @@ class CorrelationPyramid(nn.Module):
 
 
 def _strides(sizes: Iterable[tuple[int, int]], like: Tensor) -> Tensor:
-    """How far apart neighbours in x and in y lie in a row of the pyramid: [levels, 2]."""
+    """Return the strides of x and y within a row of the pyramid: [levels, 2]."""
     return torch.tensor([[1, width] for _, width in sizes], dtype=like.dtype, device=like.device)
 
 
 def _begins(sizes: Iterable[tuple[int, int]]) -> Iterable[int]:
-    """Where each level begins in a row of the pyramid."""
+    """Yield the start offset of each level within a row of the pyramid."""
     begin = 0
     for height, width in sizes:
         yield begin

@@ -1,17 +1,17 @@
-"""RAFT's encoder: an image to features at an eighth of its size."""
+"""RAFT's encoder: image features at 1/8 resolution."""
 
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-REDUCTION = 8  # of the height and the width
+REDUCTION = 8  # downsampling factor of height and width
 
 
 class Encoder(nn.Module):
-    """Images [n, 3, height, width] in -1..1 -> features [n, widths[-1], height / 8, width / 8].
+    """Images [n, 3, height, width] in [-1, 1] -> features [n, widths[-1], height / 8, width / 8].
 
-    Convolutions keep their biases in front of the normalisation, as in the published weights.
+    Convolutions followed by a normalisation keep their biases, as in the published weights.
     """
 
     def __init__(self, widths: Sequence[int], norm: Callable[[int], nn.Module]) -> None:
@@ -24,12 +24,13 @@ class Encoder(nn.Module):
         self.conv = nn.Conv2d(third, out, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features of `images`."""
         x = functional.relu(self.convnormrelu(images))
         return self.conv(self.layer3(self.layer2(self.layer1(x))))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, which is projected where the size changes."""
+    """Two 3x3 convolutions with a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -39,6 +40,7 @@ class ResidualBlock(nn.Module):
         self.downsample = nn.Identity() if same else _conv_norm(inputs, outputs, 1, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output [n, outputs, h / stride, w / stride]."""
         y = functional.relu(self.convnormrelu1(x))
         y = functional.relu(self.convnormrelu2(y))
         return functional.relu(self.downsample(x) + y)

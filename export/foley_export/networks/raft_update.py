@@ -1,4 +1,4 @@
-"""RAFT's update: from what the flow sees to a better flow."""
+"""RAFT update block: motion encoder, SepConvGRU, flow head."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from foley.manifest import OpticalFlowConfig
 
 
 class UpdateBlock(nn.Module):
-    """One update. Inputs that stay the same over all updates are worked on once, by `prepare`."""
+    """One RAFT update. `prepare` processes the inputs that are the same in all updates."""
 
     def __init__(self, config: OpticalFlowConfig, correlation_width: int) -> None:
         super().__init__()
@@ -21,14 +21,14 @@ class UpdateBlock(nn.Module):
         self.flow_head = FlowHead(config.hidden_width, config.head_width)
 
     def prepare(self, context: Tensor) -> list["PreparedGRU"]:
-        """The context [n, context, h, w] as `forward` takes it."""
+        """Convert the context [n, context, h, w] to the form that `forward` takes."""
         grus: Iterable[Any] = self.recurrent_block.children()
         return [gru.prepare(context) for gru in grus]
 
     def forward(
         self, hidden: Tensor, prepared: list["PreparedGRU"], correlation: Tensor, flow: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next hidden state, and the change of the flow [n, 2, h, w]."""
+        """Return the next hidden state [n, hidden, h, w] and the flow update [n, 2, h, w]."""
         motion = self.motion_encoder(flow, correlation)
         for gru in prepared:
             hidden = gru.step(hidden, motion)
@@ -36,7 +36,7 @@ class UpdateBlock(nn.Module):
 
 
 class MotionEncoder(nn.Module):
-    """Flow [n, 2, h, w] and its correlations -> motion [n, motion_width, h, w], the flow itself in it."""
+    """Flow [n, 2, h, w] and its correlations -> motion features [n, motion_width, h, w]; the last 2 are the flow."""
 
     def __init__(self, config: OpticalFlowConfig, correlation_width: int) -> None:
         super().__init__()
@@ -49,12 +49,13 @@ class MotionEncoder(nn.Module):
         self.conv = _conv_relu(corr2 + flow2, config.motion_width - 2, 3)
 
     def forward(self, flow: Tensor, correlation: Tensor) -> Tensor:
+        """Return the motion features."""
         seen = [self.convcorr2(self.convcorr1(correlation)), self.convflow2(self.convflow1(flow))]
         return torch.cat([self.conv(torch.cat(seen, 1)), flow], 1)
 
 
 class RecurrentBlock(nn.Module):
-    """A recurrent unit along rows, then one along columns."""
+    """SepConvGRU: a ConvGRU along rows, then one along columns."""
 
     def __init__(self, hidden: int, context: int, motion: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class RecurrentBlock(nn.Module):
 
 
 class ConvGRU(nn.Module):
-    """A gated recurrent unit of convolutions over (hidden state, context, motion)."""
+    """A convolutional GRU over (hidden state, context, motion)."""
 
     def __init__(self, hidden: int, context: int, motion: int, kernel: tuple[int, int]) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class ConvGRU(nn.Module):
         self.convq = nn.Conv2d(sum(self.widths), hidden, kernel)
 
     def prepare(self, context: Tensor) -> "PreparedGRU":
-        """The unit for one `context`, whose share of the convolutions is the same in every update."""
+        """Precompute the context's contribution to the convolutions, which is the same in every update."""
         convolutions = (self.convz, self.convr, self.convq)
         hidden, shared, motion = torch.cat([conv.weight for conv in convolutions]).split(self.widths, 1)
         bias = torch.cat([conv.bias for conv in convolutions if conv.bias is not None])
@@ -85,7 +86,7 @@ class ConvGRU(nn.Module):
 
 
 class PreparedGRU(NamedTuple):
-    """A ConvGRU with its context worked in: update and reset gate lie in one convolution."""
+    """A ConvGRU with precomputed context; update and reset gate are fused into one convolution."""
 
     gate_weight: Tensor
     candidate_weight: Tensor
@@ -94,7 +95,7 @@ class PreparedGRU(NamedTuple):
     padding: tuple[int, int]
 
     def step(self, hidden: Tensor, motion: Tensor) -> Tensor:
-        """The next hidden state [n, hidden, h, w]."""
+        """Return the next hidden state [n, hidden, h, w]."""
         both = torch.cat([hidden, motion], 1)
         gates = functional.conv2d(both, self.gate_weight, padding=self.padding) + self.gate_share
         update, reset = gates.sigmoid().chunk(2, 1)
@@ -104,7 +105,7 @@ class PreparedGRU(NamedTuple):
 
 
 class FlowHead(nn.Module):
-    """Hidden state -> change of the flow [n, 2, h, w]."""
+    """Hidden state [n, hidden, h, w] -> flow update [n, 2, h, w]."""
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
@@ -112,6 +113,7 @@ class FlowHead(nn.Module):
         self.conv2 = nn.Conv2d(width, 2, 3, padding=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Return the flow update [n, 2, h, w]."""
         return self.conv2(functional.relu(self.conv1(hidden)))
 
 

@@ -1,8 +1,8 @@
-"""Pillow's bilinear resize inside a graph, exact to the last bit.
+"""Pillow's bilinear resize inside a graph, bit-exact.
 
-The official features were computed from images that Pillow resized: a triangle filter as wide as
-the reduction, in integers of 22 fractional bits, first along rows and then along columns, rounded
-to bytes after each. Integer sums of gathered pixels give the same bytes on every runtime.
+The official features were computed from images resized by Pillow: a triangle filter as wide as the reduction factor,
+in integers with 22 fractional bits, along rows and then along columns, rounded to bytes after each pass. Integer
+sums of gathered pixels give the same bytes on every runtime.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _FRACTION = 1 << 22
 
 
 class Resize(nn.Module):
-    """Images uint8 [n, height, width, C] -> int32 [n, out_height, out_width, C] in 0..255."""
+    """Images uint8 [n, height, width, C] -> int32 [n, out_height, out_width, C] in 0 to 255."""
 
     def __init__(self, height: int, width: int, out_height: int, out_width: int) -> None:
         super().__init__()
@@ -21,14 +21,15 @@ class Resize(nn.Module):
         self.along_height = _ResizeAxis(height, out_height, axis=1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the resized images."""
         return self.along_height(self.along_width(images.int()))
 
 
 class _ResizeAxis(nn.Module):
-    """One of the two passes: `taps` neighbours of every output position, weighted and rounded."""
+    """One of the two passes: a weighted sum of `taps` input pixels per output position, rounded."""
 
     positions: Tensor  # int64 [taps, out_size]
-    weights: Tensor  # int32 [taps, out_size], broadcast against the axis; a column adds up to one, in fractions
+    weights: Tensor  # int32 [taps, out_size], shaped to broadcast along the axis; columns sum to `_FRACTION`
 
     def __init__(self, size: int, out_size: int, axis: int) -> None:
         super().__init__()
@@ -41,11 +42,11 @@ class _ResizeAxis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         taps = zip(self.positions, self.weights, strict=True)
         total = sum(x.index_select(self.axis, position) * weight for position, weight in taps)
-        return _divide(total + _FRACTION // 2, _FRACTION)  # to the nearest
+        return _divide(total + _FRACTION // 2, _FRACTION)  # round to nearest
 
 
 def _divide(numbers: Tensor, by: int) -> Tensor:
-    """Whole numbers, none negative, divided and cut: one operator, where the exporter makes many of `//`."""
+    """Divide non-negative integers, truncating: a single `Div`, where the exporter emits several nodes for `//`."""
     if not torch.onnx.is_in_onnx_export():
         return numbers // by
     divisor = torch.tensor(by, dtype=numbers.dtype)
@@ -53,7 +54,7 @@ def _divide(numbers: Tensor, by: int) -> Tensor:
 
 
 def _triangle_filter(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Input positions int64 and weights int32, both [taps, out_size], of Pillow's bilinear filter."""
+    """Return input positions int64 and weights int32, both [taps, out_size], of Pillow's bilinear filter."""
     scale = size / out_size
     support = max(scale, 1.0)
     centre = (np.arange(out_size) + 0.5) * scale
@@ -62,5 +63,5 @@ def _triangle_filter(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
     weights = np.maximum(0.0, 1 - np.abs(positions + 0.5 - centre) / support)
     weights[positions >= size] = 0.0
     weights /= weights.sum(0)
-    used = weights.any(1)  # the last taps may weigh nothing anywhere
+    used = weights.any(1)  # drops taps whose weights are all zero
     return np.minimum(positions, size - 1)[used], (weights * _FRACTION + 0.5).astype(np.int32)[used]

@@ -1,8 +1,9 @@
 """AudioLDM's UNet and the RMS-ControlNet, a trainable copy of its encoder.
 
-AudioLDM (Liu et al., ICML 2023) on the blocks of latent diffusion (Rombach et al., CVPR 2022); ControlNet
-(Zhang et al., ICCV 2023) as Video-Foley adapts it. Attribute names are the official checkpoint's.
-Maps are [batch, channels, time, mel]; `conditioning` is the [batch, 8 * width] vector of `Encoder.conditioning`.
+AudioLDM (Liu et al., ICML 2023), built from the blocks of latent diffusion (Rombach et al., CVPR 2022); ControlNet
+(Zhang et al., ICCV 2023) as adapted by Video-Foley. Attribute names are those of the official checkpoint.
+Feature maps are [batch, channels, time, mel]; `conditioning` is the [batch, 8 * width] vector of
+`Encoder.conditioning`.
 """
 
 import math
@@ -18,7 +19,7 @@ from foley_export.networks.attention import attention
 
 
 class Encoder(nn.Module):
-    """What UNet and ControlNet have in common: the conditioning, the way down, and the middle."""
+    """The part shared by UNet and ControlNet: conditioning, downsampling path and middle block."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
@@ -51,12 +52,12 @@ class Encoder(nn.Module):
         )
 
     def conditioning(self, timestep: Tensor, embedding: Tensor) -> Tensor:
-        """Timesteps [batch] and CLAP embeddings [batch, 512] side by side, each through its own layers."""
+        """Embed timesteps [batch] and CLAP embeddings [batch, 512] separately and concatenate the results."""
         time = self.time_embed(timestep)
         return torch.cat([time, self.film_emb(embedding)], dim=1)
 
     def encode(self, x: Tensor, conditioning: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The output of every input block, for the skip connections, and the output of the middle."""
+        """Return the outputs of all input blocks, for the skip connections, and the output of the middle block."""
         skips = []
         for block in self.input_blocks:
             x = block(x, conditioning)
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
 
 
 class ControlNet(Encoder):
-    """Reads latents with the control added to them, and answers what to add inside the UNet."""
+    """Takes latents with the control added and returns residuals for the UNet."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__(config)
@@ -73,17 +74,17 @@ class ControlNet(Encoder):
         self.middle_block_out_zero_conv = nn.Sequential(nn.Conv2d(self.skip_widths[-1], self.skip_widths[-1], 1))
         for convolution in (*self.zero_convs, self.middle_block_out_zero_conv):
             for parameter in convolution.parameters():
-                nn.init.zeros_(parameter)  # training starts from the UNet as it was
+                nn.init.zeros_(parameter)  # at the start of training the ControlNet does not change the UNet
 
     def forward(self, latents: Tensor, timestep: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
-        """One addition for every skip connection of the UNet, first to last, and one for its middle."""
+        """Return one residual for every skip connection of the UNet, first to last, and one for its middle block."""
         skips, middle = self.encode(latents, self.conditioning(timestep, embedding))
         additions = [convolution(skip) for convolution, skip in zip(self.zero_convs, skips, strict=True)]
         return additions, self.middle_block_out_zero_conv(middle)
 
 
 class UNet(Encoder):
-    """Predicts the noise in latents."""
+    """Predicts the noise, or the velocity, of noisy latents."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__(config)
@@ -112,9 +113,13 @@ class UNet(Encoder):
         embedding: Tensor,
         control: tuple[list[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Noise like `latents` [batch, 8, time, mel]; timesteps [batch], embeddings [batch, 512].
+        """Return the prediction, of the shape of `latents`.
 
-        `control` is what the `ControlNet` answers: it is added to the skip connections and the middle.
+        Args:
+            latents: Noisy latents [batch, 8, time, mel].
+            timestep: Timesteps [batch].
+            embedding: CLAP embeddings [batch, 512].
+            control: Residuals of the `ControlNet`, added to the skip connections and the middle block's output.
         """
         conditioning = self.conditioning(timestep, embedding)
         skips, x = self.encode(latents, conditioning)
@@ -128,34 +133,36 @@ class UNet(Encoder):
 
 
 class Block(nn.ModuleList):
-    """Layers in a row, of which the residual blocks are told the conditioning."""
+    """A sequence of layers; residual blocks also receive the conditioning."""
 
     def forward(self, x: Tensor, conditioning: Tensor) -> Tensor:
+        """Apply the layers to `x` in order."""
         for layer in self:
             x = layer(x, conditioning) if isinstance(layer, ResidualBlock) else layer(x)
         return x
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the conditioning added between them, around a skip connection."""
+    """Two convolutions with a skip connection; the conditioning is added between them."""
 
     def __init__(self, channels: int, width: int, conditioning_width: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, width, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(conditioning_width, width))
-        # The identity stands where the official network has a dropout of 0: keys count positions.
+        # Identity in place of the official dropout of 0, so that checkpoint key indices match.
         self.out_layers = nn.Sequential(
             group_norm(width), nn.SiLU(), nn.Identity(), nn.Conv2d(width, width, 3, padding=1)
         )
         self.skip_connection = nn.Identity() if channels == width else nn.Conv2d(channels, width, 1)
 
     def forward(self, x: Tensor, conditioning: Tensor) -> Tensor:
+        """Return the feature map [batch, width, time, mel]."""
         hidden = self.in_layers(x) + self.emb_layers(conditioning)[:, :, None, None]
         return self.skip_connection(x) + self.out_layers(hidden)
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over all cells of a map, around a skip connection."""
+    """A transformer over all positions of a feature map, with a skip connection."""
 
     def __init__(self, channels: int, head_width: int) -> None:
         super().__init__()
@@ -165,6 +172,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a feature map of the shape of `x`."""
         height, width = x.shape[2:]
         cells = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         cells = self.transformer_blocks(cells)
@@ -172,7 +180,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention twice (AudioLDM gives the second one no context to look at), then feed-forward."""
+    """Two self-attentions (AudioLDM gives the second one no cross-attention context), then feed-forward."""
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
@@ -184,13 +192,14 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return tokens of the shape of `x`, [batch, tokens, width]."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x))
         return x + self.ff(self.norm3(x))
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, [batch, cells, width] both ways; `head_width` must divide `width`."""
+    """Multi-head self-attention, [batch, tokens, width] -> the same shape; `head_width` must divide `width`."""
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
@@ -201,70 +210,76 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the attention output, of the shape of `x`."""
         return self.to_out(attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
 
 
 class FeedForward(nn.Module):
-    """GEGLU (Shazeer 2020), four times as wide inside."""
+    """GEGLU feed-forward (Shazeer 2020) with a hidden width of 4 * width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # The identity stands where the official network has a dropout of 0: keys count positions.
+        # Identity in place of the official dropout of 0, so that checkpoint key indices match.
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output, of the shape of `x`."""
         return self.net(x)
 
 
 class GEGLU(nn.Module):
-    """A linear layer whose second half of channels gates the first through a GELU."""
+    """A linear layer whose second half of channels, through a GELU, gates the first."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Linear(channels, 2 * width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the gated values [..., width]."""
         values, gates = self.proj(x).chunk(2, dim=-1)
         return values * F.gelu(gates)
 
 
 class TimeEmbedding(nn.Sequential):
-    """Timesteps [batch] through sinusoids, as wide as the first layer takes them, and then the layers."""
+    """Sinusoidal embedding of timesteps [batch], as wide as the first layer's input, followed by the layers."""
 
     def forward(self, timestep: Tensor) -> Tensor:
+        """Return the embedding [batch, width of the last layer]."""
         first: Any = self[0]
         return super().forward(sinusoids(timestep, first.in_features))
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2: half as long, half as high."""
+    """A convolution of stride 2, which halves time and mel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map [batch, channels, time / 2, mel / 2]."""
         return self.op(x)
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours, then a convolution: twice as long, twice as high."""
+    """Nearest-neighbour upsampling by 2, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map [batch, channels, 2 * time, 2 * mel]."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """Group normalisation in 32 groups, as at every official width; in fewer where 32 do not divide `channels`."""
+    """Return a GroupNorm with 32 groups, as at every official width, or fewer if 32 does not divide `channels`."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps)
 
 
 def sinusoids(timestep: Tensor, width: int) -> Tensor:
-    """Timesteps [batch] as [batch, width]: cosines, then sines, of periods from 2 pi to 20,000 pi."""
+    """Embed timesteps [batch] as [batch, width]: cosines, then sines, with periods from 2 pi to 20,000 pi."""
     half = width // 2
     frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half, device=timestep.device))
     angles = timestep[:, None].float() * frequencies

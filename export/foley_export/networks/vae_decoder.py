@@ -1,7 +1,7 @@
 """The decoder of AudioLDM's VAE: latents to a log-mel spectrogram.
 
-The decoder of latent diffusion's autoencoder (Rombach et al., CVPR 2022); attribute names are the official
-checkpoint's. Maps are [batch, channels, time, mel].
+The decoder of latent diffusion's autoencoder (Rombach et al., CVPR 2022). Attribute names are those of the official
+checkpoint. Feature maps are [batch, channels, time, mel].
 """
 
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from foley.manifest import Manifest, VaeConfig
 from foley_export.networks.network import Network
 from foley_export.networks.unet import Upsample, group_norm
 
-EPS = 1e-6  # of every normalisation in the VAE
+EPS = 1e-6  # of every group normalisation in the VAE
 
 
 class VaeDecoder(Network):
-    """Scales latents back to the VAE's own range and decodes them."""
+    """Divides latents by the scale factor and decodes them."""
 
     stage_name = "vae_decoder"
 
@@ -28,15 +28,16 @@ class VaeDecoder(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         return f"first_stage_model.{key}"
 
     def forward(self, latents: Tensor) -> Tensor:
-        """The natural log of the mel spectrogram [batch, 4 * time, 64] of latents [batch, 8, time, 16]."""
+        """Return the natural-log mel spectrogram [batch, 4 * time, 64] of latents [batch, 8, time, 16]."""
         return self.decoder(self.post_quant_conv(latents / self.scale_factor))[:, 0]
 
 
 class Decoder(nn.Module):
-    """From [batch, 8, time, mel] to one channel; every level above the first doubles time and mel."""
+    """[batch, 8, time, mel] -> one channel; every level but the first doubles time and mel."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(clip.LATENT_CHANNELS, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1])
         inner_widths = [*widths[1:], widths[-1]]
-        # The first level is the widest in time and mel, and the last that runs.
+        # Level 0 has the highest resolution and runs last.
         self.up = nn.ModuleList(
             Level(channels, width, config.residual_blocks + 1, upsamples=level > 0)
             for level, (channels, width) in enumerate(zip(inner_widths, widths, strict=True))
@@ -53,6 +54,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the decoded map [batch, 1, 4 * time, 4 * mel]."""
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
@@ -60,7 +62,7 @@ class Decoder(nn.Module):
 
 
 class Middle(nn.Module):
-    """Two residual blocks around self-attention over the whole map."""
+    """Two residual blocks with self-attention over the whole feature map between them."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,11 +71,12 @@ class Middle(nn.Module):
         self.block_2 = ResidualBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a feature map of the shape of `x`."""
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, then the step to the next one."""
+    """Residual blocks at one resolution, then upsampling to the next one."""
 
     def __init__(self, channels: int, width: int, blocks: int, upsamples: bool) -> None:
         super().__init__()
@@ -81,11 +84,12 @@ class Level(nn.Module):
         self.upsample = Upsample(width) if upsamples else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the level's feature map."""
         return self.upsample(self.block(x))
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions around a skip connection."""
+    """Two convolutions, each after group normalisation and SiLU, with a skip connection."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -96,12 +100,13 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = nn.Identity() if channels == width else nn.Conv2d(channels, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map [batch, width, time, mel]."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(hidden)))
 
 
 class SelfAttention(nn.Module):
-    """Every cell of a map looks at every other, in one head."""
+    """Single-head self-attention over all positions of a feature map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -112,6 +117,7 @@ class SelfAttention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a feature map of the shape of `x`."""
         height, width = x.shape[2:]
         normalised = self.norm(x)
         query, key, value = (

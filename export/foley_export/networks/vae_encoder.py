@@ -1,7 +1,7 @@
-"""The encoder of AudioLDM's VAE: a log-mel spectrogram to the distribution of its latents.
+"""The encoder of AudioLDM's VAE: a log-mel spectrogram to the posterior distribution of its latents.
 
-Only training needs it, so it is no network of the bundle. The encoder of latent diffusion's autoencoder
-(Rombach et al., CVPR 2022); attribute names are the official checkpoint's. Maps are [batch, channels, time, mel].
+Used for training only; bundles do not contain it. The encoder of latent diffusion's autoencoder (Rombach et al.,
+CVPR 2022). Attribute names are those of the official checkpoint. Feature maps are [batch, channels, time, mel].
 """
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ _SMALLEST_LOGVAR, _LARGEST_LOGVAR = -30.0, 20.0
 
 
 class VaeEncoder(OfficialModule):
-    """Encodes a mel spectrogram; latents are a draw from the posterior, times the scale factor."""
+    """Encodes a mel spectrogram; latents are a sample of the posterior times the scale factor."""
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
@@ -27,16 +27,17 @@ class VaeEncoder(OfficialModule):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         return f"first_stage_model.{key}"
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, each [batch, 8, time / 4, 16], of a natural-log mel spectrogram [batch, time, 64]."""
+        """Return mean and log variance, each [batch, 8, time / 4, 16], of a natural-log mel [batch, time, 64]."""
         mean, logvar = self.quant_conv(self.encoder(mel[:, None])).chunk(2, dim=1)
         return mean, logvar.clamp(_SMALLEST_LOGVAR, _LARGEST_LOGVAR)
 
 
 class Encoder(nn.Module):
-    """From one channel to `outputs`; every level below the first halves time and mel."""
+    """One channel -> `outputs` channels; every level but the last halves time and mel."""
 
     def __init__(self, config: VaeConfig, outputs: int) -> None:
         super().__init__()
@@ -52,6 +53,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the moments [batch, outputs, time / 4, mel / 4]."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
@@ -59,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, then the step to the next one."""
+    """Residual blocks at one resolution, then downsampling to the next one."""
 
     def __init__(self, channels: int, width: int, blocks: int, downsamples: bool) -> None:
         super().__init__()
@@ -67,15 +69,17 @@ class Level(nn.Module):
         self.downsample = Downsample(width) if downsamples else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the level's feature map."""
         return self.downsample(self.block(x))
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2 that is padded at the far edges only, as officially."""
+    """A convolution of stride 2, padded at the end of each axis only, as in the official implementation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map [batch, channels, time / 2, mel / 2]."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))

@@ -1,4 +1,4 @@
-"""Video2RMS: from the features of a video to the loudness curve of the sound it should have."""
+"""Video2RMS: video features to the loudness envelope of the sound."""
 
 import numpy as np
 import torch
@@ -11,18 +11,18 @@ from foley.manifest import Manifest, Video2RMSConfig
 from foley_export.networks.network import Network
 
 REGRESSION_WEIGHTS = "baselines/video2rms_regression.safetensors"
-"""Path inside a bundle of the baseline's weights."""
+"""Path of the baseline's weights inside a bundle."""
 
 
 class Video2RMS(Network):
     """Features [B, 300, F] -> envelope [B, 1024] (linear RMS) and its mu-law classes int64 [B, 1250].
 
-    Lee et al., "Video-Foley" (TASLP 2025), section III. As in the official implementation the class
-    of least loudness means silence, and the 0.24 s that fill the padded clip are silent.
+    Lee et al., "Video-Foley" (TASLP 2025), section III. As in the official implementation, the quietest class means
+    silence, and the 0.24 s of padding at the clip's end are silent.
     """
 
     stage_name = "video2rms"
-    full_precision = frozenset({"encoder"})  # a rounding more, and another class wins; and it is little work
+    full_precision = frozenset({"encoder"})  # rounding can change the argmax; little compute is saved
     levels: Tensor
     nearest: Tensor
 
@@ -35,23 +35,26 @@ class Video2RMS(Network):
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return `key`, which is also the official checkpoint's."""
         return key
 
     def logits(self, features: Tensor) -> Tensor:
-        """Non-negative scores of the loudness classes [B, 1250, classes]."""
+        """Return the non-negative logits of the loudness classes, [B, 1250, classes]."""
         return functional.relu(self.encoder(features))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        # the logits are non-negative, so where none is positive the first class, silence, wins
+        """Return the envelope [B, 1024] and the classes [B, 1250]."""
+        # logits are non-negative: if all are zero, argmax returns class 0, silence
         classes = self.logits(features).argmax(-1)
         loudness = self.levels[classes.index_select(1, self.nearest)]
         return functional.pad(loudness, (0, clip.PADDED_ENVELOPE - clip.CLIP_ENVELOPE)), classes
 
 
 class Video2RMSRegression(nn.Module):
-    """Features [B, 300, F] -> linear RMS [B, 1250]: the paper's L2 baseline, the encoder with one output.
+    """Features [B, 300, F] -> linear RMS [B, 1250]: the paper's L2 baseline, the same encoder with one output.
 
-    It is compared with, never served: no stage, no graph. A bundle may hold its weights, as `REGRESSION_WEIGHTS`.
+    Used for comparison only, never served: it has no stage and no graph. A bundle may hold its weights, at
+    `REGRESSION_WEIGHTS`.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -60,6 +63,7 @@ class Video2RMSRegression(nn.Module):
         self.encoder = Encoder(config, manifest.features_width)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the linear RMS [B, 1250]."""
         return functional.relu(self.encoder(features))[..., 0]
 
 
@@ -77,6 +81,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the class scores [B, 1250, classes]."""
         x = features.transpose(1, 2)
         for block in self.convolutions:
             x = functional.relu(block(x))
@@ -86,11 +91,12 @@ class Encoder(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A length-keeping Conv1d under the name `conv`, as the official checkpoint nests it."""
+    """A length-preserving Conv1d named `conv`, as nested in the official checkpoint."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return `x` convolved along its last axis, [B, width, frames]."""
         return self.conv(x)

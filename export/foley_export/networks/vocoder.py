@@ -11,7 +11,7 @@ from foley_export.networks.network import Network
 
 
 class Vocoder(Network):
-    """HiFi-GAN (Kong et al., NeurIPS 2020) at 16 kHz; transformers' module, which computes the same."""
+    """HiFi-GAN (Kong et al., NeurIPS 2020) at 16 kHz, using transformers' equivalent module."""
 
     stage_name = "vocoder"
     full_precision = frozenset({"hifigan.conv_post"})
@@ -33,17 +33,18 @@ class Vocoder(Network):
                 normalize_before=False,
             )
         )
-        del self.hifigan.mean, self.hifigan.scale  # only read with normalize_before, and in no official file
+        del self.hifigan.mean, self.hifigan.scale  # used only with normalize_before, and absent from the official files
 
     @staticmethod
     def checkpoint_key(key: str) -> str:
+        """Return the official checkpoint's key for `key`."""
         official = key.removeprefix("hifigan.").replace("upsampler.", "ups.")
         return f"first_stage_model.vocoder.{official}"
 
     def forward(self, mel: Tensor) -> Tensor:
-        """The waveform [batch, 160 * frames], -1 to 1, of a natural-log mel spectrogram [batch, frames, 64]."""
+        """Return the waveform [batch, 160 * frames] in [-1, 1] of a natural-log mel spectrogram [batch, frames, 64]."""
         return self.untrimmed(mel)[:, : mel.shape[1] * self.hop]
 
     def untrimmed(self, mel: Tensor) -> Tensor:
-        """The waveform as the official network answers it: 32 samples more at its end."""
+        """Return the waveform of the official network, which has 32 more samples at the end."""
         return self.hifigan(mel)

@@ -1,1 +1,1 @@
-"""ONNX graphs to TensorRT engines; needs TensorRT only to build them."""
+"""Builds TensorRT engines from ONNX graphs. TensorRT itself is required for building only."""

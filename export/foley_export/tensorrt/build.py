@@ -1,4 +1,4 @@
-"""Building engines with TensorRT's own Python API, release 11: every network is strongly typed there."""
+"""Builds engines with TensorRT's Python API, release 11, where every network is strongly typed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +19,16 @@ MAJOR = 11
 
 
 def build_engines(root: Path, precision: Half, tuning: Tuning) -> Iterator[tuple[str, str]]:
-    """Make the engine of every network of the bundle at `root`; yields a stage, and what is done about it and why.
+    """Build, refit or reuse the engine of every network of the bundle at `root`.
 
-    Engines that are there and still right are kept; where only weights have changed they are put in.
+    Up-to-date engines are reused; if only the weights changed, the engine is refitted.
+
+    Yields:
+        A stage, and the action for its engine with the reason.
 
     Raises:
-        ServerUnavailable: no GPU, no TensorRT, or one of another release.
-        BundleError: a graph is missing, or TensorRT does not take it.
+        ServerUnavailable: If there is no GPU, no TensorRT or another release of it.
+        BundleError: If a graph is missing or TensorRT does not accept it.
     """
     bundle = bundles.read(root)
     bundles.verify(bundle)
@@ -43,10 +46,10 @@ def build_engines(root: Path, precision: Half, tuning: Tuning) -> Iterator[tuple
 
 
 def refused(bundle: Bundle, precision: Half) -> list[tuple[str, str]]:
-    """What TensorRT's support matrix does not list, stage by stage; needs no TensorRT.
+    """Return (stage, problem) for everything that TensorRT's support matrix does not list; does not need TensorRT.
 
     Raises:
-        BundleError: the bundle has no graphs in this precision.
+        BundleError: If the bundle has no graphs in this precision.
     """
     bundle.need_graphs(precision)
     return [
@@ -67,7 +70,7 @@ class _Builder:
         self.gpu, self.compute_capability = _gpu()
 
     def build(self, plan: EnginePlan) -> bytes:
-        """The engine of `plan`, serialized."""
+        """Build the engine of `plan` and return it serialized."""
         trt = self._trt
         builder = trt.Builder(self._logger)
         network = builder.create_network()
@@ -96,7 +99,7 @@ class _Builder:
         return bytes(built)
 
     def refit(self, plan: EnginePlan, built: bytes) -> bytes:
-        """The engine with the weights that the bundle has now."""
+        """Return the serialized engine `built`, refitted with the bundle's current weights."""
         trt = self._trt
         loaded = trt.Runtime(self._logger).deserialize_cuda_engine(built)
         refitter = trt.Refitter(loaded, self._logger)
@@ -116,7 +119,7 @@ class _Builder:
 
 
 def _inlined(graph: Path) -> bytes:
-    """The graph with the bodies of its own functions in place; its weights stay where they are."""
+    """Return the graph with model-local functions inlined; weights stay external."""
     model = ir.load(graph)
     passes.InlinePass()(model)
     return ir.to_proto(model).SerializeToString()
@@ -135,7 +138,7 @@ def _tensorrt() -> Any:
 
 
 def _gpu() -> tuple[str, str]:
-    """Name and compute capability of the GPU that engines are built on."""
+    """Return the name and compute capability of the GPU that engines are built on."""
     import torch
 
     if not torch.cuda.is_available():

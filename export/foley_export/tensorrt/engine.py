@@ -1,7 +1,7 @@
-"""Engines on disk: where each lies, what it was built of, and whether it may be used again.
+"""Engines on disk: file names, origin, and whether an engine can be reused.
 
-An engine only runs on the kind of GPU and the TensorRT that built it, and only means what its graph means. Beside it
-lies a JSON file, written last, that says all this.
+An engine runs only on the GPU model and the TensorRT version that built it, and is valid only for its graph. A JSON
+sidecar file, written after the engine, records all of these.
 """
 
 import hashlib
@@ -19,34 +19,34 @@ Decision = Literal["reuse", "refit", "build"]
 
 
 class Origin(BaseModel):
-    """What an engine was built of, and where."""
+    """The inputs and the environment that an engine was built from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gpu: str  # its name
+    gpu: str  # name of the GPU
     compute_capability: str
     tensorrt: str
-    graph_sha256: str  # of the ONNX file, which names the weights but does not hold them
+    graph_sha256: str  # of the ONNX file, which refers to the weights but does not contain them
     weights_sha256: str
     plan: dict[str, Any]
-    engine_sha256: str = ""  # of the engine itself, once it is there
+    engine_sha256: str = ""  # of the engine file; empty before the engine is written
 
 
 def timing_cache_file(bundle: Bundle, compute_capability: str, tensorrt: str) -> Path:
-    """Where the times of kernels on this kind of GPU are kept, from one build to the next."""
+    """Return the path of the kernel timing cache for this kind of GPU, kept between builds."""
     return bundle.path(ENGINES) / f"timing-sm{compute_capability.replace('.', '')}-{tensorrt}.cache"
 
 
 def origin(bundle: Bundle, plan: EnginePlan, gpu: str, compute_capability: str, tensorrt: str) -> Origin:
-    """What an engine would be built of now.
+    """Return the origin that an engine built now would have.
 
     Raises:
-        BundleError: the bundle has no such graph.
+        BundleError: If the bundle has no such graph.
     """
     graph = bundle.path(plan.graph)
     if plan.graph not in bundle.manifest.files or not graph.is_file():
         raise BundleError(f"{bundle.root} has no {plan.graph}: `foley-export onnx --precision` makes it")
-    # hashed again rather than read from the manifest: what is built is what lies there
+    # hashed again instead of taken from the manifest: the build reads the files on disk
     return Origin(
         gpu=gpu,
         compute_capability=compute_capability,
@@ -58,7 +58,7 @@ def origin(bundle: Bundle, plan: EnginePlan, gpu: str, compute_capability: str, 
 
 
 def decide(engine: Path, wanted: Origin) -> tuple[Decision, str]:
-    """Whether the engine there is what is wanted, can be made so with new weights, or has to be built; and why."""
+    """Decide whether the existing engine is reused, refitted or rebuilt; return the decision and its reason."""
     try:
         found = Origin.model_validate_json(sidecar(engine).read_bytes())
     except FileNotFoundError:
@@ -84,12 +84,12 @@ def decide(engine: Path, wanted: Origin) -> tuple[Decision, str]:
 
 
 def sidecar(engine: Path) -> Path:
-    """The file that says what an engine was built of."""
+    """Return the path of the file that records an engine's origin."""
     return engine.with_name(engine.name + ".json")
 
 
 def write(engine: Path, content: bytes, made_of: Origin) -> None:
-    """Put an engine there, whole, and last the file that vouches for it."""
+    """Write an engine atomically, then its sidecar."""
     engine.parent.mkdir(parents=True, exist_ok=True)
     sidecar(engine).unlink(missing_ok=True)
     complete = made_of.model_copy(update={"engine_sha256": hashlib.sha256(content).hexdigest()})
@@ -100,6 +100,6 @@ def write(engine: Path, content: bytes, made_of: Origin) -> None:
 
 
 def _plain(plan: EnginePlan) -> dict[str, Any]:
-    """The plan as JSON gives it back: lists, no tuples."""
+    """Return the plan as it is after a JSON round trip: lists instead of tuples."""
     shapes = {name: {key: list(value) for key, value in asdict(one).items()} for name, one in plan.shapes.items()}
     return {**asdict(plan), "shapes": shapes}

@@ -1,4 +1,4 @@
-"""What an engine is built for: a pure function of the manifest, so that it is known without a GPU."""
+"""Build settings of the engines, as a pure function of the manifest; known without a GPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from foley.manifest import Manifest
 from foley.stages import Stage, Tensor, networks
 
 WORKSPACE_BYTES = 8 * 2**30
-_SHORT_TEXT = 16  # tokens: what a prompt has
+_SHORT_TEXT = 16  # tokens of a typical prompt
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The smallest, usual and largest shape of an input."""
+    """The minimum, optimum and maximum shape of an input."""
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
@@ -26,11 +26,12 @@ class EnginePlan:
     """How the engine of a network is built.
 
     Attributes:
-        graph: path of the ONNX graph inside the bundle; the precision is in it.
-        shapes: of every input, by name: one optimisation profile.
-        optimization_level: TensorRT's, 0 to 5: how much the builder tries.
-        workspace_bytes: the most memory that a layer may take for itself.
-        refit: whether new weights of the same graph can be put into the engine, which takes seconds, not minutes.
+        stage: Name of the network's stage.
+        graph: Path of the ONNX graph inside the bundle; it determines the precision.
+        shapes: Shapes of every input by name: one optimisation profile.
+        optimization_level: TensorRT's builder optimisation level, 0 to 5.
+        workspace_bytes: Maximum workspace memory of a layer.
+        refit: Whether the engine is refittable: new weights in seconds, not minutes.
     """
 
     stage: str
@@ -42,9 +43,9 @@ class EnginePlan:
 
 
 def engine_plans(manifest: Manifest, precision: Half, tuning: Tuning) -> dict[str, EnginePlan]:
-    """The plan of every network of the bundle that `manifest` describes, by stage.
+    """Return the plan of every network of the bundle that `manifest` describes, by stage.
 
-    Tuned for either, an engine runs all shapes of the contract; for "latency" the builder tries everything.
+    With either tuning an engine accepts all shapes of its stage; "latency" uses the highest optimisation level.
     """
     return {
         name: EnginePlan(
@@ -64,7 +65,7 @@ def _shapes(stage: Stage, tensor: Tensor, manifest: Manifest, tuning: Tuning) ->
 
 
 def _sizes(size: int | str, stage: Stage, manifest: Manifest, tuning: Tuning) -> tuple[int, int, int]:
-    """The smallest, usual and largest size of a dimension."""
+    """Return the minimum, optimum and maximum size of a dimension."""
     match size:
         case "batch":
             return 1, 1 if tuning == "latency" else stage.max_batch, stage.max_batch

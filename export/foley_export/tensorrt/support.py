@@ -1,7 +1,8 @@
-"""Whether TensorRT takes a graph, by the support matrix that it publishes.
+"""Checks a graph against the support matrix that TensorRT publishes.
 
-Source: onnx/onnx-tensorrt, docs/operators.md, in the edition for TensorRT 10.15, the newest that was at hand; release
-11 took weak typing away and refers to the same document. Operators that no network here could need are left out.
+Source: onnx/onnx-tensorrt, docs/operators.md, in the edition for TensorRT 10.15, the newest available when this was
+written; release 11 removed weak typing and refers to the same document. Operators irrelevant to these networks are left
+out.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ _T = ir.DataType
 _FLOATS = frozenset({_T.FLOAT, _T.FLOAT16, _T.BFLOAT16})
 _NUMBERS = _FLOATS | {_T.INT32, _T.INT64}
 _ALL = _NUMBERS | {_T.BOOL}
-_CASTS = _ALL | {_T.UINT8}  # bytes are for inputs and outputs of the network, and to be cast
+_CASTS = _ALL | {_T.UINT8}  # uint8 only for network inputs and outputs, and for casts
 
 
 def _of(types: frozenset[ir.DataType], names: str) -> dict[str, frozenset[ir.DataType]]:
@@ -46,14 +47,14 @@ SUPPORTED: Mapping[str, frozenset[ir.DataType]] = {
     **_of(frozenset({_T.FLOAT, _T.FLOAT16}), "GridSample"),
     **_of(frozenset({_T.BOOL}), "And Not Or Xor"),
 }
-"""Operator -> the types that its first input (its result, where it has none) may have."""
+"""Operator -> types allowed for its first input, or for its output if it has no input."""
 
 DATA_DEPENDENT = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
-"""How much these answer depends on values, which no CUDA graph can hold, whether TensorRT runs them or not."""
+"""Operators with data-dependent output shapes, which CUDA graphs cannot capture, even if TensorRT supports them."""
 
 
 def violations(graph: Path) -> list[str]:
-    """What in the graph TensorRT's published support does not list, in words; nothing where all is well."""
+    """Return what in the graph TensorRT's support matrix does not list, as messages; empty if all is supported."""
     model = ir.load(graph)
     passes.InlinePass()(model)
     passes.ShapeInferencePass()(model)

@@ -1,4 +1,4 @@
-"""`foley-export verify`: this project's numbers beside those of the official implementation."""
+"""`foley-export verify`: compares this project's results with those of the official implementation."""
 
 from pathlib import Path
 
@@ -13,18 +13,21 @@ from foley_export.verification.comparison import Result
 from foley_export.verification.vectors import Vectors
 
 CHECKS: tuple[Check, ...] = (*tables.CHECKS, *video.CHECKS, *prompts.CHECKS, *sound.CHECKS)
-"""Cheap ones first, then in the order in which a clip meets the networks."""
+"""Cheap checks first, then the networks in pipeline order."""
 
 
 def verify(reference: Path | None, salt: str, onnx: bool, half: Half | None = None) -> None:
-    """Run all `CHECKS` against the vectors in `reference`, and print their results.
+    """Run all `CHECKS` against the golden vectors and print the results.
 
     Args:
-        onnx, half: see `Check.run`.
+        reference: Folder that holds `vectors/`; None: `../shared/reference` beside the checkout.
+        salt: Salt of the seeded weights, as used when the vectors were made (see `foley_export.weights`).
+        onnx: Also check the exported graphs.
+        half: Also check the graphs in this precision.
 
     Raises:
-        InvalidInput: there are no vectors.
-        FoleyError: something differs.
+        InvalidInput: If the vectors are missing.
+        FoleyError: If any comparison fails.
     """
     vectors = Vectors(reference)
     results: list[Result] = []

@@ -1,4 +1,4 @@
-"""One module's checks: what is filled by the rule, run, and compared with its vectors."""
+"""Checks of one module: fill it with seeded weights, run it and compare the results with its vectors."""
 
 import gc
 import tempfile
@@ -23,33 +23,43 @@ from foley_export.weights import fill
 
 Comparisons: TypeAlias = Iterator[Comparison]
 Forward: TypeAlias = Callable[..., tuple[np.ndarray, ...]]
-"""A network's `forward` on arrays, by torch or by ONNX Runtime."""
+"""A network's `forward` on NumPy arrays, run by torch or by ONNX Runtime."""
 
 
 class Check(ABC):
-    """What `foley-export verify` runs at a time."""
+    """One unit of work of `foley-export verify`.
+
+    Attributes:
+        module: Name of the checked module in the report.
+    """
 
     module: str
 
     @abstractmethod
     def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
-        """Make every comparison. What keeps one from being made is a result too: a failed one.
+        """Run every comparison. A comparison that cannot be made yields a failed result.
 
         Args:
-            onnx: also of the exported graphs.
-            half: also of those in this precision, which are compared with the graphs in float32.
+            vectors: The golden vectors.
+            salt: Salt of the seeded weights.
+            onnx: Also check the exported graphs.
+            half: Also check the graphs in this precision, against those in float32.
+
+        Yields:
+            One result per comparison.
         """
 
 
 @dataclass(frozen=True)
 class TableCheck(Check):
-    """Checks that need no network."""
+    """Checks without a network."""
 
     module: str
     comparisons: tuple[Callable[[Vectors], Comparisons], ...]
     engine: Engine = "numpy"
 
     def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
+        """Run every comparison; see `Check.run`."""
         for compared in self.comparisons:
             yield from _results(self.module, self.engine, compared, vectors)
 
@@ -59,8 +69,8 @@ class NetworkCheck(Check):
     """Checks of one network at the official size.
 
     Attributes:
-        outputs: comparisons of what `forward` answers, which the exported graph answers too.
-        inside: comparisons of what only the torch module shows.
+        outputs: Comparisons of the outputs of `forward`, also run on the exported graph.
+        inside: Comparisons of intermediate values, available from the torch module only.
     """
 
     module: str
@@ -70,10 +80,11 @@ class NetworkCheck(Check):
 
     @property
     def exported(self) -> bool:
-        """Whether there is a graph to check."""
+        """Whether the network is exported and its graph can be checked."""
         return bool(self.outputs)
 
     def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
+        """Run every comparison; see `Check.run`."""
         network = fill(self.build(), salt)
         for compared in self.inside:
             yield from _results(self.module, "torch", compared, network, vectors)
@@ -86,18 +97,18 @@ class NetworkCheck(Check):
                     single = export_graph(network, Path(folder))
                     halved = export_graph(network, Path(folder), half) if half else None
                     del network
-                    gc.collect()  # the exporter leaves cycles that hold the weights
+                    gc.collect()  # the exporter leaves reference cycles that keep the weights alive
                     asked = _Asked(Graph(single))
                     for compared in self.outputs:
                         yield from _results(self.module, "onnx", compared, asked, vectors)
                     if half and halved:
                         yield from _half_results(self.module, half, Rounded(halved), asked)
-                except Exception as error:  # of the exporter, of ONNX Runtime, or a full disk
+                except Exception as error:  # from the exporter, from ONNX Runtime, or a full disk
                     yield _failure(self.module, "graph", "onnx", error)
 
 
 class _Asked:
-    """A graph, and what it was asked and has answered."""
+    """Records the inputs and outputs of every call of a graph."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -110,7 +121,7 @@ class _Asked:
 
 
 def _half_results(module: str, engine: Half, rounded: Rounded, asked: _Asked) -> Iterator[Result]:
-    """Half precision on the inputs of the vectors: how far from float32, and whether every value fits."""
+    """Compare half precision with float32 on the recorded inputs: relative error of every output, and overflow."""
     for inputs, answer in asked.calls:
         error = rounded.error(inputs, answer)
         for name, relative in error.relative.items():
@@ -134,7 +145,7 @@ def _results(module: str, engine: Engine, compared: Callable[..., Comparisons], 
         with torch.inference_mode():
             for comparison in compared(*arguments):
                 results.append(compare(module, engine, comparison))
-    except Exception as error:  # a vector of another shape or kind fails anywhere; the others are checked all the same
+    except Exception as error:  # a vector of unexpected shape or dtype can fail anywhere; continue with the others
         results.append(_failure(module, compared.__name__.strip("_").replace("_", " "), engine, error))
     return results
 

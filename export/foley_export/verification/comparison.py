@@ -1,4 +1,4 @@
-"""What was computed here beside what the official implementation computed, and how far apart the two are."""
+"""Compares arrays computed here with those of the official implementation."""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from foley.metrics import relative_l2
 Engine = Literal["numpy", "torch", "onnx", "fp16", "bf16"]
 
 TOLERANCE: dict[Engine, float] = {"numpy": 1e-6, "torch": 1e-4, "onnx": 5e-4, "fp16": 1e-2, "bf16": 1e-1}
-"""Largest relative L2 error: of float32 results, and of half precision against float32."""
+"""Maximum relative L2 error: float32 against the official results, and half precision against float32."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arrays that should be equal, of one shape, and how equal.
+    """Two arrays of the same shape that should be equal, and the tolerances.
 
     Attributes:
-        relative: largest relative L2 error, |ours - official| / |official|; None: the engine's `TOLERANCE`.
-        absolute: largest error of any single value.
+        what: Name of the comparison in the report.
+        ours: The array computed here.
+        official: The array of the official implementation.
+        relative: Maximum relative L2 error, |ours - official| / |official|; None: the engine's `TOLERANCE`.
+        absolute: Maximum absolute error of any element.
     """
 
     what: str
@@ -31,23 +34,23 @@ class Comparison:
 
 
 def exact(what: str, ours: np.ndarray, official: np.ndarray) -> Comparison:
-    """Every value the same: classes, tables, bytes."""
+    """Compare for exact equality: classes, tables, bytes."""
     return Comparison(what, ours, official, relative=0.0, absolute=0.0)
 
 
 def half(what: str, ours: np.ndarray, official: np.ndarray) -> Comparison:
-    """For vectors that are stored as float16 to save space: ours is rounded to float16 too."""
+    """Compare at float16, for vectors stored as float16 to save space."""
     return Comparison(f"{what}, at float16", ours.astype(np.float16), official)
 
 
 def levels(what: str, ours: np.ndarray, official: np.ndarray, relative: float | None = None) -> Comparison:
-    """For bytes that are truncated from floats: where a float is a hair off a whole number, one level lies between."""
+    """Compare bytes truncated from floats, which may differ by one level where a float is close to an integer."""
     return Comparison(what, ours, official, relative, absolute=1.0)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table: the outcome of a comparison, or the `problem` that kept it from being made."""
+    """One row of the report: the outcome of a comparison, or the `problem` that prevented it."""
 
     module: str
     what: str
@@ -60,7 +63,7 @@ class Result:
 
 
 def compare(module: str, engine: Engine, comparison: Comparison) -> Result:
-    """Measure both errors in float64. Values that are not numbers never pass."""
+    """Measure both errors in float64. NaN never passes."""
     ours, official = np.asarray(comparison.ours), np.asarray(comparison.official)
     if ours.shape != official.shape or not official.size:
         problem = f"the official shape is {official.shape}, ours {ours.shape}"

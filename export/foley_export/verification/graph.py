@@ -1,4 +1,4 @@
-"""A network's ONNX graph, exported as `foley-export onnx` does it."""
+"""Exports a network to an ONNX graph the way `foley-export onnx` does."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from foley_export.onnx_export import export
 
 
 def export_graph(network: Network, folder: Path, precision: Precision = "fp32") -> Path:
-    """Write weights and graph of `network` to `folder`; return the graph's path."""
+    """Write the weights and the graph of `network` to `folder` and return the graph's path."""
     weights = folder / f"{network.stage_name}.safetensors"
     graph = folder / f"{network.stage_name}.{precision}.onnx"
     save_weights(network, weights)

@@ -1,4 +1,4 @@
-"""The prompts' side against its vectors: CLAP's two encoders."""
+"""Checks of CLAP's text and audio encoders."""
 
 import numpy as np
 import torch

@@ -10,11 +10,11 @@ from rich.table import Table
 
 from foley_export.verification.comparison import Result
 
-_WIDTH = 132  # where the output is a file and no terminal says how wide it is
+_WIDTH = 132  # columns; no terminal width when redirected
 
 
 def show(results: Sequence[Result], unread: Sequence[str]) -> None:
-    """Print one row a result to standard output, and below them what was `unread`."""
+    """Print one row per result to standard output, followed by the names of the `unread` arrays."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)

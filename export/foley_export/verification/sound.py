@@ -1,4 +1,4 @@
-"""The sound side against its vectors: UNet with ControlNet, the sampled trajectory, VAE, vocoder."""
+"""Checks of the networks that generate sound: UNet with ControlNet, DDIM trajectories, VAE, vocoder."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ from foley_export.verification.vectors import Vector, Vectors
 
 
 def _sized(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:
-    """`network` with other fixed shapes in its contract: a graph of it is exported for these."""
+    """Return `network` with other fixed shapes in its stage; its graph is exported for these."""
     inputs, outputs = (
         tuple(replace(tensor, shape=shapes.get(tensor.name, tensor.shape)) for tensor in tensors)
         for tensors in (network.stage.inputs, network.stage.outputs)
@@ -45,7 +45,7 @@ def _noise(forward: Forward, vectors: Vectors) -> Comparisons:
         vector["rms"][:, 0, :, 0],
         vector["embedding"],
         np.zeros_like(vector["embedding"]),
-        np.ones((rows, 1), np.float32),  # guidance 1: the conditional branch alone
+        np.ones((rows, 1), np.float32),  # guidance 1: conditional branch only
     )
     yield Comparison("noise", noise, vector["noise"])
 
@@ -109,7 +109,7 @@ def _waveform(forward: Forward, vectors: Vectors) -> Comparisons:
     yield Comparison("waveform", waveform, vector["waveform"][:, 0, : waveform.shape[1]])
 
 
-# two of the vectors are shorter than the clip that the served graphs are made for
+# two of the vectors are shorter than the clip length of the served graphs
 _SHORT_LATENTS = {"latents": (8, 64, 16), "mel": (256, 64)}
 _SHORT_MEL = {"mel": (128, 64), "waveform": (128 * 160,)}
 

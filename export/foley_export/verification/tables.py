@@ -1,4 +1,4 @@
-"""What needs no network against its vectors: tables, frames, envelopes, the mel front end, targets, metrics."""
+"""Checks without a network: noise schedule, frames, envelopes, mel spectrogram, training targets, metrics."""
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from foley_export.verification.comparison import Comparison, exact, levels
 from foley_export.verification.vectors import Vectors
 
 _STEPS, _ETAS = (200, 25, 4), (0, 1)
-_FLOAT64 = 1e-9  # relative: another version of SciPy rounds the last bits another way
-_FEW_BYTES = 2e-4  # relative: of bytes around 128, one in 2,000 is a level off; rounding halves depends on the order
+_FLOAT64 = 1e-9  # relative: SciPy versions differ in the last bits
+_FEW_BYTES = 2e-4  # relative: one byte in 2,000, around 128, off by one level; ties round by order of operations
 
 
 def _noise_schedule(vectors: Vectors) -> Comparisons:

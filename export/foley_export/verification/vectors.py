@@ -1,6 +1,6 @@
-"""Golden vectors: a folder `vectors/` of npz files, what the official implementation computed.
+"""Golden vectors: npz files in a folder `vectors/`, computed by the official implementation.
 
-Its README (`shared/reference`) says what each holds. Reading is counted, so that nothing stays unchecked silently.
+The README in `shared/reference` describes each file. Reads are recorded, so that unchecked arrays can be reported.
 """
 
 import zipfile
@@ -17,7 +17,7 @@ _BESIDE_CHECKOUT = Path(__file__).resolve().parents[4] / "shared" / "reference"
 
 
 class Vector(Mapping[str, np.ndarray]):
-    """The arrays of one file by name; remembers which were asked for."""
+    """The arrays of one file by name, loaded on first access. Records which arrays are read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,7 +31,7 @@ class Vector(Mapping[str, np.ndarray]):
         except FileNotFoundError as error:
             raise InvalidInput(f"the vector {self.path} is missing; copy it again") from error
         except (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            # TypeError: a bare npy array, which is no context
+            # TypeError: a bare npy array is not a context manager
             raise InvalidInput(f"{self.path} is damaged or not an npz file of plain arrays; copy it again") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -48,13 +48,16 @@ class Vector(Mapping[str, np.ndarray]):
 
 
 class Vectors:
-    """The vectors in `reference/vectors/`: `vectors["raft"]` is its `raft.npz`, read when its arrays are."""
+    """The vectors in `reference/vectors/`: `vectors["raft"]` is `raft.npz`, loaded on first access to an array."""
 
     def __init__(self, reference: Path | None = None) -> None:
-        """`reference` is `../shared/reference` beside the checkout by default.
+        """Open the folder of the vectors.
+
+        Args:
+            reference: Folder that holds `vectors/`; None: `../shared/reference` beside the checkout.
 
         Raises:
-            InvalidInput: there is no such folder.
+            InvalidInput: If the folder does not exist.
         """
         if reference is None and not _BESIDE_CHECKOUT.is_dir():
             raise InvalidInput(f"there are no vectors at {_BESIDE_CHECKOUT}: name their folder with --vectors")
@@ -67,12 +70,12 @@ class Vectors:
         return self._vectors.setdefault(name, Vector(self.folder / f"{name}.npz"))
 
     def unread(self) -> list[str]:
-        """Files, and arrays of files, that nothing has asked for: `extra.npz`, `raft.npz: extra`."""
+        """Return the files, and the arrays of files, that were not read: `extra.npz`, `raft.npz: extra`."""
         found = []
         for path in sorted(self.folder.glob("*.npz")):
             vector = self._vectors.get(path.stem)
             if vector is None:
                 found.append(path.name)
-            elif vector.read:  # else it could not be read, which is a failure in the table
+            elif vector.read:  # otherwise loading failed, which the table reports
                 found += [f"{path.name}: {name}" for name in vector if name not in vector.read]
         return found

@@ -1,4 +1,4 @@
-"""The video side against its vectors: RAFT, BN-Inception, Video2RMS."""
+"""Checks of the networks that process video: RAFT, BN-Inception, Video2RMS."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from foley_export.verification.check import Comparisons, Forward, NetworkCheck
 from foley_export.verification.comparison import Comparison, exact, half, levels
 from foley_export.verification.vectors import Vectors
 
-# random weights make the flow grow with every update: after two it is still within the 20 pixels that bytes can say
+# with random weights the flow grows at every update: after two it is still within the 20 pixels of the uint8 range
 _TWO_UPDATES = Manifest(name="two-updates", optical_flow=OpticalFlowConfig(updates=2))
 
 
@@ -58,7 +58,7 @@ def _rgb_input(network: RgbFeatures, vectors: Vectors) -> Comparisons:
 def _rgb_features(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["bninception_rgb"]
     frames = vector["frames"]
-    (features,) = forward(np.concatenate([frames[:1], frames]))  # the first frame of a chunk has no row
+    (features,) = forward(np.concatenate([frames[:1], frames]))  # the first frame of a chunk yields no features
     yield Comparison("features", features, vector["features"])
 
 

@@ -1,1 +1,1 @@
-"""The procedural data set: what happens in a clip, and how that looks, sounds and reads."""
+"""The procedural data set: scenes and their frames, sounds and captions."""

@@ -1,10 +1,10 @@
-"""How a scene reads: one sentence, in the words that people use."""
+"""Captions of scenes."""
 
 import numpy as np
 
 from foley_training.data.scene import Action, Material, Scene
 
-PURPOSE = 2  # of the scene's random numbers
+PURPOSE = 2  # random stream of the scene
 
 WORDS: dict[Material, tuple[str, ...]] = {
     "wood": ("wood", "a wooden board", "a table", "a tree trunk", "a wooden box", "timber", "a plank"),
@@ -31,12 +31,12 @@ _FORMS = (
 
 
 def plain_caption(material: Material, action: Action) -> str:
-    """The sentence of the evaluation: "A person hits metal with a wooden stick."."""
+    """Return the sentence of the evaluation, such as "A person hits metal with a wooden stick."."""
     return f"A person {VERBS[action][0]} {material} with a wooden stick."
 
 
 def caption(scene: Scene, variant: int = 0) -> str:
-    """One of many sentences that say what the scene says; `variant` chooses. Capitals and full stops vary too."""
+    """Return one of many captions of a scene, chosen by `variant`; capitals and full stops vary too."""
     random = np.random.default_rng([*scene.seed, PURPOSE, variant])
     sentence = random.choice(_FORMS).format(
         who=random.choice(_WHO),

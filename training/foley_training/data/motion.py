@@ -1,6 +1,6 @@
-"""How the stick moves: swung down onto the object, thrown back by it, dragged along it.
+"""The motion of the stick: it swings down onto the object, rebounds or is dragged along it.
 
-The faster the tip at the contact, the louder the sound: what the eye sees of a blow's strength is its speed.
+A faster tip at the contact makes a louder sound, so the strength of a hit is visible as speed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,30 +14,35 @@ from foley_training.data.scene import Contact
 
 Floats = npt.NDArray[np.float64]
 
-_DOWN_S = 0.27  # the longest blow, from the highest point to the contact
+_DOWN_S = 0.27  # longest downswing, from the highest point to the contact
 _LIFT_S = 0.25
-_SETTLE_S = 0.35  # from a contact to the height at which the stick waits
-_LANDING = 3.0 * clip.FRAME_RATE_HZ  # px/s: a scratch is no blow
-_PHASE = np.linspace(0, 1, 201)  # of a scratch
+_SETTLE_S = 0.35  # from a contact to the hover height
+_LANDING = 3.0 * clip.FRAME_RATE_HZ  # px/s: vertical speed at the start of a scratch, slower than a hit
+_PHASE = np.linspace(0, 1, 201)  # progress of a scratch, 0 to 1
 _WAY = np.append(0, np.cumsum(np.sqrt(np.sin(np.pi * (_PHASE[1:] + _PHASE[:-1]) / 2)))) / (len(_PHASE) - 1)
 
 
 def impact_speed(strength: float) -> float:
-    """Speed of the tip at a hit: 4 to 17 pixels a frame, in pixels a second."""
+    """Return the speed of the tip at a hit in pixels per second; 4 to 17 pixels per frame."""
     return (4 + 13 * strength) * clip.FRAME_RATE_HZ
 
 
 def stroke_speed(strength: float) -> float:
-    """Greatest speed of the tip in a scratch: 2 to 12 pixels a frame, in pixels a second."""
+    """Return the peak speed of the tip in a scratch in pixels per second; 2 to 12 pixels per frame."""
     return (2 + 10 * strength) * clip.FRAME_RATE_HZ
 
 
 def tip(
     contacts: Sequence[Contact], times_s: Floats, reach: float, rebound: float, random: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Where the tip is at ascending `times_s` [n]: pixels along the object from its centre, pixels above it; [n] each.
+    """Return the tip's position at `times_s`: pixels along the object from its centre, and pixels above it; [n] each.
 
-    `reach` is how many pixels |x| = 1 of a contact stands for, `rebound` the share of a blow's speed that is left.
+    Args:
+        contacts: The contacts of the scene.
+        times_s: Ascending times [n] in seconds.
+        reach: Distance in pixels from the object's centre of a contact at |x| = 1.
+        rebound: Fraction of the impact speed that remains after a hit.
+        random: Source of the scene's random numbers.
     """
     along, above = np.zeros_like(times_s), np.zeros_like(times_s)
     hover = random.uniform(22, 38)
@@ -52,7 +57,7 @@ def tip(
         end_s = contact.start_s + contact.duration_s
         touching = (times_s >= contact.start_s) & (times_s < end_s)
         along[touching] = stroke(contact, times_s[touching], reach)
-        above[touching] = np.abs(random.normal(0, 0.6, touching.sum()))  # the surface is rough
+        above[touching] = np.abs(random.normal(0, 0.6, touching.sum()))  # roughness of the surface
         x = float(stroke(contact, np.array([end_s]), reach)[0])
         start_s, height = end_s, 0.0
         speed = _LANDING if contact.duration_s else rebound * impact_speed(contact.strength)
@@ -63,12 +68,12 @@ def tip(
     above[rest] = retreat(np.minimum(times_s[rest], end_s))
     along[rest] = _glide(times_s[rest], start_s, end_s, x, x + random.uniform(-40, 40))
 
-    trembling = np.minimum(above / 30, 1)  # a hand in the air is never still
+    trembling = np.minimum(above / 30, 1)  # tremor of the hand in the air
     return along + trembling * _tremor(times_s, random), above + trembling * _tremor(times_s, random)
 
 
 def stroke(contact: Contact, times_s: Floats, reach: float) -> Floats:
-    """Where a scratch has got to: pixels along the object, between -`reach` and `reach`, back and forth; [n]."""
+    """Return the position of a scratch in pixels along the object, reflected between -`reach` and `reach`; [n]."""
     way = np.zeros_like(times_s)
     if contact.duration_s:
         phase = np.clip((times_s - contact.start_s) / contact.duration_s, 0, 1)
@@ -78,7 +83,7 @@ def stroke(contact: Contact, times_s: Floats, reach: float) -> Floats:
 
 
 def _blow(contact: Contact, start_s: float, height: float, hover: float) -> Iterator[tuple[float, float, float]]:
-    """From where the stick is to the next contact: time, height and vertical speed at the turning points."""
+    """Yield time, height and vertical speed at the turning points from the current position to the next contact."""
     gap_s = contact.start_s - start_s
     speed = _LANDING if contact.duration_s else impact_speed(contact.strength)
     down_s = min(_DOWN_S, 0.45 * gap_s)

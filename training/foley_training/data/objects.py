@@ -1,4 +1,4 @@
-"""What the stick hits: six materials, painted once a scene, seen from the side and a little from above."""
+"""The objects: six materials, painted once per scene, viewed from the side and slightly from above."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ from foley_training.data.scene import Material, Scene
 
 @dataclass(frozen=True)
 class Thing:
-    """Where an object stands, in pixels of the canvas.
+    """Position and size of an object, in pixels of the canvas.
 
     Attributes:
-        x, y: the middle of its surface, where the stick touches it.
-        half: half of its width.
-        depth: how much of the picture its surface takes from its front to its back.
-        body: height of what is below the surface.
-        sag: how much lower the surface is at its left and right edges: 0 for a flat one.
+        x: Column of the middle of its surface, where the stick touches it.
+        y: Row of the middle of its surface.
+        half: Half of its width.
+        depth: Height in the image of its surface, from front to back.
+        body: Height of the part below the surface.
+        sag: How much lower the surface is at its left and right edges; 0 if flat.
     """
 
     x: float
@@ -30,12 +31,12 @@ class Thing:
     sag: float = 0.0
 
     def surface(self, along: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Row of the surface, `along` pixels right of its middle."""
+        """Return the row of the surface `along` pixels right of its middle."""
         return self.y + self.sag * (along / self.half) ** 2
 
 
 def place(scene: Scene, random: np.random.Generator) -> Thing:
-    """Where the scene's object stands."""
+    """Choose position and size of the scene's object."""
     half = (48 + 42 * scene.size) * random.uniform(0.9, 1.1)
     body = (22 + 22 * scene.size) * random.uniform(0.8, 1.2)
     depth, sag = random.uniform(8, 18), 0.0
@@ -49,7 +50,7 @@ def place(scene: Scene, random: np.random.Generator) -> Thing:
 
 
 def draw(canvas: Canvas, scene: Scene, thing: Thing, random: np.random.Generator) -> None:
-    """Paint the scene's object and its shadow, in place."""
+    """Paint the scene's object and its shadow in place."""
     across = (COLUMNS - thing.x - 8) / (1.15 * thing.half)
     down = (ROWS - thing.y - thing.depth / 2 - thing.body) / 9
     canvas *= (1 - 0.5 * np.exp(-(across**4) - down**2))[..., None]
@@ -57,7 +58,7 @@ def draw(canvas: Canvas, scene: Scene, thing: Thing, random: np.random.Generator
 
 
 def _box(thing: Thing) -> tuple[Floats, Floats]:
-    """Masks of the upper and the front face of a board."""
+    """Return masks of the upper and the front face of a board."""
     front_row = thing.y + thing.depth / 2
     side = np.abs(COLUMNS - thing.x) - thing.half
     slant = side + 0.6 * (front_row - ROWS)
@@ -67,7 +68,7 @@ def _box(thing: Thing) -> tuple[Floats, Floats]:
 
 
 def _cylinder(thing: Thing) -> tuple[Floats, Floats]:
-    """A lying tube: its mask, and where a point is between its upper (-1) and its lower edge (1)."""
+    """Return a mask of a lying tube, and the position between its upper (-1) and lower edge (1)."""
     radius = (thing.depth + thing.body) / 2
     down = (ROWS - thing.y - radius + 3) / radius  # the stick touches it just below its upper edge
     box = np.maximum((np.abs(down) - 1) * radius, np.abs(COLUMNS - thing.x) - thing.half)
@@ -75,9 +76,9 @@ def _cylinder(thing: Thing) -> tuple[Floats, Floats]:
 
 
 def _mound(thing: Thing, steep: float, belly: float) -> tuple[Floats, Floats]:
-    """A heap or cushion: its mask, and the row of its upper outline at every column.
+    """Return a mask of a heap or cushion, and the row of its upper outline at every column.
 
-    `steep` says how fast its ends fall, `belly` how far up its lower outline comes there.
+    `steep` is the slope of its ends; `belly` is how far its lower outline rises there.
     """
     along = np.clip((COLUMNS - thing.x) / thing.half, -1.15, 1.15)
     upper = thing.y - 4 + thing.sag * along**2
@@ -177,7 +178,7 @@ def _water(canvas: Canvas, thing: Thing, random: np.random.Generator) -> None:
 
 
 def water_mask(thing: Thing) -> Floats:
-    """Where the water is to be seen in the bowl."""
+    """Return a mask of the water surface in the bowl."""
     return edge(_ellipse(thing, 0.92))
 
 

@@ -1,4 +1,4 @@
-"""How a scene looks: a stick over an object in a room, as a camera sees it."""
+"""Renders the frames of a scene: a stick over an object in a room, filmed by a camera."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +15,10 @@ from foley_training.data.room import furnish, light
 from foley_training.data.scene import HELD_OUT_STYLE, Material, Scene
 from foley_training.data.stick import Stick
 
-PURPOSE = 3  # of the scene's random numbers
-_EXPOSURES = 3  # sub-frames that are averaged: motion blur
+PURPOSE = 3  # random stream of the scene
+_EXPOSURES = 3  # sub-frames averaged for motion blur
 _SHUTTER_S = 1 / 60
-_REACH = 0.75  # of half the object's width: the furthest that the stick goes from the middle
+_REACH = 0.75  # maximum distance of the stick from the middle, as a fraction of half the object's width
 _REBOUND: dict[Material, float] = {
     "wood": 0.55,
     "metal": 0.6,
@@ -30,7 +30,7 @@ _REBOUND: dict[Material, float] = {
 
 
 def render(scene: Scene) -> Iterator[Image]:
-    """The 300 frames of a scene, uint8 RGB [256, 344, 3]; frame k shows the time k / 30 s."""
+    """Yield the 300 frames of a scene, uint8 RGB [256, 344, 3]; frame k is at k / 30 s."""
     random = scene.random(PURPOSE)
     times_s = np.arange(clip.CLIP_FRAMES) / clip.FRAME_RATE_HZ
     thing = place(scene, random)
@@ -65,14 +65,14 @@ def _mean(images: Sequence[Image]) -> Image:
 
 
 def _shake(times_s: npt.NDArray[np.float64], random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Where the camera looks, pixels right and down: [n, 2]. Most cameras stand on a tripod."""
+    """Return the camera offset in pixels right and down, [n, 2]; zero in most scenes, as on a tripod."""
     width = random.uniform(0.5, 2.5) if random.random() < 0.3 else 0.0
     rates_hz, phases = random.uniform(0.3, 2.5, (2, 3, 1)), random.uniform(0, 6.28, (2, 3, 1))
     return np.asarray(width * np.sin(2 * np.pi * rates_hz * times_s + phases).mean(axis=1).T)
 
 
 def _seen(image: Image, shift: npt.NDArray[np.float64]) -> Image:
-    """The part of the canvas that the camera sees: [256, 344, 3]."""
+    """Return the part of the canvas in view of the camera: [256, 344, 3]."""
     if not shift.any():
         return image[MARGIN:-MARGIN, MARGIN:-MARGIN]
     centre = (WIDTH - 1) / 2 + shift[0], (HEIGHT - 1) / 2 + shift[1]
@@ -80,7 +80,7 @@ def _seen(image: Image, shift: npt.NDArray[np.float64]) -> Image:
 
 
 class _Noise:
-    """The camera's noise: Gaussian, cut anew for every frame from a larger tile."""
+    """Gaussian camera noise: a random crop of a larger tile for every frame."""
 
     def __init__(self, random: np.random.Generator, deviation: float) -> None:
         tile = random.standard_normal((400, 500, 3), np.float32) * deviation
@@ -88,7 +88,7 @@ class _Noise:
         self._less = np.clip(-tile.round(), 0, 255).astype(np.uint8)
 
     def over(self, image: Image, random: np.random.Generator) -> Image:
-        """The image with noise, its values cut off at 0 and 255."""
+        """Return the image with added noise, clipped to 0 to 255."""
         height, width = image.shape[:2]
         row, column = random.integers(400 - height), random.integers(500 - width)
         part = slice(row, row + height), slice(column, column + width)

@@ -1,4 +1,4 @@
-"""How the object answers the stick: cloth gives way, water ripples and splashes, grains jump."""
+"""The object's reaction to the stick: cloth dents, water ripples and splashes, grains jump."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _GRAVITY = 900.0  # px/s^2
 
 
 class Reaction:
-    """What moves besides the stick. `still` is the picture without it, [HEIGHT, WIDTH, 3]."""
+    """The moving parts of a scene except the stick; `still` is the image without them, [HEIGHT, WIDTH, 3]."""
 
     def __init__(
         self, scene: Scene, thing: Thing, reach: float, light: Floats, still: Image, random: np.random.Generator
@@ -30,7 +30,7 @@ class Reaction:
         self.mask = water_mask(thing)[self.window]
 
     def at(self, time_s: float) -> Image:
-        """The room and the object at a time, without the stick."""
+        """Return the room and the object at a time, without the stick."""
         if self.material == "water":
             return self._rippled(time_s)
         if self.material == "cloth":
@@ -38,7 +38,7 @@ class Reaction:
         return self.still
 
     def spray(self, image: Image, time_s: float) -> None:
-        """Draw what flies about, in place."""
+        """Draw the flying drops and grains in place."""
         start_s, x, y, speed_x, speed_y, radius, *_ = self.loose.T
         age = time_s - start_s
         flying = (age > 0) & (age < 2 * -speed_y / _GRAVITY)
@@ -84,7 +84,7 @@ class Reaction:
 
 
 def _touches(contact: Contact, reach: float) -> Iterator[tuple[float, float, float]]:
-    """When, where (pixels along the object) and how hard the object is disturbed."""
+    """Yield time, position (pixels along the object) and strength of every disturbance of the object."""
     if not contact.duration_s:
         yield contact.start_s, contact.x * reach, 0.3 + 0.7 * contact.strength
     times_s = np.arange(contact.start_s, contact.start_s + contact.duration_s, 1 / 15)
@@ -95,7 +95,7 @@ def _touches(contact: Contact, reach: float) -> Iterator[tuple[float, float, flo
 def _loose(
     scene: Scene, thing: Thing, touches: npt.NDArray[np.float64], light: Floats, random: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Drops and grains: time, place and velocity at the start, radius and RGB, [n, 9]."""
+    """Return the drops and grains: initial time, position and velocity, radius and RGB, [n, 9]."""
     if scene.material not in ("water", "gravel"):
         return np.empty((0, 9))
     touch = np.repeat(touches, (2 + 14 * touches[:, 2] ** 2).astype(int), axis=0)

@@ -1,4 +1,4 @@
-"""The room in which a scene is seen: a wall in the scene's style, a table, and light."""
+"""The background of a scene: a wall in the scene's style, a table, and the lighting."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from foley_training.data.scene import HELD_OUT_STYLE, Scene
 
 
 def furnish(scene: Scene, thing: Thing, random: np.random.Generator) -> tuple[Canvas, Colour]:
-    """The wall in the scene's style and a table before it, and the wall's mean colour."""
+    """Return the wall in the scene's style with a table before it, and the wall's mean colour."""
     colour, other = (hsv(random.uniform(0, 180), random.uniform(0, 0.4), random.uniform(70, 225)) for _ in range(2))
     share = np.zeros((HEIGHT, WIDTH), np.float32)
     if scene.style == "gradient":
@@ -33,7 +33,7 @@ def furnish(scene: Scene, thing: Thing, random: np.random.Generator) -> tuple[Ca
 
 
 def light(scene: Scene, thing: Thing, random: np.random.Generator) -> Floats:
-    """The light everywhere, as a factor for the colours: [HEIGHT, WIDTH, 3]."""
+    """Return the lighting as factors of the colours: [HEIGHT, WIDTH, 3]."""
     if scene.style == HELD_OUT_STYLE:
         lamp_x, lamp_y = thing.x + random.uniform(-50, 50), random.uniform(-90, -40)
         angle = np.arctan2(COLUMNS - lamp_x, ROWS - lamp_y) - np.arctan2(thing.x - lamp_x, thing.y - lamp_y)

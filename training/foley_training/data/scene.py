@@ -1,7 +1,7 @@
-"""What happens in a clip: a stick that hits or scratches an object, in the spirit of the Greatest Hits data set.
+"""Scenes: a stick that hits or scratches an object, after the Greatest Hits data set.
 
-Owens et al., "Visually Indicated Sounds" (CVPR 2016). A scene is drawn from a seed; the picture, the sound and
-the text are made of it, so that they agree. The splits never share a seed.
+Owens et al., "Visually Indicated Sounds" (CVPR 2016). A scene is drawn from a seed; frames, sound and caption are
+generated from it, so that they agree. Splits never share a seed.
 """
 
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 SPLITS: tuple[Split, ...] = get_args(Split)
 STYLES: tuple[Style, ...] = ("plain", "gradient", "stripes", "speckles")
 HELD_OUT_STYLE: Style = "night"
-"""A dark room, a warm lamp, another stick: the style of the split `test-night` and of no other."""
+"""A dark room, a warm lamp and another stick; used only by the split `test-night`."""
 
-SCRATCHES = 0.35  # share of the clips
-_LAST_S = 9.2  # no contact after it: the sound dies away within the clip
-_LIFT_S = 0.30  # the least time between two contacts: the stick is lifted and comes down
+SCRATCHES = 0.35  # fraction of clips with scratches
+_LAST_S = 9.2  # latest start of a contact, so that the sound decays within the clip
+_LIFT_S = 0.30  # minimum time between two contacts, for lifting and lowering the stick
 
 
 @dataclass(frozen=True)
 class Contact:
-    """Once that the stick touches the object.
+    """One contact of the stick with the object.
 
     Attributes:
-        start_s: the moment of contact, in seconds.
-        duration_s: how long it stays: 0 for a hit.
-        strength: 0 to 1: the speed of the stick, at the moment of contact or along the object.
-        x: where on the object, -1 (its left edge) to 1.
-        direction: which way a scratch goes: -1 or 1.
+        start_s: Start in seconds.
+        duration_s: Duration in seconds; 0 for a hit.
+        strength: Relative speed of the stick, 0 to 1: at the impact, or along the object in a scratch.
+        x: Position on the object, -1 (left edge) to 1 (right edge).
+        direction: Initial direction of a scratch: -1 or 1.
     """
 
     start_s: float
@@ -49,22 +49,29 @@ class Contact:
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip of 10 s. `seed` draws all that has no name here: shades, noise, partials of the sound."""
+    """One clip of 10 s. `seed` determines everything not listed here: shades, noise, partials of the sound."""
 
     seed: tuple[int, ...]
     material: Material
     action: Action
-    size: float  # of the object, 0 (small, high) to 1 (large, low)
+    size: float  # of the object, 0 (small, high-pitched) to 1 (large, low-pitched)
     style: Style
     contacts: tuple[Contact, ...]
 
     def random(self, purpose: int) -> np.random.Generator:
-        """Random numbers of this scene alone; each purpose has its own."""
+        """Return the random stream of this scene for one purpose."""
         return np.random.default_rng([*self.seed, purpose])
 
 
 def make_scene(split: Split, index: int, seed: int = 0, material: Material | None = None) -> Scene:
-    """Scene number `index` of a split. `seed` chooses another run of scenes; `material` is drawn if it is None."""
+    """Return scene number `index` of a split.
+
+    Args:
+        split: The split.
+        index: Number of the scene.
+        seed: Selects another sequence of scenes.
+        material: The material; drawn at random if None.
+    """
     key = (SPLITS.index(split), seed, index)
     random = np.random.default_rng(key)
     drawn_material = MATERIALS[random.integers(len(MATERIALS))]
@@ -83,7 +90,7 @@ def make_scene(split: Split, index: int, seed: int = 0, material: Material | Non
 def _contacts(random: np.random.Generator, action: Action) -> tuple[Contact, ...]:
     contacts = []
     time_s = random.uniform(0.3, 1.5)
-    tempo_s = random.uniform(0.05, 0.9)  # of the pauses: some people are quick, some are slow
+    tempo_s = random.uniform(0.05, 0.9)  # mean pause between contacts
     while time_s < _LAST_S:
         duration_s = random.uniform(0.3, 1.2) if action == "scratch" else 0.0
         duration_s = min(duration_s, clip.CLIP_SECONDS - 0.3 - time_s)

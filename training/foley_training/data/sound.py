@@ -1,8 +1,9 @@
-"""How a scene sounds: an excitation for every contact, through what the object makes of it.
+"""Synthesises the sound of a scene: an excitation for every contact, filtered by the object's response.
 
-Struck solids ring in modes (van den Doel & Pai 1998: damped sines, higher ones shorter); cloth is a dull burst of
-noise, water a splash with bubbles (van den Doel 2005: sines that rise as they fade), gravel a rain of grains. A scratch
-is noise as loud as the stick is fast, with the grain of the surface in it, through the same object.
+Struck solids ring in modes (van den Doel & Pai 1998: damped sines, shorter at higher frequencies); cloth is a dull
+noise burst, water a splash with bubbles (van den Doel 2005: sines that rise in pitch as they fade), gravel many short
+grains. A scratch is noise with a level proportional to the stick's speed and the texture of the surface, filtered by
+the same object.
 """
 
 from dataclasses import dataclass
@@ -17,20 +18,20 @@ from foley_training.data.scene import Contact, Material, Scene
 Floats = npt.NDArray[np.float32]
 Wave = npt.NDArray[np.float64]
 
-PURPOSE = 1  # of the scene's random numbers
+PURPOSE = 1  # random stream of the scene
 RATE = clip.SAMPLE_RATE_HZ
 _LOUDEST = 0.3  # RMS over 64 ms of the hardest hit on the loudest material
-_RANGE_DB = 18.0  # between the softest and the hardest contact
+_RANGE_DB = 18.0  # level difference between the softest and the hardest contact
 
 
 @dataclass(frozen=True)
 class Modes:
     """The partials of a struck solid."""
 
-    lowest_hz: tuple[float, float]  # of a large object, of a small one
+    lowest_hz: tuple[float, float]  # lowest partial of a large object, of a small one
     ratios: tuple[float, ...]
-    decay_s: tuple[float, float]  # to a thousandth: of the lowest partial, of the highest
-    click: float  # the noise of the contact itself beside the ringing
+    decay_s: tuple[float, float]  # time to decay by 60 dB, of the lowest partial, of the highest
+    click: float  # level of the contact's click relative to the ringing
 
 
 SOLIDS: dict[Material, Modes] = {
@@ -42,7 +43,7 @@ LOUDNESS: dict[Material, float] = {"wood": 0.8, "metal": 1.0, "glass": 0.7, "clo
 
 
 def synthesise(scene: Scene) -> Floats:
-    """The sound of a scene: 10.24 s at 16 kHz, [163840], within [-1, 1]. The last 0.24 s fill the networks' clip."""
+    """Return the sound of a scene: 10.24 s at 16 kHz, [163840], in [-1, 1]. The last 0.24 s are padding."""
     random = scene.random(PURPOSE)
     wave = np.zeros(clip.PADDED_SAMPLES + RATE)
     ring = _ringing(scene, random) if scene.material in SOLIDS else None
@@ -60,7 +61,7 @@ def synthesise(scene: Scene) -> Floats:
 
 
 def _level(material: Material, contact: Contact) -> float:
-    """RMS of the loudest 64 ms of a contact."""
+    """Return the RMS of the loudest 64 ms of a contact."""
     below_db = (1 - contact.strength) * _RANGE_DB + (4 if contact.duration_s else 0)
     return _LOUDEST * LOUDNESS[material] * 10 ** (-below_db / 20)
 
@@ -71,7 +72,7 @@ def _loudest_rms(sound: Wave, window: int = 1024) -> float:
 
 
 def _ringing(scene: Scene, random: np.random.Generator) -> Wave:
-    """The object's answer to one impulse."""
+    """Return the impulse response of the object."""
     modes = SOLIDS[scene.material]
     large, small = modes.lowest_hz
     lowest = large * (small / large) ** (1 - scene.size)
@@ -112,7 +113,7 @@ def _scratch(scene: Scene, contact: Contact, random: np.random.Generator) -> Wav
         return swish / _loudest_rms(swish) + 0.8 * np.resize(bubbles, len(swish))
     if scene.material == "cloth":
         return _band(noise, 200, 1100 - 400 * scene.size)
-    grain_hz = 60 + 120 * contact.strength  # the surface's ridges pass under the stick
+    grain_hz = 60 + 120 * contact.strength  # rate at which the stick crosses the surface's ridges
     return noise * (1 + 0.8 * np.sin(2 * np.pi * grain_hz * time)) * 0.3
 
 
@@ -143,7 +144,7 @@ def _bubbles(scene: Scene, random: np.random.Generator, length_s: float, rate_hz
 
 
 def _grains(scene: Scene, random: np.random.Generator, density: Wave) -> Wave:
-    """Short clicks, as many as `density` (0 to 1) says, of 400 a second."""
+    """Return short clicks at a rate of `density` (0 to 1) times 400 per second."""
     clicks = random.standard_normal(len(density)) * (random.random(len(density)) < density * 400 / RATE)
     centre = 3500 - 1200 * scene.size
     return _band(clicks, centre * 0.75, min(centre * 1.8, 7500)) * np.sqrt(density + 1e-3)

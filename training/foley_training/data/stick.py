@@ -14,19 +14,19 @@ _HELD_OUT_COLOURS = ((235, 235, 225), (120, 165, 240))
 
 @dataclass(frozen=True)
 class Stick:
-    """A drumstick: it tapers towards its tip, a bead, and is held beyond its other end."""
+    """A drumstick, tapered towards a round tip (bead); the hand is outside the frame."""
 
     colour: Colour
-    side: int  # of the hand: -1 left, 1 right
+    side: int  # side of the hand: -1 left, 1 right
     elevation: float  # radians
-    lean: float  # how much the stick turns when its tip is lifted
+    lean: float  # rotation of the stick as its tip is lifted, in radians per stick length
     length: float  # px
     radius: float  # px, at the tip
     bead: float  # px
 
     @classmethod
     def choose(cls, scene: Scene, wall: Colour, random: np.random.Generator) -> "Stick":
-        """A stick that can be told from the wall."""
+        """Draw a stick with a colour that is distinct from the wall's."""
         if scene.style == HELD_OUT_STYLE:
             colours = np.array(_HELD_OUT_COLOURS, np.float64)
         else:
@@ -45,7 +45,7 @@ class Stick:
         )
 
     def over(self, image: Image, x: float, y: float, above: float, light: Floats) -> Image:
-        """The image with the stick before it; its bead touches (x, y), `above` pixels over the surface."""
+        """Return the image with the stick drawn over it; its bead touches (x, y), `above` pixels above the surface."""
         image = image.copy()
         elevation = self.elevation - self.lean * above / self.length
         direction = np.array([self.side * np.cos(elevation), -np.sin(elevation)])

@@ -1,0 +1,1 @@
+"""The training tasks, one module per stage or pair of related stages."""

@@ -1,10 +1,10 @@
-"""CLAP at small scale: texts and sounds that belong together lie close in one space.
+"""CLAP at small scale: a joint embedding space of texts and sounds.
 
-Wu et al. (ICASSP 2023) train with the symmetric contrastive loss of CLIP. Here many clips of a batch read the same, so
-all pairs that say the same are positive (supervised contrastive learning, Khosla et al. 2020). A second term draws the
-two halves of a pair together: the diffusion model learns from audio embeddings and is asked with text embeddings, so
-the gap between the two that contrastive learning leaves (Liang et al. 2022) would be heard. The empty text, what is
-said where nothing is asked for, belongs to no sound and is pushed away from all of them.
+Wu et al. (ICASSP 2023) train with the symmetric contrastive loss of CLIP. Here many clips of a batch have the same
+text, so all pairs of equal meaning are positives (supervised contrastive learning, Khosla et al. 2020). A second term
+minimises the distance of the two embeddings of a pair: the diffusion model is trained on audio embeddings and prompted
+with text embeddings, so the modality gap of contrastive learning (Liang et al. 2022) would be audible. The empty text,
+used when there is no prompt, matches no sound and is pushed away from all of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,11 @@ from foley_training.data.scene import ACTIONS, MATERIALS, Scene, make_scene
 from foley_training.loop import Losses, Pass, Task
 from foley_training.sounds import CLAP_FRAMES, Sounds
 
-_ALIGNMENT = 0.5  # weight of the distance between the halves of a pair
+_ALIGNMENT = 0.5  # weight of the distance between the two embeddings of a pair
 _TEMPERATURE = 0.07
-_PLAIN = 0.15  # share of the evaluation's sentence among the captions
-_EMPTY = 0.1  # share of the empty text
-_NOTHING = -1  # what it means
+_PLAIN = 0.15  # fraction of captions that are the evaluation's sentence
+_EMPTY = 0.1  # fraction of empty texts
+_NOTHING = -1  # meaning of the empty text
 _VARIANTS = 1_000_000
 
 
@@ -37,7 +37,7 @@ _VARIANTS = 1_000_000
 class Pairs:
     """Sounds, CLAP's log-mel [batch, 1001, 64], and texts, token ids and mask [batch, tokens].
 
-    `heard` and `read` [batch] number what a sound and a text mean; a text that means nothing has no sound.
+    `heard` and `read` [batch] number the meanings of sounds and texts; the empty text's `_NOTHING` matches no sound.
     """
 
     spectrograms: Tensor
@@ -48,7 +48,7 @@ class Pairs:
 
 
 class Clap(Task[Pairs]):
-    """The audio and the text encoder, from scratch."""
+    """The audio and the text encoder, trained from scratch."""
 
     name = "clap"
 
@@ -62,12 +62,13 @@ class Clap(Task[Pairs]):
         self.passes = [Pass(self.networks, self.losses)]
 
     def batch(self, random: np.random.Generator) -> Pairs:
+        """Return a batch of matching sounds and captions; some captions are replaced by the empty text."""
         indices = random.integers(len(self.train_set.scenes), size=self.config.batch)
         scenes = [self.train_set.scenes[i] for i in indices]
         meanings = [_meaning(scene) for scene in scenes]
         empty = random.random(len(scenes)) < _EMPTY
         texts = ["" if none else _text(scene, random) for scene, none in zip(scenes, empty, strict=True)]
-        # a short prompt is repeated to fill the clip, so any moment may come first
+        # short audio prompts are repeated to fill the clip, so it may start at any moment: roll randomly
         spectrograms = [np.roll(self.train_set.clap_mels[i], random.integers(CLAP_FRAMES), 0) for i in indices]
         input_ids, attention_mask = tokenise(self.tokenizer, texts)
         pairs = (
@@ -80,6 +81,7 @@ class Clap(Task[Pairs]):
         return Pairs(*(tensor.to(self.device) for tensor in pairs))
 
     def losses(self, batch: Pairs) -> Losses:
+        """Return the contrastive loss and the distance between the embeddings of a pair."""
         heard = embed_spectrograms(self.audio, batch.spectrograms)
         read = self.text(batch.input_ids, batch.attention_mask)
         same = (batch.heard[:, None] == batch.read).float()
@@ -89,7 +91,7 @@ class Clap(Task[Pairs]):
         return {"contrast": contrast / 2, "distance": _ALIGNMENT * distance}
 
     def validate(self) -> dict[str, float]:
-        """Share of validation sounds whose nearest sentence, of all twelve, is theirs; the mean cosine with it."""
+        """Return the accuracy of nearest-sentence retrieval among all twelve, and the mean cosine with the true one."""
         heard = torch.cat([embed_spectrograms(self.audio, part) for part in self._spectrograms(self.validation_set)])
         sentences = [plain_caption(material, action) for material in MATERIALS for action in ACTIONS]
         read = self.embed_texts(sentences)
@@ -99,7 +101,7 @@ class Clap(Task[Pairs]):
         return {"accuracy": float((scores.argmax(1) == meaning).float().mean()), "cosine": float(right.mean())}
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings [texts, 512], on the task's device."""
+        """Return unit-length embeddings [texts, 512] on the task's device."""
         embeddings: Tensor = self.text(*(tensor.to(self.device) for tensor in tokenise(self.tokenizer, texts)))
         return embeddings
 
@@ -110,20 +112,20 @@ class Clap(Task[Pairs]):
 
 
 def embed_spectrograms(audio: ClapAudio, spectrograms: Tensor) -> Tensor:
-    """Unit embeddings [batch, 512] of CLAP's log-mel [batch, 1001, 64]: the network without its front end."""
+    """Return unit-length embeddings [batch, 512] of CLAP's log-mel [batch, 1001, 64]; skips the front end."""
     pooled = audio.audio_branch(spectrograms[:, None]).pooler_output
-    with torch.autocast(pooled.device.type, enabled=False):  # at first all sounds are alike but for small differences
+    with torch.autocast(pooled.device.type, enabled=False):  # float32, because embeddings differ little at first
         return functional.normalize(audio.audio_projection(pooled.float()), dim=-1)
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [texts, tokens], padded to the longest."""
+    """Return token ids and attention mask, int64 [texts, tokens], padded to the longest text."""
     encoded = tokenizer.encode_batch(list(texts))
     return torch.tensor([one.ids for one in encoded]), torch.tensor([one.attention_mask for one in encoded])
 
 
 def sentences(count: int) -> Iterator[str]:
-    """What the tokenizer learns its merges from: captions of training scenes."""
+    """Yield captions of the first `count` training scenes, for training the tokenizer."""
     for i in range(count):
         scene = make_scene("train", i)
         yield plain_caption(scene.material, scene.action)
@@ -141,6 +143,6 @@ def _text(scene: Scene, random: np.random.Generator) -> str:
 
 
 def _cross_entropy(scores: Tensor, same: Tensor) -> Tensor:
-    """All that mean the same are equally right; a row without any says nothing."""
+    """Return the cross-entropy with all pairs of equal meaning as equally likely targets; rows without any add zero."""
     right = same / same.sum(1, keepdim=True).clamp(min=1)
     return -(right * scores.log_softmax(1)).sum(1).mean()

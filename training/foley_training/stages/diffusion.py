@@ -1,9 +1,9 @@
-"""Latent diffusion in two stages: AudioLDM's UNet as a text-to-audio model, then the RMS-ControlNet on the frozen UNet.
+"""Latent diffusion in two stages: AudioLDM's UNet for text-to-audio, then the RMS-ControlNet on the frozen UNet.
 
-Video-Foley (Lee et al., TASLP 2025, section III-B): both learn from sounds alone; the condition is CLAP's embedding of
+Video-Foley (Lee et al., TASLP 2025, section III-B): both train on sounds only. The condition is the CLAP embedding of
 the sound itself, replaced by that of the empty text in a tenth of the clips, for classifier-free guidance. The loss is
-the squared error of the velocity (Salimans & Ho, ICLR 2022), which counts at every noise level; less where next to no
-noise is left (after Hang et al., "Min-SNR", ICCV 2023).
+the squared error of the velocity (Salimans & Ho, ICLR 2022), which has weight at every noise level, with a lower weight
+at low noise levels (after Hang et al., "Min-SNR", ICCV 2023).
 """
 
 import math
@@ -27,15 +27,15 @@ from foley_training.latents import Latents
 from foley_training.loop import Losses, Pass, Task
 
 PIECE = 256  # mel frames: 2.56 s
-_WHOLE = 0.3  # share of the batches that are a few whole clips instead of many pieces
-_NO_PROMPT = 0.1
+_WHOLE = 0.3  # fraction of batches with a few whole clips instead of many pieces
+_NO_PROMPT = 0.1  # fraction of clips with the empty text's embedding
 _SNR_LIMIT = 5.0
-_CONTROL_GAINS = (10.0, 200.0)  # of the first layer that sees linear RMS: from loud sounds to the edge of silence
+_CONTROL_GAINS = (10.0, 200.0)  # initial gains of the layer on linear RMS, for loud to near-silent sounds
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """Latents with noise: [batch, 8, frames / 4, 16]; the envelope is [batch, frames], embeddings [batch, 512]."""
+    """Noisy latents and their noise, [batch, 8, frames / 4, 16]; envelope [batch, frames], embeddings [batch, 512]."""
 
     latents: Tensor
     noise: Tensor
@@ -45,7 +45,7 @@ class Noisy:
 
 
 class Diffusion(Task[Noisy]):
-    """What UNet and ControlNet have in common: batches, the weights of the steps, and listening in."""
+    """The part shared by the UNet's and the ControlNet's task: batches, loss weights and validation samples."""
 
     def __init__(
         self,
@@ -64,10 +64,11 @@ class Diffusion(Task[Noisy]):
 
     @abstractmethod
     def _start(self) -> None:
-        """Make `networks` and `passes`, and set the weights that learning starts from."""
+        """Set `networks`, `passes` and the initial weights."""
 
     def batch(self, random: np.random.Generator) -> Noisy:
-        # attention and group normalisation see the whole map, so whole clips must be among what is learned from
+        """Return noisy latents of random pieces, or of a few whole clips."""
+        # attention and group normalisation are global, so training needs whole clips too
         length = clip.PADDED_ENVELOPE if random.random() < _WHOLE else PIECE
         count = max(1, self.config.batch * PIECE // length)
         pieces = [self.train_set.sounds.piece(random, length) for _ in range(count)]
@@ -95,20 +96,21 @@ class Diffusion(Task[Noisy]):
         return Noisy(noisy, noise, timestep, embedding, envelope)
 
     def losses(self, batch: Noisy) -> Losses:
+        """Return the weighted squared error of the velocity."""
         error = (self.predict(batch).float() - batch.noise).square().mean((1, 2, 3))
         signal = self.denoiser.signal[batch.timestep]
-        # a velocity's error is the noise's error over the root of the signal; 1 / (1 - signal) is the SNR plus one
+        # velocity error = noise error / sqrt(alphas_cumprod); 1 / (1 - alphas_cumprod) = SNR + 1
         weights = (_SNR_LIMIT * (1 - signal)).clamp(max=1) / signal
         return {"velocity": (error * weights).mean()}
 
     @abstractmethod
     def predict(self, batch: Noisy) -> Tensor:
-        """The noise in `batch`."""
+        """Return the predicted noise of `batch`."""
 
     def listen(self, control: bool, clips: int = 6, steps: int = 12) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The envelope asked for and the loudness produced, [1024] each, of validation clips on their own embeddings.
+        """Generate validation clips from their own embeddings; return requested envelopes and loudness, [1024] each.
 
-        What is produced is measured on the mel spectrogram: the vocoder may not be trained yet.
+        The loudness is measured on the mel spectrogram, because the vocoder may not be trained yet.
         """
         results = []
         for i in range(clips):
@@ -136,35 +138,36 @@ class Diffusion(Task[Noisy]):
 
 
 class UNetTask(Diffusion):
-    """Text-to-audio: the UNet alone."""
+    """Text-to-audio: the UNet without ControlNet."""
 
     name = "unet"
 
     def _start(self) -> None:
         unet = self.denoiser.unet
         with torch.no_grad():
-            # an embedding has unit length: its 512 values are 0.04, and the layer that reads them should not start deaf
+            # unit-length embeddings have values around 0.04 (512 of them); scale up the layer's initial response
             unet.film_emb.weight.mul_(math.sqrt(clip.EMBEDDING) / 2)
             unet.get_parameter("out.2.weight").zero_()
         self.networks = nn.ModuleDict({"unet": unet})
         self.passes = [Pass(unet, self.losses)]
 
     def predict(self, batch: Noisy) -> Tensor:
+        """Return the predicted noise of `batch`."""
         return self.denoiser.branch(batch.latents, batch.timestep, batch.embedding)
 
     def validate(self) -> dict[str, float]:
-        """Share of the time in which generated clips are loud, over that of the real ones."""
+        """Return the fraction of loud frames in generated clips, relative to that of the real ones."""
         shares = [[float((curve > 0.1 * curve.max()).mean()) for curve in pair] for pair in self.listen(control=False)]
         return {"loud_share": sum(made for _, made in shares) / sum(real for real, _ in shares)}
 
 
 class ControlNetTask(Diffusion):
-    """The ControlNet, a copy of the UNet's encoder, and the projection of the envelope. The UNet does not change."""
+    """The ControlNet, a copy of the UNet's encoder, and the projection of the envelope. The UNet is frozen."""
 
     name = "control_net"
 
     def copy(self, unet: dict[str, Tensor]) -> "ControlNetTask":
-        """Start from a trained UNet's state."""
+        """Initialise UNet and ControlNet from the state dict of a trained UNet, freeze the UNet and return self."""
         self.denoiser.unet.load_state_dict(unet)
         self.denoiser.unet.requires_grad_(False)
         own = self.denoiser.control_net.state_dict()
@@ -174,28 +177,32 @@ class ControlNetTask(Diffusion):
     def _start(self) -> None:
         projection = self.denoiser.control_projection
         with torch.no_grad():
-            # what is linear in RMS is a jump in a log-mel: quiet and silent must not look alike
+            # the log-mel is logarithmic in RMS: high gains separate quiet from silent
             gains = torch.from_numpy(np.geomspace(*_CONTROL_GAINS, clip.LATENT_CHANNELS)).float()
             projection.get_parameter("0.weight").mul_(gains[:, None, None, None])
         self.networks = nn.ModuleDict({"control_net": self.denoiser.control_net, "control_projection": projection})
         self.passes = [Pass(self.networks, self.losses)]
 
     def predict(self, batch: Noisy) -> Tensor:
+        """Return the predicted noise of `batch`."""
         control = self.denoiser.control(batch.envelope)
         return self.denoiser.branch(batch.latents, batch.timestep, batch.embedding, control)
 
     def validate(self) -> dict[str, float]:
-        """Pearson correlation of requested envelopes and produced loudness."""
+        """Return the mean Pearson correlation of requested envelopes and produced loudness."""
         return {"correlation": float(np.mean([np.corrcoef(*pair)[0, 1] for pair in self.listen(control=True)]))}
 
 
 def mel_loudness(log_mel: Tensor) -> Tensor:
-    """How loud the frames of a log-mel [frames, 64] are, up to a factor: the root of their power, [frames]."""
+    """Return the loudness of the frames of a log-mel [frames, 64], up to a factor: the root of the power, [frames]."""
     return (log_mel.exp().square() * _band_widths().to(log_mel.device)).sum(-1).sqrt()
 
 
 def _band_widths() -> Tensor:
-    """Widths of the 64 bands: filters of unit area answer with a mean, the power is the mean's times the width."""
+    """Return the widths of the 64 mel bands in Hz, [64].
+
+    Filters of unit area return mean magnitudes, so a band's power is the squared mean times its width.
+    """
     highest = hertz_to_mel(clip.SAMPLE_RATE_HZ / 2, "slaney")
     edges = np.asarray(mel_to_hertz(np.linspace(0, highest, clip.MEL_BINS + 2), "slaney"))
     return torch.from_numpy((edges[2:] - edges[:-2]) / 2).float()

@@ -1,7 +1,8 @@
 """The feature networks: BN-Inception at an eighth of its width, one for frames and one for optical flow.
 
-The official ones come from ImageNet. These learn from single pairs of frames what can be seen there: the material, how
-loud it is about now, and how near the last and the next contact are. Then they are frozen, as the official ones are.
+The official ones are pretrained on ImageNet. These learn to predict from single pairs of frames: the material, the
+loudness around that time, and the proximity of the last and the next contact. Afterwards they are frozen, like the
+official ones.
 """
 
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from foley_training.data.scene import MATERIALS
 from foley_training.loop import Losses, Pass, Task
 from foley_training.videos import DYNAMICS, Pairs
 
-_DYNAMICS = 20.0  # weight of the squared errors beside the material's cross-entropy
+_DYNAMICS = 20.0  # weight of the squared error relative to the material's cross-entropy
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """BN-Inception's input [batch, channels, 224, 224], the material [batch] and the dynamics [batch, 9]."""
+    """BN-Inception's input [batch, channels, 224, 224], material [batch] and dynamics [batch, 9]."""
 
     images: Tensor
     material: Tensor
@@ -30,7 +31,7 @@ class Labelled:
 
 
 class Features(Task[Labelled]):
-    """A feature network with a linear layer on top, which is thrown away."""
+    """A feature network with a linear head, which is discarded after training."""
 
     mean: Tensor
 
@@ -48,6 +49,7 @@ class Features(Task[Labelled]):
         self.passes = [Pass(self.networks, self.losses)]
 
     def batch(self, random: np.random.Generator) -> Labelled:
+        """Return random pairs; half of the batches are mirrored."""
         rows = np.sort(random.integers(len(self.train_set.material), size=self.config.batch))
         return self._labelled(self.train_set, rows, mirror=bool(random.integers(2)))
 
@@ -62,6 +64,7 @@ class Features(Task[Labelled]):
         return Labelled(images, material, dynamics)
 
     def losses(self, batch: Labelled) -> Losses:
+        """Return the cross-entropy of the material and the squared error of the dynamics."""
         materials, dynamics = self._answers(batch.images)
         return {
             "material": functional.cross_entropy(materials, batch.material),
@@ -74,7 +77,7 @@ class Features(Task[Labelled]):
         return materials, dynamics
 
     def validate(self) -> dict[str, float]:
-        """Share of materials recognised, and of the dynamics' variance explained."""
+        """Return the accuracy of the material and the explained variance of the dynamics."""
         right, error, targets = [], [], []
         for rows in np.array_split(np.arange(0, len(self.validation_set.material), 4), 20):
             batch = self._labelled(self.validation_set, rows)

@@ -1,7 +1,7 @@
-"""The VAE: log-mel spectrograms to latents that diffusion can learn, and back.
+"""The VAE: log-mel spectrograms to latents for diffusion, and back.
 
-AudioLDM's (Liu et al., ICML 2023) without its discriminator: absolute error, and the Kullback-Leibler divergence to a
-standard normal with a weight that leaves unneeded latents empty, so that diffusion has less to learn.
+AudioLDM's (Liu et al., ICML 2023) without its discriminator: absolute error, and the KL divergence to a standard normal
+distribution, weighted so that unneeded latents stay empty and diffusion has less to learn.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from foley_training.loop import Losses, Pass, Task
 from foley_training.sounds import Sounds
 
 PIECE = 256  # mel frames: 2.56 s
-_DIVERGENCE = 0.03  # weight of the KL divergence, both terms a mel value
+_DIVERGENCE = 0.03  # weight of the KL divergence; both terms are per mel value
 _AVERAGE_MEL = -9.0
-_WHOLE = 0.15  # share of the batches that are a few whole clips instead of many pieces
+_WHOLE = 0.15  # fraction of batches with a few whole clips instead of many pieces
 
 
 class Vae(Task[Tensor]):
-    """Encoder and decoder, on random pieces."""
+    """Encoder and decoder, trained on random pieces."""
 
     name = "vae"
 
@@ -40,7 +40,8 @@ class Vae(Task[Tensor]):
         self.passes = [Pass(self.networks, self.losses)]
 
     def batch(self, random: np.random.Generator) -> Tensor:
-        # group normalisation sees the whole map, so a network that never met whole clips would not know them
+        """Return log-mels [batch, frames, 64] of random pieces, or of a few whole clips."""
+        # group normalisation is global, so training needs whole clips too
         whole = random.random() < _WHOLE
         length = clip.PADDED_ENVELOPE if whole else PIECE
         pieces = [self.train_set.piece(random, length) for _ in range(max(1, self.config.batch * PIECE // length))]
@@ -48,6 +49,7 @@ class Vae(Task[Tensor]):
         return torch.from_numpy(mels.astype(np.float32)).to(self.device)
 
     def losses(self, mel: Tensor) -> Losses:
+        """Return the absolute error of the reconstruction and the KL divergence."""
         mean, logvar = self.encoder(mel)
         mean, logvar = mean.float(), logvar.float()
         latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
@@ -55,7 +57,7 @@ class Vae(Task[Tensor]):
         return {"error": (self.decoder(latents).float() - mel).abs().mean(), "kl": _DIVERGENCE * divergence}
 
     def validate(self) -> dict[str, float]:
-        """Mean absolute error of the log-mel, and of the part of it that is heard."""
+        """Return the mean absolute error of the log-mel, overall and over audible values."""
         errors, heard = [], []
         for mel in mels(self.validation_set, 8, self.device):
             mean, _ = self.encoder(mel)
@@ -65,10 +67,10 @@ class Vae(Task[Tensor]):
         return {"mel_error": float(np.mean(errors)), "heard_error": float(np.mean(heard))}
 
 
-_HEARD = -6.0  # log magnitude
+_HEARD = -6.0  # log magnitude above which a value counts as audible
 
 
 def mels(sounds: Sounds, batch: int, device: torch.device) -> Iterator[Tensor]:
-    """Whole log-mels [batch, 1024, 64], all clips in order."""
+    """Yield the log-mels [batch, 1024, 64] of all clips in order."""
     for first in range(0, len(sounds.scenes), batch):
         yield torch.from_numpy(sounds.mels[first : first + batch].astype(np.float32)).to(device)

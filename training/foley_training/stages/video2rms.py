@@ -1,7 +1,7 @@
-"""Video2RMS: features to loudness classes, exactly as the paper; and to linear RMS, the paper's baseline.
+"""Video2RMS: features to loudness classes, as in the paper, and to linear RMS, the paper's baseline.
 
 Lee et al., "Video-Foley" (TASLP 2025), section III-A: 64 mu-law classes, Gaussian label smoothing (W = 2),
-cross-entropy. The regression learns the squared error of the same curve.
+cross-entropy. The regression minimises the squared error of the same curve.
 """
 
 from abc import abstractmethod
@@ -22,30 +22,30 @@ from foley_training.feature_rows import FeatureRows
 from foley_training.loop import Losses, Pass, Task
 from foley_training.videos import PAIRS
 
-_STEP = 6  # frames that are a whole number of classes in time: 25
-_NOISE = 0.3  # of the features' deviation
-_REGRESSION = 1_000.0  # weight: squares of linear RMS are small
+_STEP = 6  # frames; the smallest number that spans whole class frames: 25
+_NOISE = 0.3  # added noise, relative to the features' standard deviation
+_REGRESSION = 1_000.0  # loss weight: squared errors of linear RMS are small
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Features [batch, 300, width], the last row zeros as officially, and the target [batch, 1250] of the loss."""
+    """Features [batch, 300, width], the last row zeros as in the official code, and the loss's target [batch, 1250]."""
 
     features: Tensor
     target: Tensor
 
 
 class _Envelopes(Task[Clips]):
-    """What classification and regression have in common: the data and where learning starts."""
+    """The part shared by classification and regression: data, initial weights and validation."""
 
     def _begin(self, encoder: Encoder, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
         self.config, self.train_set, self.validation_set, self.encoder = config, train, validation, encoder
         self.deviation = train.features.astype(np.float32).std((0, 1))
         with torch.no_grad():
-            # from frames to classes in time: a straight line between neighbours, to begin with
+            # initialise the projection from video frames to class frames as linear interpolation
             encoder.get_parameter("BiLSTM_projs.0.weight").copy_(interpolation())
             encoder.get_parameter("BiLSTM_projs.0.bias").zero_()
-            # the ReLU on top must let gradients through
+            # a positive bias lets gradients through the final ReLU
             encoder.get_parameter("BiLSTM_projs.1.bias").fill_(0.1)
 
     def batch(self, random: np.random.Generator) -> Clips:
@@ -53,7 +53,7 @@ class _Envelopes(Task[Clips]):
         return self._clips([self._turned(index, random) for index in chosen])
 
     def _turned(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A clip that begins at another of its silent moments, so that every moment is learned at every place."""
+        """Rotate a clip to start at a random silent moment, so that every moment is trained at every position."""
         features, rms = self.train_set.features[index].astype(np.float32), self.train_set.rms[index]
         features = np.concatenate([features, features[-1:]])
         per_frame = clip.CLIP_CLASSES / clip.CLIP_FRAMES
@@ -69,7 +69,7 @@ class _Envelopes(Task[Clips]):
         return Clips(padded.to(self.device), torch.from_numpy(self._target(rms)).to(self.device))
 
     def validate(self) -> dict[str, float]:
-        """E-L1, and the accuracy within two classes of the frames that are not silent in both."""
+        """Return E-L1, and the accuracy within two classes over frames that are not silent in both."""
         features, wanted = self.validation_set.features, self.validation_set.rms
         curves, classes = [], []
         for first in range(0, len(wanted), 16):
@@ -88,11 +88,11 @@ class _Envelopes(Task[Clips]):
 
     @abstractmethod
     def _target(self, rms: np.ndarray) -> np.ndarray:
-        """The target of the loss, made from the low-passed RMS; both [batch, 1250]."""
+        """Convert the low-passed RMS to the loss's target; both [batch, 1250]."""
 
     @abstractmethod
     def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The linear RMS and its classes, [batch, 1250] each."""
+        """Return the linear RMS and its classes, [batch, 1250] each."""
 
 
 class Classification(_Envelopes):
@@ -109,6 +109,7 @@ class Classification(_Envelopes):
         self._begin(self.network.encoder, config, train, validation)
 
     def losses(self, batch: Clips) -> Losses:
+        """Return the cross-entropy with smoothed classes."""
         logits = self.network.logits(batch.features).float()
         return {"classes": targets.cross_entropy(logits, targets.smooth(batch.target, self.classes))}
 
@@ -121,7 +122,7 @@ class Classification(_Envelopes):
 
 
 class Regression(_Envelopes):
-    """The same encoder with one output: the linear RMS itself."""
+    """The same encoder with one output, the linear RMS."""
 
     name = "video2rms_regression"
 
@@ -133,6 +134,7 @@ class Regression(_Envelopes):
         self._begin(self.network.encoder, config, train, validation)
 
     def losses(self, batch: Clips) -> Losses:
+        """Return the squared error of the linear RMS."""
         return {"square": _REGRESSION * functional.mse_loss(self.network(batch.features).float(), batch.target)}
 
     def _target(self, rms: np.ndarray) -> np.ndarray:
@@ -144,7 +146,10 @@ class Regression(_Envelopes):
 
 
 def interpolation() -> Tensor:
-    """Weights [1250, 300] with which rows at (i + 1) / 30 s give values at j / 125 s; the last row, zeros, has none."""
+    """Return weights [1250, 300] that interpolate rows at (i + 1) / 30 s to values at j / 125 s.
+
+    The last row is zero padding and has zero weights.
+    """
     times = np.arange(clip.CLIP_CLASSES) / clip.CLASS_RATE_HZ
     rows = (np.arange(PAIRS) + 1) / clip.FRAME_RATE_HZ
     weights = np.stack([np.interp(times, rows, unit) for unit in np.eye(PAIRS)], 1)

@@ -1,10 +1,10 @@
 """The vocoder: HiFi-GAN (Kong et al., NeurIPS 2020) at small scale.
 
-The generator learns from the distance of mel spectrograms at several scales (Kumar et al., "High-Fidelity Audio
-Compression with Improved RVQGAN", NeurIPS 2023), and from discriminators that look at spectrograms of three resolutions
-(Jang et al., UnivNet, 2021), which are cheaper than HiFi-GAN's on waveforms. Without them noise (water, cloth) would
-come out as a buzz. The coarse scales are there for what rings: from a mel that stays the same, transposed convolutions
-make a signal that repeats every 10 ms, a tone to the nearest 100 Hz; in narrow bands that costs more than silence.
+The generator minimises the distance of mel spectrograms at several scales (Kumar et al., "High-Fidelity Audio
+Compression with Improved RVQGAN", NeurIPS 2023) and an adversarial loss from discriminators on spectrograms of three
+resolutions (Jang et al., UnivNet, 2021), which are cheaper than HiFi-GAN's on waveforms. Without discriminators, noise
+(water, cloth) becomes a buzz. The coarse scales are for ringing sounds: from a constant mel, transposed convolutions
+make a signal with a period of 10 ms, i.e. tones at multiples of 100 Hz; in narrow bands that costs more than silence.
 """
 
 from copy import deepcopy
@@ -26,26 +26,27 @@ from foley_training.sounds import Sounds
 
 PIECE = 64  # mel frames: 0.64 s
 _SCALES = ((1024, 160, 64), (512, 80, 32), (256, 40, 16), (128, 20, 8))  # FFT, hop and bands of a mel spectrogram
-_RESOLUTIONS = ((512, 80), (1024, 160), (256, 40))  # FFT and hop of what the discriminators see
-_WIDTH = 24  # of a discriminator
-_SMALLEST = 1e-2  # magnitude of an STFT: 80 dB under full scale; what is quieter is not heard, nor worth learning
-_SMALLEST_MEL = 2e-3  # likewise
-_SMALLEST_POWER = 1e-5  # of a frame's mel bands
-_MEL, _LOUD, _LOUDNESS, _SPECTRUM, _LIKENESS = 6.0, 2.0, 1.0, 4.0, 1.0  # weights beside the discriminators' verdict
-_AVERAGE_MEL, _SPREAD = -6.0, 3.0  # about, of a log-mel where something sounds
-_ALONE = 0.6  # share of the steps before the discriminators join: spectra come first, and cost half
+_RESOLUTIONS = ((512, 80), (1024, 160), (256, 40))  # FFT and hop of the discriminators' spectrograms
+_WIDTH = 24  # channels of a discriminator
+_SMALLEST = 1e-2  # STFT magnitude 80 dB below full scale; quieter values are inaudible and not trained on
+_SMALLEST_MEL = 2e-3  # the same for mel magnitudes
+_SMALLEST_POWER = 1e-5  # the same for the power of a frame's mel bands
+# loss weights; the adversarial loss has weight 1
+_MEL, _LOUD, _LOUDNESS, _SPECTRUM, _LIKENESS = 6.0, 2.0, 1.0, 4.0, 1.0
+_AVERAGE_MEL, _SPREAD = -6.0, 3.0  # approximate mean and standard deviation of a log-mel during sound
+_ALONE = 0.6  # fraction of steps without discriminators, which cost half
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Log-mel [batch, 64, 64] and the waveform [batch, 10240] that it was made of."""
+    """Log-mel [batch, 64, 64] and the waveform [batch, 10240] that it was computed from."""
 
     mel: Tensor
     waveform: Tensor
 
 
 class VocoderTask(Task[Piece]):
-    """Generator and discriminators, in turns."""
+    """Generator and discriminators, updated alternately."""
 
     name = "vocoder"
 
@@ -55,7 +56,7 @@ class VocoderTask(Task[Piece]):
         self.vocoder = Vocoder(manifest)
         self.vocoder.apply(_wake)
         with torch.no_grad():
-            # a waveform that begins outside of tanh's range is stuck there
+            # small initial outputs, because tanh saturates and its gradients vanish
             self.vocoder.hifigan.get_parameter("conv_post.weight").mul_(0.1)
         self.discriminators = nn.ModuleList(Discriminator() for _ in _RESOLUTIONS)
         self.networks = nn.ModuleDict({"vocoder": self.vocoder, "discriminators": self.discriminators})
@@ -66,16 +67,17 @@ class VocoderTask(Task[Piece]):
 
     @torch.no_grad()
     def folded(self) -> Vocoder:
-        """What is learned, as a vocoder of a log-mel as it is."""
+        """Return the trained vocoder with the input normalisation folded into its first layer."""
         vocoder = deepcopy(self.vocoder)
         for name, value in self._first_layer().items():
             vocoder.get_parameter(name).copy_(value)
         return vocoder
 
     def _first_layer(self) -> dict[str, Tensor]:
-        """The first convolution's parameters; those that are learned are for a log-mel of zero mean and unit spread.
+        """Return the first convolution's parameters for a raw log-mel.
 
-        From the log-mel itself, three times as far from zero as it spreads, 2,000 steps do not teach tones.
+        The trained parameters are for a log-mel normalised to zero mean and unit standard deviation. With the raw
+        log-mel, whose distance from zero is three times its deviation, 2,000 steps do not suffice to learn tones.
         """
         names = ("hifigan.conv_pre.weight", "hifigan.conv_pre.bias")
         learned, bias = (self.vocoder.get_parameter(name) for name in names)
@@ -83,11 +85,12 @@ class VocoderTask(Task[Piece]):
         return dict(zip(names, (weight, bias - _AVERAGE_MEL * weight.sum((1, 2))), strict=True))
 
     def sound(self, mel: Tensor) -> Tensor:
-        """The waveform [batch, samples] of a log-mel, with gradients for what is learned."""
+        """Return the waveform [batch, samples] of a log-mel, differentiable with respect to the trained parameters."""
         sound: Tensor = functional_call(self.vocoder, self._first_layer(), mel)
         return sound.float()
 
     def batch(self, random: np.random.Generator) -> Piece:
+        """Return random pieces of clips."""
         mels, waves = [], []
         for _ in range(self.config.batch):
             index, first = self.train_set.piece(random, PIECE)
@@ -96,6 +99,7 @@ class VocoderTask(Task[Piece]):
         return Piece(*(torch.from_numpy(np.stack(part)).to(self.device) for part in (mels, waves)))
 
     def discriminator_losses(self, piece: Piece) -> Losses:
+        """Return the least-squares discriminator loss; empty before the adversarial phase."""
         if self.progress < _ALONE:
             return {}
         with torch.no_grad():
@@ -105,12 +109,13 @@ class VocoderTask(Task[Piece]):
         return {"discriminator": torch.stack(wrong).mean()}
 
     def generator_losses(self, piece: Piece) -> Losses:
+        """Return the spectral losses and, in the adversarial phase, the adversarial and feature-matching losses."""
         made = self.sound(piece.mel)
         errors = [_audible_error(made, piece.waveform, *scale) for scale in _SCALES]
-        # a tone is loud in few bands: the mean over all of them hardly misses it, the ear does
+        # a tone is loud in few bands and has little weight in the mean over bands, but its absence is audible
         mel = mel_magnitudes(piece.waveform)
         share = mel / (mel.sum(-1, keepdim=True) + _SMALLEST)
-        # no mel band reaches down to 0 Hz, where a waveform could hide an offset
+        # no mel band covers 0 Hz: a linear spectrum is needed to penalise a DC offset
         spectra = [_log_magnitudes(waveform, N_FFT, clip.HOP) for waveform in (made, piece.waveform)]
         losses = {
             "mel": _MEL * torch.stack([error.mean() for error in errors]).mean(),
@@ -121,7 +126,7 @@ class VocoderTask(Task[Piece]):
         return losses if self.progress < _ALONE else {**losses, **self._verdict(made, piece.waveform)}
 
     def _verdict(self, made: Tensor, real: Tensor) -> Losses:
-        """How far the discriminators are from taking `made` for real, and from seeing what they see in `real`."""
+        """Return the generator's adversarial loss and the feature-matching loss."""
         self.discriminators.requires_grad_(False)
         with torch.no_grad():
             reals = self._look(real)
@@ -144,7 +149,7 @@ class VocoderTask(Task[Piece]):
         ]
 
     def validate(self) -> dict[str, float]:
-        """Mean absolute error of the log-mel of what is sounded, over 40 clips."""
+        """Return the mean absolute error of the log-mel of generated waveforms, over 40 clips."""
         errors = []
         for mel in self.validation_set.mels[:40]:
             target = torch.from_numpy(mel.astype(np.float32))[None].to(self.device)
@@ -153,7 +158,10 @@ class VocoderTask(Task[Piece]):
 
 
 def _wake(module: nn.Module) -> None:
-    """Weights that keep a signal's size: transformers' own start, 0.01, lets it die out in narrow layers."""
+    """Initialise weights to preserve the signal's variance.
+
+    transformers' default standard deviation, 0.01, makes the signal vanish in narrow layers.
+    """
     if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
         fan_in = module.in_channels * module.kernel_size[0] / (module.stride[0] if module.transposed else 1)
         nn.init.normal_(module.weight, std=fan_in**-0.5)
@@ -162,7 +170,7 @@ def _wake(module: nn.Module) -> None:
 
 
 class Discriminator(nn.Module):
-    """Log magnitudes [batch, 1, bins, frames] -> the maps of every layer, the verdict last (1: real)."""
+    """Log magnitudes [batch, 1, bins, frames] -> feature maps of every layer; the last one is the score (1: real)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,6 +183,7 @@ class Discriminator(nn.Module):
         self.verdict = nn.Conv2d(_WIDTH, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps and the score."""
         maps = []
         for layer in self.layers:
             x = functional.leaky_relu(layer(x), 0.1)
@@ -187,11 +196,11 @@ def _log_magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
 
 
 def _audible_error(made: Tensor, real: Tensor, n_fft: int, hop: int, bands: int) -> Tensor:
-    """The absolute errors of log-mels, [batch, frames, bands]; what is not audible is all the same."""
+    """Return the absolute errors of log-mels, [batch, frames, bands]; differences below audibility are ignored."""
     made, real = (mel_magnitudes(waveform, n_fft, hop, bands) for waveform in (made, real))
     return ((made + _SMALLEST_MEL).log() - (real + _SMALLEST_MEL).log()).abs()
 
 
 def _loudness(mel: Tensor) -> Tensor:
-    """The logarithm of each frame's root of the power, [batch, frames]."""
+    """Return the log of the root of each frame's power, [batch, frames]."""
     return (mel.square().sum(-1) + _SMALLEST_POWER).log() / 2
