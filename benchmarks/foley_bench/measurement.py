@@ -55,6 +55,7 @@ def interleave(
     """Call everything once a round, in an order that rotates every round.
 
     Args:
+        calls: the functions, by the names of their results.
         rounds: number of rounds.
         limit_s: no round but the first begins later than this after the start.
         on_round: called after every round.

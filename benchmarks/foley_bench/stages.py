@@ -28,8 +28,10 @@ def measure(bundle: Bundle, rounds: int, limit_s: float, watch: Watch) -> Report
     """Time every network of `bundle` in PyTorch as the baseline, in ONNX Runtime and through Triton.
 
     Args:
+        bundle: the bundle with its graphs.
         rounds: rounds of calls of each network.
         limit_s: no round but the first of a network begins later than this after its start.
+        watch: receives the progress.
 
     Raises:
         BundleError: the bundle is damaged or has no graphs.

@@ -35,8 +35,11 @@ def measure(bundle: Bundle, clips: int, video: Path | None, seed: int, watch: Wa
     """Make at least `clips` sounds with each number of callers, and `clips` at each rate of arrival.
 
     Args:
+        bundle: the bundle that is served.
+        clips: number of sounds per level.
         video: a sound is made on its envelope, predicted for each sound; None: on a given envelope.
-        seed: of the arrivals.
+        seed: seed of the arrival times.
+        watch: receives the progress.
 
     Raises:
         MediaError: `video` is none that can be used.

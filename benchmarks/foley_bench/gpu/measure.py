@@ -37,9 +37,13 @@ def measure(
     """Time every network of a clip in every backend.
 
     Args:
+        bundle: the bundle with its graphs; engines are built where they are missing.
+        device: where the networks run.
+        half: precision of the half-precision backends.
         rounds: timed calls of each network in each backend.
         batch: rows of the denoiser; the other networks of the sound, and the text, run with one.
         only: measure these networks alone, and no clip; empty for all.
+        say: called with a line of progress.
     """
     before, rates = device.describe(), device.matrix_flop_per_s()
     rate = rates.get({"fp16": "float16", "bf16": "bfloat16"}[half], rates["float32"])
