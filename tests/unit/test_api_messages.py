@@ -30,22 +30,21 @@ def curves(draw):
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
+def values(option):
+    """Any value of an option."""
+    if option.choices:
+        return st.sampled_from(option.choices)
+    if option.low is None:
+        return texts if option.high else st.tuples(st.floats(0, 50), st.floats(50, 100))
+    if "int" in str(GenerateOptions.model_fields[option.name].annotation):
+        return st.integers(int(option.low), min(int(option.high), 2**63 - 20))
+    return st.floats(option.low, option.high)
+
+
 @st.composite
 def all_options(draw):
     """Any options, each of them left out half of the time."""
-    values = {
-        "text": texts,
-        "negative_text": texts,
-        "seed": st.integers(0, 2**63 - 20),
-        "steps": st.integers(1, 1000),
-        "guidance": st.floats(1, 100),
-        "eta": st.floats(0, 1),
-        "guidance_interval": st.tuples(st.floats(0, 50), st.floats(50, 100)),
-        "variations": st.integers(1, 16),
-    }
-    values |= {one.name: st.sampled_from(one.choices) for one in describe(GenerateOptions) if one.choices}
-    assert values.keys() == GenerateOptions.model_fields.keys()
-    chosen = {name: draw(strategy) for name, strategy in values.items() if draw(st.booleans())}
+    chosen = {one.name: draw(values(one)) for one in describe(GenerateOptions) if draw(st.booleans())}
     if chosen.get("sampler") == "ddim":
         chosen.pop("timestep_spacing", None)
     elif "sampler" in chosen:
