@@ -29,4 +29,4 @@ LATENT_REDUCTION = 4  # downsampling factor of the VAE, along mel frames and alo
 LATENT_FRAMES = PADDED_ENVELOPE // LATENT_REDUCTION  # 256
 LATENT_BINS = MEL_BINS // LATENT_REDUCTION  # 16
 
-EMBEDDING = 512  # width of a CLAP embedding
+EMBEDDING_DIM = 512  # width of a CLAP embedding

@@ -8,8 +8,8 @@ from foley.options import Loudness
 
 OFFICIAL_PEAK = 0.8
 _FLOOR = 1e-4  # frames with a lower RMS are silent; bounds the gain, so that silence is not amplified to noise
-_MAKE_UP = 2.0  # maximum make-up gain after the limiter; more would lose the dynamics
-_ROUNDS = 8  # maximum iterations of the search for the make-up gain
+_MAX_MAKEUP_GAIN = 2.0  # maximum make-up gain after the limiter; more would lose the dynamics
+_MAX_ITERATIONS = 8  # maximum iterations of the search for the make-up gain
 
 
 def apply(waveform: Floats, envelope: Floats, loudness: Loudness) -> Floats:
@@ -35,8 +35,8 @@ def apply(waveform: Floats, envelope: Floats, loudness: Loudness) -> Floats:
         return limit(waveform * _per_sample(wanted / np.maximum(produced, _FLOOR), len(waveform)))
     level = _power_mean(wanted)
     gain = level / max(_power_mean(produced), _FLOOR)
-    most = gain * _MAKE_UP
-    for _ in range(_ROUNDS):
+    most = gain * _MAX_MAKEUP_GAIN
+    for _ in range(_MAX_ITERATIONS):
         louder = limit(waveform * np.float32(gain))
         reached = _power_mean(measure(louder))
         if not 0 < reached < 0.999 * level:

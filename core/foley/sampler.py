@@ -15,7 +15,7 @@ from foley import clip
 from foley.errors import SettingError
 from foley.manifest import SamplingDefaults
 from foley.options import ALL_SIGMAS, Sampler, SamplingOptions, TimestepSpacing
-from foley.schedule import noise_levels
+from foley.schedule import training_sigmas
 from foley.solvers import ddim, draws, multistep
 
 Floats = npt.NDArray[np.float32]
@@ -105,11 +105,11 @@ def sample(denoise: Denoise, sampling: Sampling, window: int = 0) -> Iterator[Fl
     """
     noise = draws(_generator(sampling.seed, window), LATENTS_SHAPE)
     start = next(noise)
-    levels = noise_levels()
+    sigmas = training_sigmas()
     low, high = sampling.guidance_interval
 
     def predict(latents: Floats, timestep: int) -> Floats:
-        guided = low <= levels[timestep] <= high
+        guided = low <= sigmas[timestep] <= high
         return denoise(latents, Step(timestep, sampling.guidance if guided else 1.0))
 
     if sampling.sampler == "ddim":

@@ -27,27 +27,27 @@ def alphas_cumprod() -> Floats:
     return cumprod
 
 
-def noise_levels() -> Doubles:
+def training_sigmas() -> Doubles:
     """Return sigma, the noise-to-signal ratio, at each training step, [1000]; it rises from 0.04 to 14."""
     cumprod = alphas_cumprod().astype(np.float64)
-    levels: Doubles = np.sqrt((1 - cumprod) / cumprod)
-    return levels
+    sigmas: Doubles = np.sqrt((1 - cumprod) / cumprod)
+    return sigmas
 
 
 @dataclass(frozen=True)
-class Grid:
+class SigmaSchedule:
     """A sigma schedule, from noise to sound.
 
     Attributes:
         timesteps: Inputs of the denoiser, int64 [steps], descending.
-        levels: Sigmas of the solver, float64 [steps + 1], descending; the last one is 0.
+        sigmas: Sigmas of the solver, float64 [steps + 1], descending; the last one is 0.
     """
 
     timesteps: npt.NDArray[np.int64]
-    levels: Doubles
+    sigmas: Doubles
 
 
-def grid(steps: int, spacing: TimestepSpacing) -> Grid:
+def sigma_schedule(steps: int, spacing: TimestepSpacing) -> SigmaSchedule:
     """Return the sigma schedule for `steps` steps.
 
     With "karras" and "log-snr", sigmas fall between training steps; the denoiser gets the timestep that is nearest in
@@ -58,17 +58,17 @@ def grid(steps: int, spacing: TimestepSpacing) -> Grid:
         spacing: What is spaced equally. "uniform": timesteps, from 999 down. "karras": sigma^(1/7) (Karras et al. 2022,
             equation 5). "log-snr": log sigma (Lu et al. 2022).
     """
-    trained = noise_levels()
+    trained = training_sigmas()
     if spacing == "uniform":
         timesteps = np.linspace(TRAIN_STEPS - 1, 0, steps + 1).round()[:-1].astype(np.int64)
-        return Grid(timesteps, np.append(trained[timesteps], 0.0))
+        return SigmaSchedule(timesteps, np.append(trained[timesteps], 0.0))
     if spacing == "karras":
         roots = np.linspace(trained[-1] ** (1 / _KARRAS_RHO), trained[0] ** (1 / _KARRAS_RHO), steps)
-        levels = roots**_KARRAS_RHO
+        sigmas = roots**_KARRAS_RHO
     else:
-        levels = np.exp(np.linspace(np.log(trained[-1]), np.log(trained[0]), steps))
-    timesteps = np.interp(np.log(levels), np.log(trained), np.arange(TRAIN_STEPS)).round().astype(np.int64)
-    return Grid(timesteps, np.append(levels, 0.0))
+        sigmas = np.exp(np.linspace(np.log(trained[-1]), np.log(trained[0]), steps))
+    timesteps = np.interp(np.log(sigmas), np.log(trained), np.arange(TRAIN_STEPS)).round().astype(np.int64)
+    return SigmaSchedule(timesteps, np.append(sigmas, 0.0))
 
 
 def ddim_timesteps(steps: int) -> npt.NDArray[np.int64]:

@@ -27,14 +27,14 @@ def cut(values: Floats, start: int, length: int) -> Floats:
     return np.pad(piece, padding)
 
 
-def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal["linear", "power"]) -> Floats:
+def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal["linear", "equal_power"]) -> Floats:
     """Join the windows' signals by cross-fading.
 
     Args:
         pieces: One signal per window, [10 s * rate_hz] or longer each.
         rate_hz: Values per second.
         length: Number of values of the result.
-        law: "linear": the weights add up to one, for signals that agree where they overlap. "power": the squares of
+        law: "linear": the weights add up to one, for signals that agree in the overlap. "equal_power": the squares of
             the weights add up to one (equal-power cross-fade), which preserves the loudness of independent sounds.
 
     Returns:
@@ -43,7 +43,7 @@ def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal[
     overlap = round(OVERLAP_S * rate_hz)
     hop = round((clip.CLIP_SECONDS - OVERLAP_S) * rate_hz)
     ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / overlap
-    if law == "power":
+    if law == "equal_power":
         ramp = np.sin(ramp * (np.pi / 2))
     joined = np.zeros((len(pieces) - 1) * hop + hop + overlap, np.float32)
     for i, piece in enumerate(pieces):

@@ -19,7 +19,7 @@ from foley_pipeline.cache import Cache
 from foley_pipeline.content import content_sha256
 from foley_pipeline.prompt import Prompt, embed_audio, embed_text
 from foley_pipeline.reader import IN_PROCESS, Reader, Video
-from foley_pipeline.rms2sound import Condition, Loop, synthesize
+from foley_pipeline.rms2sound import Conditioning, Loop, synthesize
 from foley_pipeline.triton import Triton
 from foley_pipeline.video2rms import predict_envelope
 from foley_pipeline.watch import Watch
@@ -167,7 +167,7 @@ class Foley:
         samplings = vary(sampling or self.defaults, variations)
         prompt.check(samplings[0].guidance)
         envelope = validate(envelope, frames(samples / clip.SAMPLE_RATE_HZ))
-        condition = Condition(envelope, *(embeddings or self.embed(prompt, watch)))
+        condition = Conditioning(envelope, *(embeddings or self.embed(prompt, watch)))
         waveforms = synthesize(self.triton, condition, samplings, samples, loop, watch)
         recipe = {**self.triton.versions, **_describe(prompt, envelope), "loudness": level}
         return [
@@ -180,14 +180,14 @@ class Foley:
             with watch.stage("prompt"):
                 return embed_text(self.triton.under(watch), text)
 
-        return self._once(("prompt", "text", text), (clip.EMBEDDING,), embed, watch)
+        return self._once(("prompt", "text", text), (clip.EMBEDDING_DIM,), embed, watch)
 
     def _embed_audio(self, audio: Path, watch: Watch) -> Floats:
         def embed() -> Floats:
             with watch.stage("prompt"):
                 return embed_audio(self.triton.under(watch), self.reader.audio(audio))
 
-        return self._once(("prompt", "audio"), (clip.EMBEDDING,), embed, watch, audio)
+        return self._once(("prompt", "audio"), (clip.EMBEDDING_DIM,), embed, watch, audio)
 
     def _once(
         self,

@@ -22,7 +22,7 @@ CONCURRENT_WINDOWS = 8  # windows that are denoised concurrently, so that the se
 
 
 @dataclass(frozen=True)
-class Condition:
+class Conditioning:
     """Conditioning of a sound.
 
     Attributes:
@@ -35,7 +35,7 @@ class Condition:
     embedding: Floats
     negative_embedding: Floats
 
-    def window(self, start_s: float) -> "Condition":
+    def window(self, start_s: float) -> "Conditioning":
         """Return the conditioning of the clip that starts at `start_s`, its envelope zero-padded to 1024 frames."""
         start = round(start_s * clip.ENVELOPE_RATE_HZ)
         piece = cut(self.envelope[start : start + clip.CLIP_ENVELOPE], 0, clip.PADDED_ENVELOPE)
@@ -43,7 +43,7 @@ class Condition:
 
 
 def synthesize(
-    triton: Triton, condition: Condition, samplings: Sequence[Sampling], samples: int, loop: Loop, watch: Watch
+    triton: Triton, condition: Conditioning, samplings: Sequence[Sampling], samples: int, loop: Loop, watch: Watch
 ) -> list[Floats]:
     """Generate one waveform per element of `samplings`, without setting its loudness.
 
@@ -78,13 +78,13 @@ def synthesize(
                 results[i] = triton.under(watch).infer("latents_to_waveform", latents=latents[None])["waveform"][0]
                 stage.advance()
     return [
-        crossfade(results[first : first + len(starts)], clip.SAMPLE_RATE_HZ, samples, "power")
+        crossfade(results[first : first + len(starts)], clip.SAMPLE_RATE_HZ, samples, "equal_power")
         for first in range(0, len(results), len(starts))
     ]
 
 
 def _in_client(
-    triton: Triton, condition: Condition, sampling: Sampling, window: int, advance: Callable[[], None]
+    triton: Triton, condition: Conditioning, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
     """Run the loop on the client with one call of `denoiser` per step; return the final latents."""
     denoise = served_denoiser(triton.infer, condition.envelope, condition.embedding, condition.negative_embedding)
@@ -96,7 +96,7 @@ def _in_client(
 
 
 def _in_server(
-    triton: Triton, condition: Condition, sampling: Sampling, window: int, advance: Callable[[], None]
+    triton: Triton, condition: Conditioning, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
     """Run the loop on the server with one call that streams an event per step; return the waveform."""
     events = triton.stream(

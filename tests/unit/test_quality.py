@@ -29,7 +29,7 @@ from foley_export.networks.video2rms import REGRESSION_WEIGHTS, Video2RMSRegress
 from foley_export.presets import TINY
 from foley_export.targets import to_classes
 from foley_export.weights import fill
-from foley_pipeline.rms2sound import Condition
+from foley_pipeline.rms2sound import Conditioning
 from foley_training.data.scene import HELD_OUT_STYLE, MATERIALS
 from foley_training.feature_rows import loudness
 
@@ -186,10 +186,10 @@ def test_silence_has_a_timbre_too():
 def test_without_control_is_the_denoiser_with_a_control_net_that_adds_nothing():
     denoiser = fill(Denoiser(TINY))
     random = np.random.default_rng(3)
-    condition = Condition(
+    condition = Conditioning(
         random.random(clip.PADDED_ENVELOPE, np.float32),
-        random.standard_normal(clip.EMBEDDING, np.float32),
-        random.standard_normal(clip.EMBEDDING, np.float32),
+        random.standard_normal(clip.EMBEDDING_DIM, np.float32),
+        random.standard_normal(clip.EMBEDDING_DIM, np.float32),
     )
     sampling = Sampling(steps=3, guidance=2.5, seed=4)
     denoiser.control_net = ControlNet(TINY.denoiser).eval()  # before any training its last convolutions are zero

@@ -15,7 +15,7 @@ from foley import sampler
 from foley.errors import SettingError
 from foley.options import Sampler, TimestepSpacing
 from foley.sampler import Sampling, Step
-from foley.schedule import TRAIN_STEPS, alphas_cumprod, ddim_timesteps, grid, noise_levels
+from foley.schedule import TRAIN_STEPS, alphas_cumprod, ddim_timesteps, sigma_schedule, training_sigmas
 from foley.solvers import ddim, draws, multistep
 
 TOLERANCE = 1e-5  # relative L2 error
@@ -113,12 +113,12 @@ def test_dpm_solver_is_that_of_diffusers(steps, spacing):
 @given(steps=st.integers(1, TRAIN_STEPS), spacing=st.sampled_from(get_args(TimestepSpacing)))
 @settings(deadline=None, max_examples=50)
 def test_a_grid_falls_from_noise_to_sound(steps, spacing):
-    visited = grid(steps, spacing)
+    visited = sigma_schedule(steps, spacing)
     assert visited.timesteps.shape == (steps,)
-    assert visited.levels.shape == (steps + 1,)
-    assert (np.diff(visited.levels) <= 1e-12).all()
-    assert visited.levels[-1] == 0
-    nearest = np.abs(np.log(noise_levels()) - np.log(visited.levels[:-1, None])).argmin(1)
+    assert visited.sigmas.shape == (steps + 1,)
+    assert (np.diff(visited.sigmas) <= 1e-12).all()
+    assert visited.sigmas[-1] == 0
+    nearest = np.abs(np.log(training_sigmas()) - np.log(visited.sigmas[:-1, None])).argmin(1)
     assert (np.abs(nearest - visited.timesteps) <= 1).all()
 
 
@@ -248,7 +248,7 @@ def steps_asked_for(**chosen) -> list[Step]:
 
 
 def test_guidance_is_given_inside_its_interval_only():
-    levels = noise_levels()
+    levels = training_sigmas()
     for step in steps_asked_for(steps=25, guidance=3.5, guidance_interval=(0.3, 5.0)):
         assert step.guidance == (3.5 if 0.3 <= levels[step.timestep] <= 5.0 else 1.0)
     everywhere = steps_asked_for(steps=25, guidance=3.5)

@@ -50,7 +50,7 @@ def test_a_linear_crossfade_of_cut_windows_is_the_curve_they_were_cut_from():
 def test_a_power_crossfade_keeps_the_loudness_of_independent_noise():
     length = samples(28.0)
     pieces = np.random.default_rng(0).standard_normal((3, clip.PADDED_SAMPLES), np.float32)
-    joined = crossfade(list(pieces), SECOND, length, "power")
+    joined = crossfade(list(pieces), SECOND, length, "equal_power")
     assert joined.shape == (length,)
     quarters = np.sqrt(np.mean(np.square(joined.reshape(-1, SECOND // 4)), axis=1))  # RMS of every quarter of a second
     np.testing.assert_allclose(quarters, 1, rtol=0.05)
@@ -62,7 +62,7 @@ def test_a_power_crossfade_keeps_the_loudness_of_independent_noise():
 @settings(deadline=None, max_examples=10)
 def test_the_joined_sound_is_exactly_as_long_as_the_video(duration_s):
     pieces = [np.ones(clip.PADDED_SAMPLES, np.float32)] * len(window_starts_s(duration_s))
-    joined = crossfade(pieces, SECOND, samples(duration_s), "power")
+    joined = crossfade(pieces, SECOND, samples(duration_s), "equal_power")
     assert len(joined) == samples(duration_s)
     assert (joined >= 1 - 1e-6).all()  # no gap: at a seam the weights' squares add up to one, the weights to more
     outside = joined[: 9 * SECOND]

@@ -44,7 +44,7 @@ def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -
         shape = (len(sounds.scenes), clip.LATENT_CHANNELS, clip.LATENT_FRAMES, clip.LATENT_BINS)
         mean = np.lib.format.open_memmap(mean_path, "w+", np.float16, shape)
         deviation = np.lib.format.open_memmap(deviation_path, "w+", np.float16, shape)
-        embeddings = np.empty((len(sounds.scenes), clip.EMBEDDING), np.float32)
+        embeddings = np.empty((len(sounds.scenes), clip.EMBEDDING_DIM), np.float32)
         device = next(encoder.parameters()).device
         for first in track(range(0, len(sounds.scenes), _BATCH), "latents"):
             rows = slice(first, first + _BATCH)

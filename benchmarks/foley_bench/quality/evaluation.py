@@ -30,7 +30,7 @@ from foley_client import Foley, Triton, Watch, embedded_triton
 from foley_export.make import load_network
 from foley_export.networks.denoiser import Denoiser
 from foley_pipeline.prompt import embed_audio
-from foley_pipeline.rms2sound import Condition
+from foley_pipeline.rms2sound import Conditioning
 from foley_training.data.scene import HELD_OUT_STYLE
 
 
@@ -100,7 +100,7 @@ def _video2rms_figures(curves: video2rms.Curves, held_out: video2rms.Curves, cla
 
 
 def _with_control(
-    triton: Triton, wanted: Sequence[Condition], samplings: Sequence[Sampling], watch: Watch, prompt: PromptKind
+    triton: Triton, wanted: Sequence[Conditioning], samplings: Sequence[Sampling], watch: Watch, prompt: PromptKind
 ) -> tuple[list[AudioStats], float]:
     """The served sounds, and their E-L1 at the default loudness."""
     sounds, level_l1 = [], []
@@ -114,7 +114,7 @@ def _with_control(
 
 
 def _without_control(
-    triton: Triton, denoiser: Denoiser, wanted: Sequence[Condition], samplings: Sequence[Sampling], watch: Watch
+    triton: Triton, denoiser: Denoiser, wanted: Sequence[Conditioning], samplings: Sequence[Sampling], watch: Watch
 ) -> float:
     """E-L1 without the ControlNet."""
     l1 = []
@@ -126,7 +126,7 @@ def _without_control(
     return float(np.mean(l1))
 
 
-def _event_l1(waveform: Floats, condition: Condition) -> float:
+def _event_l1(waveform: Floats, condition: Conditioning) -> float:
     return event_l1(measure(waveform), condition.envelope)
 
 

@@ -11,11 +11,11 @@ from foley.sampler import Sampling, Step, sample
 from foley_bench.quality import clips
 from foley_client import Triton, Watch
 from foley_export.networks.denoiser import Denoiser
-from foley_pipeline.rms2sound import CONCURRENT_WINDOWS, Condition, synthesize
+from foley_pipeline.rms2sound import CONCURRENT_WINDOWS, Conditioning, synthesize
 
 
 def generate(
-    triton: Triton, conditions: Sequence[Condition], samplings: Sequence[Sampling]
+    triton: Triton, conditions: Sequence[Conditioning], samplings: Sequence[Sampling]
 ) -> Generator[Floats, None, None]:
     """Yield one raw waveform [160000] for every condition, in order; several are in flight, so that steps form batches.
 
@@ -23,7 +23,7 @@ def generate(
     """
     watches = [Watch() for _ in conditions]  # one each, so that a failure does not make the others fail first
 
-    def run(condition: Condition, sampling: Sampling, watch: Watch) -> Floats:
+    def run(condition: Conditioning, sampling: Sampling, watch: Watch) -> Floats:
         return synthesize(triton, condition, [sampling], clips.SAMPLES, "client", watch)[0]
 
     with ThreadPoolExecutor(CONCURRENT_WINDOWS) as pool:
@@ -37,7 +37,7 @@ def generate(
 
 
 def generate_without_control(
-    triton: Triton, denoiser: Denoiser, conditions: Sequence[Condition], samplings: Sequence[Sampling]
+    triton: Triton, denoiser: Denoiser, conditions: Sequence[Conditioning], samplings: Sequence[Sampling]
 ) -> Iterator[Floats]:
     """The same without the ControlNet, in PyTorch since that is not served; VAE and vocoder are."""
     for condition, sampling in zip(conditions, samplings, strict=True):
@@ -46,7 +46,7 @@ def generate_without_control(
 
 
 @torch.inference_mode()
-def latents_without_control(denoiser: Denoiser, condition: Condition, sampling: Sampling) -> Floats:
+def latents_without_control(denoiser: Denoiser, condition: Conditioning, sampling: Sampling) -> Floats:
     """Final latents [8, 256, 16] of the same loop with prompt and guidance, and without the ControlNet."""
     embeddings = torch.from_numpy(np.stack([condition.embedding, condition.negative_embedding]))
 

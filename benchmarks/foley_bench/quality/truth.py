@@ -15,7 +15,7 @@ from foley_bench.quality.frechet import frechet_distance
 from foley_bench.quality.timbre import timbre, train_classifier
 from foley_client import Triton, Watch
 from foley_pipeline.prompt import embed_audio, embed_text
-from foley_pipeline.rms2sound import Condition
+from foley_pipeline.rms2sound import Conditioning
 from foley_training.data.caption import plain_caption
 from foley_training.data.scene import Material, Scene
 
@@ -70,11 +70,11 @@ def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Wat
     )
 
 
-def conditions(truth: Truth, prompt: PromptKind) -> list[Condition]:
+def conditions(truth: Truth, prompt: PromptKind) -> list[Conditioning]:
     """Conditions of RMS2Sound: every clip's true envelope, with its caption or its real sound as the prompt."""
     prompts = truth.texts if prompt == "text" else [real.embedding for real in truth.sounds]
     return [
-        Condition(real.envelope, embedding, truth.empty_text)
+        Conditioning(real.envelope, embedding, truth.empty_text)
         for real, embedding in zip(truth.sounds, prompts, strict=True)
     ]
 

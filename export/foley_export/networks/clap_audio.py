@@ -44,7 +44,7 @@ class ClapAudio(Network):
             depths=config.depths,
             num_attention_heads=config.heads,
             num_mel_bins=clap_frontend.MEL_BINS,
-            projection_dim=clip.EMBEDDING,
+            projection_dim=clip.EMBEDDING_DIM,
         )
         self.upsample = clap_frontend.SincUpsample(clap_frontend.SAMPLE_RATE_HZ // clip.SAMPLE_RATE_HZ)
         self.log_mel = clap_frontend.LogMel()

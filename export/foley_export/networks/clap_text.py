@@ -37,7 +37,7 @@ class ClapText(Network):
             max_position_embeddings=config.max_tokens + _PADDING + 1,
             pad_token_id=_PADDING,
             layer_norm_eps=1e-5,  # RoBERTa's; the class defaults to BERT's
-            projection_dim=clip.EMBEDDING,
+            projection_dim=clip.EMBEDDING_DIM,
         )
         self.text_branch = modeling_clap.ClapTextModel(settings)
         self.text_projection = modeling_clap.ClapProjectionLayer(settings)

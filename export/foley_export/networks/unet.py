@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         conditioning_width = 8 * config.width
         half = conditioning_width // 2
         self.time_embed = TimeEmbedding(nn.Linear(config.width, half), nn.SiLU(), nn.Linear(half, half))
-        self.film_emb = nn.Linear(clip.EMBEDDING, half)
+        self.film_emb = nn.Linear(clip.EMBEDDING_DIM, half)
 
         channels = config.width
         self.skip_widths = [channels]  # channels of every skip connection, first to last

@@ -146,7 +146,7 @@ class UNetTask(Diffusion):
         unet = self.denoiser.unet
         with torch.no_grad():
             # unit-length embeddings have values around 0.04 (512 of them); scale up the layer's initial response
-            unet.film_emb.weight.mul_(math.sqrt(clip.EMBEDDING) / 2)
+            unet.film_emb.weight.mul_(math.sqrt(clip.EMBEDDING_DIM) / 2)
             unet.get_parameter("out.2.weight").zero_()
         self.networks = nn.ModuleDict({"unet": unet})
         self.passes = [Pass(unet, self.losses)]
