@@ -99,7 +99,7 @@ def torch_sound(manifest: Manifest, tokenizer: RobertaTokenizer, envelope: Float
             embedding[None],
             negative[None],
             torch.tensor([[SAMPLING.guidance]]),
-        )[0][0].numpy()
+        )[0].numpy()
 
     *_, latents = sample(denoise, SAMPLING)
     waveform = vocoder(vae(torch.from_numpy(latents)[None]))[0].numpy()[:length]

@@ -199,7 +199,7 @@ def test_without_control_is_the_denoiser_with_a_control_net_that_adds_nothing():
         rows = (latents, condition.envelope, condition.embedding, condition.negative_embedding)
         batch = [torch.from_numpy(row)[None] for row in rows]
         guidance = torch.tensor([[sampling.guidance]])
-        return denoiser(batch[0], torch.tensor([[step.timestep]]), *batch[1:], guidance)[0][0].numpy()
+        return denoiser(batch[0], torch.tensor([[step.timestep]]), *batch[1:], guidance)[0].numpy()
 
     *_, expected = sample(denoise, sampling)
     np.testing.assert_allclose(latents_without_control(denoiser, condition, sampling), expected, atol=1e-4)
