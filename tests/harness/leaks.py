@@ -45,7 +45,7 @@ class Snapshot:
 def take(server: ApiServer) -> Snapshot:
     """Return a snapshot of a server."""
     data = server.log.parent / "data"
-    return look(server.process.pid, list(data.glob("uploads-*/*")))
+    return look(server.process.pid, [path for path in data.glob("uploads-*/*") if path.is_dir()])
 
 
 def look(pid: int, uploads: list[Path]) -> Snapshot:

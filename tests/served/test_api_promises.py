@@ -106,6 +106,11 @@ def until(what: Callable[[], bool], timeout_s: float = 20) -> None:
         time.sleep(0.01)
 
 
+def request_folders(server: ApiServer) -> list[Path]:
+    """The folders of the uploads that the server holds now."""
+    return [path for path in server.log.parent.glob("data/uploads-*/*") if path.is_dir()]
+
+
 def bearer(token: str) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {token}")]
 
@@ -263,7 +268,7 @@ def test_9_a_request_leaves_nothing_behind_however_it_ends(
                 raising()
 
     def state() -> tuple[int, int, int, int]:
-        uploads = len(list(server.log.parent.glob("data/uploads-*/*")))
+        uploads = len(request_folders(server))
         return process.num_fds(), process.num_threads(), len(process.children()), uploads
 
     for _ in range(3):
@@ -405,7 +410,7 @@ def test_14_only_what_says_so_is_tried_again(error: FoleyError, calls: int) -> N
     asked = []
 
     class Failing(operations_pb2_grpc.OperationsServicer):
-        def GetOperation(self, request: object, context: grpc.ServicerContext) -> None:
+        def DeleteOperation(self, request: object, context: grpc.ServicerContext) -> None:
             asked.append(request)
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
             context.abort(getattr(grpc.StatusCode, error.grpc_status), status.message)
@@ -415,7 +420,7 @@ def test_14_only_what_says_so_is_tried_again(error: FoleyError, calls: int) -> N
     url = f"grpc://127.0.0.1:{failing.add_insecure_port('127.0.0.1:0')}"
     failing.start()
     with FoleyClient(url, attempts=3) as client, pytest.raises(type(error)):
-        client.status("operations/x")
+        client.delete("operations/x")
     failing.stop(None)
     assert len(asked) == calls
 
@@ -571,7 +576,7 @@ def test_22_a_token_without_the_scope_may_look_and_not_touch(
                 call()
         assert list(reader.generations()) == []
     assert steps(triton) == before
-    assert not list(server.log.parent.glob("data/uploads-*/*"))
+    assert not request_folders(server)
 
 
 def test_23_tritons_own_doors_are_closed(triton: Triton) -> None:
