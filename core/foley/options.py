@@ -57,15 +57,6 @@ class PromptOptions(Options):
         default="", max_length=2_000, description="What it must not sound like, in words; needs a guidance above 1."
     )
 
-    @model_validator(mode="after")
-    def _check_encoding(self) -> "PromptOptions":
-        for name in ("text", "negative_text"):
-            try:
-                getattr(self, name).encode()
-            except UnicodeEncodeError as error:  # surrogates, from shell arguments that are not UTF-8
-                raise _blame(name, SettingError(f"{name} is not valid UTF-8; type it again")) from error
-        return self
-
 
 class SamplingOptions(Options):
     """Options of the sampling. None selects the profile's value, else the bundle's."""
@@ -236,6 +227,8 @@ def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
         return f"there is no option {name!r}; the options are {', '.join(model.model_fields)}"
     if fault["type"] == "missing" and len(fault["loc"]) == 1:
         return f"{name} is missing"
+    if fault["type"] == "string_unicode":  # bytes from the shell that are not UTF-8
+        return f"{name} is not valid UTF-8; type it again"
     if fault["type"] == "string_too_long":
         return f"{name} has {len(str(value))} characters: give at most {known[name].high}"
     if name in known and fault["type"] != "value_error" and not isinstance(value, Mapping):

@@ -81,7 +81,7 @@ def test_the_documentation_lists_every_option(repository: Path):
         ({"seed": -1}, "seed", "seed is -1: choose 0 to 2^63 - 1"),
         ({"guidance": float("nan")}, "guidance", "guidance is nan: choose 1 to 100"),
         ({"text": "x" * 2001}, "text", "text has 2001 characters: give at most 2000"),
-        ({"text": "\udc80"}, "text", "UTF-8|characters"),
+        ({"text": "\udc80"}, "text", "text is not valid UTF-8"),
         ({"step": 3}, "step", "there is no option 'step'; the options are text, "),
         ({"guidance_interval": (3, 1)}, "guidance_interval", "the lower one first"),
         ({"guidance_interval": "0.3"}, "guidance_interval", "guidance_interval"),
