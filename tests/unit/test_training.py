@@ -160,6 +160,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Sounds:
     return read
 
 
+@pytest.mark.long  # a minute of training each
 def test_the_vae_learns(few, tmp_path):
     config = LoopConfig(steps=12, batch=2, learning_rate=3e-3, warm_up=2)
     task = Vae(TINY, config, few, few)
@@ -169,6 +170,7 @@ def test_the_vae_learns(few, tmp_path):
     assert float(task.losses(batch)["error"].detach()) < before
 
 
+@pytest.mark.long  # a minute of training each
 def test_the_vocoder_learns_and_sounds_the_same_once_its_input_is_a_plain_log_mel(few, tmp_path):
     config = LoopConfig(steps=12, batch=2, learning_rate=3e-3, warm_up=2)
     task = VocoderTask(TINY, config, few, few)
