@@ -27,11 +27,11 @@ if _version_not_supported:
 
 
 class FoleyServiceStub(object):
-    """Makes sound for silent video. Every call needs a bearer token with the scope that its comment names, sent as the
+    """Generates sound for silent video. Every call needs a bearer token with the scope named in its comment, sent as the
     metadata `authorization: Bearer TOKEN`, unless the server runs without tokens.
 
-    Errors are google.rpc.Status with ErrorInfo, whose domain is "foley.v1"; BadRequest names the fields that are wrong;
-    RetryInfo says when it makes sense to try again, and only errors that carry it do.
+    Errors are google.rpc.Status with ErrorInfo, whose domain is "foley.v1". BadRequest names the invalid fields.
+    RetryInfo gives the delay before a retry; errors without it should not be retried.
     """
 
     def __init__(self, channel):
@@ -68,16 +68,16 @@ class FoleyServiceStub(object):
 
 
 class FoleyServiceServicer(object):
-    """Makes sound for silent video. Every call needs a bearer token with the scope that its comment names, sent as the
+    """Generates sound for silent video. Every call needs a bearer token with the scope named in its comment, sent as the
     metadata `authorization: Bearer TOKEN`, unless the server runs without tokens.
 
-    Errors are google.rpc.Status with ErrorInfo, whose domain is "foley.v1"; BadRequest names the fields that are wrong;
-    RetryInfo says when it makes sense to try again, and only errors that carry it do.
+    Errors are google.rpc.Status with ErrorInfo, whose domain is "foley.v1". BadRequest names the invalid fields.
+    RetryInfo gives the delay before a retry; errors without it should not be retried.
     """
 
     def Generate(self, request_iterator, context):
-        """Makes sound while the caller waits: options first, then the files they announce, in chunks. Scope: generate.
-        The work stops, within one denoising step, when the caller goes away.
+        """Generates sound synchronously. The client sends the options first, then the files that they announce, in chunks.
+        Cancelling the call stops the work within one denoising step. Scope: generate.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -86,24 +86,23 @@ class FoleyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PredictEnvelope(self, request_iterator, context):
-        """Predicts the envelope of a video, the loudness curve that `Generate` can be given back after it was edited. Scope:
-        generate.
+        """Predicts the envelope (loudness curve) of a video. It can be edited and passed to `Generate`. Scope: generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedPrompt(self, request_iterator, context):
-        """Embeds a prompt with CLAP, to see how near two prompts are. Scope: generate.
+        """Returns the CLAP embeddings of a prompt, for example to compare two prompts. Scope: generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateGeneration(self, request_iterator, context):
-        """As `Generate`, but answers as soon as the upload is complete and accepted, with an operation to ask for. Its metadata is
-        a GenerationMetadata, its response a Generation. It survives the caller, and a restart of the server. Scope:
-        generate.
+        """Starts a long-running generation. Takes the same upload as `Generate` and returns an operation once the upload is
+        complete and accepted. The metadata of the operation is a GenerationMetadata, its response a Generation. The
+        operation continues if the caller disconnects or the server restarts. Scope: generate.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -111,8 +110,8 @@ class FoleyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchGeneration(self, request, context):
-        """The events of a generation from its beginning, those that have happened at once. Ends with the generation; may be called as
-        often as one likes, and going away changes nothing. Scope: generate.
+        """Streams the events of a long-running generation from its beginning, past events immediately. The stream ends with
+        the generation. It may be called repeatedly; cancelling it does not affect the generation. Scope: read.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -157,11 +156,11 @@ def add_FoleyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FoleyService(object):
-    """Makes sound for silent video. Every call needs a bearer token with the scope that its comment names, sent as the
+    """Generates sound for silent video. Every call needs a bearer token with the scope named in its comment, sent as the
     metadata `authorization: Bearer TOKEN`, unless the server runs without tokens.
 
-    Errors are google.rpc.Status with ErrorInfo, whose domain is "foley.v1"; BadRequest names the fields that are wrong;
-    RetryInfo says when it makes sense to try again, and only errors that carry it do.
+    Errors are google.rpc.Status with ErrorInfo, whose domain is "foley.v1". BadRequest names the invalid fields.
+    RetryInfo gives the delay before a retry; errors without it should not be retried.
     """
 
     @staticmethod
