@@ -116,7 +116,7 @@ def bearer(token: str) -> list[tuple[str, str]]:
 
 
 def steps(triton: Triton) -> int:
-    return int(triton.statistics("denoiser")["inference_count"])
+    return int(triton.statistics("denoiser").get("inference_count", 0))
 
 
 def metric(server: ApiServer, name: str, **labels: str) -> float:
