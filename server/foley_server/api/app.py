@@ -48,6 +48,7 @@ SERVICES = (
     operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
 )
 MAX_MESSAGE = 4 * 2**20  # gRPC's default limit; also applies after decompression
+MAX_OPEN_FILES = 65_536
 MAX_CONNECTIONS = 10_000  # upper limit, see `_connection_limit`; further connections are closed at once
 M_ARENA_MAX = -8  # from malloc.h
 LAST_WORDS_S = 2.0  # time to deliver final responses after everything else has stopped
@@ -208,13 +209,16 @@ def _server(
 
 
 def _connection_limit() -> int:
-    """Raise the limit of open files to its hard limit, and return the maximum number of connections.
+    """Raise the soft limit of open files, and return the maximum number of connections.
 
-    Half of the descriptors are left for everything else.
+    Half of the descriptors are left for everything else. The soft limit is raised to `MAX_OPEN_FILES` at most: some
+    container runtimes set a hard limit of a billion or none, for which programs may allocate or loop.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(MAX_CONNECTIONS, hard // 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return min(MAX_CONNECTIONS, allowed // 2)
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
