@@ -1,11 +1,16 @@
 """The measurement core: turns, warm-up, statistics and memory. Never how fast anything is."""
 
+import subprocess
+import sys
+from subprocess import PIPE
+
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley_bench.measurement import Peak, Timing, interleave, measure, memory_bytes, own_process, peak_memory
+from foley_bench.measurement import Peak, Timing, interleave, measure, memory_bytes, peak_memory
 
 
 def test_every_round_calls_everything_once_and_begins_with_another():
@@ -52,12 +57,27 @@ def test_median_and_range_are_numpys(seconds):
 
 
 def test_peak_memory_sees_what_is_given_back():
-    peak, before = Peak(), memory_bytes(own_process())
-    with peak_memory(own_process, peak):
-        np.ones(64 << 20, np.uint8)
-        held = np.ones(256 << 20, np.uint8)
-        with peak_memory(own_process, inner := Peak()):
-            pass  # at least one sample is taken while `held` is there
-        del held
+    """In a process of its own: in this one, threads of other tests allocate, and shared pages change hands."""
+    script = "import sys\nfor line in sys.stdin: held = bytearray(int(line)); print(flush=True)"
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=PIPE, stdout=PIPE, text=True)
+
+    def hold(size: int) -> None:
+        child.stdin.write(f"{size}\n")
+        child.stdin.flush()
+        child.stdout.readline()
+
+    def processes() -> list[psutil.Process]:
+        return [psutil.Process(child.pid)]
+
+    with child:
+        hold(0)
+        before = memory_bytes(processes())
+        with peak_memory(processes, peak := Peak()):
+            hold(256 << 20)
+            with peak_memory(processes, inner := Peak()):
+                pass  # at least one sample is taken while the memory is held
+            hold(0)
+        after = memory_bytes(processes())
     assert inner.memory_bytes > before + (200 << 20)
-    assert memory_bytes(own_process()) < before + (100 << 20)
+    assert peak.memory_bytes >= before
+    assert after < before + (100 << 20)
