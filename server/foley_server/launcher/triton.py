@@ -20,9 +20,9 @@ from tritonclient.utils import InferenceServerException
 from foley.bundle import Bundle
 from foley.errors import ServerUnavailable
 from foley_pipeline.grpc_options import MIN_PING_INTERVAL_MS, NO_PROXY
-from foley_server import installation, repository
-from foley_server.gpu import Gpu
-from foley_server.run_folder import memory_prefix, run_folder
+from foley_server.launcher import installation, repository
+from foley_server.launcher.gpu import Gpu
+from foley_server.launcher.run_folder import memory_prefix, run_folder
 
 START_TIMEOUT_S = 600.0  # the paper's bundle has 2.4 GB of weights
 ANSWER_TIMEOUT_S = 30.0  # from listening, with all models loaded, to the first response
