@@ -65,7 +65,7 @@ class ModelProcesses:
         return [model for process, model in self._models.items() if _has_ended(process)]
 
 
-class Triton:
+class TritonServer:
     """A running server process and the processes of its models.
 
     Attributes:
@@ -113,7 +113,7 @@ def serve(
     metrics_port: int = 0,
     trace: str | None = None,
     on: Gpu | None = None,
-) -> Iterator[Triton]:
+) -> Iterator[TritonServer]:
     """Run a Triton that serves `bundle`; stop it on exit.
 
     Args:
@@ -160,7 +160,7 @@ def serve(
         try:
             model_processes = ModelProcesses(process.pid)
             _await_ready(process, model_processes, endpoints, log, run.name)
-            yield Triton(process, model_processes, endpoints, log)
+            yield TritonServer(process, model_processes, endpoints, log)
         finally:
             _stop(process)
 
