@@ -12,9 +12,9 @@ from foley.errors import InvalidInput
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import to_status
-from foley_server.api.generations import Generations
 from foley_server.api.guard import caller
-from foley_server.api.store import Row
+from foley_server.jobs.generations import Generations
+from foley_server.jobs.store import Row
 
 DEFAULT_PAGE, LARGEST_PAGE = 50, 500
 POLL_S = 0.2

@@ -17,14 +17,14 @@ from foley_pipeline.api.messages import field, flow_of, job_of, prompt_of
 from foley_pipeline.foley import Foley
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.watch import Watch
-from foley_server.api import logs
-from foley_server.api.engine import Engine
-from foley_server.api.generations import Generations, announced
 from foley_server.api.guard import caller
-from foley_server.api.metrics import Metrics
 from foley_server.api.operations import operation
-from foley_server.api.progress import Progress
-from foley_server.api.upload import Folder, Uploads, first
+from foley_server.jobs.engine import Engine
+from foley_server.jobs.generations import Generations, announced
+from foley_server.jobs.progress import Progress
+from foley_server.jobs.upload import Folder, Uploads, first
+from foley_server.telemetry import logs
+from foley_server.telemetry.metrics import Metrics
 
 
 @dataclass

@@ -12,7 +12,7 @@ from tempfile import gettempdir
 from foley.bundle import Bundle
 from foley.errors import FoleyError, ServerUnavailable
 from foley_pipeline.triton import Triton
-from foley_server import triton as embedded
+from foley_server.launcher import triton as embedded
 
 LOOK_S = 0.2  # interval between checks of the processes of an embedded Triton
 ASK_S = 5.0  # interval between readiness checks

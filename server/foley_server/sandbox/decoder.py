@@ -1,4 +1,4 @@
-"""Subprocess that decodes one untrusted file: `python -m foley_server.api.decoder VERB FILE JSON`.
+"""Subprocess that decodes one untrusted file: `python -m foley_server.sandbox.decoder VERB FILE JSON`.
 
 It sets its own resource limits before it opens the file. Its only output is standard output: messages of a kind (one
 byte), a length (uint32, see `PREFIX`) and content. Kinds: H header, D data, E error, Z end. The reader, `sandbox`,

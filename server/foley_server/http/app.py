@@ -30,12 +30,12 @@ from foley.sampler import Sampling
 from foley_pipeline.foley import Foley
 from foley_pipeline.job import Curve, Job, Sound
 from foley_pipeline.watch import Watch
-from foley_server.api.engine import Engine
-from foley_server.api.progress import Progress
-from foley_server.api.sandbox import Sandbox
 from foley_server.api.tokens import Tokens
-from foley_server.studio.shelf import Recording, Shelves, Take, Video
-from foley_server.studio.web import Answer, Door, Guarded, document, handle_errors, lines
+from foley_server.http.shelf import Recording, Shelves, Take, Video
+from foley_server.http.web import Answer, Door, Guarded, document, handle_errors, lines
+from foley_server.jobs.engine import Engine
+from foley_server.jobs.progress import Progress
+from foley_server.sandbox.sandbox import Sandbox
 
 STATIC = Path(__file__).with_name("static")
 TICK_S = 0.2  # interval between progress checks

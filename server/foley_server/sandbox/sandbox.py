@@ -25,7 +25,7 @@ from foley.output import replacing
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import reason
 from foley_pipeline.reader import Image, Reader
-from foley_server.api.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
+from foley_server.sandbox.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
 
 FRAME_BYTES = FRAME_HEIGHT * FRAME_WIDTH * 3
 MAX_WORDS = 64 * 1024  # maximum size of a header or an error, bytes
@@ -125,7 +125,7 @@ class Sandbox:
         """
         order = {"limits": asdict(self.limits), "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s, **more}
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "foley_server.api.decoder", verb, str(path.absolute()), json.dumps(order)],
+            [sys.executable, "-I", "-m", "foley_server.sandbox.decoder", verb, str(path.absolute()), json.dumps(order)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -15,11 +15,11 @@ from foley_pipeline.foley import Foley
 from foley_pipeline.job import Job, Sound, run
 from foley_pipeline.reader import Reader
 from foley_pipeline.watch import Watch
-from foley_server.api.line import Line
-from foley_server.api.metrics import Metrics
-from foley_server.api.progress import Progress
-from foley_server.api.supervisor import Supervisor
-from foley_server.api.tracing import trace_headers
+from foley_server.jobs.line import Line
+from foley_server.jobs.progress import Progress
+from foley_server.launcher.supervisor import Supervisor
+from foley_server.telemetry.metrics import Metrics
+from foley_server.telemetry.tracing import trace_headers
 
 Result = TypeVar("Result")
 

@@ -28,13 +28,13 @@ from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import generation_message, job_of, takes_of
 from foley_pipeline.api.status import from_status, to_status
 from foley_pipeline.job import Sound
-from foley_server.api import logs
-from foley_server.api.engine import Engine
-from foley_server.api.media_store import MediaStore
-from foley_server.api.progress import Progress
-from foley_server.api.store import Row, Store
-from foley_server.api.tracing import call_span
-from foley_server.api.upload import Folder, Uploads
+from foley_server.jobs.engine import Engine
+from foley_server.jobs.media_store import MediaStore
+from foley_server.jobs.progress import Progress
+from foley_server.jobs.store import Row, Store
+from foley_server.jobs.upload import Folder, Uploads
+from foley_server.telemetry import logs
+from foley_server.telemetry.tracing import call_span
 
 log = logging.getLogger(__name__)
 
