@@ -1,7 +1,6 @@
 """Terminal output of the command line: progress and a table of timings."""
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -9,24 +8,9 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from foley_pipeline.progress import Progress, Stage, StageTimer
+from foley_pipeline.progress import Progress, Stage, StageTimer, label
 
 LINE_INTERVAL_S = 10.0  # between lines of a stage where there is no terminal
-
-LABELS: Mapping[str, str] = {
-    Stage.CONNECT: "connecting",
-    Stage.START_SERVER: "starting the server",
-    Stage.UPLOAD: "uploading",
-    Stage.QUEUE: "waiting in the queue",
-    Stage.FEATURES: "optical flow and features",
-    Stage.VIDEO2RMS: "Video2RMS",
-    Stage.ENVELOPE_CACHED: "envelope, from the cache",
-    Stage.PROMPT: "prompt",
-    Stage.PROMPT_CACHED: "prompt, from the cache",
-    Stage.DENOISE: "denoising",
-    Stage.DECODE: "VAE and vocoder",
-    Stage.WRITE: "writing",
-}
 
 console = Console(stderr=True)  # standard output is reserved for results
 
@@ -73,12 +57,12 @@ class ProgressDisplay:
             if stage in self._tasks:
                 self._bars.remove_task(self._tasks.pop(stage))
             return
-        label = LABELS.get(stage, stage)
+        shown = label(stage)
         if stage == Stage.QUEUE:
-            label, progress = f"{label}, {progress.total} ahead", Progress(stage)
+            shown, progress = f"{shown}, {progress.total} ahead", Progress(stage)
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(label, total=progress.total)
-        self._bars.update(self._tasks[stage], description=label, completed=progress.done, total=progress.total)
+            self._tasks[stage] = self._bars.add_task(shown, total=progress.total)
+        self._bars.update(self._tasks[stage], description=shown, completed=progress.done, total=progress.total)
 
     def _print_line(self, progress: Progress) -> None:
         now, stage = time.monotonic(), progress.stage
@@ -86,7 +70,7 @@ class ProgressDisplay:
         if progress.seconds is None and now - since_s >= LINE_INTERVAL_S and progress.total:
             self._printed_s[stage] = now
             done = f"{progress.total} ahead" if stage == Stage.QUEUE else f"{progress.done} of {progress.total}"
-            console.print(f"{LABELS.get(stage, stage)}: {done}", highlight=False)
+            console.print(f"{label(stage)}: {done}", highlight=False)
         if progress.seconds is not None:
             del self._printed_s[stage]
 
@@ -96,7 +80,7 @@ def print_timings(timer: StageTimer) -> None:
     table = Table("stage", "seconds", title="Time of each stage")
     table.columns[1].justify = "right"
     for name, seconds in timer.timings_s.items():
-        table.add_row(LABELS.get(name, name), f"{seconds:.2f}")
+        table.add_row(label(name), f"{seconds:.2f}")
     table.add_section()
     table.add_row("all", f"{timer.elapsed_s:.2f}")
     console.print(table)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,6 +28,27 @@ class Stage(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+_LABELS: Mapping[str, str] = {
+    Stage.CONNECT: "connecting",
+    Stage.START_SERVER: "starting the server",
+    Stage.UPLOAD: "uploading",
+    Stage.QUEUE: "waiting in the queue",
+    Stage.FEATURES: "optical flow and features",
+    Stage.VIDEO2RMS: "Video2RMS",
+    Stage.ENVELOPE_CACHED: "envelope, from the cache",
+    Stage.PROMPT: "prompt",
+    Stage.PROMPT_CACHED: "prompt, from the cache",
+    Stage.DENOISE: "denoising",
+    Stage.DECODE: "VAE and vocoder",
+    Stage.WRITE: "writing",
+}
+
+
+def label(stage: str) -> str:
+    """Return the name of a stage for people."""
+    return _LABELS.get(stage, stage)
 
 
 @dataclass(frozen=True)

@@ -97,14 +97,15 @@ class TritonBackend:
 
     def predict_envelope(
         self,
-        video: Path,
+        video: Path | Video,
         *,
         flow: OpticalFlow | None = None,
         progress: OnProgress = ignore_progress,
         cancel: CancelToken | None = None,
     ) -> Floats:
-        """See `Backend.predict_envelope`."""
-        return _Call(self, StageTimer(progress), cancel).predict_envelope(self.loader.video(video), flow or "default")
+        """See `Backend.predict_envelope`; the video may also be opened already."""
+        opened = self.loader.video(video) if isinstance(video, Path) else video
+        return _Call(self, StageTimer(progress), cancel).predict_envelope(opened, flow or "default")
 
     def embed_prompt(
         self, prompt: Prompt, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None

@@ -95,7 +95,7 @@ async def _serve(settings: Settings) -> None:
         engine = Engine(
             supervisor,
             line,
-            sandbox.reader,
+            sandbox.loader,
             Cache(data / "results"),
             metrics,
             settings.running,

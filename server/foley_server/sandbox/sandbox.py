@@ -24,7 +24,7 @@ from foley.options import SourceAudio
 from foley.output import replacing
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import reason
-from foley_pipeline.reader import Image, Reader
+from foley_pipeline.media_loader import Image, MediaLoader
 from foley_server.sandbox.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
 
 FRAME_BYTES = FRAME_HEIGHT * FRAME_WIDTH * 3
@@ -50,9 +50,9 @@ class Sandbox:
     wall_s: float
 
     @property
-    def reader(self) -> Reader:
-        """Reader that opens files in the sandbox."""
-        return Reader(self.open_video, self.read_audio)
+    def loader(self) -> MediaLoader:
+        """Loader that opens files in the sandbox."""
+        return MediaLoader(self.open_video, self.read_audio)
 
     def open_video(self, path: Path) -> "SandboxedVideo":
         """Open a video, as `foley.media.read_frames` does; errors have the field `video`."""
