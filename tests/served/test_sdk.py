@@ -28,7 +28,7 @@ OPTIONS = {"text": "a stick hits metal", "steps": 2, "seed": 3}
 
 @pytest.fixture(scope="module")
 def server(triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("api"), triton.url) as running:
+    with api_server(tmp_path_factory.mktemp("api"), triton=triton.url) as running:
         yield running
 
 
