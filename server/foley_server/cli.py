@@ -38,7 +38,7 @@ ProfileOption = Annotated[
     Tuning, typer.Option(help="On a GPU: whether a request waits for nobody, or a moment for a full batch.")
 ]
 BundleOption = Annotated[Path, typer.Option(help="Folder of the bundle to serve.", envvar="FOLEY_BUNDLE")]
-ModelsOption = Annotated[Path, typer.Option(help="The model repository.", envvar="FOLEY_MODEL_REPOSITORY")]
+ModelsOption = Annotated[Path, typer.Option(help="Folder of the hand-written models.", envvar="FOLEY_MODEL_REPOSITORY")]
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """The API with a Triton of its own: what happens when one of them is stopped or killed, at any moment."""
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from foley_pipeline.job import Curve, Job
 from foley_pipeline.watch import Watch
 from foley_server.jobs.store import Store
 from harness.api_server import ApiServer, api_server, await_serving
+from harness.models import replace_model
 
 ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
 
@@ -175,12 +175,10 @@ class TritonPythonModel(network_model.TritonPythonModel):
 
 
 @pytest.fixture
-def hanging(repository: Path, tmp_path: Path) -> Path:
+def hanging(tmp_path: Path) -> Path:
     """A model repository whose denoiser hangs while there is a file `hang` in it."""
     models = tmp_path / "models"
-    shutil.copytree(repository / "model_repository", models)
-    (models / "denoiser" / "1" / "model.py").write_text(HANGING.format(file=str(models / "hang")))
-    return models
+    return replace_model(models, "denoiser", HANGING.format(file=str(models / "hang")))
 
 
 def test_a_model_that_hangs_costs_no_request_more_than_its_time(

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with any of these settings, named with underscores.")
     bundle: Path = Field(_CHECKOUT / "bundles" / "demo", description="Folder of the bundle to serve.")
-    models: Path = Field(_CHECKOUT / "model_repository", description="The model repository.")
+    models: Path = Field(_CHECKOUT / "model_repository", description="Folder of the hand-written models.")
     triton: str | None = Field(None, description="HOST:PORT of a Triton to join instead of starting one.")
     triton_metrics: HttpUrl | None = Field(None, description="Metrics of that Triton, to be shown beside our own.")
 

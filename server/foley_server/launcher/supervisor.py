@@ -45,7 +45,7 @@ class Embedded:
     """Source of an embedded Triton.
 
     Attributes:
-        models: The committed model repository.
+        models: Folder of the hand-written models.
         bundle: The bundle to serve.
         trace: OTLP/HTTP endpoint for Triton's spans; None turns tracing off.
     """

@@ -117,7 +117,7 @@ def serve(
     """Run a Triton that serves `bundle`; stop it on exit.
 
     Args:
-        models: The committed model repository.
+        models: Folder of the hand-written models; see `repository.lay_out`.
         bundle: The bundle to serve.
         address: Address to listen on.
         grpc_port: Port of the gRPC endpoint; 0 picks a free one.
