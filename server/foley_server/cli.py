@@ -64,7 +64,7 @@ def run(
         threading.Thread(target=_interrupt_at_end_of_stdin, daemon=True).start()
     try:
         with triton.serve(
-            models, opened, address, grpc_port, metrics_port, on=_gpu(target, precision, profile)
+            models, opened, address, grpc_port, metrics_port, gpu=_gpu(target, precision, profile)
         ) as server:
             typer.echo(f"ready grpc={server.endpoints.grpc} metrics={server.endpoints.metrics}")
             sys.stdout.flush()

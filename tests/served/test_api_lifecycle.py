@@ -195,7 +195,7 @@ def test_a_model_that_hangs_costs_no_request_more_than_its_time(
         (hanging / "hang").unlink()
         await_serving(server)
         assert ends(client, job(1), Watch()) is None
-    assert "answered no call" in server.log.read_text()
+    assert "has not responded for" in server.log.read_text()
 
 
 def test_sigterm_ends_a_server_whose_model_hangs(tiny_bundle: Path, tmp_path: Path, hanging: Path) -> None:

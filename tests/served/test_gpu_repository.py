@@ -71,7 +71,7 @@ def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
     (expected,) = foley_sdk.generate(ENVELOPE, SAMPLES, prompt, sampling)
     cache = Cache(tmp_path)
     Foley(foley_sdk.triton, cache).embed(prompt)
-    serving = serve(repository / "model_repository", bundle, on=gpu.Gpu(target))
+    serving = serve(repository / "model_repository", bundle, gpu=gpu.Gpu(target))
     with serving as server, Triton(server.endpoints.grpc) as triton:
         assert triton.ready()
         found = {

@@ -115,7 +115,7 @@ def test_a_python_without_a_shared_library(repository: Path, tiny_bundle: Path, 
 
 def test_the_users_own_library_path_is_searched_too(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / need_another_library(wheel)).symlink_to(shared_library())
-    check = "from foley_server.launcher import installation; installation.need_libraries(installation.find())"
+    check = "from foley_server.launcher import installation; installation.check_libraries(installation.find())"
     environment = {**os.environ, "PYTHONPATH": str(wheel), "LD_LIBRARY_PATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", check], env=environment, check=True, timeout=60)
 

@@ -36,7 +36,7 @@ from foley_server.jobs.line import Line
 from foley_server.jobs.media_store import MediaStore
 from foley_server.jobs.store import Store
 from foley_server.jobs.upload import Uploads
-from foley_server.launcher.supervisor import Embedded, Joined, Supervisor
+from foley_server.launcher.supervisor import EmbeddedTriton, RemoteTriton, Supervisor
 from foley_server.sandbox.sandbox import Sandbox
 from foley_server.telemetry import logs, tracing
 from foley_server.telemetry.metrics import Metrics, MetricsServer
@@ -168,11 +168,11 @@ def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -
             asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
 
     if settings.triton:
-        joined = Joined(settings.triton, str(settings.triton_metrics or "") or None)
+        joined = RemoteTriton(settings.triton, str(settings.triton_metrics or "") or None)
         return Supervisor(joined, told, settings.hang_timeout)
     bundle = bundles.read(settings.bundle)
     bundles.verify(bundle)
-    embedded = Embedded(settings.models, bundle, str(settings.trace) if settings.trace else None)
+    embedded = EmbeddedTriton(settings.models, bundle, str(settings.trace) if settings.trace else None)
     return Supervisor(embedded, told, settings.hang_timeout)
 
 

@@ -19,7 +19,7 @@ from foley_server.launcher.model_config import model_config
 VERSION = "1"
 
 
-def lay_out(models: Path, bundle: Bundle, destination: Path, on: Gpu | None = None) -> Path:
+def lay_out(models: Path, bundle: Bundle, destination: Path, gpu: Gpu | None = None) -> Path:
     """Write the model repository that serves `bundle`.
 
     Args:
@@ -27,7 +27,7 @@ def lay_out(models: Path, bundle: Bundle, destination: Path, on: Gpu | None = No
             CPU.
         bundle: The bundle to serve.
         destination: Folder to write to.
-        on: GPU configuration; None for the CPU.
+        gpu: GPU configuration; None for the CPU.
 
     Returns:
         `destination`.
@@ -36,32 +36,32 @@ def lay_out(models: Path, bundle: Bundle, destination: Path, on: Gpu | None = No
         BundleError: The bundle has no graphs, or no engines, for this target.
         SettingError: A hand-written model is missing.
     """
-    if on and on.target == "tensorrt":
-        _need_engines(bundle, on)
+    if gpu and gpu.target == "tensorrt":
+        _check_engines(bundle, gpu)
     else:
-        bundle.need_graphs(on.precision if on else "fp32")
+        bundle.need_graphs(gpu.precision if gpu else "fp32")
     parameters = {
         "bundle": str(bundle.root.resolve()),
         "digest": bundle.digest,
         "manifest": bundle.manifest.model_dump_json(),
         "onnxruntime": metadata.version("onnxruntime"),
-        **_platform(bundle, on),
+        **_platform(bundle, gpu),
     }
     table = stages(bundle.manifest)
     sources = {name: _model_source(models, stage) for name, stage in table.items() if stage.kind != "ensemble"}
     for name, stage in table.items():
         config = model_config(stage, table)
-        is_on_gpu = on is not None and stage.kind == "network"
-        if on and is_on_gpu:
-            configure(config, stage, on)
+        is_on_gpu = gpu is not None and stage.kind == "network"
+        if gpu and is_on_gpu:
+            configure(config, stage, gpu)
         if config.backend == "python":
             for key, value in parameters.items():
                 config.parameters[key].string_value = value
         folder = destination / name
         (folder / VERSION).mkdir(parents=True)
         (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
-        if on and is_on_gpu:
-            _place(bundle, name, on, folder / VERSION)
+        if gpu and is_on_gpu:
+            _place(bundle, name, gpu, folder / VERSION)
         elif name in sources:
             (folder / VERSION / "model.py").write_text(sources[name])
     return destination
@@ -85,38 +85,38 @@ def _model_source(models: Path, stage: Stage) -> str:
     return f"from foley_server.backend.{module} import TritonPythonModel as TritonPythonModel\n"
 
 
-def _need_engines(bundle: Bundle, on: Gpu) -> None:
+def _check_engines(bundle: Bundle, gpu: Gpu) -> None:
     """Check that every network has an engine.
 
     Raises:
         BundleError: An engine is missing.
     """
-    if missing := [name for name in networks(bundle.manifest) if not bundle.path(on.source(name)).is_file()]:
+    if missing := [name for name in networks(bundle.manifest) if not bundle.path(gpu.source(name)).is_file()]:
         raise BundleError(
             f"the bundle {bundle.root} has no engine for {', '.join(missing)}: "
-            f"run `foley-export tensorrt {bundle.root} --precision {on.precision} --profile {on.tuning}` first"
+            f"run `foley-export tensorrt {bundle.root} --precision {gpu.precision} --profile {gpu.tuning}` first"
         )
 
 
-def _platform(bundle: Bundle, on: Gpu | None) -> dict[str, str]:
+def _platform(bundle: Bundle, gpu: Gpu | None) -> dict[str, str]:
     """Return the parameters that identify the platform as far as it affects results; "" if one does not apply.
 
     Engines are not part of the bundle's digest, and each build of an engine may select different kernels. With graphs,
     the tuning changes only the queue delay of batching.
     """
-    if on is None:
+    if gpu is None:
         return {"target": "cpu", "precision": "fp32", "tuning": "", "engines_sha256": ""}
-    platform = {"target": on.target, "precision": on.precision, "tuning": "", "engines_sha256": ""}
-    if on.target == "tensorrt":
-        engines = [file_sha256(bundle.path(on.source(name))) for name in networks(bundle.manifest)]
-        platform |= {"tuning": on.tuning, "engines_sha256": hashlib.sha256("".join(engines).encode()).hexdigest()}
+    platform = {"target": gpu.target, "precision": gpu.precision, "tuning": "", "engines_sha256": ""}
+    if gpu.target == "tensorrt":
+        engines = [file_sha256(bundle.path(gpu.source(name))) for name in networks(bundle.manifest)]
+        platform |= {"tuning": gpu.tuning, "engines_sha256": hashlib.sha256("".join(engines).encode()).hexdigest()}
     return platform
 
 
-def _place(bundle: Bundle, stage: str, on: Gpu, folder: Path) -> None:
+def _place(bundle: Bundle, stage: str, gpu: Gpu, folder: Path) -> None:
     """Link what the backend loads into a model's `folder`: the graph and its weights, or the engine."""
-    files = {on.source(stage): on.model_file}
-    if on.target == "cuda":
+    files = {gpu.source(stage): gpu.model_file}
+    if gpu.target == "cuda":
         files[weights_file(stage)] = Path(weights_file(stage)).name  # the name that the graph refers to
     for source, name in files.items():
         # link both: ONNX Runtime resolves the graph's link, and looks for the weights in the folder of its target
