@@ -32,8 +32,8 @@ from foley_server.api.settings import Settings
 from foley_server.api.tokens import Tokens
 from foley_server.jobs.engine import Engine
 from foley_server.jobs.generations import Generations
-from foley_server.jobs.line import Line
 from foley_server.jobs.media_store import MediaStore
+from foley_server.jobs.request_queue import RequestQueue
 from foley_server.jobs.store import Store
 from foley_server.jobs.upload import Uploads
 from foley_server.launcher.supervisor import EmbeddedTriton, RemoteTriton, Supervisor
@@ -84,17 +84,17 @@ async def _serve(settings: Settings) -> None:
         tokens, metrics = Tokens(settings.tokens), Metrics()
         store = Store(data / "generations.sqlite")
         stack.callback(store.close)
-        media = MediaStore(settings.media_place)
+        media = MediaStore(settings.media_location)
         health_service = health.aio.HealthServicer()
         supervisor = _supervisor(settings, health_service)
         stack.callback(supervisor.stop)
         await asyncio.to_thread(supervisor.start)
 
-        line = Line(settings.running, settings.waiting)
+        queue = RequestQueue(settings.running, settings.waiting)
         sandbox = Sandbox(settings.limits, settings.decoder_mib * 2**20, settings.decoder_cpu, settings.decoder_wall)
         engine = Engine(
             supervisor,
-            line,
+            queue,
             sandbox.reader,
             Cache(data / "results"),
             metrics,
@@ -130,7 +130,7 @@ async def _serve(settings: Settings) -> None:
         await asyncio.wait([stopped, work], return_when=asyncio.FIRST_COMPLETED)
         log.info("draining")
         await health_service.enter_graceful_shutdown()
-        await asyncio.gather(engine.drain(settings.grace), generations.settle(settings.grace))
+        await asyncio.gather(engine.drain(settings.grace), generations.drain(settings.grace))
         await engine.abort()
         work.cancel()
         with suppress(asyncio.CancelledError):
@@ -247,8 +247,8 @@ def _watch(metrics: Metrics, engine: Engine, store: Store, supervisor: Superviso
     """Register gauges that are evaluated at each scrape."""
     metrics.gauge("triton_ready", "Whether Triton is there.", lambda: float(supervisor.ready))
     metrics.gauge("triton_starts", "How often Triton was started or joined.", lambda: supervisor.starts)
-    metrics.gauge("admitted", "Requests that are let in.", lambda: engine.line.admitted)
-    metrics.gauge("waiting", "Requests and generations that wait for their turn.", lambda: engine.line.waiting)
+    metrics.gauge("admitted", "Requests that are let in.", lambda: engine.queue.admitted)
+    metrics.gauge("waiting", "Requests and generations that wait for their turn.", lambda: engine.queue.waiting)
     metrics.gauge("stored_waiting", "Long-running generations that wait.", lambda: store.count("queued"))
     metrics.gauge("stored_running", "Long-running generations under way.", lambda: store.count("running"))
 

@@ -97,7 +97,7 @@ def operation(row: Row, generations: Generations) -> operations_pb2.Operation:
         metadata.queue_position = live.position or 0
         metadata.progress.done_count, metadata.progress.total_count = live.done, live.total
     elif row.state == "queued":
-        metadata.queue_position = 1 + generations.store.in_front_of(row.number)
+        metadata.queue_position = 1 + generations.store.count_ahead(row.number)
     message = operations_pb2.Operation(name=f"operations/{row.id}", done=row.ended)
     message.metadata.Pack(metadata)
     if row.state == "succeeded":

@@ -20,9 +20,9 @@ from foley_pipeline.watch import Watch
 from foley_server.api.guard import caller
 from foley_server.api.operations import operation
 from foley_server.jobs.engine import Engine
-from foley_server.jobs.generations import Generations, announced
+from foley_server.jobs.generations import Generations, expected_files
 from foley_server.jobs.progress import Progress
-from foley_server.jobs.upload import Folder, Uploads, first
+from foley_server.jobs.upload import UploadFolder, Uploads, read_first
 from foley_server.telemetry import logs
 from foley_server.telemetry.metrics import Metrics
 
@@ -50,11 +50,11 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     async def Generate(self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Any) -> None:
         """Generate sound and stream progress and results to the caller."""
         async with self.engine.request():
-            options = await first(request_iterator, "options")
+            options = await read_first(request_iterator, "options")
             with self.uploads.folder() as folder:
                 with field("options"):
                     job = self._job(options, folder)
-                await self._receive(request_iterator, announced(options, folder), folder)
+                await self._receive(request_iterator, expected_files(options, folder), folder)
                 progress = Progress(logs.request_id.get())
                 work = asyncio.create_task(self._generate(progress, job))
                 try:
@@ -69,7 +69,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     ) -> pb.PredictEnvelopeResponse:
         """Predict the envelope of a video."""
         async with self.engine.request():
-            message = await first(request_iterator, "video")
+            message = await read_first(request_iterator, "video")
             with field("video"):
                 flow = flow_of(message)
             with self.uploads.folder() as folder:
@@ -91,7 +91,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     ) -> pb.EmbedPromptResponse:
         """Embed a prompt and its negative text."""
         async with self.engine.request():
-            message = await first(request_iterator, "prompt")
+            message = await read_first(request_iterator, "prompt")
             with self.uploads.folder() as folder:
                 with field("prompt"):
                     prompt = prompt_of(message, folder.recording)
@@ -106,16 +106,16 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
 
     async def CreateGeneration(self, request_iterator: AsyncIterator[pb.CreateGenerationRequest], context: Any) -> Any:
         """Accept a long-running generation; its result is kept for a limited time after it has ended."""
-        async with self.engine.request(later=True):
-            message = await first(request_iterator, "options")
+        async with self.engine.request(while_down=True):
+            message = await read_first(request_iterator, "options")
             owner, request_id = caller.get().name, _uuid(message.request_id)
             asked = hashlib.sha256(message.options.SerializeToString(deterministic=True)).hexdigest()
-            row = await self.generations.known(owner, request_id, asked)
+            row = await self.generations.find_request(owner, request_id, asked)
             if row is None:
                 with self.uploads.folder() as folder:
                     with field("options.options"):
                         self._job(message.options, folder)
-                    files = announced(message.options, folder)
+                    files = expected_files(message.options, folder)
                     received = await self._receive(request_iterator, files, folder)
                     row = await self.generations.add(
                         owner, request_id, f"{asked}:{received}", message.options, list(files.values())
@@ -139,14 +139,16 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             progress.error = error
         progress.changed()
 
-    def _job(self, options: pb.GenerateOptions, folder: Folder) -> Job:
+    def _job(self, options: pb.GenerateOptions, folder: UploadFolder) -> Job:
         job = job_of(options, folder.video, folder.recording)
         if isinstance(job.source, Curve) and job.source.samples > self.max_duration_s * clip.SAMPLE_RATE_HZ:
             with field("options.envelope"):
                 raise MediaTooLarge(f"the envelope lasts more than {self.max_duration_s:g} s, the limit; cut it")
         return job
 
-    async def _receive(self, messages: AsyncIterator[Any], files: Mapping[pb.FileKind, Path], folder: Folder) -> str:
+    async def _receive(
+        self, messages: AsyncIterator[Any], files: Mapping[pb.FileKind, Path], folder: UploadFolder
+    ) -> str:
         try:
             digest = await asyncio.wait_for(folder.receive(messages, files), self.upload_timeout_s)
         except asyncio.TimeoutError as error:

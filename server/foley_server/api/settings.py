@@ -124,7 +124,7 @@ class Settings(BaseSettings):
 
     @field_validator("media")
     @classmethod
-    def _known_place(cls, media: str | None) -> str | None:
+    def _known_location(cls, media: str | None) -> str | None:
         if media and "://" in media and urlsplit(media).scheme != "s3":
             raise ValueError("give a folder, or s3://BUCKET/PREFIX")
         return media
@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         )
 
     @property
-    def media_place(self) -> str:
+    def media_location(self) -> str:
         """Location of media: the path of a folder, or the URL of a bucket."""
         return self.media or str(self.data / "media")
 

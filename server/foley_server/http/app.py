@@ -164,7 +164,7 @@ class Studio:
 
     async def add_recording(self, request: Request) -> Response:
         """Accept a recording as the request body, for an audio prompt; return its envelope, too."""
-        async with self.engine.request(later=True):
+        async with self.engine.request(while_down=True):
             name, folder = self.shelves.recordings.room()
             try:
                 path = folder / "the recording"
@@ -199,7 +199,7 @@ class Studio:
         video = self.shelves.videos[request.path_params["name"]]
         path = video.path.with_name("preview.mp4")
         if not path.is_file():
-            async with self.engine.request(later=True):
+            async with self.engine.request(while_down=True):
                 await asyncio.to_thread(self.sandbox.preview, video.path, path)
         return FileResponse(path)
 
@@ -215,7 +215,7 @@ class Studio:
         folder = Path(tempfile.mkdtemp(dir=video.path.parent))
         clean = partial(shutil.rmtree, folder, ignore_errors=True)
         try:
-            async with self.engine.request(later=True):
+            async with self.engine.request(while_down=True):
                 sound, path = folder / "the sound", folder / "muxed.mp4"
                 await self._receive(request, sound)
                 await asyncio.to_thread(self.sandbox.mux, video.path, sound, path, source_audio)

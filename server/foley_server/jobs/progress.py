@@ -38,22 +38,22 @@ class Progress:
         self.sound: Sound | None = None
         self.error: Exception | None = None
         self.expires_s: float | None = None
-        self._news = asyncio.Event()
+        self._change = asyncio.Event()
 
     @property
     def ended(self) -> bool:
         """Whether it has succeeded or failed."""
         return self.sound is not None or self.error is not None
 
-    def at(self, position: int) -> None:
+    def set_position(self, position: int) -> None:
         """Set the position in the queue and notify consumers."""
         self.position = position
         self.changed()
 
     def changed(self) -> None:
         """Notify consumers of a change."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
     async def events(self) -> AsyncIterator[pb.GenerateEvent]:
         """Yield events from the start of the generation until it ends.
@@ -61,16 +61,16 @@ class Progress:
         Raises:
             Exception: The error with which the generation failed.
         """
-        position, envelope_told, done = None, False, 0
+        position, envelope_sent, done = None, False, 0
         while True:
-            news = self._news
+            change = self._change
             if self.ended and self.position is None:
                 self.position = 0
             if self.position not in (None, position):
                 position = self.position
                 yield pb.GenerateEvent(accepted=pb.Accepted(id=self.id, queue_position=position))
-            if self.envelope is not None and not envelope_told:
-                envelope_told = True
+            if self.envelope is not None and not envelope_sent:
+                envelope_sent = True
                 ready = pb.EnvelopeReady(envelope=pb.Envelope(rms=self.envelope))
                 yield pb.GenerateEvent(envelope_ready=ready)
             if self.done != done:
@@ -82,7 +82,7 @@ class Progress:
                 for event in self._results(self.sound):
                     yield event
                 return
-            await news.wait()
+            await change.wait()
 
     def _results(self, sound: Sound) -> Iterator[pb.GenerateEvent]:
         for i, take in enumerate(sound.takes):
