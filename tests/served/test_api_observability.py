@@ -152,7 +152,7 @@ def test_the_dashboard_asks_for_what_the_server_shows_and_probes_are_told(
         assert asked.stdout == f"127.0.0.1:{grpc_port} serves\n"
     nobody = subprocess.run([*health, server.grpc], capture_output=True, text=True, check=False)
     assert nobody.returncode == 2
-    assert "does not answer" in nobody.stderr
+    assert "does not respond" in nobody.stderr
 
     # not with prometheus_client, which calls Triton's counters what they are not called
     samples = {

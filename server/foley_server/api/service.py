@@ -1,4 +1,4 @@
-"""Implementation of `foley.v1.FoleyService`; `Guard` has authorised the calls."""
+"""Implementation of `foley.v1.FoleyService`; `CallInterceptor` has authorised the calls."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from foley_pipeline.api.messages import field, flow_of, job_of, prompt_of
 from foley_pipeline.foley import Foley
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.watch import Watch
-from foley_server.api.guard import caller
+from foley_server.api.interceptor import caller
 from foley_server.api.operations import operation
 from foley_server.jobs.engine import Engine
 from foley_server.jobs.generations import Generations, expected_files
@@ -101,24 +101,24 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
                 embeddings = await self.engine.in_time(
                     self.engine.call(progress, lambda foley, watch: foley.embed(prompt, watch))
                 )
-        made, negative = (pb.Embedding(values=values) for values in embeddings)
-        return pb.EmbedPromptResponse(embedding=made, negative_embedding=negative)
+        embedding, negative = (pb.Embedding(values=values) for values in embeddings)
+        return pb.EmbedPromptResponse(embedding=embedding, negative_embedding=negative)
 
     async def CreateGeneration(self, request_iterator: AsyncIterator[pb.CreateGenerationRequest], context: Any) -> Any:
         """Accept a long-running generation; its result is kept for a limited time after it has ended."""
         async with self.engine.request(while_down=True):
             message = await read_first(request_iterator, "options")
             owner, request_id = caller.get().name, _uuid(message.request_id)
-            asked = hashlib.sha256(message.options.SerializeToString(deterministic=True)).hexdigest()
-            row = await self.generations.find_request(owner, request_id, asked)
+            options_digest = hashlib.sha256(message.options.SerializeToString(deterministic=True)).hexdigest()
+            row = await self.generations.find_request(owner, request_id, options_digest)
             if row is None:
                 with self.uploads.folder() as folder:
                     with field("options.options"):
                         self._job(message.options, folder)
                     files = expected_files(message.options, folder)
-                    received = await self._receive(request_iterator, files, folder)
+                    files_digest = await self._receive(request_iterator, files, folder)
                     row = await self.generations.add(
-                        owner, request_id, f"{asked}:{received}", message.options, list(files.values())
+                        owner, request_id, f"{options_digest}:{files_digest}", message.options, list(files.values())
                     )
             return operation(row, self.generations)
 
@@ -143,7 +143,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         job = job_of(options, folder.video, folder.recording)
         if isinstance(job.source, Curve) and job.source.samples > self.max_duration_s * clip.SAMPLE_RATE_HZ:
             with field("options.envelope"):
-                raise MediaTooLarge(f"the envelope lasts more than {self.max_duration_s:g} s, the limit; cut it")
+                raise MediaTooLarge(f"the envelope is longer than {self.max_duration_s:g} s, the limit; shorten it")
         return job
 
     async def _receive(
@@ -152,7 +152,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         try:
             digest = await asyncio.wait_for(folder.receive(messages, files), self.upload_timeout_s)
         except asyncio.TimeoutError as error:
-            raise TimedOut(f"the upload took more than {self.upload_timeout_s:g} s; send less, or faster") from error
+            raise TimedOut(f"the upload took longer than {self.upload_timeout_s:g} s; send a smaller file") from error
         self.metrics.upload_bytes.inc(sum(file.stat().st_size for file in files.values()))
         return digest
 
@@ -162,4 +162,4 @@ def _uuid(text: str) -> str:
         try:
             return str(uuid.UUID(text))
         except ValueError as error:
-            raise InvalidInput("the request id is no UUID; make one anew for every new request") from error
+            raise InvalidInput("the request id is not a UUID; create a new one for every request") from error

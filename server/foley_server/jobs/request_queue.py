@@ -38,7 +38,7 @@ class RequestQueue:
             Overloaded: The server is at its capacity; `retry_after_s` estimates when that changes.
         """
         if self.admitted >= self._capacity:
-            error = Overloaded(f"the server is at its limit of {self._capacity} requests; try again later")
+            error = Overloaded(f"the server is at its request limit of {self._capacity}; try again later")
             error.retry_after_s = min(60.0, max(1.0, self.mean_duration_s))
             raise error
         self.admitted += 1
