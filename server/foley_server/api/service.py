@@ -82,9 +82,9 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
 
                 progress = Progress(logs.request_id.get())
                 envelope, duration_s = await self.engine.in_time(self.engine.call(progress, predict))
-        answer = pb.PredictEnvelopeResponse(envelope=pb.Envelope(rms=envelope))
-        answer.video_duration.FromNanoseconds(round(duration_s * 1e9))
-        return answer
+        response = pb.PredictEnvelopeResponse(envelope=pb.Envelope(rms=envelope))
+        response.video_duration.FromNanoseconds(round(duration_s * 1e9))
+        return response
 
     async def EmbedPrompt(
         self, request_iterator: AsyncIterator[pb.EmbedPromptRequest], context: Any

@@ -145,18 +145,18 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
     Raises:
         InvalidInput: The body is not a JSON object, or is larger than `limit` bytes.
     """
-    content = bytearray()
+    data = bytearray()
     async for chunk in request.stream():
-        content += chunk
-        if len(content) > limit:
+        data += chunk
+        if len(data) > limit:
             raise InvalidInput(f"the request body is larger than {limit} bytes, the limit; send less")
     try:
-        found = json.loads(content)
+        body = json.loads(data)
     except ValueError as error:
         raise InvalidInput("the request body is not JSON; send a JSON object") from error
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise InvalidInput("the request body is not a JSON object; send one")
-    return found
+    return body
 
 
 async def stream_events(events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:

@@ -214,8 +214,8 @@ class Generations:
             # once, and this loop would never yield to other tasks.
             self._wakeup.clear()
             try:
-                taking = self.engine.supervisor.ready and not self.engine.draining
-                if taking and (row := await _in_thread(self.store.claim)):
+                can_claim = self.engine.supervisor.ready and not self.engine.draining
+                if can_claim and (row := await _in_thread(self.store.claim)):
                     await self._process(row)
                 else:
                     await self._wait_for_work()
@@ -237,8 +237,8 @@ class Generations:
         task = asyncio.create_task(self._generate(row, progress))
         self._live[row.id] = (progress, task)
         for other, queued in list(self._live.items()):
-            if queued[1] is None and (found := await _in_thread(self.store.by_id, other)):
-                queued[0].set_position(1 + await _in_thread(self.store.count_ahead, found.number))
+            if queued[1] is None and (waiting := await _in_thread(self.store.by_id, other)):
+                queued[0].set_position(1 + await _in_thread(self.store.count_ahead, waiting.number))
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:  # the server stops: the generation starts again after the restart

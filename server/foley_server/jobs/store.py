@@ -225,8 +225,8 @@ class Store:
         """Return the number of queued generations with numbers below `number`."""
         with self._transaction() as run:
             query = "SELECT count(*) FROM generations WHERE state = 'queued' AND number < ?"
-            (found,) = run.execute(query, (number,)).fetchone()
-            return int(found)
+            (count,) = run.execute(query, (number,)).fetchone()
+            return int(count)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

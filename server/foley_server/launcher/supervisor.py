@@ -145,12 +145,12 @@ class Supervisor:
         Raises:
             ServerUnavailable: Triton is being restarted; `retry_after_s` is set.
         """
-        found = self._triton
-        if found is None:
+        client = self._triton
+        if client is None:
             error = ServerUnavailable("Triton is restarting; try again in a moment")
             error.retry_after_s = max(2.0, self._backoff_s)
             raise error
-        return found
+        return client
 
     def _run(self) -> None:
         while not self._stopping.is_set():

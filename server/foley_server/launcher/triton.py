@@ -134,16 +134,16 @@ def serve(
         BundleError: The bundle has no graphs, or no engines, for this target.
         ServerUnavailable: Triton is not installed, or it exited or hung before it was ready.
     """
-    found = installation.find_official() if gpu else installation.find()
-    installation.check_libraries(found)
+    installed = installation.find_official() if gpu else installation.find()
+    installation.check_libraries(installed)
     endpoints = Endpoints(
         f"{address}:{claim_port(address, grpc_port)}", f"{address}:{claim_port(address, metrics_port)}"
     )
     with run_folder() as run:
         command = _command(
-            found,
+            installed,
             repository.lay_out(models, bundle, run / "models", gpu),
-            installation.link_backends(found, run / "backends"),
+            installation.link_backends(installed, run / "backends"),
             endpoints,
             run,
             trace,
@@ -155,7 +155,7 @@ def serve(
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=installation.environment(found),
+                env=installation.environment(installed),
                 preexec_fn=_set_parent_death_signal,
                 cwd=run,
             )
@@ -168,7 +168,7 @@ def serve(
 
 
 def _command(
-    found: installation.Installation,
+    installed: installation.Installation,
     models: Path,
     backends: Path,
     endpoints: Endpoints,
@@ -179,13 +179,13 @@ def _command(
     grpc_address, grpc_port = endpoints.grpc.rsplit(":", 1)
     metrics_address, metrics_port = endpoints.metrics.rsplit(":", 1)
     return [
-        str(found.binary),
+        str(installed.binary),
         f"--id={run.name}",
         f"--model-repository={models}",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={memory_prefix(run)}",
         f"--backend-config=python,stub-timeout-seconds={int(START_TIMEOUT_S)}",
-        f"--cache-directory={found.caches}",
+        f"--cache-directory={installed.caches}",
         "--disable-auto-complete-config",
         "--model-control-mode=none",
         "--exit-on-error=true",
@@ -219,10 +219,10 @@ def _set_parent_death_signal() -> None:
 def _model_name(process: psutil.Process) -> str | None:
     """Return the model that a process serves; its first argument is FOLDER/NAME/1/model.py."""
     try:
-        found = re.search(r"([^/]+)/\d+/model\.py$", process.cmdline()[1])
+        match = re.search(r"([^/]+)/\d+/model\.py$", process.cmdline()[1])
     except (psutil.Error, IndexError):  # the process has exited
         return None
-    return found[1] if found else None
+    return match[1] if match else None
 
 
 def _has_exited(process: psutil.Process) -> bool:
@@ -306,8 +306,8 @@ def _await_readiness(process: subprocess.Popen[bytes], endpoints: Endpoints, log
 
 def _load_failure(log: Path) -> str | None:
     """Return what Triton logged about the first model that failed to load."""
-    found = re.search(r"^E.*?\] \"?(failed to load '.*)", log.read_text(errors="replace"), re.MULTILINE)
-    return _first_sentence(found[1]) if found else None
+    match = re.search(r"^E.*?\] \"?(failed to load '.*)", log.read_text(errors="replace"), re.MULTILINE)
+    return _first_sentence(match[1]) if match else None
 
 
 def _first_error(log: Path) -> str:
