@@ -380,7 +380,7 @@ def test_a_refusal_is_heard_while_much_is_being_sent(
     too_much = tmp_path / "too-much.mp4"
     too_much.write_bytes(bytes(42 * 2**20))
     page.set_input_files("#file", too_much)
-    expect(page.get_by_role("alert")).to_contain_text("44 MB, and this server takes 42")
+    expect(page.get_by_role("alert")).to_contain_text("44 MB, more than the limit of 42 MB")
 
 
 def test_files_are_dropped(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
@@ -486,7 +486,7 @@ def test_a_busy_server_is_asked_again(open_page: Open, busy_server: ApiServer, v
         page.get_by_label("Steps").fill("3")
         page.get_by_role("button", name="Make sound").click()
         expect(page.get_by_role("alert")).to_contain_text("the server is at its request limit of 1")
-        expect(page.locator("#status")).to_contain_text("Trying again in")
+        expect(page.locator("#status")).to_contain_text("Retrying in")
     expect(page.locator("#list li")).to_have_count(1, timeout=WORK_MS)
     expect(page.get_by_role("alert")).to_be_hidden()
 
@@ -505,7 +505,7 @@ def test_a_lost_connection_is_taken_up_again(open_page: Open, triton: Triton, vi
         expect(page.locator("#status")).to_contain_text("of 120", timeout=WORK_MS)
         server.process.send_signal(signal.SIGKILL)
         expect(page.get_by_role("alert")).to_contain_text("The connection to the server is lost.")
-        expect(page.locator("#status")).to_contain_text("Trying again in")
+        expect(page.locator("#status")).to_contain_text("Retrying in")
     with api_server(tmp_path, **settings):
         expect(page.locator("#status")).to_contain_text("of 120", timeout=WORK_MS)
         expect(page.get_by_role("alert")).to_be_hidden()
