@@ -18,7 +18,7 @@ def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None
     Raises:
         SettingError: There is a filter, but `path` is None or a curve file rather than a recording.
     """
-    if envelope_filter != "none" and (path is None or path.suffix.lower() in envelope_file.SUFFIXES):
+    if envelope_filter != "none" and (path is None or path.suffix.lower() in envelope_file.EXTENSIONS):
         raise SettingError(
             f"the envelope filter {envelope_filter!r} is for recordings: give one as the envelope, or use no filter"
         )
@@ -47,7 +47,7 @@ def read_envelope(path: Path, duration_s: float, frames: int, envelope_filter: E
         SettingError: There is a filter, but `path` is a curve, or SciPy, which the filter needs, is not installed.
     """
     check_filter(path, envelope_filter)
-    if path.suffix.lower() in envelope_file.SUFFIXES:
+    if path.suffix.lower() in envelope_file.EXTENSIONS:
         return validate(envelope_file.read(path), frames)
     length = samples(duration_s)
     recording = read_audio(path)[:length]

@@ -8,23 +8,23 @@ from pathlib import Path
 from foley import clip, envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, write_video, write_wav
+from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, write_video, write_wav
 from foley.options import SourceAudio
 from foley.output import check_destination
 from foley_client.extras import require
 from foley_pipeline.foley import Take
 
-PICTURE_ENDINGS = (".png",)
-ENVELOPE_ENDINGS = (*envelope_file.SUFFIXES, *PICTURE_ENDINGS)
-TAKE_ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS, *ENVELOPE_ENDINGS)
+PLOT_EXTENSIONS = (".png",)
+ENVELOPE_EXTENSIONS = (*envelope_file.EXTENSIONS, *PLOT_EXTENSIONS)
+TAKE_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *ENVELOPE_EXTENSIONS)
 
 
-def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]) -> None:
+def check(paths: Sequence[Path], extensions: Sequence[str], sources: Sequence[Path]) -> None:
     """Check, before any work is done, that all `paths` can be written.
 
     Args:
         paths: Output files.
-        endings: Allowed file extensions.
+        extensions: Allowed file extensions.
         sources: Input files, which must not be overwritten.
 
     Raises:
@@ -35,8 +35,8 @@ def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]
         raise SettingError("the same output is named twice")
     for path in paths:
         for source in sources:
-            check_destination(path, endings, source)
-    if any(path.suffix.lower() in PICTURE_ENDINGS for path in paths):
+            check_destination(path, extensions, source)
+    if any(path.suffix.lower() in PLOT_EXTENSIONS for path in paths):
         require("a .png output", "cli", "matplotlib")
 
 
@@ -60,13 +60,13 @@ class Result:
 def write(path: Path, result: Result) -> None:
     """Write `result` in the format of the extension of `path`. For atomic writes, use `foley.output.replacing`."""
     suffix, take = path.suffix.lower(), result.take
-    if suffix in envelope_file.SUFFIXES:
+    if suffix in envelope_file.EXTENSIONS:
         path.write_text(envelope_file.dumps(result.envelope, suffix))
-    elif suffix in PICTURE_ENDINGS:
+    elif suffix in PLOT_EXTENSIONS:
         from foley_client.picture import draw  # needs matplotlib (extra `cli`)
 
         draw(path, result.envelope, take.waveform if take else None)
-    elif take and suffix in SOUND_ENDINGS:
+    elif take and suffix in SOUND_EXTENSIONS:
         write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(take.recipe))
     elif take:
         recipe = json.dumps(take.recipe)

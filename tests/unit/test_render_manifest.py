@@ -66,14 +66,14 @@ def test_twins_in_a_folder_have_results_of_their_own_that_stay(tmp_path):
 
 FOLDERS = st.sampled_from(["", "", "day/", "DAY/", "a.mov.mp4/", "A.mp4/"])
 NAMES = st.sampled_from(["a", "A", "é", unicodedata.normalize("NFD", "é"), "a.mov", "a.mov-2"])
-ENDINGS = st.sampled_from([".mp4", ".MP4", ".mov", ".mov.mp4"])
+EXTENSIONS = st.sampled_from([".mp4", ".MP4", ".mov", ".mov.mp4"])
 
 
 def folded(name):
     return unicodedata.normalize("NFC", name.casefold())
 
 
-@given(st.sets(st.builds(lambda *parts: "".join(parts), FOLDERS, NAMES, ENDINGS), min_size=1, max_size=8))
+@given(st.sets(st.builds(lambda *parts: "".join(parts), FOLDERS, NAMES, EXTENSIONS), min_size=1, max_size=8))
 def test_the_results_of_a_folder_are_distinct_files(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("videos")
     fill(folder, *(file for file in files if not any(other.startswith(f"{file}/") for other in files)))

@@ -17,7 +17,7 @@ from foley_client.render.row import Row
 MAX_BYTES = 256 * 2**20
 SHOWN = 20  # faults listed in an error message; the others are counted
 SETTINGS = [name for name in Row.model_fields if name not in ("video", "output")]
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv")
+VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv")
 
 
 class _Outputs:
@@ -156,7 +156,7 @@ def _videos(folder: Path, results: Path | None) -> Iterator[Path]:
     if written == root:
         raise SettingError(f"the results would lie among the videos; choose another output folder than {folder}")
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in VIDEO_EXTENSIONS or not path.is_file():
             continue
         is_result = written and root in written.parents and written in path.resolve().parents
         is_partial = path.name.startswith(".foley-")

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from foley import clip
-from foley.mux import SOUND_ENDINGS
+from foley.mux import SOUND_EXTENSIONS
 from foley_client.render.place import REPORT, Output
 from foley_client.render.progress import Tally, clock
 from foley_client.render.row import Row
@@ -49,7 +49,7 @@ def _result(row: Row, about: dict[str, Any] | None) -> dict[str, Any]:
     shown = {
         "name": row.output,
         "url": quote(row.output),
-        "is_sound": PurePosixPath(row.output).suffix.lower() in SOUND_ENDINGS,
+        "is_sound": PurePosixPath(row.output).suffix.lower() in SOUND_EXTENSIONS,
         "text": row.text or (PurePosixPath(row.audio).name if row.audio else ""),
         "seed": row.seed,
     }
