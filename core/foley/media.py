@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from foley import envelope
 from foley.clip import FRAME_HEIGHT, FRAME_RATE_HZ, FRAME_WIDTH
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, ends_early, open_media
 from foley.errors import MediaError, MediaTooLarge
@@ -60,7 +61,7 @@ class VideoInfo:
 
     def samples(self, rate: int) -> int:
         """Return the number of samples at `rate` Hz of a sound as long as the video."""
-        return round(self.duration_s * rate)
+        return envelope.samples(self.duration_s, rate)
 
 
 class Frames:
