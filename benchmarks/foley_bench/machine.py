@@ -13,7 +13,7 @@ import torch
 
 from foley.bundle import Bundle, graph_file
 from foley.stages import networks
-from foley_server.session import open_session
+from foley_server.backend.session import open_session
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = (

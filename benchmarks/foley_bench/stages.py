@@ -19,7 +19,7 @@ from foley_bench.report import Report, milliseconds, stacked_bars, table
 from foley_bench.roofline import count_flop, matrix_rates
 from foley_client import Triton, Watch, embedded_triton
 from foley_export.make import load_network
-from foley_server.session import open_session
+from foley_server.backend.session import open_session
 
 BACKENDS = {"baseline": "baseline", "onnxruntime": "ORT", "triton": "Triton"}
 

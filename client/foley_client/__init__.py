@@ -1,26 +1,40 @@
-"""SDK and command line of Video-Foley: generate synchronised sound for silent video."""
+"""SDK and command line of Video-Foley: generate synchronised sound for silent video.
 
-from foley import __version__
-from foley_client.api import FoleyClient
-from foley_client.api_async import AsyncFoleyClient
-from foley_client.embedded import embedded_triton
-from foley_pipeline.foley import Foley, Take
-from foley_pipeline.job import Curve, Job, Sound
-from foley_pipeline.prompt import Prompt
-from foley_pipeline.triton import Triton
-from foley_pipeline.watch import Watch
+    with foley_client.FoleyClient("grpcs://foley.example.com") as client:
+        result = client.generate("hits.mp4", text="a stick hits metal", steps=10, seed=3)
+        result.save("out.mp4")
+
+`FoleyClient` and `AsyncFoleyClient` call a public API; `Foley` has the same methods on a Triton server.
+"""
+
+from foley import __version__, errors
+from foley.errors import FoleyError
+from foley.options import GenerateOptions
+from foley_client._async.client import AsyncFoleyClient, AsyncGenerationJob
+from foley_client._sync.client import FoleyClient, GenerationJob
+from foley_client._wire import AudioChunk, Event, JobStatus
+from foley_client.local import Foley
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.progress import OnProgress, Progress, Stage
+from foley_pipeline.result import GenerationResult, Take
 
 __all__ = [
     "AsyncFoleyClient",
-    "Curve",
+    "AsyncGenerationJob",
+    "AudioChunk",
+    "CancelToken",
+    "Event",
     "Foley",
     "FoleyClient",
-    "Job",
-    "Prompt",
-    "Sound",
+    "FoleyError",
+    "GenerateOptions",
+    "GenerationJob",
+    "GenerationResult",
+    "JobStatus",
+    "OnProgress",
+    "Progress",
+    "Stage",
     "Take",
-    "Triton",
-    "Watch",
     "__version__",
-    "embedded_triton",
+    "errors",
 ]

@@ -1,5 +1,6 @@
 """gRPC channels to the public API: address, TLS and authentication."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,35 @@ class Channel:
         if self.token and not re.fullmatch(r"[\x21-\x7e]+", self.token):
             raise SettingError("the token holds characters that no token has; copy it again")
 
+    @classmethod
+    def from_environment(
+        cls,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+    ) -> "Channel":
+        """Return the settings given, and those of the environment for what is None.
+
+        The variables are FOLEY_SERVER, FOLEY_TOKEN or FOLEY_TOKEN_FILE (a file that contains the token), and for
+        servers with TLS, FOLEY_CA, FOLEY_CERTIFICATE and FOLEY_KEY.
+
+        Raises:
+            SettingError: There is no address, the token file cannot be read, or a setting is invalid.
+        """
+        url = url or os.environ.get("FOLEY_SERVER")
+        if not url:
+            raise SettingError("there is no server address; give it as grpcs://HOST:PORT, or set $FOLEY_SERVER")
+        if url.startswith("grpcs://"):  # exported variables must not break calls of servers without TLS
+            ca, certificate, key = (
+                given or os.environ.get(variable)
+                for given, variable in ((ca, "FOLEY_CA"), (certificate, "FOLEY_CERTIFICATE"), (key, "FOLEY_KEY"))
+            )
+        files = (Path(path) if path else None for path in (ca, certificate, key))
+        return cls(url if "://" in url else f"grpc://{url}", token or _environment_token(), *files)
+
     @property
     def secure(self) -> bool:
         """Whether the connection uses TLS."""
@@ -92,3 +122,14 @@ class Channel:
                 raise SettingError(f"{path} cannot be read ({error.strerror}); check the name") from error
 
         return grpc.ssl_channel_credentials(read(self.ca), read(self.key), read(self.certificate))
+
+
+def _environment_token() -> str | None:
+    if token := os.environ.get("FOLEY_TOKEN"):
+        return token
+    if name := os.environ.get("FOLEY_TOKEN_FILE"):
+        try:
+            return Path(name).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"the token file {name} cannot be read; check $FOLEY_TOKEN_FILE") from error
+    return None

@@ -7,47 +7,50 @@ from typing import Annotated, Any
 
 import typer
 
-from foley import envelope
 from foley.application import application
 from foley.audio import read_audio
 from foley.media import probe
 from foley.options import FileOptions, GenerateOptions, OpticalFlow
 from foley.output import replacing
 from foley_client import outputs
-from foley_client.console import print_timings
+from foley_client.connection import ConnectionOptions, connect
+from foley_client.console import ProgressDisplay, print_timings
 from foley_client.curves import check_filter, read_envelope
 from foley_client.option_parameters import with_options
-from foley_client.outputs import Result
 from foley_client.render.command import render
-from foley_client.session import Where, session
 from foley_pipeline import cache
-from foley_pipeline.content import content_sha256
-from foley_pipeline.job import Curve, Job
+from foley_pipeline.progress import Stage
+from foley_pipeline.request import GenerationRequest
 from foley_pipeline.rms2sound import Loop
 
-app = application("Make synchronised sound for silent video with Video-Foley.")
+app = application("Generate synchronised sound for silent video with Video-Foley.")
 
 
-Video = Annotated[Path, typer.Argument(help="The video, in any format; it is only read.", show_default=False)]
+Video = Annotated[Path, typer.Argument(help="The video, in any format; it is not modified.", show_default=False)]
 Server = Annotated[
     str | None,
     typer.Option(
-        help="Server to use: grpcs://HOST, a public API, whose token is in $FOLEY_TOKEN or the file "
-        "$FOLEY_TOKEN_FILE; or HOST:PORT, a Triton or an API without TLS. Without it one is started for this call.",
+        help="Server: grpcs://HOST for a public API, whose token is in $FOLEY_TOKEN or in the file $FOLEY_TOKEN_FILE; "
+        "HOST:PORT for a Triton, or for an API without TLS. By default, a Triton is started for this call.",
         envvar="FOLEY_SERVER",
     ),
 ]
 CA = Annotated[
     Path | None,
-    typer.Option("--ca", help="Certificates to trust, not the system's. With grpcs://: or $FOLEY_CA."),
+    typer.Option("--ca", help="Root certificates (PEM) in place of the system's, with grpcs://. Default: $FOLEY_CA."),
 ]
 Certificate = Annotated[
     Path | None,
-    typer.Option("--certificate", help="Client certificate for mutual TLS. With grpcs://: or $FOLEY_CERTIFICATE."),
+    typer.Option(
+        "--certificate", help="Client certificate (PEM) for mutual TLS, with grpcs://. Default: $FOLEY_CERTIFICATE."
+    ),
 ]
-Key = Annotated[Path | None, typer.Option("--key", help="Key of that certificate. With grpcs://: or $FOLEY_KEY.")]
+Key = Annotated[
+    Path | None, typer.Option("--key", help="Private key (PEM) of the client certificate. Default: $FOLEY_KEY.")
+]
 BundleFolder = Annotated[
-    Path | None, typer.Option("--bundle", help="Bundle that the started server serves.", show_default="demo")
+    Path | None,
+    typer.Option("--bundle", help="Folder of the bundle that a started server serves.", show_default="demo"),
 ]
 Flow = Annotated[
     OpticalFlow | None, typer.Option(help=str(GenerateOptions.model_fields["flow"].description), show_default="default")
@@ -56,8 +59,8 @@ NoCache = Annotated[
     bool,
     typer.Option(
         "--no-cache",
-        help="Make everything anew. Otherwise what was made before from the same video or prompt is taken from "
-        f"$FOLEY_CACHE/results (by default ~/.cache/foley/results), which keeps the last {cache.MAX_BYTES >> 20} MiB.",
+        help="Do not use the cache of envelopes and embeddings, $FOLEY_CACHE/results "
+        f"(default: ~/.cache/foley/results, at most {cache.MAX_BYTES >> 20} MiB).",
     ),
 ]
 
@@ -71,17 +74,19 @@ def generate(
         typer.Option(
             "-o",
             "--output",
-            help="File to write; may be given several times. .mp4 .mov .mkv .webm: the video with its sound; "
-            ".wav: the sound; .png: requested and produced envelope; .json .csv: the envelope.",
+            help="Output file; repeat the option for several. The extension selects the content: .mp4 .mov .mkv .webm: "
+            "the video with sound; .wav: the sound; .png: a plot of the envelopes; .json .csv: the envelope.",
             show_default="VIDEO-foley.mp4",
         ),
     ] = None,
-    audio: Annotated[Path | None, typer.Option(help="What it sounds like, as a recording.")] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Audio prompt: a recording with the timbre of the sound, in place of --text.")
+    ] = None,
     envelope_file: Annotated[
         Path | None,
-        typer.Option("--envelope", help="Loudness curve instead of the predicted one: .json, .csv, or a recording."),
+        typer.Option("--envelope", help="Envelope to use in place of the predicted one: .json, .csv, or a recording."),
     ] = None,
-    loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs, with a Triton.")] = "client",
+    loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs, if the server is a Triton.")] = "client",
     server: Server = None,
     ca: CA = None,
     certificate: Certificate = None,
@@ -97,7 +102,8 @@ def generate(
     # validate all inputs before starting a server
     chosen = FileOptions(**options)
     check_filter(envelope_file, chosen.envelope_filter)
-    job = Job(video, GenerateOptions(**chosen.model_dump(include=set(GenerateOptions.model_fields))), audio)
+    wanted = GenerateOptions(**chosen.model_dump(include=set(GenerateOptions.model_fields)))
+    request = GenerationRequest(video, None, audio, wanted)
     variations = chosen.variations
     paths = output or [Path(f"{video.stem}-foley.mp4")]
     numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(variations)]
@@ -110,28 +116,17 @@ def generate(
         read_audio(audio)
     info = probe(video)
     if envelope_file:
-        samples, frames = envelope.samples(info.duration_s), envelope.frames(info.duration_s)
-        curve = read_envelope(envelope_file, info.duration_s, frames, chosen.envelope_filter)
-        job = replace(job, source=Curve(curve, samples))
-    origin = {
-        "video": video.name,
-        "video_sha256": content_sha256(video),
-        "envelope": envelope_file.name if envelope_file else "predicted",
-        "envelope_filter": chosen.envelope_filter,
-        "audio": audio.name if audio else None,
-    }
-    where = Where(server, ca, certificate, key, bundle, no_cache)
-    with ExitStack() as files, session(where) as (maker, watch):
-        sound = maker.generate(job, watch, loop)
-        with watch.stage("writing", len(sound.takes)) as stage:
-            for take, group in zip(sound.takes, numbered, strict=True):
-                result = Result(
-                    video, sound.envelope, replace(take, recipe={**take.recipe, **origin}), chosen.source_audio
-                )
+        request = replace(request, envelope=read_envelope(envelope_file, info.duration_s, chosen.envelope_filter))
+    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, loop)
+    with ExitStack() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
+        result = backend.generate(request, progress=display.on_progress)
+        display.timer.timings_s.update(result.timings_s)
+        with display.timer.stage(Stage.WRITE, variations) as stage:
+            for i, group in enumerate(numbered):
                 for path in group:
-                    outputs.write(files.enter_context(replacing(path)), result)
+                    outputs.write(files.enter_context(replacing(path)), result, video, i, chosen.source_audio)
                 stage.advance()
-    print_timings(watch)
+    print_timings(display.timer)
     for group in numbered:
         for path in group:
             typer.echo(path)
@@ -142,7 +137,7 @@ def predict_envelope(
     video: Video,
     output: Annotated[
         list[Path],
-        typer.Option("-o", "--output", help="File to write: .json, .csv (both can be edited and used) or .png."),
+        typer.Option("-o", "--output", help="Output file: .json, .csv or .png; repeat the option for several."),
     ],
     flow: Flow = None,
     server: Server = None,
@@ -152,7 +147,7 @@ def predict_envelope(
     bundle: BundleFolder = None,
     no_cache: NoCache = False,
 ) -> None:
-    """Predict only the loudness curve of a video, without generating sound.
+    """Predict the envelope (loudness curve) of a video, without generating sound.
 
     foley envelope hits.mp4 -o hits.csv -o hits.png
 
@@ -160,11 +155,11 @@ def predict_envelope(
     """
     outputs.check(output, outputs.ENVELOPE_EXTENSIONS, [video])
     probe(video)
-    where = Where(server, ca, certificate, key, bundle, no_cache)
-    with ExitStack() as files, session(where) as (maker, watch):
-        curve = maker.predict_envelope(video, watch, flow)
+    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache)
+    with ExitStack() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
+        envelope = backend.predict_envelope(video, flow=flow, progress=display.on_progress)
         for path in output:
-            outputs.write(files.enter_context(replacing(path)), Result(video, curve))
+            outputs.write_envelope(files.enter_context(replacing(path)), envelope)
     for path in output:
         typer.echo(path)
 

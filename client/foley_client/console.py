@@ -1,22 +1,32 @@
-"""Terminal output of the command line: progress bars and a table of timings."""
+"""Terminal output of the command line: progress and a table of timings."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from foley_pipeline.watch import Watch
+from foley_pipeline.progress import Progress, Stage, StageTimer, label
+
+LINE_INTERVAL_S = 10.0  # between lines of a stage where there is no terminal
 
 console = Console(stderr=True)  # standard output is reserved for results
 
 
-class ProgressWatch(Watch):
-    """Shows a progress bar for each running stage. Use it as a context manager."""
+class ProgressDisplay:
+    """Shows the progress of a call on standard error: a bar per running stage on a terminal, else a line now and then.
+
+    Use it as a context manager.
+
+    Attributes:
+        timer: Times the stages of the caller, and shows them too.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._progress = Progress(
+        self.timer = StageTimer(self.on_progress)
+        self._bars = ProgressBar(
             TextColumn("{task.description:28}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -24,33 +34,53 @@ class ProgressWatch(Watch):
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._printed_s: dict[str, float] = {}
 
-    def __enter__(self) -> "ProgressWatch":
-        self._progress.start()
+    def __enter__(self) -> "ProgressDisplay":
+        self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
-    def on_progress(self, name: str, done: int, total: int | None) -> None:
-        """Add or update the bar of stage `name`."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total)
-        self._progress.update(self._tasks[name], completed=done)
+    def on_progress(self, progress: Progress) -> None:
+        """Show an event; an `OnProgress`."""
+        if progress.envelope is None:
+            self._show_bar(progress) if console.is_terminal else self._print_line(progress)
 
-    def on_end(self, name: str) -> None:
-        """Remove the bar of stage `name`."""
-        self._progress.remove_task(self._tasks.pop(name))
+    def _show_bar(self, progress: Progress) -> None:
+        stage = progress.stage
+        if progress.seconds is not None:
+            if stage in self._tasks:
+                self._bars.remove_task(self._tasks.pop(stage))
+            return
+        shown = label(stage)
+        if stage == Stage.QUEUE:
+            shown, progress = f"{shown}, {progress.total} ahead", Progress(stage)
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(shown, total=progress.total)
+        self._bars.update(self._tasks[stage], description=shown, completed=progress.done, total=progress.total)
+
+    def _print_line(self, progress: Progress) -> None:
+        now, stage = time.monotonic(), progress.stage
+        since_s = self._printed_s.setdefault(stage, now)
+        if progress.seconds is None and now - since_s >= LINE_INTERVAL_S and progress.total:
+            self._printed_s[stage] = now
+            done = f"{progress.total} ahead" if stage == Stage.QUEUE else f"{progress.done} of {progress.total}"
+            console.print(f"{label(stage)}: {done}", highlight=False)
+        if progress.seconds is not None:
+            del self._printed_s[stage]
 
 
-def print_timings(watch: Watch) -> None:
+def print_timings(timer: StageTimer) -> None:
     """Print the time of every stage and the total elapsed time, which is less than the sum if stages overlap."""
     table = Table("stage", "seconds", title="Time of each stage")
     table.columns[1].justify = "right"
-    for name, seconds in watch.timings_s.items():
-        table.add_row(name, f"{seconds:.2f}")
+    for name, seconds in timer.timings_s.items():
+        table.add_row(label(name), f"{seconds:.2f}")
     table.add_section()
-    table.add_row("all", f"{watch.elapsed_s:.2f}")
+    table.add_row("all", f"{timer.elapsed_s:.2f}")
     console.print(table)

@@ -4,12 +4,13 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from foley import envelope_file
+from foley import clip, envelope_file
 from foley.audio import read_audio
-from foley.envelope import Floats, measure, samples, validate
+from foley.envelope import frames, measure, samples, validate
 from foley.envelope_filter import low_pass
 from foley.errors import SettingError
 from foley.options import EnvelopeFilter
+from foley_pipeline.request import EnvelopeInput
 
 
 def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None:
@@ -20,26 +21,26 @@ def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None
     """
     if envelope_filter != "none" and (path is None or path.suffix.lower() in envelope_file.EXTENSIONS):
         raise SettingError(
-            f"the envelope filter {envelope_filter!r} is for recordings: give one as the envelope, or use no filter"
+            f"envelope_filter is {envelope_filter!r}, which applies to recordings: "
+            "give a recording as the envelope, or use no filter"
         )
 
 
-def read_envelope(path: Path, duration_s: float, frames: int, envelope_filter: EnvelopeFilter = "none") -> Floats:
-    """Read the envelope for a video from a curve file or a recording.
+def read_envelope(
+    path: Path, duration_s: float | None, envelope_filter: EnvelopeFilter = "none", name: str | None = None
+) -> EnvelopeInput:
+    """Read an envelope from a curve file or a recording.
 
-    A curve (.json, .csv) must have exactly `frames` values. Any other file is decoded as a recording, for example of
-    a vocal imitation, and its RMS is measured. A recording shorter than the video is padded with silence; a longer one
-    is cut.
+    A curve (.json, .csv) must have as many values as the video has envelope frames. Any other file is decoded as a
+    recording, for example of a vocal imitation, and its RMS is measured. A recording shorter than the video is padded
+    with silence; a longer one is cut.
 
     Args:
         path: The curve or the recording.
-        duration_s: Duration of the video in seconds.
-        frames: Number of envelope frames of the video, 100 per second.
+        duration_s: Duration of the video in seconds; None: the duration of the curve or the recording.
         envelope_filter: "official" applies `foley.envelope_filter.low_pass` to the RMS of a recording, and sets
             negative values to 0.
-
-    Returns:
-        RMS values [frames], float32.
+        name: Name for the recipe; None: that of the file.
 
     Raises:
         EnvelopeError: The curve is not valid, or the video is too short for the filter.
@@ -47,12 +48,17 @@ def read_envelope(path: Path, duration_s: float, frames: int, envelope_filter: E
         SettingError: There is a filter, but `path` is a curve, or SciPy, which the filter needs, is not installed.
     """
     check_filter(path, envelope_filter)
+    source = name or path.name
     if path.suffix.lower() in envelope_file.EXTENSIONS:
-        return validate(envelope_file.read(path), frames)
-    length = samples(duration_s)
-    recording = read_audio(path)[:length]
+        curve = validate(envelope_file.read(path), None if duration_s is None else frames(duration_s))
+        length = len(curve) * clip.HOP if duration_s is None else samples(duration_s)
+        return EnvelopeInput(curve, length, source)
+    recording = read_audio(path)
+    length = len(recording) if duration_s is None else samples(duration_s)
+    recording = recording[:length]
     rms = measure(np.pad(recording, (0, length - len(recording))))
-    if envelope_filter == "none":
-        return rms
-    # The filter can undershoot zero; an RMS is never negative, and the rest of the project rejects negative envelopes.
-    return np.maximum(low_pass(rms), 0).astype(np.float32)
+    if envelope_filter != "none":
+        # The filter can undershoot zero; an RMS is never negative, and the rest of the project rejects negative
+        # envelopes.
+        rms = np.maximum(low_pass(rms), 0).astype(np.float32)
+    return EnvelopeInput(rms, length, source, envelope_filter)

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foley.errors import ServerUnavailable
-from foley_pipeline.triton import Triton
+from foley_pipeline.triton import TritonClient
 
 STOP_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def embedded_triton(bundle: Path | None = None) -> Iterator[Triton]:
+def embedded_triton(bundle: Path | None = None) -> Iterator[TritonClient]:
     """Start `foley-server`, connect to it, and stop it on exit.
 
     The server watches its standard input and stops when this process ends, even if it is killed.
@@ -50,9 +50,11 @@ def embedded_triton(bundle: Path | None = None) -> Iterator[Triton]:
                 process.wait(STOP_TIMEOUT_S)
                 errors.seek(0)
                 reason = errors.read().strip().removeprefix("error: ")
-                raise ServerUnavailable(reason or "foley-server ended before it was ready")
+                raise ServerUnavailable(
+                    reason or "foley-server ended before it was ready; run `foley-server run` to see its output"
+                )
             endpoints = dict(part.split("=", 1) for part in ready.split()[1:])
-            with Triton(endpoints["grpc"]) as triton:
+            with TritonClient(endpoints["grpc"]) as triton:
                 yield triton
         finally:
             process.stdin.close()
@@ -69,6 +71,6 @@ def _foley_server() -> str:
     found = str(beside) if beside.is_file() else shutil.which("foley-server")
     if found is None:
         raise ServerUnavailable(
-            "foley-server is not installed here; install it, or name a running server with --server"
+            "foley-server is not installed; run `pip install ./server[triton]`, or give the address of a running server"
         )
     return found

@@ -1,18 +1,16 @@
 """Output files of the command line. The file extension selects the format."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from foley import clip, envelope_file
+from foley import envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, write_video, write_wav
+from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from foley.options import SourceAudio
 from foley.output import check_destination
 from foley_client.extras import require
-from foley_pipeline.foley import Take
+from foley_pipeline.result import GenerationResult
 
 PLOT_EXTENSIONS = (".png",)
 ENVELOPE_EXTENSIONS = (*envelope_file.EXTENSIONS, *PLOT_EXTENSIONS)
@@ -40,37 +38,29 @@ def check(paths: Sequence[Path], extensions: Sequence[str], sources: Sequence[Pa
         require("a .png output", "cli", "matplotlib")
 
 
-@dataclass(frozen=True)
-class Result:
-    """Content of the output files.
+def write(
+    path: Path, result: GenerationResult, video: Path, variation: int = 0, source_audio: SourceAudio = "replace"
+) -> None:
+    """Write a variation in the format of the extension of `path`; see `GenerationResult.write`.
 
-    Attributes:
-        source: The input video.
-        envelope: RMS values [frames at 100 Hz].
-        take: The generated sound; None if only an envelope was predicted.
-        source_audio: What happens to the audio of the input video.
+    For atomic writes, use `foley.output.replacing`.
     """
-
-    source: Path
-    envelope: Floats
-    take: Take | None = None
-    source_audio: SourceAudio = "replace"
-
-
-def write(path: Path, result: Result) -> None:
-    """Write `result` in the format of the extension of `path`. For atomic writes, use `foley.output.replacing`."""
-    suffix, take = path.suffix.lower(), result.take
-    if suffix in envelope_file.EXTENSIONS:
-        path.write_text(envelope_file.dumps(result.envelope, suffix))
-    elif suffix in PLOT_EXTENSIONS:
+    if path.suffix.lower() in PLOT_EXTENSIONS:
         from foley_client.picture import draw  # needs matplotlib (extra `cli`)
 
-        draw(path, result.envelope, take.waveform if take else None)
-    elif take and suffix in SOUND_EXTENSIONS:
-        write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(take.recipe))
-    elif take:
-        recipe = json.dumps(take.recipe)
-        write_video(result.source, take.waveform, clip.SAMPLE_RATE_HZ, path, result.source_audio, recipe)
+        draw(path, result.envelope, result.takes[variation].waveform)
+    else:
+        result.write(path, video, variation, source_audio)
+
+
+def write_envelope(path: Path, envelope: Floats) -> None:
+    """Write an envelope in the format of the extension of `path`."""
+    if path.suffix.lower() in PLOT_EXTENSIONS:
+        from foley_client.picture import draw
+
+        draw(path, envelope)
+    else:
+        path.write_text(envelope_file.dumps(envelope, path.suffix.lower()))
 
 
 def numbered(path: Path, variation: int, variations: int) -> Path:

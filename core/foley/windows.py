@@ -9,12 +9,14 @@ from foley import clip
 from foley.envelope import Floats
 
 OVERLAP_S = 1.0
+OVERHANG_S = 1 / clip.FRAME_RATE_HZ
+"""Time by which the last window may be longer than 10 s: 300 frames at 29.97 fps last 10.01 s and need one window."""
 
 
 def window_starts_s(duration_s: float) -> list[float]:
-    """Return the start times, in seconds, of the windows that cover `duration_s`; the last may exceed it."""
+    """Return the start times, in seconds, of the windows of 10 s that cover `duration_s`, but for `OVERHANG_S`."""
     hop = clip.CLIP_SECONDS - OVERLAP_S
-    count = 1 + max(0, int(np.ceil(round(duration_s - clip.CLIP_SECONDS, 6) / hop)))
+    count = 1 + max(0, int(np.ceil(round(duration_s - OVERHANG_S - clip.CLIP_SECONDS, 6) / hop)))
     return [i * hop for i in range(count)]
 
 
@@ -29,7 +31,8 @@ def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal[
     """Join the windows' signals by cross-fading.
 
     Args:
-        pieces: One signal per window, [10 s * rate_hz] or longer each.
+        pieces: One signal per window, [10 s * rate_hz] or longer each. The last one is used to the end of the result;
+            its last value is held if it ends before.
         rate_hz: Values per second.
         length: Number of values of the result.
         law: "linear": the weights add up to one, for signals that agree in the overlap. "equal_power": the squares of
@@ -43,12 +46,16 @@ def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal[
     ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / overlap
     if law == "equal_power":
         ramp = np.sin(ramp * (np.pi / 2))
-    joined = np.zeros((len(pieces) - 1) * hop + hop + overlap, np.float32)
+    end = max(length, (len(pieces) - 1) * hop + hop + overlap)
+    joined = np.zeros(end, np.float32)
     for i, piece in enumerate(pieces):
-        weights = np.ones(hop + overlap, np.float32)
+        is_last = i == len(pieces) - 1
+        size = end - i * hop if is_last else hop + overlap
+        weights = np.ones(size, np.float32)
         if i > 0:
             weights[:overlap] = ramp
-        if i < len(pieces) - 1:
+        if not is_last:
             weights[-overlap:] = ramp[::-1]
-        joined[i * hop : i * hop + len(weights)] += weights * piece[: len(weights)]
+        held = np.pad(piece[:size], (0, max(0, size - len(piece))), mode="edge")
+        joined[i * hop : i * hop + size] += weights * held
     return joined[:length]

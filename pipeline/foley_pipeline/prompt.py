@@ -9,7 +9,7 @@ from foley import clip
 from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.options import PromptOptions
-from foley_pipeline.triton import Triton
+from foley_pipeline.triton import TritonClient
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if self.text and self.audio:
-            raise SettingError("give a text or an audio prompt, not both")
+            raise SettingError("there are both a text and an audio prompt; give one of them")
         PromptOptions(text=self.text, negative_text=self.negative_text)
 
     def check(self, guidance: float) -> None:
@@ -41,10 +41,10 @@ class Prompt:
             SettingError: There is a negative text, but guidance is 1, which disables classifier-free guidance.
         """
         if self.negative_text and guidance == 1:
-            raise SettingError("with guidance 1 a negative text does nothing; ask for more guidance, for example 2")
+            raise SettingError("negative_text has no effect with guidance 1; set a higher guidance, for example 2")
 
 
-def embed_text(triton: Triton, text: str) -> Floats:
+def embed_text(triton: TritonClient, text: str) -> Floats:
     """Return the CLAP embedding of a text, float32 [512] of unit length.
 
     Each text is a separate call, because batching changes the last bits.
@@ -54,7 +54,7 @@ def embed_text(triton: Triton, text: str) -> Floats:
     return embedding
 
 
-def embed_audio(triton: Triton, waveform: Floats) -> Floats:
+def embed_audio(triton: TritonClient, waveform: Floats) -> Floats:
     """Return the CLAP embedding of a recording, float32 [512].
 
     Args:

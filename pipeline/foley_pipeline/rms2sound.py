@@ -1,5 +1,6 @@
 """The second stage, RMS2Sound: envelope and embeddings -> sound, in windows of 10 s."""
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -12,12 +13,13 @@ from foley import clip
 from foley.denoising import served_denoiser
 from foley.envelope import Floats
 from foley.sampler import Sampling, sample
-from foley.windows import crossfade, cut, window_starts_s
-from foley_pipeline.triton import Triton
-from foley_pipeline.watch import Watch
+from foley.windows import OVERHANG_S, crossfade, cut, window_starts_s
+from foley_pipeline.progress import Stage, StageTimer
+from foley_pipeline.triton import TritonClient
 
 Loop = Literal["client", "server"]
 
+MAX_OVERHANG = math.ceil(OVERHANG_S * clip.ENVELOPE_RATE_HZ)  # envelope frames of a last window beyond 10 s
 CONCURRENT_WINDOWS = 8  # windows that are denoised concurrently, so that the server batches their steps
 
 
@@ -38,12 +40,18 @@ class Conditioning:
     def window(self, start_s: float) -> "Conditioning":
         """Return the conditioning of the clip that starts at `start_s`, its envelope zero-padded to 1024 frames."""
         start = round(start_s * clip.ENVELOPE_RATE_HZ)
-        piece = cut(self.envelope[start : start + clip.CLIP_ENVELOPE], 0, clip.PADDED_ENVELOPE)
-        return replace(self, envelope=piece)
+        rest = self.envelope[start:]
+        length = len(rest) if len(rest) <= clip.CLIP_ENVELOPE + MAX_OVERHANG else clip.CLIP_ENVELOPE
+        return replace(self, envelope=cut(rest[:length], 0, clip.PADDED_ENVELOPE))
 
 
 def synthesize(
-    triton: Triton, condition: Conditioning, samplings: Sequence[Sampling], samples: int, loop: Loop, watch: Watch
+    triton: TritonClient,
+    condition: Conditioning,
+    samplings: Sequence[Sampling],
+    samples: int,
+    loop: Loop,
+    timer: StageTimer,
 ) -> list[Floats]:
     """Generate one waveform per element of `samplings`, without setting its loudness.
 
@@ -53,7 +61,7 @@ def synthesize(
         samplings: Settings of each sound.
         samples: Length of the sounds, in samples at 16 kHz.
         loop: Whether the diffusion loop runs on the client or on the server.
-        watch: Progress and cancellation.
+        timer: Progress and timings.
 
     Returns:
         Waveforms, float32 [samples] each.
@@ -63,20 +71,22 @@ def synthesize(
     run = {"client": _in_client, "server": _in_server}[loop]
     total = sum(sampling.steps for sampling, _ in windows)
     with (
-        watch.stage("denoising", total) as stage,
+        timer.stage(Stage.DENOISE, total) as stage,
         ThreadPoolExecutor(CONCURRENT_WINDOWS) as pool,
-        watch.part() as part,
+        triton.cancel.child() as cancel,
     ):
-        server = triton.under(part)
+        server = triton.under(cancel)
         jobs = [pool.submit(run, server, condition.window(starts[i]), s, i, stage.advance) for s, i in windows]
         wait(jobs, return_when=FIRST_EXCEPTION)
         failed = [job for job in jobs if job.done() and job.exception()]
         results = [job.result() for job in failed or jobs]
     if loop == "client":
-        with watch.stage("VAE and vocoder", len(results)) as stage:
-            for i, latents in enumerate(results):
-                results[i] = triton.under(watch).infer("latents_to_waveform", latents=latents[None])["waveform"][0]
-                stage.advance()
+        batch = triton.stages["latents_to_waveform"].max_batch
+        with timer.stage(Stage.DECODE, len(results)) as stage:
+            for start in range(0, len(results), batch):
+                latents = np.stack(results[start : start + batch])
+                results[start : start + batch] = triton.infer("latents_to_waveform", latents=latents)["waveform"]
+                stage.advance(len(latents))
     return [
         crossfade(results[first : first + len(starts)], clip.SAMPLE_RATE_HZ, samples, "equal_power")
         for first in range(0, len(results), len(starts))
@@ -84,7 +94,7 @@ def synthesize(
 
 
 def _in_client(
-    triton: Triton, condition: Conditioning, sampling: Sampling, window: int, advance: Callable[[], None]
+    triton: TritonClient, condition: Conditioning, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
     """Run the loop on the client with one call of `denoiser` per step; return the final latents."""
     denoise = served_denoiser(triton.infer, condition.envelope, condition.embedding, condition.negative_embedding)
@@ -96,7 +106,7 @@ def _in_client(
 
 
 def _in_server(
-    triton: Triton, condition: Conditioning, sampling: Sampling, window: int, advance: Callable[[], None]
+    triton: TritonClient, condition: Conditioning, sampling: Sampling, window: int, advance: Callable[[], None]
 ) -> Floats:
     """Run the loop on the server with one call that streams an event per step; return the waveform."""
     events = triton.stream(

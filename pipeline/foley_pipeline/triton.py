@@ -19,11 +19,11 @@ import tritonclient.grpc as grpcclient
 from pydantic import ValidationError
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from foley.errors import Cancelled, FoleyError, InvalidInput, ServerFailure, ServerUnavailable, SettingError
+from foley.errors import FoleyError, InvalidInput, ServerFailure, ServerUnavailable, SettingError
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
+from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.grpc_options import channel_options
-from foley_pipeline.watch import Watch
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -37,16 +37,17 @@ CANCEL_GRACE_S = 0.5
 # Parameters of the served models that identify what the networks run on; empty if they do not apply.
 PLATFORM = ("target", "precision", "tuning", "engines_sha256")
 
-Answer = tuple[Any, InferenceServerException | Cancelled | None]
+Answer = tuple[Any, InferenceServerException | FoleyError | None]
 
 
-class Triton:
+class TritonClient:
     """A connection to a Triton server. Thread-safe; use it as a context manager, or call `close`.
 
     Args:
         url: `HOST:PORT` of the KServe v2 gRPC endpoint, optionally with the prefix `grpc://`.
 
     Attributes:
+        cancel: Token that cancels the calls; see `under`.
         manifest: Manifest of the served bundle.
         versions: Versions of the server and of the bundle, and what the networks run on.
         stages: The served models, by name.
@@ -64,7 +65,7 @@ class Triton:
         self._calls = _Calls()
         self._request_id = ""
         self._headers: dict[str, str] = {}
-        self._watch = Watch()
+        self.cancel = CancelToken()
         try:
             self._connect()
         except BaseException:
@@ -99,7 +100,7 @@ class Triton:
                 "start one with `foley-server run`"
             ) from error
 
-    def __enter__(self) -> "Triton":
+    def __enter__(self) -> "TritonClient":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -120,16 +121,16 @@ class Triton:
         """Return the longest time, in seconds, that a stage with pending `infer` calls has not responded; else 0."""
         return self._calls.silence_s()
 
-    def for_request(self, request_id: str, headers: Mapping[str, str]) -> "Triton":
+    def for_request(self, request_id: str, headers: Mapping[str, str]) -> "TritonClient":
         """Return a view of this connection whose calls have a request id, for the server's logs, and headers."""
         other = copy.copy(self)
         other._request_id, other._headers = request_id, dict(headers)
         return other
 
-    def under(self, watch: Watch) -> "Triton":
-        """Return a view of this connection whose calls raise `Cancelled` within a second after `watch.cancel`."""
+    def under(self, cancel: CancelToken) -> "TritonClient":
+        """Return a view of this connection whose calls end within a second after `cancel.cancel()`."""
         other = copy.copy(self)
-        other._watch = watch
+        other.cancel = cancel
         return other
 
     def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
@@ -145,7 +146,7 @@ class Triton:
             The outputs, by name.
 
         Raises:
-            Cancelled: The watch given to `under` was cancelled.
+            Cancelled: The token given to `under` was cancelled.
             InvalidInput: The server refused the inputs.
             ServerUnavailable: The server cannot be reached.
             ServerFailure: The server answered with an error.
@@ -158,7 +159,7 @@ class Triton:
             self._calls.end(stage)
             answers.put((result, error))
 
-        with self._watch.cancelling(lambda: answers.put((None, Cancelled("stopped")))):
+        with self.cancel.on_cancel(lambda: answers.put((None, self.cancel.error))):
             self._calls.begin(stage)
             try:
                 self._client.async_infer(
@@ -189,7 +190,7 @@ class Triton:
             The outputs of each response, by name.
 
         Raises:
-            Cancelled: The watch given to `under` was cancelled.
+            Cancelled: The token given to `under` was cancelled.
             InvalidInput: The server refused the inputs.
             ServerUnavailable: The server cannot be reached.
             ServerFailure: The server answered with an error.
@@ -197,7 +198,7 @@ class Triton:
         contract = self.stages[stage]
         responses: queue.Queue[Answer] = queue.Queue()
         with (
-            self._watch.cancelling(lambda: responses.put((None, Cancelled("stopped")))),
+            self.cancel.on_cancel(lambda: responses.put((None, self.cancel.error))),
             self._open() as client,  # a client supports one stream at a time
         ):
             # The header triton_grpc_error would return the status of errors, but it crashes Triton 24.10.
@@ -209,7 +210,7 @@ class Triton:
                 )
                 while True:
                     result, error = responses.get(timeout=CALL_TIMEOUT_S)
-                    if isinstance(error, Cancelled):
+                    if isinstance(error, FoleyError):
                         raise error
                     if error is not None:
                         ended = True  # an error ends the call
@@ -275,9 +276,9 @@ def _tensors(contract: Stage, inputs: Mapping[str, npt.ArrayLike]) -> list[grpcc
 
 
 def _result(answers: "queue.SimpleQueue[Answer]") -> Any:
-    """Wait for the result of a call; raises the same errors as `Triton.infer`."""
+    """Wait for the result of a call; raises the same errors as `TritonClient.infer`."""
     result, error = answers.get()
-    if isinstance(error, Cancelled):
+    if isinstance(error, FoleyError):
         with suppress(queue.Empty):
             answers.get(timeout=CANCEL_GRACE_S)
         raise error

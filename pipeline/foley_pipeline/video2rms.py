@@ -9,18 +9,16 @@ import numpy.typing as npt
 
 from foley import clip
 from foley.envelope import Floats, frames
-from foley.options import OpticalFlow
-from foley.stages import features_stage
 from foley.windows import crossfade, cut, window_starts_s
-from foley_pipeline.reader import FrameStream, Image
-from foley_pipeline.triton import Triton
-from foley_pipeline.watch import Watch
+from foley_pipeline.media_loader import FrameStream, Image
+from foley_pipeline.progress import Stage, StageTimer
+from foley_pipeline.triton import TritonClient
 
 CHUNKS_ON_SERVER = 2  # the optical flow of one chunk overlaps with the feature networks of the other
 
 
 def predict_envelope(
-    triton: Triton, video: FrameStream, duration_s: float, watch: Watch, flow: OpticalFlow = "default"
+    triton: TritonClient, video: FrameStream, duration_s: float, timer: StageTimer, features: str = "frames_to_features"
 ) -> Floats:
     """Predict the envelope of a video of any length.
 
@@ -28,43 +26,44 @@ def predict_envelope(
         triton: The server.
         video: Frames at 30 fps.
         duration_s: Duration of the video in seconds.
-        watch: Progress and cancellation.
-        flow: Optical flow.
+        timer: Progress and timings.
+        features: Name of the ensemble that computes the features; see `foley.stages.features_stage`.
 
     Returns:
         Linear RMS, float32 [frames(duration_s)].
     """
-    rows = extract_features(triton, video, watch, flow)
-    still, motion = rows[-1], rows[:-1]
+    rows = extract_features(triton, video, timer, features)
+    static_features, motion = rows[-1], rows[:-1]
     pieces = []
     starts = window_starts_s(duration_s)
-    server = triton.under(watch)
-    with watch.stage("Video2RMS", len(starts)) as stage:
+    with timer.stage(Stage.VIDEO2RMS, len(starts)) as stage:
         for start_s in starts:
             start = round(start_s * clip.FRAME_RATE_HZ)
-            window = clip_features(motion[start : start + clip.CLIP_FRAMES - 1], still)
-            pieces.append(server.infer("video2rms", features=window[None])["envelope"][0, : clip.CLIP_ENVELOPE])
+            window = clip_features(motion[start : start + clip.CLIP_FRAMES - 1], static_features)
+            pieces.append(triton.infer("video2rms", features=window[None])["envelope"][0, : clip.CLIP_ENVELOPE])
             stage.advance()
     return crossfade(pieces, clip.ENVELOPE_RATE_HZ, frames(duration_s), "linear")
 
 
-def clip_features(rows: Floats, still: Floats) -> Floats:
+def clip_features(rows: Floats, static_features: Floats) -> Floats:
     """Pad feature rows to a full clip, the input of Video2RMS.
 
     The last row is zero, as in the official features, which have no row for the first frame.
 
     Args:
         rows: Features of frame pairs, float32 [at most 299, width].
-        still: Features of a static frame, float32 [width]; repeated if the video ends before the clip.
+        static_features: Features of a static frame, float32 [width]; repeated if the video ends before the clip.
 
     Returns:
         Features, float32 [300, width].
     """
     missing = clip.CLIP_FRAMES - 1 - len(rows)
-    return cut(np.concatenate([rows, np.repeat(still[None], missing, axis=0)]), 0, clip.CLIP_FRAMES)
+    return cut(np.concatenate([rows, np.repeat(static_features[None], missing, axis=0)]), 0, clip.CLIP_FRAMES)
 
 
-def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: OpticalFlow = "default") -> Floats:
+def extract_features(
+    triton: TritonClient, video: FrameStream, timer: StageTimer, features: str = "frames_to_features"
+) -> Floats:
     """Compute the features of every pair of consecutive frames, and of the last frame paired with itself.
 
     While `CHUNKS_ON_SERVER` (2) chunks are processed on the server, the next one is decoded. Memory for frames does not
@@ -73,29 +72,29 @@ def extract_features(triton: Triton, video: FrameStream, watch: Watch, flow: Opt
     Args:
         triton: The server.
         video: Frames at 30 fps.
-        watch: Progress and cancellation.
-        flow: Optical flow.
+        timer: Progress and timings.
+        features: Name of the ensemble that computes the features; see `foley.stages.features_stage`.
 
     Returns:
         Features, float32 [frames, width]: RGB features, then flow features.
     """
     rows: list[Floats] = []
-    pending: deque[Future[Floats]] = deque()
+    pending = deque[Future[Floats]]()
 
     def collect() -> None:
         rows.append(pending.popleft().result())
         stage.advance(len(rows[-1]))
 
     def call(chunk: npt.NDArray[np.uint8]) -> Floats:
-        outputs = server.infer(features_stage(flow), frames=chunk)
+        outputs = server.infer(features, frames=chunk)
         return np.concatenate([outputs["rgb"], outputs["flow"]], axis=1)
 
     with (
-        watch.stage("optical flow and features", len(video)) as stage,
+        timer.stage(Stage.FEATURES, len(video)) as stage,
         ThreadPoolExecutor(CHUNKS_ON_SERVER) as pool,
-        watch.part() as part,
+        triton.cancel.child() as cancel,
     ):
-        server = triton.under(part)
+        server = triton.under(cancel)
         for chunk in _chunks(video):
             pending.append(pool.submit(call, chunk))
             if len(pending) > CHUNKS_ON_SERVER:

@@ -18,8 +18,8 @@ from foley.application import application
 from foley.bundle import Half, Tuning
 from foley.errors import FoleyError, OutputError, ServerUnavailable
 from foley_pipeline.grpc_options import channel_options
-from foley_server import repository, triton
-from foley_server.gpu import Gpu
+from foley_server.launcher import repository, triton
+from foley_server.launcher.gpu import Gpu
 
 LOOK_S = 0.2  # interval between checks of Triton's processes
 _CHECKOUT = Path(__file__).resolve().parents[2]

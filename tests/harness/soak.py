@@ -26,7 +26,7 @@ from foley_bench.small_video import write_small_video
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job, Sound
 from foley_pipeline.watch import Watch
-from foley_server.triton import claim_port
+from foley_server.launcher.triton import claim_port
 from harness import leaks
 from harness.api_server import ApiServer, api_server, await_serving
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
-from foley_server.session import open_session
+from foley_server.backend.session import open_session
 
 
 class TritonPythonModel:

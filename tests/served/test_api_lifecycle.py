@@ -20,7 +20,7 @@ from foley_client import embedded_triton
 from foley_client.api import FoleyClient
 from foley_pipeline.job import Curve, Job
 from foley_pipeline.watch import Watch
-from foley_server.api.store import Store
+from foley_server.jobs.store import Store
 from harness.api_server import ApiServer, api_server, await_serving
 
 ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
@@ -163,7 +163,7 @@ HANGING = """
 import time
 from pathlib import Path
 
-from foley_server import network_model
+from foley_server.backend import network_model
 
 
 class TritonPythonModel(network_model.TritonPythonModel):

@@ -18,9 +18,9 @@ from foley.stages import networks
 from foley_client import Foley, Prompt, Triton
 from foley_export.presets import TINY
 from foley_pipeline.cache import Cache
-from foley_server import gpu, installation
-from foley_server.gpu import Target
-from foley_server.triton import serve
+from foley_server.launcher import gpu, installation
+from foley_server.launcher.gpu import Target
+from foley_server.launcher.triton import serve
 
 SAMPLES = 30_000
 ENVELOPE = np.abs(np.sin(np.arange(frames(SAMPLES / 16_000)) / 20)).astype(np.float32)

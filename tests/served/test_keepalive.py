@@ -17,7 +17,7 @@ from foley.errors import ServerUnavailable
 from foley.sampler import Sampling
 from foley_client import Triton, embedded_triton
 from foley_pipeline import grpc_options
-from foley_server.triton import serve
+from foley_server.launcher.triton import serve
 
 LATENTS = np.zeros((1, 8, 256, 16), np.float32)
 
@@ -113,7 +113,7 @@ def test_a_triton_that_is_stopped_is_noticed_within_a_minute(tiny_bundle: Path) 
 
 SLOW_MODEL = """
 import time
-from foley_server.network_model import TritonPythonModel as Network
+from foley_server.backend.network_model import TritonPythonModel as Network
 
 class TritonPythonModel(Network):
     def execute(self, requests):

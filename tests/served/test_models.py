@@ -11,7 +11,7 @@ import pytest
 from foley import clip
 from foley.errors import InvalidInput, ServerUnavailable, SettingError
 from foley_client import Triton
-from foley_server.repository import DATA_TYPES, dims
+from foley_server.launcher.repository import DATA_TYPES, dims
 
 
 def test_every_model_is_ready_and_has_its_contract(triton: Triton) -> None:

@@ -19,7 +19,7 @@ from foley_bench.small_video import write_small_video
 from foley_client import Foley, Triton, Watch, embedded_triton
 from foley_client.render.place import SIDECAR
 from foley_pipeline.job import Job, run
-from foley_server.triton import claim_port
+from foley_server.launcher.triton import claim_port
 from harness.chaos import chaos, compare
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"

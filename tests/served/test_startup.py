@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from foley.bundle import MANIFEST, graph_file
-from foley_server import installation
+from foley_server.launcher import installation
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -114,7 +114,7 @@ def test_a_python_without_a_shared_library(repository: Path, tiny_bundle: Path, 
 
 def test_the_users_own_library_path_is_searched_too(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / need_another_library(wheel)).symlink_to(shared_library())
-    check = "from foley_server import installation; installation.need_libraries(installation.find())"
+    check = "from foley_server.launcher import installation; installation.need_libraries(installation.find())"
     environment = {**os.environ, "PYTHONPATH": str(wheel), "LD_LIBRARY_PATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", check], env=environment, check=True, timeout=60)
 

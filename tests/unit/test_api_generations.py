@@ -16,11 +16,11 @@ from foley.errors import FoleyError, MediaError
 from foley_pipeline.api.messages import options_of
 from foley_pipeline.foley import Take
 from foley_pipeline.job import Curve, Job, Sound
-from foley_server.api import generations as module
-from foley_server.api.generations import Generations
-from foley_server.api.media_store import MediaStore
-from foley_server.api.store import Store
-from foley_server.api.upload import Uploads
+from foley_server.jobs import generations as module
+from foley_server.jobs.generations import Generations
+from foley_server.jobs.media_store import MediaStore
+from foley_server.jobs.store import Store
+from foley_server.jobs.upload import Uploads
 
 ENVELOPE = np.full(100, 0.1, np.float32)
 JOB = Job(Curve(ENVELOPE, 16_000))

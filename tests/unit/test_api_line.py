@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley.errors import Overloaded
-from foley_server.api.line import Line
+from foley_server.jobs.line import Line
 
 
 def run(work: Coroutine[object, object, object]) -> None:

@@ -18,7 +18,7 @@ from foley.audio import read_audio
 from foley.container import Limits
 from foley.errors import MediaError, MediaTooLarge
 from foley.media import read_frames
-from foley_server.api.sandbox import FRAME_BYTES, Sandbox
+from foley_server.sandbox.sandbox import FRAME_BYTES, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 MEDIA = Path(os.environ.get("FOLEY_MEDIA", ROOT.parent / "shared" / "media"))
@@ -39,7 +39,7 @@ def _nothing_is_left():
 
 def decoders():
     """Those that run now."""
-    return [one for one in psutil.Process().children() if "foley_server.api.decoder" in one.cmdline()]
+    return [one for one in psutil.Process().children() if "foley_server.sandbox.decoder" in one.cmdline()]
 
 
 def write_video(path, seconds, size=(64, 48)):
@@ -186,7 +186,7 @@ def test_two_files_at_once_do_not_wait_for_each_other(tmp_path):
 PROBING = """#!{python}
 import os, resource, sys
 sys.argv = ["-c", *sys.argv[4:]]
-from foley_server.api import decoder
+from foley_server.sandbox import decoder
 import json
 order = json.loads(sys.argv[3])
 decoder.bound(order["memory_bytes"], order["cpu_s"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from foley.errors import SettingError
-from foley_server.api.metrics import Metrics
 from foley_server.api.settings import Settings, load
+from foley_server.telemetry.metrics import Metrics
 
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 

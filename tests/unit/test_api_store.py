@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from foley.errors import OutputError, ServerFailure
-from foley_server.api.media_store import MediaStore
-from foley_server.api.store import Store
-from foley_server.triton import claim_port
+from foley_server.jobs.media_store import MediaStore
+from foley_server.jobs.store import Store
+from foley_server.launcher.triton import claim_port
 
 RCLONE = Path(sys.executable).with_name("rclone")
 
@@ -103,7 +103,7 @@ def test_an_id_is_reserved_until_it_is_accepted_or_released(store):
 KILLED = """
 import sys, uuid
 from pathlib import Path
-from foley_server.api.store import Store
+from foley_server.jobs.store import Store
 store = Store(Path(sys.argv[1]))
 while True:
     row = store.add(uuid.uuid4().hex, "alice", str(uuid.uuid4()), "d", b"o")
@@ -193,7 +193,7 @@ def test_a_place_that_is_not_there_is_said_at_the_start(tmp_path):
 
 PUTTING = """
 import sys
-from foley_server.api.media_store import MediaStore
+from foley_server.jobs.media_store import MediaStore
 media = MediaStore(sys.argv[1])
 content = bytes([int(sys.argv[2])]) * 20_000_000
 media.put("a", "take-0", content)

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from foley.errors import FoleyError, ServerUnavailable
-from foley_server.api import supervisor as module
-from foley_server.api.supervisor import Served, Supervisor
+from foley_server.launcher import supervisor as module
+from foley_server.launcher.supervisor import Served, Supervisor
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

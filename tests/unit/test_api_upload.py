@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from foley.errors import InvalidInput, MediaTooLarge
 from foley_pipeline.api import foley_pb2 as pb
-from foley_server.api.upload import MAX_CHUNK, Uploads, first
+from foley_server.jobs.upload import MAX_CHUNK, Uploads, first
 
 V, A = pb.FILE_KIND_VIDEO, pb.FILE_KIND_AUDIO_PROMPT
 

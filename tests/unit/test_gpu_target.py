@@ -22,8 +22,8 @@ from foley_client.render.server import Server
 from foley_client.render.task import row_key
 from foley_export.presets import DEMO, PAPER, TINY
 from foley_server.cli import app
-from foley_server.gpu import CUDA_GRAPHS, Gpu
-from foley_server.repository import lay_out, read_config
+from foley_server.launcher.gpu import CUDA_GRAPHS, Gpu
+from foley_server.launcher.repository import lay_out, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 Kind = model_config_pb2.ModelInstanceGroup
@@ -146,7 +146,7 @@ def test_planted_faults_break_rules(tmp_path):
 
 def test_a_gpu_is_not_served_by_the_embedded_triton(tiny_bundle, monkeypatch, tmp_path):
     """It has no backends for it; the message says where they are."""
-    monkeypatch.setattr("foley_server.installation.OFFICIAL", tmp_path)
+    monkeypatch.setattr("foley_server.launcher.installation.OFFICIAL", tmp_path)
     result = CliRunner().invoke(app, ["run", "--bundle", str(tiny_bundle), "--target", "cuda"])
     assert "no Triton with backends for GPUs" in str(result.exception)
 

@@ -18,7 +18,7 @@ from foley_client.render import manifest
 from foley_client.render.row import Row
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import GROUPS, enum_name
-from foley_server.studio.app import Wish
+from foley_server.http.app import Wish
 
 OPTIONS = {option.name: option for option in describe(FileOptions)}
 DEFAULTS = SamplingDefaults()

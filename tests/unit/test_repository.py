@@ -10,7 +10,7 @@ from foley.errors import BundleError
 from foley.manifest import Manifest
 from foley.stages import Stage, networks, stages
 from foley_export.presets import PAPER, TINY
-from foley_server.repository import lay_out, read_config
+from foley_server.launcher.repository import lay_out, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 STAGES = stages(PAPER)

@@ -11,7 +11,7 @@ THREADS = """
 import os, sys
 os.sched_setaffinity(0, {int(sys.argv[2])})
 from pathlib import Path
-from foley_server.session import open_session
+from foley_server.backend.session import open_session
 
 session = open_session(Path(sys.argv[1]))
 print({core for thread in os.listdir("/proc/self/task") for core in os.sched_getaffinity(int(thread))})

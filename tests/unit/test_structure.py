@@ -48,6 +48,16 @@ ALLOWED = {
     "benchmarks/foley_bench": PACKAGES - {"harness"},
     "model_repository": {"foley", "foley_server"},
 }
+# package of foley_server -> those that it may import beside itself
+SERVER = {
+    "backend": set(),  # runs inside Triton
+    "sandbox": set(),
+    "telemetry": set(),
+    "launcher": set(),
+    "jobs": {"launcher", "telemetry"},
+    "http": {"api", "jobs", "sandbox"},
+    "api": {"http", "jobs", "launcher", "sandbox", "telemetry"},  # `api.app` puts the process together
+}
 COMPONENTS = sorted(path.parent.name for path in ROOT.glob("*/pyproject.toml"))
 HEAVY = ("torch", "scipy", "onnx", "onnxruntime", "pytriton", "cv2", "foley_server", "foley_export", "foley_training")
 
@@ -71,6 +81,16 @@ def test_imports_point_down_only(folder):
         str(file.relative_to(ROOT)): extra for file in files if (extra := imports(file) & PACKAGES - ALLOWED[folder])
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("package", SERVER)
+def test_packages_of_the_server_import_each_other_in_one_direction(package):
+    root = ROOT / "server" / "foley_server"
+    assert {path.parent.name for path in root.glob("*/__init__.py")} == set(SERVER)
+    source = "".join(file.read_text() for file in (root / package).rglob("*.py"))
+    imported = set(re.findall(r"^\s*from foley_server\.(\w+)", source, re.MULTILINE))
+    assert imported - {package} == SERVER[package]
+    assert not re.search(r"from foley_server import|import foley_server", source)
 
 
 def test_no_folder_of_the_house_is_an_import_package():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "server" / "studio"
-SHIPPED = SOURCES.parent / "foley_server" / "studio" / "static"
+SHIPPED = SOURCES.parent / "foley_server" / "http" / "static"
 pytestmark = pytest.mark.skipif(
     not (SOURCES / "node_modules").is_dir() or shutil.which("npm") is None,
     reason="`make test` brings what builds the page where there is Node.js",
@@ -31,7 +31,7 @@ def test_edits_of_any_curve() -> None:
 def test_what_is_shipped_is_what_the_sources_make(tmp_path: Path) -> None:
     shutil.copytree(SOURCES, tmp_path / "studio", ignore=shutil.ignore_patterns("node_modules", "build"))
     (tmp_path / "studio" / "node_modules").symlink_to(SOURCES / "node_modules")
-    made = tmp_path / "foley_server" / "studio" / "static"
+    made = tmp_path / "foley_server" / "http" / "static"
     made.mkdir(parents=True)
     npm("build", cwd=tmp_path / "studio")
     files = sorted(made.iterdir())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from foley import clip
 from foley.envelope import frames, samples
-from foley.windows import OVERLAP_S, crossfade, cut, window_starts_s
+from foley.windows import OVERHANG_S, OVERLAP_S, crossfade, cut, window_starts_s
 
 durations = st.floats(0.1, 100.0) | st.integers(1_600, 1_600_000).map(lambda n: n / clip.SAMPLE_RATE_HZ)
 SECOND = clip.SAMPLE_RATE_HZ
@@ -19,12 +19,12 @@ def test_windows_cover_every_duration_and_none_is_needless(duration_s):
     starts = window_starts_s(duration_s)
     assert starts[0] == 0
     assert np.allclose(np.diff(starts), clip.CLIP_SECONDS - OVERLAP_S)
-    assert starts[-1] + clip.CLIP_SECONDS >= duration_s - 1e-6
+    assert starts[-1] + clip.CLIP_SECONDS + OVERHANG_S >= duration_s - 1e-6
     if len(starts) > 1:
-        assert starts[-2] + clip.CLIP_SECONDS < duration_s
+        assert starts[-2] + clip.CLIP_SECONDS + OVERHANG_S < duration_s
 
 
-@pytest.mark.parametrize(("duration_s", "count"), [(0.1, 1), (10.0, 1), (10.01, 2), (19.0, 2), (19.01, 3), (100.0, 11)])
+@pytest.mark.parametrize(("duration_s", "count"), [(0.1, 1), (10.0, 1), (300 / 29.97, 1), (10.04, 2), (19.0, 2), (19.04, 3), (100.0, 11)])
 def test_number_of_windows(duration_s, count):
     assert len(window_starts_s(duration_s)) == count
 
@@ -79,3 +79,11 @@ def test_cut_takes_what_is_there_and_zeros_after_it(rows, start, length, columns
     there = max(0, min(length, rows - start))
     np.testing.assert_array_equal(piece[:there], values[start : start + there])
     assert not piece[there:].any()
+
+
+def test_a_window_is_used_beyond_ten_seconds_and_its_last_value_held():
+    long = np.arange(clip.PADDED_ENVELOPE, dtype=np.float32)
+    np.testing.assert_array_equal(crossfade([long], clip.ENVELOPE_RATE_HZ, 1_003, "linear"), long[:1_003])
+    short = long[: clip.CLIP_ENVELOPE]
+    joined = crossfade([short, short], clip.ENVELOPE_RATE_HZ, 1_903, "linear")
+    np.testing.assert_array_equal(joined[1_900:], short[-1])

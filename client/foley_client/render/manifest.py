@@ -75,7 +75,7 @@ def read(manifest: Path, results: Output | None = None) -> list[Row]:
                 if isinstance(values, str):
                     raise SettingError(values)
                 row = Row.model_validate(values)
-                row.job(Path(row.video), Path(row.audio) if row.audio else None)
+                row.request(Path(row.video), Path(row.audio) if row.audio else None)
                 named.add(row.output, where)
                 rows.append(row)
             except FoleyError as error:

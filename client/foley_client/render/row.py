@@ -11,7 +11,7 @@ from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from foley.options import FileOptions, GenerateOptions
 from foley_client.curves import check_filter
 from foley_client.render.place import FAILURES, REPORTS, SIDECAR
-from foley_pipeline.job import Job
+from foley_pipeline.request import GenerationRequest
 
 ENDINGS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
 MAX_NAME = 200  # characters; leaves room for the extension of the sidecar
@@ -49,19 +49,19 @@ class Row(FileOptions):
         """Check that a name stays below the output folder and does not collide with other files of the render."""
         parts = output.split("/")
         if len(output) > MAX_NAME or not all(re.fullmatch(r"[^\x00-\x1f\\]+", part) for part in parts):
-            raise ValueError("it is no name for a file; use letters, digits, dots and dashes")
+            raise ValueError("it is not a valid file name; use letters, digits, dots and dashes")
         folded = [part.casefold() for part in parts]
         if any(part in (".", "..") or part.startswith(".foley-") for part in folded):
-            raise ValueError("it would lie outside of the output folder, or hide; choose a plain name")
+            raise ValueError("it is hidden or outside the output folder; use a plain name")
         is_report = folded[0] == FAILURES or REPORTS.fullmatch(folded[0])
         if is_report or any(part.endswith(SIDECAR) for part in folded):
-            raise ValueError("its folder is called like a file that the render writes; choose another name")
+            raise ValueError("the render itself writes a file of this name; use another name")
         if PurePosixPath(output).suffix.lower() not in ENDINGS:
-            raise ValueError(f"its ending is of no known kind; use one of {', '.join(ENDINGS)}")
+            raise ValueError(f"its extension is unknown; use one of {', '.join(ENDINGS)}")
         return output
 
-    def job(self, video: Path, audio: Path | None) -> Job:
-        """Return the job of this row.
+    def request(self, video: Path, audio: Path | None) -> GenerationRequest:
+        """Return the request of this row.
 
         Args:
             video: Local path of the video.
@@ -73,7 +73,7 @@ class Row(FileOptions):
         check_filter(PurePosixPath(self.envelope) if self.envelope else None, self.envelope_filter)
         if self.variations != 1:
             raise SettingError(
-                f"variations is {self.variations}: a row makes one sound; give each its own row and seed"
+                f"variations is {self.variations}, but a row generates one sound; use one row for each seed"
             )
         options = GenerateOptions(**self.model_dump(include=set(GenerateOptions.model_fields)))
-        return Job(video, options, audio)
+        return GenerationRequest(video, None, audio, options)

@@ -7,11 +7,11 @@ from pathlib import Path
 from foley.errors import ServerUnavailable
 from foley_client.embedded import embedded_triton
 from foley_client.render.place import Output
-from foley_client.render.task import Done, Failed, Task, attempt
+from foley_client.render.task import Done, Failed, Task, try_render
 from foley_pipeline.cache import Cache
-from foley_pipeline.foley import Foley
-from foley_pipeline.triton import Triton
-from foley_pipeline.watch import Watch
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 
 
 class Server:
@@ -30,9 +30,9 @@ class Server:
         self._cache = Cache(cache) if cache else None
         self._lock = threading.Lock()
         self._running = ExitStack()
-        self._foley: Foley | None = None
+        self._backend: TritonBackend | None = None
         self._versions: dict[str, str] = {}
-        self._watches: set[Watch] = set()
+        self._cancels: set[CancelToken] = set()
         self._stopped = False
 
     def versions(self) -> dict[str, str]:
@@ -46,48 +46,50 @@ class Server:
 
     def render(self, task: Task) -> Done | Failed:
         """Render a row; every error is returned as `Failed`."""
-        watch = Watch()
-        self._watches.add(watch)
-        foley = None
+        cancel = CancelToken()
+        self._cancels.add(cancel)
+        backend = None
         try:
             if self._stopped:
-                watch.cancel()
-            foley = self._connected()
-            outcome = attempt(task, foley, self._output, self._scratch, watch)
+                cancel.cancel()
+            backend = self._connected()
+            outcome = try_render(task, backend, self._output, self._scratch, cancel)
         except Exception as error:
             outcome = Failed(type(error).__name__, str(error), lost=True)
         finally:
-            self._watches.discard(watch)
+            self._cancels.discard(cancel)
         if isinstance(outcome, Failed) and outcome.lost:
-            self._forget(foley)
+            self._forget(backend)
         return outcome
 
     def stop(self) -> None:
         """Stop the running rows within one denoising step, and cancel all later ones."""
         self._stopped = True
-        for watch in list(self._watches):
-            watch.cancel()
+        for cancel in list(self._cancels):
+            cancel.cancel()
 
     def close(self) -> None:
         """Close the connection, and stop a server started here."""
         with self._lock:
-            self._foley = None
+            self._backend = None
             self._running.close()
 
-    def _connected(self) -> Foley:
+    def _connected(self) -> TritonBackend:
         with self._lock:
-            if self._foley is None:
-                triton = self._running.enter_context(Triton(self._url) if self._url else embedded_triton(self._bundle))
+            if self._backend is None:
+                triton = self._running.enter_context(
+                    TritonClient(self._url) if self._url else embedded_triton(self._bundle)
+                )
                 self._versions = self._versions or dict(triton.versions)
                 if triton.versions != self._versions:
                     self._running.close()
-                    raise ServerUnavailable(f"{triton.url} serves another bundle than before; start anew")
-                self._foley = Foley(triton, self._cache)
-            return self._foley
+                    raise ServerUnavailable(f"{triton.url} serves another bundle than before; run the command again")
+                self._backend = TritonBackend(triton, cache=self._cache)
+            return self._backend
 
-    def _forget(self, foley: Foley | None) -> None:
+    def _forget(self, backend: TritonBackend | None) -> None:
         """Close a lost connection, unless it has been replaced already; the next row reconnects."""
         with self._lock:
-            if foley is not None and foley is self._foley:
-                self._foley = None
+            if backend is not None and backend is self._backend:
+                self._backend = None
                 self._running.close()

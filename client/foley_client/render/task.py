@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,13 +21,13 @@ from foley.media import probe
 from foley.profiles import resolve_flow
 from foley_client import outputs
 from foley_client.curves import read_envelope
-from foley_client.outputs import Result
 from foley_client.render.place import SIDECAR, Output, fetched
-from foley_client.render.row import Row
-from foley_pipeline.content import content_sha256
-from foley_pipeline.foley import Foley
-from foley_pipeline.job import Curve, run
-from foley_pipeline.watch import Watch
+from foley_client.render.row import MAX_NAME, Row
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.hashing import content_sha256
+from foley_pipeline.progress import Stage, StageTimer
+from foley_pipeline.request import EnvelopeInput
+from foley_pipeline.triton_backend import TritonBackend
 
 log = logging.getLogger(__name__)
 
@@ -89,18 +90,18 @@ class Failed:
     lost: bool = False
 
 
-def attempt(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch) -> Done | Failed:
+def try_render(task: Task, backend: TritonBackend, output: Output, scratch: Path, cancel: CancelToken) -> Done | Failed:
     """Call `render`, and return every error as `Failed`."""
     try:
-        return render(task, foley, output, scratch, watch)
+        return render(task, backend, output, scratch, cancel)
     except FoleyError as error:
         return Failed(type(error).__name__, str(error), isinstance(error, ServerUnavailable))
     except Exception as error:  # an unexpected error in one row must not stop the others
         log.exception("a row failed")
-        return Failed(type(error).__name__, f"a mistake of this program ({error}); please report it")
+        return Failed(type(error).__name__, f"internal error ({error}); please report it")
 
 
-def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch) -> Done:
+def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, cancel: CancelToken) -> Done:
     """Render a row, unless a result with the same key exists.
 
     The sidecar, `NAME.foley.json`, is emptied before the result is written and filled afterwards, so a sidecar with
@@ -108,57 +109,51 @@ def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch
 
     Args:
         task: The row to render.
-        foley: The two stages on a connected server.
+        backend: The two stages on a connected server.
         output: Destination of the result.
         scratch: Local folder for copies of inputs.
-        watch: Receives progress and timings, and cancels the work.
+        cancel: Cancels the work.
 
     Raises:
         FoleyError: The row is not valid, the output is not writable, or the server failed.
     """
-    row = task.row
+    row, timer = task.row, StageTimer()
     with ExitStack() as copies:
         folder = Path(copies.enter_context(TemporaryDirectory(dir=scratch)))
 
         def local(kind: str, place: str | None) -> Path | None:
-            name = kind + PurePosixPath(place or "").suffix
-            return copies.enter_context(fetched(place, folder, name)) if place else None
+            if place is None:
+                return None
+            (folder / kind).mkdir()
+            return copies.enter_context(fetched(place, folder / kind, _file_name(place)))
 
         files = {kind: local(kind, getattr(row, kind)) for kind in ("video", "audio", "envelope")}
         video, audio, curve = files.values()
         assert video is not None
-        job, info = row.job(video, audio), probe(video)
+        request, info = row.request(video, audio), probe(video)
         inputs = {kind: content_sha256(path) if path else None for kind, path in files.items()}
-        key = row_key(row, inputs, foley.triton.versions)
-        flow = resolve_flow(row, foley.triton.stages)
-        envelope_key = _hash({"video": inputs["video"], "flow": flow, "av": av.__version__, **_made_by(foley)})
+        key = row_key(row, inputs, backend.triton.versions)
+        flow = resolve_flow(row, backend.triton.stages)
+        envelope_key = _hash({"video": inputs["video"], "flow": flow, "av": av.__version__, **_versions(backend)})
         if not task.force and (predicted := _found(output, row, key)):
             return Done(True, {}, predicted)
 
-        samples = envelope.samples(info.duration_s)
+        given = None
         if curve:
-            frames = envelope.frames(info.duration_s)
-            source = Curve(read_envelope(curve, info.duration_s, frames, row.envelope_filter), samples)
+            given = read_envelope(curve, info.duration_s, row.envelope_filter)
         elif task.predicted and task.predicted.key == envelope_key:
-            source = Curve(task.predicted.envelope, samples)
-        else:
-            source = None
-        sound = run(foley, replace(job, source=source) if source else job, watch)
+            given = EnvelopeInput(task.predicted.envelope, envelope.samples(info.duration_s), "predicted")
+        result = backend.generate(replace(request, envelope=given), cancel=cancel)
+        timer.timings_s.update(result.timings_s)
 
-        origin = {
-            "video_sha256": inputs["video"],
-            "envelope": inputs["envelope"] or "predicted",
-            "envelope_filter": row.envelope_filter,
-            "flow": None if curve else flow,
-            "audio": PurePosixPath(row.audio).name if row.audio else None,
-        }
-        (made,) = sound.takes
-        take = replace(made, recipe={**made.recipe, **origin})
+        # the flow of an envelope that was predicted for another row is known here only
+        take = replace(result.takes[0], recipe={**result.recipe, "flow": None if curve else flow})
+        result = replace(result, takes=[take])
         if output.size(row.output + SIDECAR) is not None:
             with output.writing(row.output + SIDECAR) as path:
                 path.write_text("{}\n")
-        with watch.stage("writing"), output.writing(row.output) as path:
-            outputs.write(path, Result(video, sound.envelope, take, row.source_audio))
+        with timer.stage(Stage.WRITE), output.writing(row.output) as path:
+            outputs.write(path, result, video, source_audio=row.source_audio)
             size = path.stat().st_size
         about = {
             "key": key,
@@ -166,14 +161,14 @@ def render(task: Task, foley: Foley, output: Output, scratch: Path, watch: Watch
             "recipe": take.recipe,
             "row": row.model_dump(mode="json", exclude_defaults=True),
             "inputs": inputs,
-            "seconds": {stage: round(seconds, 3) for stage, seconds in watch.timings_s.items()},
+            "seconds": {stage: round(seconds, 3) for stage, seconds in timer.timings_s.items()},
             "envelope_key": None if curve else envelope_key,
-            "envelope": [float(str(value)) for value in sound.envelope],
+            "envelope": [float(str(value)) for value in result.envelope],
             "produced": [round(float(value), 4) for value in envelope.measure(take.waveform)],
         }
         with output.writing(row.output + SIDECAR) as path:
             path.write_text(json.dumps(about) + "\n")
-    return Done(False, dict(watch.timings_s), None if curve else Predicted(envelope_key, sound.envelope))
+    return Done(False, timer.timings_s, None if curve else Predicted(envelope_key, result.envelope))
 
 
 def row_key(row: Row, inputs: Mapping[str, str | None], versions: Mapping[str, str]) -> str:
@@ -208,8 +203,13 @@ def _found(output: Output, row: Row, key: str) -> Predicted | None:
     return Predicted(str(about.get("envelope_key")), np.array(about.get("envelope"), np.float32))
 
 
-def _made_by(foley: Foley) -> dict[str, str]:
-    return {"foley": __version__, **foley.triton.versions}
+def _versions(backend: TritonBackend) -> dict[str, str]:
+    return {"foley": __version__, **backend.triton.versions}
+
+
+def _file_name(url_or_path: str) -> str:
+    """Return the name of a file, for its local copy and the recipe, without the query of a URL."""
+    return PurePosixPath(re.sub(r"[?#].*", "", url_or_path)).name[-MAX_NAME:] or "file"
 
 
 def _hash(about: Mapping[str, Any]) -> str:

@@ -3,8 +3,8 @@
 import json
 
 from foley.manifest import DisFlowConfig, Manifest
-from foley_server.dis_model import TritonPythonModel as DisModel
-from foley_server.network_model import TritonPythonModel as NetworkModel
+from foley_server.backend.dis_model import TritonPythonModel as DisModel
+from foley_server.backend.network_model import TritonPythonModel as NetworkModel
 
 
 class TritonPythonModel:

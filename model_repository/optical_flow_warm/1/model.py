@@ -1,5 +1,5 @@
-"""Runs the bundle's graph of this model; see `foley_server.network_model`."""
+"""Runs the bundle's graph of this model; see `foley_server.backend.network_model`."""
 
-from foley_server.network_model import TritonPythonModel
+from foley_server.backend.network_model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

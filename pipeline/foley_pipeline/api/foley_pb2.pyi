@@ -207,18 +207,18 @@ class Embedding(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
-    __slots__ = ("accepted", "envelope_ready", "step_done", "audio", "finished")
+    __slots__ = ("accepted", "envelope_ready", "progress", "audio", "finished")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     ENVELOPE_READY_FIELD_NUMBER: _ClassVar[int]
-    STEP_DONE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     accepted: Accepted
     envelope_ready: EnvelopeReady
-    step_done: StepDone
+    progress: StageProgress
     audio: AudioChunk
     finished: Generation
-    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., envelope_ready: _Optional[_Union[EnvelopeReady, _Mapping]] = ..., step_done: _Optional[_Union[StepDone, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ..., finished: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., envelope_ready: _Optional[_Union[EnvelopeReady, _Mapping]] = ..., progress: _Optional[_Union[StageProgress, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ..., finished: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("id", "queue_position")
@@ -234,13 +234,15 @@ class EnvelopeReady(_message.Message):
     envelope: Envelope
     def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ...) -> None: ...
 
-class StepDone(_message.Message):
-    __slots__ = ("done_count", "total_count")
+class StageProgress(_message.Message):
+    __slots__ = ("done_count", "total_count", "stage")
     DONE_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     done_count: int
     total_count: int
-    def __init__(self, done_count: _Optional[int] = ..., total_count: _Optional[int] = ...) -> None: ...
+    stage: str
+    def __init__(self, done_count: _Optional[int] = ..., total_count: _Optional[int] = ..., stage: _Optional[str] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("variation", "samples")
@@ -292,11 +294,11 @@ class GenerationMetadata(_message.Message):
     request_id: str
     state: GenerationState
     queue_position: int
-    progress: StepDone
+    progress: StageProgress
     create_time: _timestamp_pb2.Timestamp
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
-    def __init__(self, request_id: _Optional[str] = ..., state: _Optional[_Union[GenerationState, str]] = ..., queue_position: _Optional[int] = ..., progress: _Optional[_Union[StepDone, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., state: _Optional[_Union[GenerationState, str]] = ..., queue_position: _Optional[int] = ..., progress: _Optional[_Union[StageProgress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class WatchGenerationRequest(_message.Message):
     __slots__ = ("name",)

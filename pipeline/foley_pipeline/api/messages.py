@@ -19,9 +19,9 @@ from foley.envelope import Floats, validate
 from foley.errors import FoleyError, InvalidInput, SettingError
 from foley.options import GenerateOptions, OpticalFlow, describe
 from foley_pipeline.api import foley_pb2 as pb
-from foley_pipeline.foley import Take
-from foley_pipeline.job import Curve, Job
 from foley_pipeline.prompt import Prompt
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.result import GenerationResult, Take
 
 CHUNK_BYTES = 256 * 1024  # chunk of a file or of samples in a message, well below gRPC's limit of 4 MiB
 
@@ -29,22 +29,21 @@ GROUPS = ("prompt", "sampling", "video", "")
 """The fields of pb.GenerateOptions whose messages contain options; "" is pb.GenerateOptions itself."""
 
 
-def options_of(job: Job) -> pb.GenerateOptions:
-    """Return the message that requests `job`; its files are sent separately, in chunks."""
+def request_to_proto(request: GenerationRequest) -> pb.GenerateOptions:
+    """Return the message of a request; its files are sent separately, in chunks."""
     message = pb.GenerateOptions(prompt=pb.Prompt(), sampling=pb.Sampling())
-    if isinstance(job.source, Curve):
-        message.envelope.CopyFrom(
-            pb.EnvelopeSource(envelope=pb.Envelope(rms=job.source.envelope), sample_count=job.source.samples)
-        )
+    if given := request.envelope:
+        envelope = pb.EnvelopeSource(envelope=pb.Envelope(rms=given.envelope), sample_count=given.samples)
+        message.envelope.CopyFrom(envelope)
     else:
         message.video.CopyFrom(pb.VideoSource())
     for group, part in _parts(message):
-        _write_options(part, job.options) if group != "prompt" else part.CopyFrom(prompt_message(job.prompt))
+        _write_options(part, request.options) if group != "prompt" else part.CopyFrom(prompt_to_proto(request.prompt))
     return message
 
 
-def job_of(message: pb.GenerateOptions, video: Path, recording: Path) -> Job:
-    """Return the job that a message requests.
+def request_from_proto(message: pb.GenerateOptions, video: Path, recording: Path) -> GenerationRequest:
+    """Return the request of a message.
 
     Args:
         message: The message.
@@ -64,24 +63,25 @@ def job_of(message: pb.GenerateOptions, video: Path, recording: Path) -> Job:
     except SettingError as error:
         error.field = paths.get(error.field or "", error.field)
         raise
-    source: Path | Curve = video
+    envelope = None
     if message.WhichOneof("source") == "envelope":
         with field("envelope"):
-            source = _curve_of(message.envelope)
+            envelope = _envelope_from_proto(message.envelope)
     elif message.WhichOneof("source") is None:
         with field("source"):
             raise SettingError("there is neither a video nor an envelope; set one of them, `video {}` at least")
-    return Job(source, options, recording if message.prompt.WhichOneof("timbre") == "audio" else None)
+    audio = recording if message.prompt.WhichOneof("timbre") == "audio" else None
+    return GenerationRequest(None if envelope else video, envelope, audio, options)
 
 
-def prompt_message(prompt: Prompt) -> pb.Prompt:
+def prompt_to_proto(prompt: Prompt) -> pb.Prompt:
     """Return the message of a prompt; its recording is sent separately, in chunks."""
     if prompt.audio:
         return pb.Prompt(audio=pb.AudioPrompt(), negative_text=prompt.negative_text)
     return pb.Prompt(text=prompt.text, negative_text=prompt.negative_text)
 
 
-def prompt_of(message: pb.Prompt, recording: Path) -> Prompt:
+def prompt_from_proto(message: pb.Prompt, recording: Path) -> Prompt:
     """Return the prompt of a message.
 
     Args:
@@ -95,14 +95,14 @@ def prompt_of(message: pb.Prompt, recording: Path) -> Prompt:
     return Prompt(message.text, audio, message.negative_text)
 
 
-def video_message(flow: OpticalFlow | None) -> pb.VideoSource:
+def video_to_proto(flow: OpticalFlow | None) -> pb.VideoSource:
     """Return the message that announces a video."""
     message = pb.VideoSource()
     _write_options(message, GenerateOptions(flow=flow))
     return message
 
 
-def flow_of(message: pb.VideoSource) -> OpticalFlow | None:
+def flow_from_proto(message: pb.VideoSource) -> OpticalFlow | None:
     """Return the optical flow that a message requests.
 
     Raises:
@@ -173,18 +173,21 @@ def enum_name(enum: EnumDescriptor, choice: str) -> str:
     return prefix + choice.upper().replace("-", "_").replace("+", "P")
 
 
-def take_message(take: Take) -> pb.Take:
+def take_to_proto(take: Take) -> pb.Take:
     """Return the message of a take; its samples are sent separately, in chunks."""
     return pb.Take(
-        sample_rate_hz=clip.SAMPLE_RATE_HZ, sample_count=len(take.waveform), recipe_json=json.dumps(take.recipe)
+        sample_rate_hz=clip.SAMPLE_RATE_HZ, sample_count=len(take.waveform), recipe_json=json.dumps(dict(take.recipe))
     )
 
 
-def takes_of(generation: pb.Generation, sounds: Mapping[int, bytes | bytearray]) -> list[Take]:
-    """Return the takes of a finished generation.
+def result_from_proto(
+    generation: pb.Generation, envelope: Floats, sounds: Mapping[int, bytes | bytearray]
+) -> GenerationResult:
+    """Return the result of a finished generation.
 
     Args:
         generation: The message.
+        envelope: The envelope.
         sounds: Samples of each take, by index: little-endian float32.
 
     Raises:
@@ -196,20 +199,20 @@ def takes_of(generation: pb.Generation, sounds: Mapping[int, bytes | bytearray])
         samples = np.frombuffer(sounds.get(i, b""), "<f4").astype(np.float32)
         if len(samples) != message.sample_count:
             raise ValueError(f"sound {i} came with {len(samples)} of {message.sample_count} samples")
-        takes.append(Take(samples, json.loads(message.recipe_json), timings))
-    return takes
+        takes.append(Take(samples, json.loads(message.recipe_json)))
+    return GenerationResult(envelope, takes, timings)
 
 
-def generation_message(id: str, takes: list[Take]) -> pb.Generation:
+def result_to_proto(id: str, result: GenerationResult) -> pb.Generation:
     """Return the message of a finished generation."""
-    message = pb.Generation(id=id, takes=[take_message(take) for take in takes])
-    for stage, seconds in (takes[0].timings_s if takes else {}).items():
+    message = pb.Generation(id=id, takes=[take_to_proto(take) for take in result.takes])
+    for stage, seconds in result.timings_s.items():
         time = message.stage_times.add(stage=stage)
         time.duration.FromNanoseconds(round(seconds * 1e9))
     return message
 
 
-def pieces(content: bytes) -> Iterator[bytes]:
+def chunks(content: bytes) -> Iterator[bytes]:
     """Split `content` into chunks of at most `CHUNK_BYTES`."""
     return (content[start : start + CHUNK_BYTES] for start in range(0, len(content), CHUNK_BYTES))
 
@@ -224,7 +227,7 @@ def field(path: str) -> Iterator[None]:
         raise
 
 
-def _curve_of(message: pb.EnvelopeSource) -> Curve:
+def _envelope_from_proto(message: pb.EnvelopeSource) -> EnvelopeInput:
     with field("envelope.rms"):
         envelope: Floats = validate(message.envelope.rms)
     with field("sample_count"):
@@ -234,4 +237,4 @@ def _curve_of(message: pb.EnvelopeSource) -> Curve:
             raise InvalidInput(
                 f"{samples} samples do not end in the last of {len(envelope)} frames; give {longest}, or nothing"
             )
-        return Curve(envelope, samples)
+        return EnvelopeInput(envelope, samples)

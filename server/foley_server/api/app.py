@@ -25,21 +25,21 @@ from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.cache import Cache
 from foley_pipeline.grpc_options import KEEPALIVE, MIN_PING_INTERVAL_MS
-from foley_server.api import logs, tracing
-from foley_server.api.engine import Engine
-from foley_server.api.generations import Generations
 from foley_server.api.guard import Guard
-from foley_server.api.line import Line
-from foley_server.api.media_store import MediaStore
-from foley_server.api.metrics import Metrics, MetricsServer
 from foley_server.api.operations import Operations
-from foley_server.api.sandbox import Sandbox
 from foley_server.api.service import FoleyService
 from foley_server.api.settings import Settings
-from foley_server.api.store import Store
-from foley_server.api.supervisor import Embedded, Joined, Supervisor
 from foley_server.api.tokens import Tokens
-from foley_server.api.upload import Uploads
+from foley_server.jobs.engine import Engine
+from foley_server.jobs.generations import Generations
+from foley_server.jobs.line import Line
+from foley_server.jobs.media_store import MediaStore
+from foley_server.jobs.store import Store
+from foley_server.jobs.upload import Uploads
+from foley_server.launcher.supervisor import Embedded, Joined, Supervisor
+from foley_server.sandbox.sandbox import Sandbox
+from foley_server.telemetry import logs, tracing
+from foley_server.telemetry.metrics import Metrics, MetricsServer
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ async def _serve(settings: Settings) -> None:
         engine = Engine(
             supervisor,
             line,
-            sandbox.reader,
+            sandbox.loader,
             Cache(data / "results"),
             metrics,
             settings.running,
@@ -143,9 +143,9 @@ def _studio(
     settings: Settings, engine: Engine, sandbox: Sandbox, uploads: Uploads, tokens: Tokens
 ) -> AbstractAsyncContextManager[str]:
     """Return the context that serves the studio and yields its URL."""
-    from foley_server.studio.app import Studio  # deferred: the HTTP stack is slow to import and rarely used
-    from foley_server.studio.serve import serving
-    from foley_server.studio.shelf import Shelves
+    from foley_server.http.app import Studio  # deferred: the HTTP stack is slow to import and rarely used
+    from foley_server.http.serve import serving
+    from foley_server.http.shelf import Shelves
 
     studio = Studio(
         engine,

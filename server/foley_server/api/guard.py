@@ -17,10 +17,10 @@ from google.rpc import status_pb2
 from foley.errors import Cancelled, FoleyError, InvalidInput, ServerFailure
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.status import to_status
-from foley_server.api import logs
-from foley_server.api.metrics import Metrics
 from foley_server.api.tokens import Principal, Scope, Tokens
-from foley_server.api.tracing import call_span
+from foley_server.telemetry import logs
+from foley_server.telemetry.metrics import Metrics
+from foley_server.telemetry.tracing import call_span
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from foley.errors import InvalidInput
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import to_status
-from foley_server.api.generations import Generations
 from foley_server.api.guard import caller
-from foley_server.api.store import Row
+from foley_server.jobs.generations import Generations
+from foley_server.jobs.progress import stage_to_proto
+from foley_server.jobs.store import Row
 
 DEFAULT_PAGE, LARGEST_PAGE = 50, 500
 POLL_S = 0.2
@@ -95,7 +96,8 @@ def operation(row: Row, generations: Generations) -> operations_pb2.Operation:
             stamp.FromNanoseconds(round(seconds * 1e9))
     if live := generations.live(row):
         metadata.queue_position = live.position or 0
-        metadata.progress.done_count, metadata.progress.total_count = live.done, live.total
+        if live.stage:
+            metadata.progress.CopyFrom(stage_to_proto(live.stage))
     elif row.state == "queued":
         metadata.queue_position = 1 + generations.store.in_front_of(row.number)
     message = operations_pb2.Operation(name=f"operations/{row.id}", done=row.ended)

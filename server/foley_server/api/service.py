@@ -13,18 +13,20 @@ from foley.envelope import Floats
 from foley.errors import InvalidInput, MediaTooLarge, TimedOut
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
-from foley_pipeline.api.messages import field, flow_of, job_of, prompt_of
-from foley_pipeline.foley import Foley
-from foley_pipeline.job import Curve, Job
-from foley_pipeline.watch import Watch
-from foley_server.api import logs
-from foley_server.api.engine import Engine
-from foley_server.api.generations import Generations, announced
+from foley_pipeline.api.messages import field, flow_from_proto, prompt_from_proto, request_from_proto
+from foley_pipeline.backend import Embeddings
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.progress import OnProgress
+from foley_pipeline.request import GenerationRequest
+from foley_pipeline.triton_backend import TritonBackend
 from foley_server.api.guard import caller
-from foley_server.api.metrics import Metrics
 from foley_server.api.operations import operation
-from foley_server.api.progress import Progress
-from foley_server.api.upload import Folder, Uploads, first
+from foley_server.jobs.engine import Engine
+from foley_server.jobs.generations import Generations, announced
+from foley_server.jobs.progress import Progress
+from foley_server.jobs.upload import Folder, Uploads, first
+from foley_server.telemetry import logs
+from foley_server.telemetry.metrics import Metrics
 
 
 @dataclass
@@ -53,10 +55,10 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             options = await first(request_iterator, "options")
             with self.uploads.folder() as folder:
                 with field("options"):
-                    job = self._job(options, folder)
+                    request = self._request(options, folder)
                 await self._receive(request_iterator, announced(options, folder), folder)
                 progress = Progress(logs.request_id.get())
-                work = asyncio.create_task(self._generate(progress, job))
+                work = asyncio.create_task(self._generate(progress, request))
                 try:
                     async for event in progress.events():
                         await context.write(event)
@@ -71,14 +73,17 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         async with self.engine.request():
             message = await first(request_iterator, "video")
             with field("video"):
-                flow = flow_of(message)
+                flow = flow_from_proto(message)
             with self.uploads.folder() as folder:
                 files = {pb.FILE_KIND_VIDEO: folder.video}
                 await self._receive(request_iterator, files, folder)
 
-                def predict(foley: Foley, watch: Watch) -> tuple[Floats, float]:
-                    video = foley.reader.video(folder.video)
-                    return foley.predict_envelope(video, watch, flow or "default"), video.info.duration_s
+                def predict(
+                    backend: TritonBackend, on_progress: OnProgress, cancel: CancelToken
+                ) -> tuple[Floats, float]:
+                    video = backend.loader.video(folder.video)
+                    envelope = backend.predict_envelope(video, flow=flow, progress=on_progress, cancel=cancel)
+                    return envelope, video.info.duration_s
 
                 progress = Progress(logs.request_id.get())
                 envelope, duration_s = await self.engine.in_time(self.engine.call(progress, predict))
@@ -94,13 +99,15 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             message = await first(request_iterator, "prompt")
             with self.uploads.folder() as folder:
                 with field("prompt"):
-                    prompt = prompt_of(message, folder.recording)
+                    prompt = prompt_from_proto(message, folder.recording)
                 files = {pb.FILE_KIND_AUDIO_PROMPT: folder.recording} if prompt.audio else {}
                 await self._receive(request_iterator, files, folder)
                 progress = Progress(logs.request_id.get())
-                embeddings = await self.engine.in_time(
-                    self.engine.call(progress, lambda foley, watch: foley.embed(prompt, watch))
-                )
+
+                def embed(backend: TritonBackend, on_progress: OnProgress, cancel: CancelToken) -> Embeddings:
+                    return backend.embed_prompt(prompt, progress=on_progress, cancel=cancel)
+
+                embeddings = await self.engine.in_time(self.engine.call(progress, embed))
         made, negative = (pb.Embedding(values=values) for values in embeddings)
         return pb.EmbedPromptResponse(embedding=made, negative_embedding=negative)
 
@@ -114,7 +121,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             if row is None:
                 with self.uploads.folder() as folder:
                     with field("options.options"):
-                        self._job(message.options, folder)
+                        self._request(message.options, folder)
                     files = announced(message.options, folder)
                     received = await self._receive(request_iterator, files, folder)
                     row = await self.generations.add(
@@ -131,20 +138,20 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             async for event in progress.events():
                 await context.write(event)
 
-    async def _generate(self, progress: Progress, job: Job) -> None:
+    async def _generate(self, progress: Progress, request: GenerationRequest) -> None:
         try:
             with field("options"):
-                progress.sound = await self.engine.generate(progress, job)
+                progress.result = await self.engine.generate(progress, request)
         except Exception as error:  # raised by `Progress.events` in the call, which maps it to a status
             progress.error = error
         progress.changed()
 
-    def _job(self, options: pb.GenerateOptions, folder: Folder) -> Job:
-        job = job_of(options, folder.video, folder.recording)
-        if isinstance(job.source, Curve) and job.source.samples > self.max_duration_s * clip.SAMPLE_RATE_HZ:
+    def _request(self, options: pb.GenerateOptions, folder: Folder) -> GenerationRequest:
+        request = request_from_proto(options, folder.video, folder.recording)
+        if request.envelope and request.envelope.samples > self.max_duration_s * clip.SAMPLE_RATE_HZ:
             with field("options.envelope"):
                 raise MediaTooLarge(f"the envelope lasts more than {self.max_duration_s:g} s, the limit; cut it")
-        return job
+        return request
 
     async def _receive(self, messages: AsyncIterator[Any], files: Mapping[pb.FileKind, Path], folder: Folder) -> str:
         try:

@@ -16,7 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from foley.bundle import graph_file
 from foley.manifest import Manifest
 from foley.stages import Stage, stages
-from foley_server.session import open_session
+from foley_server.backend.session import open_session
 
 ONNX_ERRORS = (InvalidArgument, RuntimeException, Fail)
 

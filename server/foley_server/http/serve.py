@@ -10,7 +10,7 @@ import uvicorn
 
 from foley.errors import OutputError
 from foley_server.api.settings import Settings
-from foley_server.studio.app import Studio
+from foley_server.http.app import Studio
 
 STOP_TIMEOUT_S = 5
 MAX_CONNECTIONS = 1_000  # uvicorn responds with 503 beyond this

@@ -27,15 +27,17 @@ from foley.errors import MediaError, MediaTooLarge, NotFound, SettingError, Time
 from foley.options import GenerateOptions, SourceAudio, describe
 from foley.profiles import PROFILES, resolve_sampling
 from foley.sampler import Sampling
-from foley_pipeline.foley import Foley
-from foley_pipeline.job import Curve, Job, Sound
-from foley_pipeline.watch import Watch
-from foley_server.api.engine import Engine
-from foley_server.api.progress import Progress
-from foley_server.api.sandbox import Sandbox
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.progress import OnProgress, label
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.result import GenerationResult
+from foley_pipeline.triton_backend import TritonBackend
 from foley_server.api.tokens import Tokens
-from foley_server.studio.shelf import Recording, Shelves, Take, Video
-from foley_server.studio.web import Answer, Door, Guarded, document, handle_errors, lines
+from foley_server.http.shelf import Recording, Shelves, Take, Video
+from foley_server.http.web import Answer, Door, Guarded, document, handle_errors, lines
+from foley_server.jobs.engine import Engine
+from foley_server.jobs.progress import Progress
+from foley_server.sandbox.sandbox import Sandbox
 
 STATIC = Path(__file__).with_name("static")
 TICK_S = 0.2  # interval between progress checks
@@ -154,8 +156,8 @@ class Studio:
         """Predict the envelope of a video; stream progress events, then an `envelope` event."""
         video = self.shelves.videos[request.path_params["name"]]
 
-        def look(foley: Foley, watch: Watch) -> Floats:
-            return foley.predict_envelope(foley.reader.video(video.path), watch)
+        def look(backend: TritonBackend, on_progress: OnProgress, cancel: CancelToken) -> Floats:
+            return backend.predict_envelope(video.path, progress=on_progress, cancel=cancel)
 
         def found(envelope: Floats) -> dict[str, Any]:
             return {"event": "envelope", "envelope": _rounded(envelope)}
@@ -183,12 +185,10 @@ class Studio:
         if len(curve) > self.max_duration_s * clip.ENVELOPE_RATE_HZ:
             raise MediaTooLarge(f"the curve lasts more than {self.max_duration_s:g} s, the limit; cut it")
         recording = self.shelves.recordings[wish.audio].path if wish.audio else None
-        job = Job(
-            Curve(curve, wish.sample_count or samples(len(curve) / clip.ENVELOPE_RATE_HZ)),
-            GenerateOptions(**wish.model_dump(include=set(GenerateOptions.model_fields))),
-            recording,
-        )
-        return await lines(self._work(lambda progress: self.engine.generate(progress, job), self._keep))
+        length = wish.sample_count or samples(len(curve) / clip.ENVELOPE_RATE_HZ)
+        options = GenerateOptions(**wish.model_dump(include=set(GenerateOptions.model_fields)))
+        wanted = GenerationRequest(None, EnvelopeInput(curve, length), recording, options)
+        return await lines(self._work(lambda progress: self.engine.generate(progress, wanted), self._keep))
 
     async def sound(self, request: Request) -> Response:
         """Return a take as a WAV file."""
@@ -224,13 +224,13 @@ class Studio:
             raise
         return FileResponse(path, background=BackgroundTask(clean))
 
-    def _keep(self, sound: Sound) -> dict[str, Any]:
+    def _keep(self, result: GenerationResult) -> dict[str, Any]:
         kept = []
-        for take in sound.takes:
+        for take in result.takes:
             name, folder = self.shelves.takes.room()
             soundfile.write(folder / "take.wav", take.waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
             self.shelves.takes.put(name, Take(folder / "take.wav"))
-            about = {"recipe": take.recipe, "produced": _rounded(measure(take.waveform)), "seconds": take.timings_s}
+            about = {"recipe": take.recipe, "produced": _rounded(measure(take.waveform)), "seconds": result.timings_s}
             kept.append({"take": name, **about})
         return {"event": "takes", "takes": kept}
 
@@ -287,8 +287,8 @@ def _shown(sampling: Sampling) -> dict[str, Any]:
 def _where(progress: Progress) -> dict[str, Any]:
     if progress.stage is None:
         return {"event": "waiting", "position": progress.position or 0}
-    stage, done, total = progress.stage
-    return {"event": "progress", "stage": stage, "done": done, "total": total}
+    stage = progress.stage
+    return {"event": "progress", "stage": label(stage.stage), "done": stage.done, "total": stage.total}
 
 
 def _rounded(envelope: Floats) -> list[float]:

@@ -32,7 +32,7 @@ class Video(FrameStream, Protocol):
 
 
 @dataclass(frozen=True)
-class Reader:
+class MediaLoader:
     """Functions that open media files; both raise `MediaError`.
 
     Attributes:
@@ -44,4 +44,4 @@ class Reader:
     audio: Callable[[Path], Floats]
 
 
-IN_PROCESS = Reader(read_frames, read_audio)
+IN_PROCESS = MediaLoader(read_frames, read_audio)

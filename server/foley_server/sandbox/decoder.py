@@ -1,4 +1,4 @@
-"""Subprocess that decodes one untrusted file: `python -m foley_server.api.decoder VERB FILE JSON`.
+"""Subprocess that decodes one untrusted file: `python -m foley_server.sandbox.decoder VERB FILE JSON`.
 
 It sets its own resource limits before it opens the file. Its only output is standard output: messages of a kind (one
 byte), a length (uint32, see `PREFIX`) and content. Kinds: H header, D data, E error, Z end. The reader, `sandbox`,
@@ -24,7 +24,7 @@ from foley.errors import FoleyError, MediaTooLarge
 from foley.media import probe, read_frames
 from foley.mux import write_video
 from foley_pipeline.api.status import reason
-from foley_server.api.preview import write_preview
+from foley_server.sandbox.preview import write_preview
 
 HEADER, DATA, ERROR, END = b"H", b"D", b"E", b"Z"
 PREFIX = struct.Struct("<cI")
@@ -102,7 +102,7 @@ def _mux(file: Path, limits: Limits, say: Say, order: Order) -> None:
 
 
 def _preview(file: Path, limits: Limits, say: Say, order: Order) -> None:
-    """Write a preview of `file` to `order["to"]`; see `foley_server.api.preview`."""
+    """Write a preview of `file` to `order["to"]`; see `foley_server.sandbox.preview`."""
     write_preview(file, Path(order["to"]), limits)
 
 

@@ -20,9 +20,9 @@ from tritonclient.utils import InferenceServerException
 from foley.bundle import Bundle
 from foley.errors import ServerUnavailable
 from foley_pipeline.grpc_options import MIN_PING_INTERVAL_MS, NO_PROXY
-from foley_server import installation, repository
-from foley_server.gpu import Gpu
-from foley_server.run_folder import memory_prefix, run_folder
+from foley_server.launcher import installation, repository
+from foley_server.launcher.gpu import Gpu
+from foley_server.launcher.run_folder import memory_prefix, run_folder
 
 START_TIMEOUT_S = 600.0  # the paper's bundle has 2.4 GB of weights
 ANSWER_TIMEOUT_S = 30.0  # from listening, with all models loaded, to the first response
@@ -65,7 +65,7 @@ class ModelProcesses:
         return [model for process, model in self._models.items() if _has_ended(process)]
 
 
-class Triton:
+class TritonServer:
     """A running server process and the processes of its models.
 
     Attributes:
@@ -113,7 +113,7 @@ def serve(
     metrics_port: int = 0,
     trace: str | None = None,
     on: Gpu | None = None,
-) -> Iterator[Triton]:
+) -> Iterator[TritonServer]:
     """Run a Triton that serves `bundle`; stop it on exit.
 
     Args:
@@ -160,7 +160,7 @@ def serve(
         try:
             model_processes = ModelProcesses(process.pid)
             _await_ready(process, model_processes, endpoints, log, run.name)
-            yield Triton(process, model_processes, endpoints, log)
+            yield TritonServer(process, model_processes, endpoints, log)
         finally:
             _stop(process)
 

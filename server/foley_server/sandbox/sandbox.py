@@ -24,8 +24,8 @@ from foley.options import SourceAudio
 from foley.output import replacing
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import reason
-from foley_pipeline.reader import Image, Reader
-from foley_server.api.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
+from foley_pipeline.media_loader import Image, MediaLoader
+from foley_server.sandbox.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
 
 FRAME_BYTES = FRAME_HEIGHT * FRAME_WIDTH * 3
 MAX_WORDS = 64 * 1024  # maximum size of a header or an error, bytes
@@ -50,9 +50,9 @@ class Sandbox:
     wall_s: float
 
     @property
-    def reader(self) -> Reader:
-        """Reader that opens files in the sandbox."""
-        return Reader(self.open_video, self.read_audio)
+    def loader(self) -> MediaLoader:
+        """Loader that opens files in the sandbox."""
+        return MediaLoader(self.open_video, self.read_audio)
 
     def open_video(self, path: Path) -> "SandboxedVideo":
         """Open a video, as `foley.media.read_frames` does; errors have the field `video`."""
@@ -93,7 +93,7 @@ class Sandbox:
         self._write("mux", video, to, sound=str(sound), source_audio=source_audio)
 
     def preview(self, video: Path, to: Path) -> None:
-        """Write a preview, as `foley_server.api.preview.write_preview` does; the output file is written atomically.
+        """Write a preview, as `foley_server.sandbox.preview.write_preview` does; the output file is written atomically.
 
         Raises:
             MediaError: The video cannot be used.
@@ -125,7 +125,7 @@ class Sandbox:
         """
         order = {"limits": asdict(self.limits), "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s, **more}
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "foley_server.api.decoder", verb, str(path.absolute()), json.dumps(order)],
+            [sys.executable, "-I", "-m", "foley_server.sandbox.decoder", verb, str(path.absolute()), json.dumps(order)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

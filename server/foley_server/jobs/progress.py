@@ -7,8 +7,9 @@ import numpy as np
 
 from foley.envelope import Floats
 from foley_pipeline.api import foley_pb2 as pb
-from foley_pipeline.api.messages import generation_message, pieces
-from foley_pipeline.job import Sound
+from foley_pipeline.api.messages import chunks, result_to_proto
+from foley_pipeline.progress import Progress as StageProgress
+from foley_pipeline.result import GenerationResult
 
 
 class Progress:
@@ -21,10 +22,8 @@ class Progress:
         id: Id of the generation or request.
         position: Position in the queue, 0 when running; None while unknown.
         envelope: Envelope, once known.
-        done: Number of denoising steps done.
-        total: Number of denoising steps in all.
-        stage: Current stage as (name, done, total).
-        sound: Result, if it succeeded.
+        stage: Latest progress of a stage; None before the first.
+        result: Result, if it succeeded.
         error: Error, if it failed.
         expires_s: Unix time at which a finished generation expires.
     """
@@ -33,9 +32,8 @@ class Progress:
         self.id = id
         self.position: int | None = None
         self.envelope: Floats | None = None
-        self.done = self.total = 0
-        self.stage: tuple[str, int, int | None] | None = None
-        self.sound: Sound | None = None
+        self.stage: StageProgress | None = None
+        self.result: GenerationResult | None = None
         self.error: Exception | None = None
         self.expires_s: float | None = None
         self._news = asyncio.Event()
@@ -43,7 +41,7 @@ class Progress:
     @property
     def ended(self) -> bool:
         """Whether it has succeeded or failed."""
-        return self.sound is not None or self.error is not None
+        return self.result is not None or self.error is not None
 
     def at(self, position: int) -> None:
         """Set the position in the queue and notify consumers."""
@@ -61,7 +59,7 @@ class Progress:
         Raises:
             Exception: The error with which the generation failed.
         """
-        position, envelope_told, done = None, False, 0
+        position, envelope_sent, stage = None, False, None
         while True:
             news = self._news
             if self.ended and self.position is None:
@@ -69,26 +67,31 @@ class Progress:
             if self.position not in (None, position):
                 position = self.position
                 yield pb.GenerateEvent(accepted=pb.Accepted(id=self.id, queue_position=position))
-            if self.envelope is not None and not envelope_told:
-                envelope_told = True
+            if self.envelope is not None and not envelope_sent:
+                envelope_sent = True
                 ready = pb.EnvelopeReady(envelope=pb.Envelope(rms=self.envelope))
                 yield pb.GenerateEvent(envelope_ready=ready)
-            if self.done != done:
-                done = self.done
-                yield pb.GenerateEvent(step_done=pb.StepDone(done_count=done, total_count=self.total))
+            if self.stage and self.stage != stage:
+                stage = self.stage
+                yield pb.GenerateEvent(progress=stage_to_proto(stage))
             if self.error:
                 raise self.error
-            if self.sound:
-                for event in self._results(self.sound):
+            if self.result:
+                for event in self._results(self.result):
                     yield event
                 return
             await news.wait()
 
-    def _results(self, sound: Sound) -> Iterator[pb.GenerateEvent]:
-        for i, take in enumerate(sound.takes):
-            for piece in pieces(np.asarray(take.waveform, "<f4").tobytes()):
-                yield pb.GenerateEvent(audio=pb.AudioChunk(variation=i, samples=piece))
-        finished = generation_message(self.id, sound.takes)
+    def _results(self, result: GenerationResult) -> Iterator[pb.GenerateEvent]:
+        for i, take in enumerate(result.takes):
+            for chunk in chunks(np.asarray(take.waveform, "<f4").tobytes()):
+                yield pb.GenerateEvent(audio=pb.AudioChunk(variation=i, samples=chunk))
+        finished = result_to_proto(self.id, result)
         if self.expires_s is not None:
             finished.expire_time.FromNanoseconds(round(self.expires_s * 1e9))
         yield pb.GenerateEvent(finished=finished)
+
+
+def stage_to_proto(progress: StageProgress) -> pb.StageProgress:
+    """Return the message of the progress of a stage."""
+    return pb.StageProgress(stage=progress.stage, done_count=progress.done, total_count=progress.total or 0)

@@ -25,16 +25,16 @@ from foley.errors import (
     ServerUnavailable,
 )
 from foley_pipeline.api import foley_pb2 as pb
-from foley_pipeline.api.messages import generation_message, job_of, takes_of
+from foley_pipeline.api.messages import request_from_proto, result_from_proto, result_to_proto
 from foley_pipeline.api.status import from_status, to_status
-from foley_pipeline.job import Sound
-from foley_server.api import logs
-from foley_server.api.engine import Engine
-from foley_server.api.media_store import MediaStore
-from foley_server.api.progress import Progress
-from foley_server.api.store import Row, Store
-from foley_server.api.tracing import call_span
-from foley_server.api.upload import Folder, Uploads
+from foley_pipeline.result import GenerationResult
+from foley_server.jobs.engine import Engine
+from foley_server.jobs.media_store import MediaStore
+from foley_server.jobs.progress import Progress
+from foley_server.jobs.store import Row, Store
+from foley_server.jobs.upload import Folder, Uploads
+from foley_server.telemetry import logs
+from foley_server.telemetry.tracing import call_span
 
 log = logging.getLogger(__name__)
 
@@ -261,13 +261,13 @@ class Generations:
                 raise ServerFailure(f"the server broke down {ATTEMPTS} times over this; tell its operator {row.id}")
             options = pb.GenerateOptions.FromString(row.options)
             with self.uploads.folder() as folder:
-                job = job_of(options, folder.video, folder.recording)
+                request = request_from_proto(options, folder.video, folder.recording)
                 for file in announced(options, folder).values():
                     await _off(self.media.fetch, row.id, file.name, file)
                 with call_span("generation", row.id, {}):
-                    sound = await self.engine.generate(progress, job)
-            progress.expires_s = await self._keep(row, sound)
-            progress.sound = sound
+                    result = await self.engine.generate(progress, request)
+            progress.expires_s = await self._keep(row, result)
+            progress.result = result
             progress.changed()
         except ServerUnavailable as error:
             log.warning("begins again: %s", error)
@@ -280,7 +280,7 @@ class Generations:
             log.exception("a generation failed")
             await self._fail(row, progress, ServerFailure(f"the server made a mistake; tell its operator {row.id}"))
 
-    async def _keep(self, row: Row, sound: Sound) -> float:
+    async def _keep(self, row: Row, result: GenerationResult) -> float:
         """Store the result, and mark the generation as succeeded once all media are written.
 
         Returns:
@@ -289,13 +289,13 @@ class Generations:
         Raises:
             Cancelled: The generation was cancelled before it was marked.
         """
-        await _off(self.media.put, row.id, "envelope", sound.envelope.astype("<f4").tobytes())
-        for i, take in enumerate(sound.takes):
+        await _off(self.media.put, row.id, "envelope", result.envelope.astype("<f4").tobytes())
+        for i, take in enumerate(result.takes):
             await _off(self.media.put, row.id, f"take-{i}", np.asarray(take.waveform, "<f4").tobytes())
         expires_s = time.time() + self.keep_s
-        result = generation_message(row.id, sound.takes)
-        result.expire_time.FromNanoseconds(round(expires_s * 1e9))
-        if not await _persisted(self.store.end, row.id, "succeeded", result.SerializeToString()):
+        message = result_to_proto(row.id, result)
+        message.expire_time.FromNanoseconds(round(expires_s * 1e9))
+        if not await _persisted(self.store.end, row.id, "succeeded", message.SerializeToString()):
             await self._remove_media(row.id)
             raise Cancelled("the generation was cancelled")
         return expires_s
@@ -314,7 +314,7 @@ class Generations:
         generation = pb.Generation.FromString(row.result or b"")
         sounds = {i: await _off(self.media.get, row.id, f"take-{i}") for i in range(len(generation.takes))}
         envelope = np.frombuffer(await _off(self.media.get, row.id, "envelope"), "<f4").astype(np.float32)
-        progress.envelope, progress.sound = envelope, Sound(envelope, takes_of(generation, sounds))
+        progress.envelope, progress.result = envelope, result_from_proto(generation, envelope, sounds)
         progress.expires_s = generation.expire_time.ToNanoseconds() / 1e9
         return progress
 

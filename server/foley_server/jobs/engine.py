@@ -5,23 +5,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
-from foley.envelope import Floats
 from foley.errors import ServerUnavailable, TimedOut
 from foley_pipeline.cache import Cache
-from foley_pipeline.foley import Foley
-from foley_pipeline.job import Job, Sound, run
-from foley_pipeline.reader import Reader
-from foley_pipeline.watch import Watch
-from foley_server.api.line import Line
-from foley_server.api.metrics import Metrics
-from foley_server.api.progress import Progress
-from foley_server.api.supervisor import Supervisor
-from foley_server.api.tracing import trace_headers
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.media_loader import MediaLoader
+from foley_pipeline.progress import OnProgress
+from foley_pipeline.progress import Progress as StageProgress
+from foley_pipeline.request import GenerationRequest
+from foley_pipeline.result import GenerationResult
+from foley_pipeline.triton_backend import TritonBackend
+from foley_server.jobs.line import Line
+from foley_server.jobs.progress import Progress
+from foley_server.launcher.supervisor import Supervisor
+from foley_server.telemetry.metrics import Metrics
+from foley_server.telemetry.tracing import trace_headers
 
 Result = TypeVar("Result")
+Work = Callable[[TritonBackend, OnProgress, CancelToken], Result]
+"""A call of a backend, with its progress and cancellation."""
 
 RETRY_AFTER_S = 2.0
 
@@ -33,7 +36,7 @@ class Engine:
     Attributes:
         supervisor: Provides the current Triton.
         line: Admission control and queue.
-        reader: Opens media files.
+        loader: Opens media files.
         cache: Cache of intermediate results.
         metrics: Prometheus metrics.
         running: Number of worker threads.
@@ -44,7 +47,7 @@ class Engine:
 
     supervisor: Supervisor
     line: Line
-    reader: Reader
+    loader: MediaLoader
     cache: Cache
     metrics: Metrics
     running: int
@@ -102,7 +105,7 @@ class Engine:
         finally:
             tasks.discard(task)
 
-    async def call(self, progress: Progress, work: Callable[[Foley, Watch], Result]) -> Result:
+    async def call(self, progress: Progress, work: Work[Result]) -> Result:
         """Wait for a turn, run `work` in a worker thread, and return its result.
 
         Cancellation takes effect at once and stops the work before its next call to Triton. The turn is held until the
@@ -110,7 +113,7 @@ class Engine:
 
         Args:
             progress: Receives the position in the queue and the progress of the work.
-            work: Function of the pipeline and of a watch that cancels it.
+            work: The call of the backend.
 
         Raises:
             ServerUnavailable: Triton is down or fails; `retry_after_s` is set.
@@ -119,12 +122,17 @@ class Engine:
         async with AsyncExitStack() as turn:
             await turn.enter_async_context(self.line.turn(progress.at))
             triton = self.supervisor.triton().for_request(progress.id, trace_headers())
-            watch = _Watch(loop, progress)
-            job = loop.run_in_executor(self._threads, work, Foley(triton, self.cache, self.reader), watch)
+            backend = TritonBackend(triton, cache=self.cache, loader=self.loader, max_sound_s=self.max_sound_s)
+            cancel = CancelToken()
+
+            def on_progress(event: StageProgress) -> None:
+                loop.call_soon_threadsafe(self._report, progress, event)
+
+            job = loop.run_in_executor(self._threads, work, backend, on_progress, cancel)
             try:
                 return await asyncio.shield(job)
             except asyncio.CancelledError:
-                watch.cancel()
+                cancel.cancel()
                 leaving = asyncio.create_task(_close_after(job, turn.pop_all()))
                 self._leaving.add(leaving)  # the event loop only keeps weak references to tasks
                 leaving.add_done_callback(self._leaving.discard)
@@ -132,29 +140,32 @@ class Engine:
             except ServerUnavailable as error:
                 error.retry_after_s = error.retry_after_s or RETRY_AFTER_S
                 raise
-            finally:
-                for stage, seconds in watch.timings_s.items():
-                    self.metrics.stage(stage, seconds)
 
-    async def generate(self, progress: Progress, job: Job) -> Sound:
-        """Generate the sound of `job`.
+    def _report(self, progress: Progress, event: StageProgress) -> None:
+        if event.seconds is not None:
+            self.metrics.stage(event.stage, event.seconds)
+        if event.envelope is not None:
+            progress.envelope = event.envelope
+        elif event.seconds is None:
+            progress.stage = event
+        progress.changed()
+
+    async def generate(self, progress: Progress, request: GenerationRequest) -> GenerationResult:
+        """Generate sound.
 
         Args:
-            job: What to generate.
             progress: Receives the envelope and the progress.
+            request: What to generate.
 
         Raises:
             TimedOut: The request took longer than `request_timeout_s`.
-            FoleyError: The job is not valid, or it failed.
+            FoleyError: The request is not valid, or it failed.
         """
-        loop = asyncio.get_running_loop()
 
-        def has_envelope(envelope: Floats) -> None:
-            progress.envelope = envelope
-            loop.call_soon_threadsafe(progress.changed)
+        def work(backend: TritonBackend, on_progress: OnProgress, cancel: CancelToken) -> GenerationResult:
+            return backend.generate(request, progress=on_progress, cancel=cancel)
 
-        work = partial(run, job=job, on_envelope=has_envelope, max_sound_s=self.max_sound_s)
-        return await self.in_time(self.call(progress, lambda foley, watch: work(foley, watch=watch)))
+        return await self.in_time(self.call(progress, work))
 
     async def in_time(self, work: Awaitable[Result]) -> Result:
         """Return the result of `work`.
@@ -185,20 +196,6 @@ class Engine:
     def close(self) -> None:
         """Shut down the worker threads; work in progress stops at its next call to Triton."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-class _Watch(Watch):
-    """Forwards progress from a worker thread to a `Progress` of the event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, progress: Progress) -> None:
-        super().__init__()
-        self._loop, self._progress = loop, progress
-
-    def on_progress(self, name: str, done: int, total: int | None) -> None:
-        self._progress.stage = name, done, total
-        if name == "denoising":
-            self._progress.done, self._progress.total = done, total or 0
-            self._loop.call_soon_threadsafe(self._progress.changed)
 
 
 async def _close_after(job: "asyncio.Future[Any]", turn: AsyncExitStack) -> None:

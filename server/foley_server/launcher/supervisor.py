@@ -11,8 +11,8 @@ from tempfile import gettempdir
 
 from foley.bundle import Bundle
 from foley.errors import FoleyError, ServerUnavailable
-from foley_pipeline.triton import Triton
-from foley_server import triton as embedded
+from foley_pipeline.triton import TritonClient
+from foley_server.launcher import triton as embedded
 
 LOOK_S = 0.2  # interval between checks of the processes of an embedded Triton
 ASK_S = 5.0  # interval between readiness checks
@@ -34,7 +34,7 @@ class Served:
         kill: Kills an embedded Triton, so that its requests fail; has no effect on a remote one.
     """
 
-    client: Triton
+    client: TritonClient
     metrics: str | None
     alive: Callable[[], bool]
     kill: Callable[[], None]
@@ -59,7 +59,7 @@ class Embedded:
         """Start Triton; stop it on exit."""
         with (
             embedded.serve(self.models, self.bundle, trace=self.trace) as server,
-            Triton(server.endpoints.grpc) as client,
+            TritonClient(server.endpoints.grpc) as client,
         ):
 
             def alive() -> bool:
@@ -85,7 +85,7 @@ class Joined:
     @contextmanager
     def serve(self) -> Iterator[Served]:
         """Connect to Triton; disconnect on exit."""
-        with Triton(self.url) as client:
+        with TritonClient(self.url) as client:
             yield Served(client, self.metrics, lambda: True, lambda: None)
 
 
@@ -111,7 +111,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._started = threading.Event()
         self._failure: Exception | None = None
-        self._triton: Triton | None = None
+        self._triton: TritonClient | None = None
         self._pause_s = FIRST_PAUSE_S
         self.metrics_url: str | None = None
         self.starts = 0
@@ -139,7 +139,7 @@ class Supervisor:
         """Whether Triton is available."""
         return self._triton is not None
 
-    def triton(self) -> Triton:
+    def triton(self) -> TritonClient:
         """Return the connection to Triton.
 
         Raises:

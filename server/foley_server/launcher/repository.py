@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from foley.bundle import Bundle, file_sha256, weights_file
 from foley.errors import BundleError, SettingError
 from foley.stages import Dtype, Stage, Tensor, networks, stages
-from foley_server.gpu import Gpu, configure
+from foley_server.launcher.gpu import Gpu, configure
 
 VERSION = "1"
 

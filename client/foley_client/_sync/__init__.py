@@ -1,0 +1,1 @@
+"""The synchronous SDK, generated from `foley_client._async` by `make sync`. Do not edit."""

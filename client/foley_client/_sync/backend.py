@@ -1,0 +1,270 @@
+"""Runs the pipeline on a public API."""
+
+import logging
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from google.longrunning import operations_pb2
+
+from foley.envelope import Floats
+from foley.errors import SettingError
+from foley.options import OpticalFlow
+from foley_client import _wire
+from foley_client._transport import Attempt, Transport
+from foley_client._wire import CALL_TIMEOUT_S, GENERATE_TIMEOUT_S, EventDecoder, Events, JobStatus, Statuses
+from foley_client.channel import Channel
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.backend import Embeddings
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.progress import OnProgress, Progress, StageTimer, ignore_progress
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.request import GenerationRequest
+from foley_pipeline.result import GenerationResult, describe_inputs
+
+Result = TypeVar("Result")
+
+log = logging.getLogger("foley_client")
+
+
+class ApiBackend:
+    """The `foley_pipeline.backend.Backend` that delegates to a public API, with its long-running generations.
+
+    Server errors are raised as the same class of `foley.errors` as on the server, with `field` and `retry_after_s`.
+
+    Args:
+        channel: Address and credentials of the server.
+        max_retries: How often a call is repeated that the server marks as retryable, or that has no effect if repeated
+            and does not reach a server. Delays are the server's, or exponential, with jitter.
+    """
+
+    def __init__(self, channel: Channel, max_retries: int = _wire.MAX_RETRIES) -> None:
+        if max_retries < 0:
+            raise SettingError(f"max_retries is {max_retries}; use 0 or more")
+        self.channel = channel
+        self._max_retries = max_retries
+        self._transport = Transport(channel)
+
+    def close(self) -> None:
+        """Close the connection and cancel the calls in progress."""
+        self._transport.close()
+
+    def serving(self) -> bool:
+        """Return whether the server accepts work.
+
+        Raises:
+            ServerUnavailable: No server responds.
+        """
+        response = self._call(self._transport.health.Check, _wire.HEALTH_CHECK)
+        return bool(response.status == _wire.SERVING)
+
+    def generate(
+        self, request: GenerationRequest, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
+    ) -> GenerationResult:
+        """See `Backend.generate`. The server stops within one denoising step after a cancellation or a disconnect."""
+        token = cancel or CancelToken()
+
+        def attempt() -> GenerationResult:
+            return _result(self._events(request, progress, token), progress)
+
+        result = self._retried(attempt, token)
+        return _with_inputs(result, request)
+
+    def stream(
+        self, request: GenerationRequest, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
+    ) -> Events:
+        """Generate sound, and yield its events as they arrive: `Progress`, `AudioChunk`, and last the result.
+
+        `progress` receives the progress of the upload. The call is not retried.
+        """
+        try:
+            for event in self._events(request, progress, cancel or CancelToken()):
+                yield _with_inputs(event, request) if isinstance(event, GenerationResult) else event
+        except grpc.RpcError as error:
+            failed = _wire.failure(error)
+        else:
+            return
+        raise failed
+
+    def predict_envelope(
+        self,
+        video: Path,
+        *,
+        flow: OpticalFlow | None = None,
+        progress: OnProgress = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> Floats:
+        """See `Backend.predict_envelope`."""
+        _wire.check_file(video)
+        token = cancel or CancelToken()
+
+        def attempt() -> Any:
+            messages = _wire.envelope_messages(video, flow, StageTimer(progress), token)
+            method = self._transport.service.PredictEnvelope
+            return self._transport.call(method, messages, GENERATE_TIMEOUT_S, token)
+
+        return _wire.envelope((self._retried(attempt, token)).envelope)
+
+    def embed_prompt(
+        self, prompt: Prompt, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
+    ) -> Embeddings:
+        """See `Backend.embed_prompt`."""
+        if prompt.audio:
+            _wire.check_file(prompt.audio)
+        token = cancel or CancelToken()
+
+        def attempt() -> Any:
+            messages = _wire.prompt_messages(prompt, StageTimer(progress), token)
+            method = self._transport.service.EmbedPrompt
+            return self._transport.call(method, messages, GENERATE_TIMEOUT_S, token)
+
+        response = self._retried(attempt, token)
+        return _wire.embedding(response.embedding), _wire.embedding(response.negative_embedding)
+
+    def create(
+        self,
+        request: GenerationRequest,
+        *,
+        request_id: str | None = None,
+        progress: OnProgress = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> str:
+        """Start a long-running generation, which continues after a disconnect.
+
+        Args:
+            request: The request.
+            request_id: UUID that makes the call idempotent: repeated calls return the same generation. Random by
+                default.
+            progress: Receives the progress of the upload.
+            cancel: Cancels the call.
+
+        Returns:
+            The name of the generation.
+
+        Raises:
+            MediaError: A file cannot be read, or the server cannot decode it.
+            AlreadyExists: `request_id` belongs to a different request.
+        """
+        _wire.check_files(request)
+        token, chosen = cancel or CancelToken(), request_id or _wire.new_request_id()
+
+        def attempt() -> Any:
+            messages = _wire.create_messages(request, chosen, StageTimer(progress), token)
+            method = self._transport.service.CreateGeneration
+            return self._transport.call(method, messages, GENERATE_TIMEOUT_S, token)
+
+        return str((self._retried(attempt, token, idempotent=True)).name)
+
+    def wait(
+        self, name: str, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
+    ) -> GenerationResult:
+        """Wait for a generation that `create` started, and return its result.
+
+        `cancel` ends the wait, not the generation.
+
+        Raises:
+            NotFound: There is no generation with this name.
+            FoleyError: The error with which the generation failed.
+        """
+        token, request = cancel or CancelToken(), pb.WatchGenerationRequest(name=name)
+
+        def attempt() -> GenerationResult:
+            method = self._transport.service.WatchGeneration
+            return _result(self._decoded(method, request, token), progress)
+
+        return self._retried(attempt, token, idempotent=True)
+
+    def status(self, name: str) -> JobStatus:
+        """Return the state of a generation.
+
+        Raises:
+            NotFound: There is no generation with this name.
+        """
+        request = operations_pb2.GetOperationRequest(name=name)
+        return _wire.job_status(self._call(self._transport.operations.GetOperation, request, idempotent=True))
+
+    def generations(self) -> Statuses:
+        """Yield all generations started with this client's token, newest first."""
+        token = ""
+        while True:
+            request = _wire.page_request(token)
+            page = self._call(self._transport.operations.ListOperations, request, idempotent=True)
+            for operation in page.operations:
+                yield _wire.job_status(operation)
+            if not (token := page.next_page_token):
+                return
+
+    def cancel(self, name: str) -> None:
+        """Cancel a generation; has no effect on one that has ended.
+
+        Raises:
+            NotFound: There is no generation with this name.
+        """
+        request = operations_pb2.CancelOperationRequest(name=name)
+        self._call(self._transport.operations.CancelOperation, request, idempotent=True)
+
+    def delete(self, name: str) -> None:
+        """Delete a generation that has ended.
+
+        Raises:
+            NotFound: There is no generation with this name.
+            NotFinished: The generation has not ended.
+        """
+        request = operations_pb2.DeleteOperationRequest(name=name)
+        self._call(self._transport.operations.DeleteOperation, request)
+
+    def _events(self, request: GenerationRequest, progress: OnProgress, cancel: CancelToken) -> Events:
+        _wire.check_files(request)
+        messages = _wire.generate_messages(request, StageTimer(progress), cancel)
+        for event in self._decoded(self._transport.service.Generate, messages, cancel):
+            yield event
+
+    def _decoded(self, method: Any, request: Any, cancel: CancelToken) -> Events:
+        decoder = EventDecoder()
+        for message in self._transport.stream(method, request, GENERATE_TIMEOUT_S, cancel):
+            cancel.check()
+            for event in decoder.decode(message):
+                yield event
+        decoder.check_finished()
+
+    def _call(self, method: Any, request: Any, idempotent: bool = False) -> Any:
+        token = CancelToken()
+
+        def attempt() -> Any:
+            return self._transport.call(method, request, CALL_TIMEOUT_S, token)
+
+        return self._retried(attempt, token, idempotent)
+
+    def _retried(self, attempt: Attempt[Result], cancel: CancelToken, idempotent: bool = False) -> Result:
+        """Return the result of `attempt`; retry it as `_wire.retry_delay_s` says."""
+        retries = 0
+        while True:
+            try:
+                return attempt()
+            except grpc.RpcError as error:
+                failed = _wire.failure(error)
+            cancel.check()
+            delay_s = _wire.retry_delay_s(failed, retries, self._max_retries, idempotent)
+            retries += 1
+            log.info("retry %d of %d in %.1f s: %s", retries, self._max_retries, delay_s, failed)
+            self._transport.sleep(delay_s, cancel)
+
+
+def _result(events: Events, progress: OnProgress) -> GenerationResult:
+    """Return the result at the end of a stream of events, and pass on the progress."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, Progress):
+                progress(event)
+            elif isinstance(event, GenerationResult):
+                return event
+    raise AssertionError("the decoder checks that a stream ends with a result")
+
+
+def _with_inputs(result: GenerationResult, request: GenerationRequest) -> GenerationResult:
+    """Complete the recipes with the names and hashes of the files, which the server received without names."""
+    inputs = describe_inputs(request)
+    takes = [replace(take, recipe={**take.recipe, **inputs}) for take in result.takes]
+    return replace(result, takes=takes, video=request.video)

@@ -1,0 +1,116 @@
+"""The result of a generation, and the record of how it was made."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foley import clip, envelope_file
+from foley.envelope import Floats
+from foley.errors import SettingError
+from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, write_video, write_wav
+from foley.options import SourceAudio
+from foley.output import check_destination, replacing
+from foley_pipeline.hashing import content_sha256
+from foley_pipeline.request import GenerationRequest
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """One generated sound.
+
+    Attributes:
+        waveform: float32 [samples at 16 kHz] in [-1, 1].
+        recipe: Versions, inputs and settings that reproduce the sound.
+    """
+
+    waveform: Floats
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationResult:
+    """The result of a generation.
+
+    Attributes:
+        envelope: The envelope that the sounds follow, linear RMS, float32 [frames at 100 Hz].
+        takes: One take per variation.
+        timings_s: Seconds per stage. Stages can overlap.
+        video: The video, for `save`: a file, or its content.
+    """
+
+    envelope: Floats
+    takes: list[Take]
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    video: Path | bytes | None = None
+
+    def __repr__(self) -> str:
+        seconds = len(self.waveform) / clip.SAMPLE_RATE_HZ
+        return f"<GenerationResult: {len(self.takes)} x {seconds:.2f} s>"
+
+    @property
+    def waveform(self) -> Floats:
+        """The sound of the first variation, float32 [samples at 16 kHz] in [-1, 1]."""
+        return self.takes[0].waveform
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe of the first variation."""
+        return self.takes[0].recipe
+
+    def save(self, path: str | os.PathLike[str], *, variation: int = 0, source_audio: SourceAudio = "replace") -> None:
+        """Write a sound or the envelope to a file, atomically.
+
+        Args:
+            path: The file; its extension selects the content. .mp4, .mov, .mkv, .webm: the video with the sound; .wav:
+                the sound; .json, .csv: the envelope.
+            variation: Index of the variation, from 0.
+            source_audio: What happens to the video's own audio; see `foley.mux.write_video`.
+
+        Raises:
+            OutputError: The file cannot be written, or its extension is unknown.
+            SettingError: The video is needed and not known: the generation was given an envelope only.
+        """
+        destination = Path(path)
+        source = self.video if isinstance(self.video, Path) else None
+        check_destination(destination, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *envelope_file.EXTENSIONS), source)
+        with replacing(destination) as partial:
+            if isinstance(self.video, bytes):
+                copy = partial.with_name(partial.name + ".source")
+                try:
+                    copy.write_bytes(self.video)
+                    self.write(partial, copy, variation, source_audio)
+                finally:
+                    copy.unlink(missing_ok=True)
+            else:
+                self.write(partial, source, variation, source_audio)
+
+    def write(self, path: Path, video: Path | None, variation: int = 0, source_audio: SourceAudio = "replace") -> None:
+        """Write to `path` as `save` does, but with this `video`, without checks, and not atomically."""
+        suffix, take = path.suffix.lower(), self.takes[variation]
+        if suffix in envelope_file.EXTENSIONS:
+            path.write_text(envelope_file.dumps(self.envelope, suffix))
+        elif suffix in SOUND_EXTENSIONS:
+            write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(dict(take.recipe)))
+        elif video is None:
+            raise SettingError(f"a {suffix} file needs the video, which was not given; save a .wav file")
+        else:
+            recipe = json.dumps(dict(take.recipe))
+            write_video(video, take.waveform, clip.SAMPLE_RATE_HZ, path, source_audio, recipe)
+
+
+def describe_inputs(request: GenerationRequest) -> dict[str, Any]:
+    """Return the part of a recipe that describes the inputs: names of files, SHA-256 of their content, and texts."""
+    envelope = request.envelope
+    return {
+        "video": request.video.name if request.video else None,
+        "video_sha256": content_sha256(request.video) if request.video else None,
+        "envelope": envelope.source if envelope else "predicted",
+        "envelope_filter": envelope.filter if envelope else "none",
+        "text": request.options.text,
+        "negative_text": request.options.negative_text,
+        "audio": request.audio.name if request.audio else None,
+        "audio_sha256": content_sha256(request.audio) if request.audio else None,
+    }

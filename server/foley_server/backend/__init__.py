@@ -1,0 +1,1 @@
+"""Models of the Python backend: this code runs inside Triton."""

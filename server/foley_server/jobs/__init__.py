@@ -1,0 +1,1 @@
+"""Runs generations: admission, queue, worker threads, and the store of long-running generations."""

@@ -1,0 +1,1 @@
+"""Lays out a model repository, and starts and supervises a Triton server for it."""

@@ -1,0 +1,1 @@
+"""Decodes untrusted media in a subprocess with limited resources."""
