@@ -46,7 +46,7 @@ def write(
     For atomic writes, use `foley.output.replacing`.
     """
     if path.suffix.lower() in PLOT_EXTENSIONS:
-        from foley_client.picture import draw  # needs matplotlib (extra `cli`)
+        from foley_client.plot import draw  # needs matplotlib (extra `cli`)
 
         draw(path, result.envelope, result.takes[variation].waveform)
     else:
@@ -56,7 +56,7 @@ def write(
 def write_envelope(path: Path, envelope: Floats) -> None:
     """Write an envelope in the format of the extension of `path`."""
     if path.suffix.lower() in PLOT_EXTENSIONS:
-        from foley_client.picture import draw
+        from foley_client.plot import draw
 
         draw(path, envelope)
     else:

@@ -11,7 +11,7 @@ import pytest
 from foley.errors import OutputError
 from foley.mux import SOUND_EXTENSIONS, write_wav
 from foley.output import check_destination, replacing
-from foley_client.render.place import Output
+from foley_client.render.storage import Output
 from foley_pipeline.cache import Cache
 
 SOUND = np.zeros(100, np.float32)

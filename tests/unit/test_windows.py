@@ -24,7 +24,9 @@ def test_windows_cover_every_duration_and_none_is_needless(duration_s):
         assert starts[-2] + clip.CLIP_SECONDS + OVERHANG_S < duration_s
 
 
-@pytest.mark.parametrize(("duration_s", "count"), [(0.1, 1), (10.0, 1), (300 / 29.97, 1), (10.04, 2), (19.0, 2), (19.04, 3), (100.0, 11)])
+@pytest.mark.parametrize(
+    ("duration_s", "count"), [(0.1, 1), (10.0, 1), (300 / 29.97, 1), (10.04, 2), (19.0, 2), (19.04, 3), (100.0, 11)]
+)
 def test_number_of_windows(duration_s, count):
     assert len(window_starts_s(duration_s)) == count
 

@@ -10,7 +10,7 @@ from foley.errors import SettingError
 from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from foley.options import FileOptions, GenerateOptions
 from foley_client.curves import check_filter
-from foley_client.render.place import FAILURES, REPORTS, SIDECAR
+from foley_client.render.storage import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.request import GenerationRequest
 
 ENDINGS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
