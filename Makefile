@@ -44,6 +44,9 @@ fuzz: $(VENV)/.tested bundle ## Damaged media and malformed requests to a real A
 proto: $(VENV)/.tested ## The public API's Python modules, made anew of its definition
 	$(BIN)/python proto/generate.py pipeline/foley_pipeline/api
 
+sync: $(VENV)/.tested ## The SDK's synchronous modules, generated from those for asyncio
+	$(BIN)/python client/generate_sync.py client/foley_client/_sync
+
 options: $(VENV)/.serving ## The table in docs/options.md, made anew of core/foley/options.py
 	sed -i '/^| /d' docs/options.md
 	$(BIN)/python -c 'from foley.options import markdown; print(markdown(), end="")' >> docs/options.md
@@ -73,11 +76,13 @@ $(VENV)/.tested: $(VENV)/.installed tests/requirements.txt
 $(STUDIO)/node_modules/.package-lock.json: $(STUDIO)/package-lock.json
 	! command -v npm >/dev/null || npm ci --prefix $(STUDIO) --no-audit --no-fund --loglevel=error
 
-$(TINY)/manifest.json: $(VENV)/.installed $(shell find export/foley_export core/foley -name '*.py')
+# of core, only what the graphs' shapes and constants come from
+GRAPH_SOURCES := $(shell find export/foley_export -name '*.py') $(addprefix core/foley/,bundle.py clip.py envelope.py manifest.py stages.py)
+$(TINY)/manifest.json: $(VENV)/.installed $(GRAPH_SOURCES)
 	rm -rf $(TINY)
 	$(BIN)/foley-export init --preset tiny $(TINY)
 	$(BIN)/foley-export onnx $(TINY)
 	$(BIN)/foley-export onnx $(TINY) --precision fp16
 
-.PHONY: help demo install bundle test test-long soak chaos fuzz proto lint
+.PHONY: help demo install bundle test test-long soak chaos fuzz proto sync options lint
 .DELETE_ON_ERROR:

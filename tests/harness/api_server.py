@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from foley_client.api import FoleyClient
+from foley_client import FoleyClient
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 120.0
@@ -36,9 +36,9 @@ class ApiServer:
     log: Path
     studio: str = ""
 
-    def client(self, token: str | None = None, attempts: int = 1) -> FoleyClient:
+    def client(self, token: str | None = None, max_retries: int = 0) -> FoleyClient:
         """Return a client of the server, without TLS."""
-        return FoleyClient(f"grpc://{self.grpc}", token=token, attempts=attempts)
+        return FoleyClient(f"grpc://{self.grpc}", token=token, max_retries=max_retries)
 
     def terminate(self) -> None:
         """Send SIGTERM to the server."""

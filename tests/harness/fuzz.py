@@ -18,7 +18,6 @@ from google.longrunning import operations_pb2
 from foley_client.channel import Channel
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import CHUNK_BYTES
-from foley_pipeline.prompt import Prompt
 from harness import leaks
 from harness.api_server import ApiServer
 from harness.mutation import mutate, seed_files
@@ -125,8 +124,8 @@ def _aftermath(server: ApiServer, before: leaks.Snapshot) -> list[str]:
 
 
 def _good_request(server: ApiServer) -> None:
-    with server.client(attempts=3) as client:
-        client.embed(Prompt("glass"))
+    with server.client(max_retries=2) as client:
+        client.embed_prompt("glass")
 
 
 def _ask(channel: grpc.Channel, case: _Case) -> str:

@@ -23,9 +23,8 @@ import numpy as np
 from foley.errors import Cancelled, FoleyError, InvalidInput, NotFound
 from foley.options import GenerateOptions
 from foley_bench.small_video import write_small_video
-from foley_client.api import FoleyClient
-from foley_pipeline.job import Curve, Job, Sound
-from foley_pipeline.watch import Watch
+from foley_client import CancelToken, FoleyClient, GenerationResult
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_server.launcher.triton import claim_port
 from harness import leaks
 from harness.api_server import ApiServer, api_server, await_serving
@@ -77,7 +76,7 @@ class Soak:
     say: Callable[[str], None]
     outcome: Outcome = field(default_factory=Outcome)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    left: dict[str, Sound | None] = field(default_factory=dict)
+    left: dict[str, GenerationResult | None] = field(default_factory=dict)
 
     def count(self, how: str) -> None:
         """Count a generation by how it ended."""
@@ -105,17 +104,17 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str],
     """
     state = Soak(bundle, folder, random.Random(seed), say)
     began = time.monotonic()
-    jobs = _jobs(folder)
+    requests = _requests(folder)
     port = claim_port("127.0.0.1", 0)  # kept across restarts
     with ExitStack() as stack:
         server = stack.enter_context(_server(state, port))
         with server.client() as client:
-            expected = [client.generate(one) for one in jobs]
-            for one in jobs:  # warm up one-time allocations before the baseline snapshot
-                client.result(client.create(one))
+            expected = [client.backend.generate(one) for one in requests]
+            for one in requests:  # warm up one-time allocations before the baseline snapshot
+                client.backend.wait(client.backend.create(one))
         before = leaks.settled(server)
         say(f"{count // 2} generations; callers crash, Triton is killed")
-        _phase(state, lambda: server, jobs, expected, count // 2, lambda: _kill_triton(state, server))
+        _phase(state, lambda: server, requests, expected, count // 2, lambda: _kill_triton(state, server))
         await_serving(server)
         state.outcome.faults += leaks.leaks(before, leaks.settled(server, before))
     with ExitStack() as stack:
@@ -130,7 +129,7 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str],
             current[0].kill()
             current[0] = stack.enter_context(_server(state, port))
 
-        _phase(state, lambda: current[0], jobs, expected, count - count // 2, restart)
+        _phase(state, lambda: current[0], requests, expected, count - count // 2, restart)
         await_serving(current[0])
         check_left(state, current[0])
     state.outcome.seconds = time.monotonic() - began
@@ -141,18 +140,19 @@ def _server(state: Soak, port: int) -> "AbstractContextManager[ApiServer]":
     return api_server(state.folder, bundle=state.bundle, port=port, running=4, waiting=CALLERS, grace=5)
 
 
-def _jobs(folder: Path) -> list[Job]:
-    """Return different small jobs: with and without a video, with one and with several variations."""
+def _requests(folder: Path) -> list[GenerationRequest]:
+    """Return different small requests: with and without a video, with one and with several variations."""
     video = folder / "small.mp4"
     write_small_video(video)
-    curve = Curve((0.2 + 0.2 * np.sin(np.arange(100) / 9)).astype(np.float32), 16_000)
+    envelope = EnvelopeInput((0.2 + 0.2 * np.sin(np.arange(100) / 9)).astype(np.float32), 16_000)
     options = [GenerateOptions(text=text, steps=steps) for text, steps in (("glass", 1), ("wood", 4), ("", 8))]
     options.append(GenerateOptions(text="glass", steps=1, variations=3, loudness="follow"))
     options.append(GenerateOptions(text="glass", steps=3, sampler="ddim", eta=1.0, seed=5))
-    return [*(Job(curve, one) for one in options), Job(video, GenerateOptions(text="metal", steps=2))]
+    on_envelope = [GenerationRequest(envelope=envelope, options=one) for one in options]
+    return [*on_envelope, GenerationRequest(video, options=GenerateOptions(text="metal", steps=2))]
 
 
-def _same(ours: Sound, theirs: Sound) -> bool:
+def _same(ours: GenerationResult, theirs: GenerationResult) -> bool:
     """Return whether two sounds are equal within 1e-3; batching changes the last bits."""
     if len(ours.takes) != len(theirs.takes):
         return False
@@ -165,8 +165,8 @@ def _same(ours: Sound, theirs: Sound) -> bool:
 def _phase(
     state: Soak,
     server: Callable[[], ApiServer],
-    jobs: list[Job],
-    expected: list[Sound],
+    requests: list[GenerationRequest],
+    expected: list[GenerationResult],
     count: int,
     disturb: Callable[[], None],
 ) -> None:
@@ -191,7 +191,7 @@ def _phase(
         seeds = [state.random.randrange(2**32) for _ in range(count)]
         with ThreadPoolExecutor(CALLERS) as pool:
             try:
-                list(pool.map(lambda seed: _one(state, server, jobs, expected, random.Random(seed)), seeds))
+                list(pool.map(lambda seed: _one(state, server, requests, expected, random.Random(seed)), seeds))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # interrupted by the user: start no further generations
                 raise
@@ -201,61 +201,72 @@ def _phase(
 
 
 def _one(
-    state: Soak, server: Callable[[], ApiServer], jobs: list[Job], expected: list[Sound], dice: random.Random
+    state: Soak,
+    server: Callable[[], ApiServer],
+    requests: list[GenerationRequest],
+    expected: list[GenerationResult],
+    dice: random.Random,
 ) -> None:
     """Run one generation in a randomly chosen way."""
-    i = dice.randrange(len(jobs))
+    i = dice.randrange(len(requests))
     way = dice.random()
     try:
         if way < LEFT_SHARE:
-            _leave(state, server, jobs[i], expected[i], dice)
+            _leave(state, server, requests[i], expected[i], dice)
         elif way < LEFT_SHARE + CANCEL_SHARE:
-            _cancel(state, server, jobs[i], dice)
+            _cancel(state, server, requests[i], dice)
         elif way < LEFT_SHARE + CANCEL_SHARE + CRASH_SHARE:
             _crash(state, server(), dice)
         else:
-            sound = _patiently(lambda client: client.generate(jobs[i]), server)
-            _compare(state, sound, expected[i])
+            result = _patiently(lambda client: client.backend.generate(requests[i]), server)
+            _compare(state, result, expected[i])
     except Exception as error:
         state.fault(f"a caller got {type(error).__name__}: {error}")
 
 
-def _leave(state: Soak, server: Callable[[], ApiServer], job: Job, expected: Sound, dice: random.Random) -> None:
+def _leave(
+    state: Soak,
+    server: Callable[[], ApiServer],
+    request: GenerationRequest,
+    expected: GenerationResult,
+    dice: random.Random,
+) -> None:
     """Create a long-running generation, sometimes twice with one request id; then cancel it or get its result."""
     request_id = str(uuid.uuid4())
     with state.lock:
         state.left[request_id] = expected
-    name = _patiently(lambda client: client.create(job, request_id), server)
-    if dice.random() < 0.3 and _patiently(lambda client: client.create(job, request_id), server) != name:
+
+    def create(client: FoleyClient) -> str:
+        return client.backend.create(request, request_id=request_id)
+
+    name = _patiently(create, server)
+    if dice.random() < 0.3 and _patiently(create, server) != name:
         state.fault(f"{request_id} was accepted twice")
     if dice.random() < 0.2:
         with state.lock:
             state.left[request_id] = None
-        _patiently(lambda client: client.cancel(name), server)
+        _patiently(lambda client: client.job(name).cancel(), server)
         state.count("cancelled, left")
         return
-    _compare(state, _patiently(lambda client: client.result(name), server), expected)
+    _compare(state, _patiently(lambda client: client.job(name).wait(), server), expected)
 
 
-def _cancel(state: Soak, server: Callable[[], ApiServer], job: Job, dice: random.Random) -> None:
+def _cancel(state: Soak, server: Callable[[], ApiServer], request: GenerationRequest, dice: random.Random) -> None:
     """Run a generation, and cancel it while it is in progress."""
-    watch = Watch()
-    timer = threading.Timer(dice.uniform(0, 0.5), watch.cancel)
+    cancel = CancelToken()
+    timer = threading.Timer(dice.uniform(0, 0.5), cancel.cancel)
     timer.start()
-    endless = replace(job, options=GenerateOptions(text=job.options.text, steps=500))
+    endless = replace(request, options=GenerateOptions(text=request.options.text, steps=500))
     with suppress(Cancelled):
-        _patiently(lambda client: client.generate(endless, watch), server)
+        _patiently(lambda client: client.backend.generate(endless, cancel=cancel), server)
     state.count("cancelled")
 
 
 _CRASHING = """
 import sys
 import numpy as np
-from foley_client.api import FoleyClient
-from foley.options import GenerateOptions
-from foley_pipeline.job import Curve, Job
-job = Job(Curve(np.full(100, 0.1, "f4"), 16000), GenerateOptions(steps=1000))
-FoleyClient("grpc://" + sys.argv[1]).generate(job)
+from foley_client import FoleyClient
+FoleyClient("grpc://" + sys.argv[1]).generate(envelope=np.full(100, 0.1, "f4"), steps=1000)
 """
 
 
@@ -283,8 +294,8 @@ def _patiently(call: Callable[[FoleyClient], Result], server: Callable[[], ApiSe
             time.sleep(error.retry_after_s or 0.2)
 
 
-def _compare(state: Soak, sound: Sound, expected: Sound) -> None:
-    if _same(sound, expected):
+def _compare(state: Soak, result: GenerationResult, expected: GenerationResult) -> None:
+    if _same(result, expected):
         state.count("right")
     else:
         state.fault("a sound differs from that of an undisturbed run")
@@ -302,8 +313,8 @@ def _kill_triton(state: Soak, server: ApiServer) -> None:
 def check_left(state: Soak, server: ApiServer) -> None:
     """Check that every long-running generation exists exactly once, with the expected sound or cancelled."""
     with server.client() as client:
-        found = {one.request_id: one for one in client.generations()}
-        numbers = Counter(one.request_id for one in client.generations())
+        found = {one.request_id: one for one in client.jobs()}
+        numbers = Counter(one.request_id for one in client.jobs())
         for request_id, expected in state.left.items():
             if request_id not in found:
                 state.fault(f"{request_id} is lost")
@@ -311,10 +322,8 @@ def check_left(state: Soak, server: ApiServer) -> None:
             if numbers[request_id] != 1:
                 state.fault(f"{request_id} is there {numbers[request_id]} times")
             ended = found[request_id].state
-            if expected is None and ended not in (
-                "cancelled",
-                "succeeded",
-            ):  # it may have succeeded before it was cancelled
+            # one that its caller cancelled may have succeeded before
+            if expected is None and ended not in ("cancelled", "succeeded"):
                 state.fault(f"{request_id} was taken back and is {ended}")
-            if expected and not _same(client.result(found[request_id].name), expected):
+            if expected and not _same(client.job(found[request_id].name).wait(), expected):
                 state.fault(f"{request_id} has another sound")

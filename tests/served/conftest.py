@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 
 from foley_bench.small_video import write_small_video
-from foley_client import Foley, Triton, embedded_triton
+from foley_client.embedded import embedded_triton
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
 
 @pytest.fixture(scope="session")
-def triton(tiny_bundle: Path) -> Iterator[Triton]:
+def triton(tiny_bundle: Path) -> Iterator[TritonClient]:
     with embedded_triton(tiny_bundle) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def demo_triton() -> Iterator[Triton]:
+def demo_triton() -> Iterator[TritonClient]:
     """The same for the bundle that ships, which is what is served by default."""
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("FOLEY_BUNDLE", raising=False)
@@ -29,8 +31,8 @@ def demo_triton() -> Iterator[Triton]:
 
 
 @pytest.fixture(scope="session")
-def foley_sdk(triton: Triton) -> Foley:
-    return Foley(triton)
+def backend(triton: TritonClient) -> TritonBackend:
+    return TritonBackend(triton)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +61,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def foley(triton: Triton, tmp_path: Path) -> Command:
+def foley(triton: TritonClient, tmp_path: Path) -> Command:
     """The installed `foley` command in an empty folder, against the running server."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:

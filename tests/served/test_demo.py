@@ -17,7 +17,7 @@ from foley.dis_flow import DisFlow
 from foley.envelope import measure, samples
 from foley.manifest import DisFlowConfig
 from foley.media import probe, read_frames
-from foley_client import Triton
+from foley_pipeline.triton import TritonClient
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -27,7 +27,7 @@ def video(repository: Path) -> Path:
     return repository / "examples" / "steel.mp4"
 
 
-def test_optical_flow_is_that_of_dis(demo_triton: Triton, video: Path) -> None:
+def test_optical_flow_is_that_of_dis(demo_triton: TritonClient, video: Path) -> None:
     config = demo_triton.manifest.optical_flow
     assert isinstance(config, DisFlowConfig)
     frames = np.stack(list(islice(read_frames(video), 5)))
@@ -36,7 +36,7 @@ def test_optical_flow_is_that_of_dis(demo_triton: Triton, video: Path) -> None:
     np.testing.assert_array_equal(served, DisFlow(config).flow(frames))
 
 
-def test_a_clip_gets_its_sound(demo_triton: Triton, video: Path, repository: Path, tmp_path: Path) -> None:
+def test_a_clip_gets_its_sound(demo_triton: TritonClient, video: Path, repository: Path, tmp_path: Path) -> None:
     outputs = [option for name in ("clip.mp4", "clip.wav", "curve.json") for option in ("-o", name)]
     command = [BIN / "foley", "generate", video, "--text", "a stick hits metal", "--server", demo_triton.url, *outputs]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300)

@@ -6,6 +6,7 @@ Only what needs a GPU is stood in for: the two backends (see `gpu_backend`), and
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,11 +14,15 @@ from tritonclient.grpc import model_config_pb2
 
 from foley.bundle import Bundle, engine_file, graph_file, read
 from foley.envelope import frames
-from foley.sampler import Sampling
+from foley.options import GenerateOptions
 from foley.stages import networks
-from foley_client import Foley, Prompt, Triton
 from foley_export.presets import TINY
 from foley_pipeline.cache import Cache
+from foley_pipeline.prompt import Prompt
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.rms2sound import Loop
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 from foley_server.launcher import gpu, installation
 from foley_server.launcher.gpu import Target
 from foley_server.launcher.triton import serve
@@ -56,7 +61,7 @@ def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 @pytest.mark.parametrize("target", [pytest.param("cuda", marks=pytest.mark.long), "tensorrt"])
 def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
-    foley_sdk: Foley,
+    backend: TritonBackend,
     official: Path,
     bundle: Bundle,
     target: Target,
@@ -67,20 +72,18 @@ def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
     monkeypatch.setattr(installation, "OFFICIAL", official)
     monkeypatch.setattr(gpu, "KIND", model_config_pb2.ModelInstanceGroup.KIND_CPU)
     monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join(map(str, installation.find().libraries)))
-    sampling, prompt = Sampling(steps=3, seed=5), Prompt("a stick hits wood")
-    (expected,) = foley_sdk.generate(ENVELOPE, SAMPLES, prompt, sampling)
+    options, prompt = GenerateOptions(text="a stick hits wood", steps=3, seed=5), Prompt("a stick hits wood")
+    request = GenerationRequest(envelope=EnvelopeInput(ENVELOPE, SAMPLES), options=options)
+    expected = backend.generate(request)
     cache = Cache(tmp_path)
-    Foley(foley_sdk.triton, cache).embed(prompt)
+    TritonBackend(backend.triton, cache=cache).embed_prompt(prompt)
     serving = serve(repository / "model_repository", bundle, on=gpu.Gpu(target))
-    with serving as server, Triton(server.endpoints.grpc) as triton:
+    with serving as server, TritonClient(server.endpoints.grpc) as triton:
         assert triton.ready()
-        found = {
-            loop: Foley(triton).generate(ENVELOPE, SAMPLES, prompt, sampling, loop=loop)[0].waveform
-            for loop in ("client", "server")
-        }
+        found = {loop: TritonBackend(triton, loop=loop).generate(request).waveform for loop in get_args(Loop)}
         assert triton.versions.items() >= {"target": target, "precision": "fp16"}.items()
         embedded = int(triton.statistics("clap_text")["inference_count"])
-        Foley(triton, cache).embed(prompt)  # not the one of the processor
+        TritonBackend(triton, cache=cache).embed_prompt(prompt)  # not the one of the processor
         assert int(triton.statistics("clap_text")["inference_count"]) == embedded + 2
     np.testing.assert_allclose(found["server"], found["client"], atol=1e-5)
     error = np.linalg.norm(found["client"] - expected.waveform) / np.linalg.norm(expected.waveform)

@@ -15,8 +15,9 @@ import pytest
 from foley.bundle import read
 from foley.errors import ServerUnavailable
 from foley.sampler import Sampling
-from foley_client import Triton, embedded_triton
+from foley_client.embedded import embedded_triton
 from foley_pipeline import grpc_options
+from foley_pipeline.triton import TritonClient
 from foley_server.launcher.triton import serve
 
 LATENTS = np.zeros((1, 8, 256, 16), np.float32)
@@ -55,7 +56,7 @@ class Line:
 
 
 @pytest.fixture
-def line(triton: Triton) -> Iterator[Line]:
+def line(triton: TritonClient) -> Iterator[Line]:
     line = Line(triton.url)
     yield line
     line.close()
@@ -74,7 +75,7 @@ def set_keepalive(monkeypatch: pytest.MonkeyPatch, after_ms: int, timeout_ms: in
 
 def test_a_call_whose_server_vanished_ends(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     set_keepalive(monkeypatch, 1000, 1000)
-    with Triton(line.url) as client, ThreadPoolExecutor() as pool:
+    with TritonClient(line.url) as client, ThreadPoolExecutor() as pool:
         client.infer("latents_to_waveform", latents=LATENTS)
         line.silent.set()
         call = pool.submit(client.infer, "latents_to_waveform", latents=LATENTS)
@@ -84,7 +85,7 @@ def test_a_call_whose_server_vanished_ends(line: Line, monkeypatch: pytest.Monke
 
 def test_a_stream_whose_server_vanished_ends(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     set_keepalive(monkeypatch, 1000, 1000)
-    with Triton(line.url) as client, ThreadPoolExecutor() as pool:
+    with TritonClient(line.url) as client, ThreadPoolExecutor() as pool:
         events = client.stream(
             "generate",
             envelope=np.zeros(1024),
@@ -131,7 +132,7 @@ def test_a_call_that_takes_long_is_not_ended(
     shutil.copytree(repository / "model_repository", models)
     (models / "vocoder" / "1" / "model.py").write_text(SLOW_MODEL)
     set_keepalive(monkeypatch, grpc_options.MIN_PING_INTERVAL_MS + 1000, 20_000)
-    with serve(models, read(tiny_bundle)) as server, Triton(server.endpoints.grpc) as client:
+    with serve(models, read(tiny_bundle)) as server, TritonClient(server.endpoints.grpc) as client:
         assert client.infer("latents_to_waveform", latents=LATENTS)["waveform"].any()
 
 

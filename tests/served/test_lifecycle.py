@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +18,12 @@ import pytest
 
 from foley import envelope_file
 from foley.errors import Cancelled
-from foley.sampler import Sampling
-from foley_client import Foley, Triton, Watch, embedded_triton
+from foley.options import GenerateOptions
+from foley_client.embedded import embedded_triton
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -68,7 +71,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
 
 @pytest.mark.long
 def test_two_servers_live_side_by_side_and_leave_nothing(
-    triton: Triton, tiny_bundle: Path, traces: Traces, monkeypatch: pytest.MonkeyPatch
+    triton: TritonClient, tiny_bundle: Path, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in traces.environment.items():
         monkeypatch.setenv(name, value)
@@ -100,7 +103,9 @@ def test_server_of_a_call_ends_with_it(
 
 
 @pytest.mark.parametrize("loop", ["client", "server"])
-def test_ctrl_c_stops_the_denoising_within_a_step(triton: Triton, repository: Path, tmp_path: Path, loop: str) -> None:
+def test_ctrl_c_stops_the_denoising_within_a_step(
+    triton: TritonClient, repository: Path, tmp_path: Path, loop: str
+) -> None:
     """Shown from Triton's statistics: after Ctrl-C the denoiser runs one step more, at most."""
     curve = tmp_path / "curve.json"
     curve.write_text(envelope_file.dumps(np.full(800, 0.1, np.float32), ".json"))
@@ -129,7 +134,7 @@ def test_ctrl_c_stops_the_denoising_within_a_step(triton: Triton, repository: Pa
 
 
 def test_ctrl_c_stops_the_work_on_the_video_within_the_chunks_on_the_server(
-    triton: Triton, repository: Path, tmp_path: Path
+    triton: TritonClient, repository: Path, tmp_path: Path
 ) -> None:
     video = repository / "examples" / "drumstick.mp4"
     command = [BIN / "foley", "generate", video, "--text", "wood", "--server", triton.url, "-o", "result.mp4"]
@@ -158,7 +163,7 @@ def test_ctrl_c_stops_the_work_on_the_video_within_the_chunks_on_the_server(
 
 @pytest.mark.long
 def test_what_a_killed_server_leaves_the_next_one_removes(tiny_bundle: Path, traces: Traces) -> None:
-    """kill -9 of `foley-server` itself: Triton ends with it, and its files with the next start."""
+    """kill -9 of `foley-server` itself: TritonClient ends with it, and its files with the next start."""
     command = [BIN / "foley-server", "run", "--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0"]
 
     def start() -> "subprocess.Popen[str]":
@@ -210,7 +215,7 @@ def refusal(*options: object) -> str:
     return done.stderr
 
 
-def test_port_in_use_is_said_so(triton: Triton, tiny_bundle: Path) -> None:
+def test_port_in_use_is_said_so(triton: TritonClient, tiny_bundle: Path) -> None:
     port = triton.url.rsplit(":", 1)[1]
     assert port in refusal("--bundle", tiny_bundle, "--grpc-port", port, "--metrics-port", "0")
 
@@ -254,7 +259,7 @@ def test_bundles_are_seeded_and_never_half_written(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stopped(triton: Triton, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+def stopped(triton: TritonClient, tmp_path: Path) -> Iterator[Callable[[str], None]]:
     """`stopped(model)`: waits until `model` was called once more, then stops the server's process with SIGSTOP."""
     servers = [one for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"]
     (server,) = (one for one in servers if port_of(triton) in {net.laddr.port for net in one.net_connections()})
@@ -278,7 +283,7 @@ def stopped(triton: Triton, tmp_path: Path) -> Iterator[Callable[[str], None]]:
         assert triton.ready()
 
 
-def port_of(triton: Triton) -> int:
+def port_of(triton: TritonClient) -> int:
     return int(triton.url.rpartition(":")[2])
 
 
@@ -292,7 +297,7 @@ def port_of(triton: Triton) -> int:
     ],
 )
 def test_ctrl_c_ends_a_call_to_a_server_that_has_fallen_silent(
-    triton: Triton,
+    triton: TritonClient,
     stopped: Callable[[str], None],
     repository: Path,
     tmp_path: Path,
@@ -319,15 +324,15 @@ def test_ctrl_c_ends_a_call_to_a_server_that_has_fallen_silent(
 
 
 @pytest.mark.parametrize("loop", ["client", "server"])
-def test_a_watch_ends_a_call_to_a_server_that_has_fallen_silent(
-    triton: Triton, stopped: Callable[[str], None], loop: Literal["client", "server"]
+def test_a_token_ends_a_call_to_a_server_that_has_fallen_silent(
+    triton: TritonClient, stopped: Callable[[str], None], loop: Literal["client", "server"]
 ) -> None:
-    watch = Watch()
-    with Triton(triton.url) as connection, ThreadPoolExecutor(1) as pool:
-        curve = np.full(800, 0.1, np.float32)
-        generate = partial(Foley(connection).generate, curve, 128_000, loop=loop, watch=watch)
-        running = pool.submit(generate, sampling=Sampling(steps=1000))
+    cancel = CancelToken()
+    envelope = EnvelopeInput(np.full(800, 0.1, np.float32), 128_000)
+    request = GenerationRequest(envelope=envelope, options=GenerateOptions(steps=1000))
+    with TritonClient(triton.url) as connection, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(TritonBackend(connection, loop=loop).generate, request, cancel=cancel)
         stopped("denoiser")
         assert not running.done()
-        watch.cancel()
+        cancel.cancel()
         assert isinstance(running.exception(30), Cancelled)

@@ -1,6 +1,7 @@
 """The diffusion loop: the same in the client and in the server, alone and in company."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,24 @@ import pytest
 
 from foley.envelope import frames
 from foley.errors import EnvelopeError, InvalidInput, SettingError
+from foley.options import GenerateOptions
 from foley.sampler import Sampling
-from foley_client import Foley, Prompt, Triton, Watch
+from foley_pipeline.progress import Progress
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 
 SAMPLES = 30_000
 ENVELOPE = np.abs(np.sin(np.arange(frames(SAMPLES / 16_000)) / 20)).astype(np.float32)
 
 
-def wave(foley: Foley, sampling: Sampling, **options: Any) -> np.ndarray:
-    (take,) = foley.generate(ENVELOPE, SAMPLES, Prompt("a stick hits wood"), sampling, **options)
-    return take.waveform
+def request(sampling: Sampling, text: str = "a stick hits wood", **options: Any) -> GenerationRequest:
+    chosen = GenerateOptions(text=text, **asdict(sampling), **options)
+    return GenerationRequest(envelope=EnvelopeInput(ENVELOPE, SAMPLES), options=chosen)
+
+
+def wave(backend: TritonBackend, sampling: Sampling) -> np.ndarray:
+    return backend.generate(request(sampling)).waveform
 
 
 @pytest.mark.parametrize(
@@ -31,22 +40,22 @@ def wave(foley: Foley, sampling: Sampling, **options: Any) -> np.ndarray:
     ],
     ids=["dpm++", "ddim eta 1", "guidance 1", "one step", "all switches"],
 )
-def test_client_and_server_make_the_same_sound(foley_sdk: Foley, sampling: Sampling) -> None:
-    in_client = wave(foley_sdk, sampling, loop="client")
-    in_server = wave(foley_sdk, sampling, loop="server")
+def test_client_and_server_make_the_same_sound(backend: TritonBackend, sampling: Sampling) -> None:
+    in_client = wave(backend, sampling)
+    in_server = wave(TritonBackend(backend.triton, loop="server"), sampling)
     assert in_client.shape == (SAMPLES,)
     assert np.isfinite(in_client).all()
     np.testing.assert_allclose(in_server, in_client, atol=1e-5)
-    assert not np.allclose(wave(foley_sdk, Sampling(steps=sampling.steps, seed=3)), in_client, atol=1e-3)
+    assert not np.allclose(wave(backend, Sampling(steps=sampling.steps, seed=3)), in_client, atol=1e-3)
 
 
-def test_steps_of_several_clients_are_merged_and_nobody_hears_it(triton: Triton, foley_sdk: Foley) -> None:
+def test_steps_of_several_clients_are_merged_and_nobody_hears_it(triton: TritonClient, backend: TritonBackend) -> None:
     """Shown from Triton's own statistics: fewer executions than steps. While one runs, the others wait."""
     samplings = [Sampling("ddim" if seed % 2 else "dpm++", steps=15, seed=seed) for seed in range(4)]
-    alone = [wave(foley_sdk, sampling) for sampling in samplings]
+    alone = [wave(backend, sampling) for sampling in samplings]
     before = triton.statistics("denoiser")
-    with Triton(triton.url) as other, ThreadPoolExecutor(len(samplings)) as pool:
-        together = list(pool.map(wave, [foley_sdk, Foley(other)] * 2, samplings))
+    with TritonClient(triton.url) as other, ThreadPoolExecutor(len(samplings)) as pool:
+        together = list(pool.map(wave, [backend, TritonBackend(other)] * 2, samplings))
     after = triton.statistics("denoiser")
 
     def grown(key: str) -> int:
@@ -60,38 +69,44 @@ def test_steps_of_several_clients_are_merged_and_nobody_hears_it(triton: Triton,
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_variations_count_seeds_up(foley_sdk: Foley) -> None:
-    prompt = Prompt("glass", negative_text="music")
-    takes = foley_sdk.generate(ENVELOPE, SAMPLES, prompt, Sampling(steps=2, seed=5), variations=3)
+def test_variations_count_seeds_up(backend: TritonBackend) -> None:
+    takes = backend.generate(request(Sampling(steps=2, seed=5), "glass", negative_text="music", variations=3)).takes
     assert [take.recipe["seed"] for take in takes] == [5, 6, 7]
-    (again,) = foley_sdk.generate(ENVELOPE, SAMPLES, prompt, Sampling(steps=2, seed=6))
+    again = backend.generate(request(Sampling(steps=2, seed=6), "glass", negative_text="music"))
     np.testing.assert_allclose(takes[1].waveform, again.waveform, atol=1e-4)
 
 
-def test_a_negative_text_is_not_left_without_effect(foley_sdk: Foley) -> None:
-    with pytest.raises(SettingError, match="more guidance"):
-        foley_sdk.generate(ENVELOPE, SAMPLES, Prompt("glass", negative_text="music"), Sampling(guidance=1.0))
+def test_a_negative_text_is_not_left_without_effect(backend: TritonBackend) -> None:
+    with pytest.raises(SettingError, match="higher guidance"):
+        backend.generate(request(Sampling(guidance=1.0), "glass", negative_text="music"))
 
 
-def test_longer_than_a_clip_is_made_of_windows_without_a_gap(foley_sdk: Foley) -> None:
-    samples = 25 * 16_000 + 123
-    watch = Watch()
-    (take,) = foley_sdk.generate(
-        np.full(frames(samples / 16_000), 0.1, np.float32), samples, sampling=Sampling(steps=1), watch=watch
+def test_longer_than_a_clip_is_made_of_windows_without_a_gap(backend: TritonBackend) -> None:
+    """Seven windows: more than one batch of the VAE and the vocoder takes."""
+    samples = 60 * 16_000 + 123
+    envelope = EnvelopeInput(np.full(frames(samples / 16_000), 0.1, np.float32), samples)
+    events: list[Progress] = []
+    result = backend.generate(
+        GenerationRequest(envelope=envelope, options=GenerateOptions(steps=1)), progress=events.append
     )
-    assert take.waveform.shape == (samples,)
-    blocks = take.waveform[: samples // 1600 * 1600].reshape(-1, 1600)
+    assert result.waveform.shape == (samples,)
+    blocks = result.waveform[: samples // 1600 * 1600].reshape(-1, 1600)
     loudness = np.sqrt(np.mean(blocks**2, axis=1))
     assert loudness.min() > 0.2 * np.median(loudness)
-    assert list(take.timings_s) == ["prompt", "denoising", "VAE and vocoder"]
-    assert take.timings_s == watch.timings_s
+    assert list(result.timings_s) == ["prompt", "denoise", "decode"]
+    seconds = {stage: sum(event.seconds or 0 for event in events if event.stage == stage) for stage in result.timings_s}
+    assert seconds == pytest.approx(result.timings_s)
+    assert max(event.done for event in events if event.stage == "denoise") == 7
+    assert [event.done for event in events if event.stage == "decode" and event.seconds is None] == [0, 4, 7]
+    (known,) = (event for event in events if event.envelope is not None)
+    assert known.envelope is result.envelope
 
 
-def test_bad_settings_are_refused_on_both_sides(triton: Triton, foley_sdk: Foley) -> None:
+def test_bad_settings_are_refused_on_both_sides(triton: TritonClient) -> None:
     with pytest.raises(EnvelopeError, match="frames"):
-        foley_sdk.generate(ENVELOPE[:-1], SAMPLES)
+        EnvelopeInput(ENVELOPE[:-1], SAMPLES)
     with pytest.raises(SettingError, match="variations"):
-        foley_sdk.generate(ENVELOPE, SAMPLES, variations=0)
+        request(Sampling(), variations=0)
     event = triton.stream(
         "generate",
         envelope=np.zeros(1024),

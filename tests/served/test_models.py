@@ -10,11 +10,11 @@ import pytest
 
 from foley import clip
 from foley.errors import InvalidInput, ServerUnavailable, SettingError
-from foley_client import Triton
+from foley_pipeline.triton import TritonClient
 from foley_server.launcher.repository import DATA_TYPES, dims
 
 
-def test_every_model_is_ready_and_has_its_contract(triton: Triton) -> None:
+def test_every_model_is_ready_and_has_its_contract(triton: TritonClient) -> None:
     for name, stage in triton.stages.items():
         assert triton._client.is_model_ready(name), name
         config = triton._client.get_model_config(name).config
@@ -28,7 +28,7 @@ def test_every_model_is_ready_and_has_its_contract(triton: Triton) -> None:
     assert served == set(triton.stages)
 
 
-def test_frames_to_features_does_not_depend_on_the_chunks(triton: Triton) -> None:
+def test_frames_to_features_does_not_depend_on_the_chunks(triton: TritonClient) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (6, clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 3), np.uint8)
     whole = triton.infer("frames_to_features", frames=frames)
     first = triton.infer("frames_to_features", frames=frames[:4])
@@ -38,7 +38,7 @@ def test_frames_to_features_does_not_depend_on_the_chunks(triton: Triton) -> Non
         np.testing.assert_allclose(np.concatenate([first[name], second[name]]), whole[name], atol=1e-4)
 
 
-def test_text_embeddings_are_unit_vectors_and_padding_changes_nothing(triton: Triton) -> None:
+def test_text_embeddings_are_unit_vectors_and_padding_changes_nothing(triton: TritonClient) -> None:
     """The empty text and characters outside of ASCII are prompts like any other."""
     texts = ["", "a stick hits metal", "Schlägt 木 🥁" * 20]
     together = triton.infer("text_to_embedding", text=[[text.encode()] for text in texts])["embedding"]
@@ -48,7 +48,7 @@ def test_text_embeddings_are_unit_vectors_and_padding_changes_nothing(triton: Tr
         np.testing.assert_allclose(alone, embedding, atol=1e-5)
 
 
-def test_what_does_not_fit_the_contract_is_refused_and_the_server_lives(triton: Triton) -> None:
+def test_what_does_not_fit_the_contract_is_refused_and_the_server_lives(triton: TritonClient) -> None:
     with pytest.raises(InvalidInput, match="latents"):
         triton.infer("vae_decoder", latents=np.zeros((1, 8, 256, 15)))
     with pytest.raises(InvalidInput, match="UTF-8"):
@@ -56,7 +56,7 @@ def test_what_does_not_fit_the_contract_is_refused_and_the_server_lives(triton: 
     assert triton._client.is_server_ready()
 
 
-def test_a_request_with_bad_values_does_not_fail_those_beside_it(triton: Triton) -> None:
+def test_a_request_with_bad_values_does_not_fail_those_beside_it(triton: TritonClient) -> None:
     """Shown from Triton's statistics to have shared batches."""
     ids = np.zeros((1, 8), np.int64)
     bad = np.full((1, 8), 10**9, np.int64)
@@ -90,7 +90,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_impatient")
 def test_a_server_that_is_not_there_is_said_to_be() -> None:
     with pytest.raises(ServerUnavailable, match="no server answers"):
-        Triton("127.0.0.1:9")
+        TritonClient("127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_server_that_is_not_there_is_said_to_be() -> None:
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(SettingError, match="HOST:PORT"):
-        Triton(url)
+        TritonClient(url)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -111,9 +111,9 @@ def test_a_server_of_another_kind_is_said_to_be_one() -> None:
     Thread(target=web.serve_forever, daemon=True).start()
     try:
         with pytest.raises(ServerUnavailable, match="no Triton"):
-            Triton(f"127.0.0.1:{port}")
+            TritonClient(f"127.0.0.1:{port}")
         with pytest.raises(ServerUnavailable):
-            Triton(f"127.0.0.1:{web.server_port}")
+            TritonClient(f"127.0.0.1:{web.server_port}")
     finally:
         other.stop(None)
         web.shutdown()

@@ -1,4 +1,4 @@
-"""Published files -> import -> ONNX -> Triton -> `foley generate`: what comes out is what PyTorch computes."""
+"""Published files -> import -> ONNX -> TritonClient -> `foley generate`: what comes out is what PyTorch computes."""
 
 import shutil
 import subprocess

@@ -16,9 +16,11 @@ from foley import envelope_file
 from foley.audio import read_audio
 from foley.options import GenerateOptions
 from foley_bench.small_video import write_small_video
-from foley_client import Foley, Triton, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
 from foley_client.render.storage import SIDECAR
-from foley_pipeline.job import Job, run
+from foley_pipeline.request import GenerationRequest
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 from foley_server.launcher.triton import claim_port
 from harness.chaos import chaos, compare
 
@@ -47,7 +49,7 @@ def ended(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {str(e["output"]): str(e["event"]) for e in events(done) if e["event"] not in ("started", "retry")}
 
 
-def test_a_row_is_what_generate_makes(foley: Command, foley_sdk: Foley, tmp_path: Path) -> None:
+def test_a_row_is_what_generate_makes(foley: Command, backend: TritonBackend, tmp_path: Path) -> None:
     write_small_video(tmp_path / "hits.mp4")
     write_small_video(tmp_path / "other.mp4", speed=1)
     curve = np.linspace(0, 0.2, 150, dtype=np.float32)
@@ -197,7 +199,7 @@ def test_what_cannot_be_is_one_sentence(foley: Command, clips: Path, options: li
     assert "Traceback" not in done.stderr
 
 
-def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: Triton, clips: Path) -> None:
+def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: TritonClient, clips: Path) -> None:
     write_manifest(clips, [{"video": f"{i % 2}.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
 
     def envelopes() -> int:
@@ -217,7 +219,7 @@ def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: Triton, 
 
 @pytest.mark.long
 def test_several_servers_share_the_rows_if_they_serve_the_same(
-    foley: Command, triton: Triton, demo_triton: Triton, tiny_bundle: Path, clips: Path
+    foley: Command, triton: TritonClient, demo_triton: TritonClient, tiny_bundle: Path, clips: Path
 ) -> None:
     write_manifest(clips, [{"video": "0.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
     with embedded_triton(tiny_bundle) as second:
@@ -229,7 +231,7 @@ def test_several_servers_share_the_rows_if_they_serve_the_same(
     assert "different" in mixed.stderr
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: Triton, clips: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: TritonClient, clips: Path) -> None:
     rows: list[dict[str, object]] = [
         {"video": "0.mp4", "output": f"{i}.wav", "steps": 100, "seed": i} for i in range(5)
     ]
@@ -256,7 +258,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: Triton, clips
     assert {name for name, kind in ended(again).items() if kind == "skipped"} >= results
 
 
-def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: Triton, clips: Path) -> None:
+def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: TritonClient, clips: Path) -> None:
     write_manifest(clips, [{"video": "0.mp4", "output": f"{i}.wav", "steps": 1000} for i in range(2)])
     command = [BIN / "foley", "render", "rows.jsonl", "-o", "out", "--server", triton.url, "--json"]
     with subprocess.Popen(command, cwd=clips, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
@@ -323,7 +325,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_videos_come_from_a_bucket_and_sounds_go_to_one(
-    foley: Command, foley_sdk: Foley, clips: Path, bucket: Path
+    foley: Command, backend: TritonBackend, clips: Path, bucket: Path
 ) -> None:
     (bucket / "in").mkdir()
     shutil.copy(clips / "1.mp4", bucket / "in" / "one.mp4")
@@ -344,8 +346,8 @@ def test_videos_come_from_a_bucket_and_sounds_go_to_one(
     there = {path.relative_to(bucket / "out").as_posix() for path in (bucket / "out").rglob("*") if path.is_file()}
     results = {"day 1/one.wav", "zero.mp4"}
     assert there == results | {name + SIDECAR for name in results} | {"failures.jsonl", "report.html"}
-    job = Job(clips / "1.mp4", GenerateOptions(text="glass", steps=2))
-    expected = run(foley_sdk, job, Watch()).takes[0].waveform
+    request = GenerationRequest(clips / "1.mp4", options=GenerateOptions(text="glass", steps=2))
+    expected = backend.generate(request).waveform
     np.testing.assert_allclose(read_audio(bucket / "out" / "day 1" / "one.wav"), expected, atol=2 / 32768)
 
     write_manifest(clips, [rows[0], {**rows[1], "seed": 5}])

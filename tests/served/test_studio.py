@@ -17,8 +17,9 @@ import soundfile
 from foley.media import read_frames
 from foley.mux import SourceAudio, write_video
 from foley.options import GenerateOptions
-from foley_client import Foley, Job, Triton, Watch
-from foley_pipeline.job import run
+from foley_pipeline.request import GenerationRequest
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 from foley_server.api.tokens import entry, new_token
 from harness.api_server import ApiServer, api_server
 
@@ -26,7 +27,7 @@ TICK_S = 0.1
 
 
 @pytest.fixture(scope="module")
-def server(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def server(triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with api_server(
         tmp_path_factory.mktemp("studio"), triton=triton.url, studio=True, studio_port=0, upload_mib=1
     ) as server:
@@ -44,17 +45,18 @@ def upload(server: ApiServer, video: Path) -> dict[str, Any]:
     return answer.json()
 
 
-def test_the_curve_is_the_pipelines_and_so_is_the_sound(server: ApiServer, triton: Triton, video: Path) -> None:
+def test_the_curve_is_the_pipelines_and_so_is_the_sound(server: ApiServer, triton: TritonClient, video: Path) -> None:
     sent = upload(server, video)
     *_, found = lines(requests.post(f"{server.studio}api/videos/{sent['video']}/envelope", stream=True))
-    theirs = run(Foley(triton), Job(video, GenerateOptions(steps=3, seed=4)), Watch())
+    request = GenerationRequest(video, options=GenerateOptions(steps=3, seed=4))
+    theirs = TritonBackend(triton).generate(request)
     np.testing.assert_allclose(found["envelope"], theirs.envelope, atol=1e-6)
     wish = {"envelope": found["envelope"], "sample_count": sent["sample_count"], "steps": 3, "seed": 4}
     *_, made = lines(requests.post(f"{server.studio}api/takes", json=wish, stream=True))
     (take,) = made["takes"]
     wave, rate = soundfile.read(BytesIO(requests.get(f"{server.studio}api/takes/{take['take']}.wav").content))
     assert (rate, len(wave)) == (16_000, sent["sample_count"])
-    np.testing.assert_allclose(wave, theirs.takes[0].waveform, atol=2e-4)  # 16 bits, and the curve's six digits
+    np.testing.assert_allclose(wave, theirs.waveform, atol=2e-4)  # 16 bits, and the curve's six digits
     assert take["recipe"]["seed"] == 4
     assert len(take["produced"]) == len(found["envelope"])
 
@@ -106,7 +108,7 @@ def test_it_offers_the_examples_of_a_folder(server: ApiServer, repository: Path)
         assert requests.get(f"{server.studio}api/examples/{other}").status_code == 404
 
 
-def test_a_new_prompt_on_the_same_curve_never_touches_the_video(server: ApiServer, triton: Triton) -> None:
+def test_a_new_prompt_on_the_same_curve_never_touches_the_video(server: ApiServer, triton: TritonClient) -> None:
     before = triton.statistics("video2rms")["execution_count"]
     for text in ("wood", "glass"):
         wish = {"envelope": [0.1] * 50, "text": text, "steps": 2}
@@ -114,7 +116,7 @@ def test_a_new_prompt_on_the_same_curve_never_touches_the_video(server: ApiServe
     assert triton.statistics("video2rms")["execution_count"] == before
 
 
-def test_going_away_stops_the_work(server: ApiServer, triton: Triton) -> None:
+def test_going_away_stops_the_work(server: ApiServer, triton: TritonClient) -> None:
     wish = {"envelope": [0.1] * 100, "steps": 1000}
     answer = requests.post(f"{server.studio}api/takes", json=wish, stream=True)
     for line in answer.iter_lines():
@@ -165,7 +167,7 @@ def test_only_the_page_itself_may_ask(server: ApiServer) -> None:
     )
 
 
-def test_a_share_counts_a_request_to_its_last_byte(triton: Triton, tmp_path: Path) -> None:
+def test_a_share_counts_a_request_to_its_last_byte(triton: TritonClient, tmp_path: Path) -> None:
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 1))
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
@@ -185,7 +187,7 @@ def test_a_share_counts_a_request_to_its_last_byte(triton: Triton, tmp_path: Pat
             time.sleep(TICK_S)
 
 
-def test_a_full_server_says_when_to_come_again(triton: Triton, tmp_path: Path) -> None:
+def test_a_full_server_says_when_to_come_again(triton: TritonClient, tmp_path: Path) -> None:
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0}
     with api_server(tmp_path, **settings) as server:
         wish = {"envelope": [0.1] * 100, "steps": 1000}
@@ -198,7 +200,7 @@ def test_a_full_server_says_when_to_come_again(triton: Triton, tmp_path: Path) -
         assert int(second.headers["Retry-After"]) >= 1
 
 
-def test_with_tokens_it_asks_for_one(triton: Triton, tmp_path: Path) -> None:
+def test_with_tokens_it_asks_for_one(triton: TritonClient, tmp_path: Path) -> None:
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}

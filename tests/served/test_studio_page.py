@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Dialog, Locator, Page, expect, sync_pla
 
 from foley import envelope_file
 from foley.envelope import measure
-from foley_client import Triton
+from foley_pipeline.triton import TritonClient
 from foley_server.api.tokens import entry, new_token
 from harness.api_server import ApiServer, api_server
 
@@ -36,7 +36,7 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def server(demo_triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def server(demo_triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     settings = {"triton": demo_triton.url, "studio": True, "studio_port": 0}
     with api_server(tmp_path_factory.mktemp("studio"), **settings) as server:
         yield server
@@ -357,7 +357,7 @@ def test_sending_shows_how_far_it_is(open_page: Open, server: ApiServer, reposit
 
 
 def test_a_refusal_is_heard_while_much_is_being_sent(
-    open_page: Open, triton: Triton, media: Path, video: Path, tmp_path: Path
+    open_page: Open, triton: TritonClient, media: Path, video: Path, tmp_path: Path
 ) -> None:
     much = tmp_path / "much.mp4"
     much.write_bytes(video.read_bytes() + bytes(40 * 2**20))
@@ -471,7 +471,7 @@ def test_a_refusal_is_told_in_words(open_page: Open, server: ApiServer, media: P
     expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
 
 
-def test_a_busy_server_is_asked_again(open_page: Open, triton: Triton, video: Path, tmp_path: Path) -> None:
+def test_a_busy_server_is_asked_again(open_page: Open, triton: TritonClient, video: Path, tmp_path: Path) -> None:
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0}
     with api_server(tmp_path, **settings) as server:
         page = predicted(open_page(server.studio), video)
@@ -487,7 +487,9 @@ def test_a_busy_server_is_asked_again(open_page: Open, triton: Triton, video: Pa
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_a_lost_connection_is_taken_up_again(open_page: Open, triton: Triton, video: Path, tmp_path: Path) -> None:
+def test_a_lost_connection_is_taken_up_again(
+    open_page: Open, triton: TritonClient, video: Path, tmp_path: Path
+) -> None:
     """The server is killed in the middle of a take; the next one on that port knows nothing, and gets all it needs."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         settings = {"triton": triton.url, "studio": True, "studio_port": free.getsockname()[1]}
@@ -514,7 +516,7 @@ def test_a_lost_connection_is_taken_up_again(open_page: Open, triton: Triton, vi
 
 
 @pytest.mark.long  # the page is patient
-def test_a_silent_server_is_a_lost_one(open_page: Open, triton: Triton, video: Path, tmp_path: Path) -> None:
+def test_a_silent_server_is_a_lost_one(open_page: Open, triton: TritonClient, video: Path, tmp_path: Path) -> None:
     with api_server(tmp_path, triton=triton.url, studio=True, studio_port=0) as server:
         page = predicted(open_page(server.studio), video)
         page.get_by_label("Steps").fill("500")
@@ -527,7 +529,9 @@ def test_a_silent_server_is_a_lost_one(open_page: Open, triton: Triton, video: P
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_waiting_for_a_lost_server_can_be_stopped(open_page: Open, triton: Triton, video: Path, tmp_path: Path) -> None:
+def test_waiting_for_a_lost_server_can_be_stopped(
+    open_page: Open, triton: TritonClient, video: Path, tmp_path: Path
+) -> None:
     with api_server(tmp_path, triton=triton.url, studio=True, studio_port=0) as server:
         page = predicted(open_page(server.studio), video)
         drawn = curve(page)
@@ -538,7 +542,7 @@ def test_waiting_for_a_lost_server_can_be_stopped(open_page: Open, triton: Trito
     np.testing.assert_array_equal(curve(page), drawn)
 
 
-def test_the_page_asks_for_a_token_where_there_are_some(open_page: Open, triton: Triton, tmp_path: Path) -> None:
+def test_the_page_asks_for_a_token_where_there_are_some(open_page: Open, triton: TritonClient, tmp_path: Path) -> None:
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from foley.errors import FoleyError, MediaError
-from foley_pipeline.api.messages import options_of
-from foley_pipeline.foley import Take
-from foley_pipeline.job import Curve, Job, Sound
+from foley_pipeline.api.messages import request_to_proto
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.result import GenerationResult, Take
 from foley_server.jobs import generations as module
 from foley_server.jobs.generations import Generations
 from foley_server.jobs.media_store import MediaStore
@@ -23,7 +23,7 @@ from foley_server.jobs.store import Store
 from foley_server.jobs.upload import Uploads
 
 ENVELOPE = np.full(100, 0.1, np.float32)
-JOB = Job(Curve(ENVELOPE, 16_000))
+REQUEST = GenerationRequest(envelope=EnvelopeInput(ENVELOPE, 16_000))
 TIMEOUT_S = 20.0
 
 
@@ -39,7 +39,7 @@ class Networks:
     stopped: int = 0
     supervisor: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(ready=True))
 
-    async def generate(self, progress, job) -> Sound:
+    async def generate(self, progress, request) -> GenerationResult:
         self.began += 1
         try:
             if self.go:
@@ -49,7 +49,7 @@ class Networks:
             raise
         if self.error:
             raise self.error
-        return Sound(ENVELOPE, [Take(np.zeros(16_000, np.float32), {"seed": 0})])
+        return GenerationResult(ENVELOPE, [Take(np.zeros(16_000, np.float32), {"seed": 0})])
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Generations]]:
 
 
 async def add(generations: Generations, file: Path | None = None):
-    return await generations.add("alice", str(uuid.uuid4()), "digest", options_of(JOB), [file] if file else [])
+    return await generations.add(
+        "alice", str(uuid.uuid4()), "digest", request_to_proto(REQUEST), [file] if file else []
+    )
 
 
 async def until(what: Callable[[], bool]) -> None:
@@ -154,7 +156,7 @@ def test_of_two_uploads_with_one_request_id_one_is_kept(make, tmp_path, monkeypa
         request_id = str(uuid.uuid4())
         sweep = asyncio.create_task(generations._clean())
         both = await asyncio.gather(
-            *(generations.add("alice", request_id, "digest", options_of(JOB), [file]) for _ in range(2))
+            *(generations.add("alice", request_id, "digest", request_to_proto(REQUEST), [file]) for _ in range(2))
         )
         assert both[0].id == both[1].id
         await until(lambda: not generations.store.reserved())
@@ -184,7 +186,7 @@ class Paused(Store):
 
 @pytest.mark.parametrize("watchers", [1, 8])
 def test_a_watcher_that_comes_while_the_work_begins_sees_its_end(make, tmp_path, watchers):
-    """The clients' own pattern, `create` and then `result`; the watcher comes before the worker claims the row."""
+    """The clients' own pattern, `create` and then `wait`; the watcher comes before the worker claims the row."""
 
     async def scenario() -> None:
         store = Paused(tmp_path / "store.sqlite")

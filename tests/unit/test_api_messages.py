@@ -1,4 +1,4 @@
-"""Jobs as messages and back, and what is wrong with a message."""
+"""Requests as messages and back, and what is wrong with a message."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,19 +12,19 @@ from foley.envelope import frames
 from foley.errors import InvalidInput
 from foley.options import GenerateOptions, describe
 from foley_pipeline.api import foley_pb2 as pb
-from foley_pipeline.api.messages import generation_message, job_of, options_of, pieces, takes_of
-from foley_pipeline.foley import Take
-from foley_pipeline.job import Curve, Job
+from foley_pipeline.api.messages import chunks, request_from_proto, request_to_proto, result_from_proto, result_to_proto
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.result import GenerationResult, Take
 
 VIDEO, RECORDING = Path("/uploads/video"), Path("/uploads/recording")
 
 
 @st.composite
-def curves(draw):
+def envelopes(draw):
     samples = draw(st.integers(1, 3_000))
     count = frames(samples / 16_000)
     values = draw(st.lists(st.floats(0, 1, width=32), min_size=count, max_size=count))
-    return Curve(np.array(values, np.float32), samples)
+    return EnvelopeInput(np.array(values, np.float32), samples)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -52,21 +52,21 @@ def all_options(draw):
     return GenerateOptions(**chosen)
 
 
-@given(all_options(), st.just(VIDEO) | curves(), st.booleans())
-def test_a_job_comes_back_as_it_was_sent(options, source, recorded):
+@given(all_options(), st.none() | envelopes(), st.booleans())
+def test_a_request_comes_back_as_it_was_sent(options, envelope, recorded):
     if recorded:
         options = GenerateOptions(**options.model_dump(exclude={"text"}))
-    if isinstance(source, Curve):  # the optical flow is for videos
+    if envelope:  # the optical flow is for videos
         options = GenerateOptions(**options.model_dump(exclude={"flow"}))
-    job = Job(source, options, RECORDING if recorded else None)
-    message = pb.GenerateOptions.FromString(options_of(job).SerializeToString())
-    again = job_of(message, VIDEO, RECORDING)
-    assert (again.options, again.audio) == (job.options, job.audio)
-    if isinstance(source, Curve):
-        np.testing.assert_array_equal(again.source.envelope, source.envelope)
-        assert again.source.samples == source.samples
+    request = GenerationRequest(None if envelope else VIDEO, envelope, RECORDING if recorded else None, options)
+    message = pb.GenerateOptions.FromString(request_to_proto(request).SerializeToString())
+    again = request_from_proto(message, VIDEO, RECORDING)
+    assert (again.options, again.video, again.audio) == (request.options, request.video, request.audio)
+    if envelope:
+        np.testing.assert_array_equal(again.envelope.envelope, envelope.envelope)
+        assert again.envelope.samples == envelope.samples
     else:
-        assert again.source == source
+        assert again.envelope is None
 
 
 def options(**changes):
@@ -130,36 +130,39 @@ def options(**changes):
 )
 def test_17_what_is_wrong_is_named(changes, field):
     with pytest.raises(InvalidInput) as refused:
-        job_of(options(**changes), VIDEO, RECORDING)
+        request_from_proto(options(**changes), VIDEO, RECORDING)
     assert refused.value.field == field
 
 
 def test_17_a_source_is_needed():
     with pytest.raises(InvalidInput) as refused:
-        job_of(pb.GenerateOptions(prompt=pb.Prompt(text="a")), VIDEO, RECORDING)
+        request_from_proto(pb.GenerateOptions(prompt=pb.Prompt(text="a")), VIDEO, RECORDING)
     assert refused.value.field == "source"
 
 
 @given(st.binary(max_size=300))
-def test_16_any_bytes_are_a_job_or_are_refused(content):
+def test_16_any_bytes_are_a_request_or_are_refused(content):
     try:
         message = pb.GenerateOptions.FromString(content)
     except Exception:  # protobuf refuses it, and gRPC with it
         return
     with suppress(InvalidInput):
-        assert isinstance(job_of(message, VIDEO, RECORDING), Job)
+        assert isinstance(request_from_proto(message, VIDEO, RECORDING), GenerationRequest)
 
 
 @given(st.lists(st.integers(0, 200_000), min_size=1, max_size=3))
-def test_takes_come_back_from_their_pieces(lengths):
+def test_a_result_comes_back_from_its_chunks(lengths):
     random = np.random.default_rng(0)
-    takes = [Take(random.random(n, np.float32), {"seed": i}, {"denoising": 1.5}) for i, n in enumerate(lengths)]
-    message = generation_message("id", takes)
-    sounds = {i: b"".join(pieces(take.waveform.tobytes())) for i, take in enumerate(takes)}
-    again = takes_of(message, sounds)
-    for ours, theirs in zip(again, takes, strict=True):
+    takes = [Take(random.random(n, np.float32), {"seed": i}) for i, n in enumerate(lengths)]
+    result = GenerationResult(np.full(3, 0.1, np.float32), takes, {"denoise": 1.5, "decode": 0.25})
+    message = result_to_proto("id", result)
+    sounds = {i: b"".join(chunks(take.waveform.tobytes())) for i, take in enumerate(takes)}
+    again = result_from_proto(message, result.envelope, sounds)
+    assert again.envelope is result.envelope
+    assert again.timings_s == result.timings_s
+    for ours, theirs in zip(again.takes, takes, strict=True):
         np.testing.assert_array_equal(ours.waveform, theirs.waveform)
-        assert (ours.recipe, ours.timings_s) == (theirs.recipe, theirs.timings_s)
+        assert ours.recipe == theirs.recipe
     if lengths[0]:
         with pytest.raises(ValueError, match="samples"):
-            takes_of(message, {**sounds, 0: b""})
+            result_from_proto(message, result.envelope, {**sounds, 0: b""})

@@ -1,4 +1,4 @@
-"""`Watch.cancel` from another thread ends every call of the API's clients, also while the server is silent."""
+"""`CancelToken.cancel` from another thread, and `timeout`, end every call of the SDK while the server is silent."""
 
 import asyncio
 import socket
@@ -12,18 +12,32 @@ import grpc
 import numpy as np
 import pytest
 
-from foley.errors import Cancelled
-from foley_client import AsyncFoleyClient, Curve, FoleyClient, Job, Prompt, Watch
+from foley.errors import Cancelled, TimedOut
+from foley_client import AsyncFoleyClient, CancelToken, FoleyClient, Progress
+from foley_pipeline.progress import StageTimer
 
-QUICK = Job(Curve(np.full(100, 0.1, np.float32), 16_000))
+ENVELOPE = np.full(100, 0.1, np.float32)
 END_S = 20.0  # every deadline of the clients is later
-CALLS: dict[str, Callable[[Any, Path, Watch], Any]] = {
-    "generate": lambda client, video, watch: client.generate(QUICK, watch),
-    "generate a video": lambda client, video, watch: client.generate(Job(video), watch),
-    "predict_envelope": lambda client, video, watch: client.predict_envelope(video, watch=watch),
-    "embed": lambda client, video, watch: client.embed(Prompt("glass"), watch),
-    "create": lambda client, video, watch: client.create(QUICK, watch=watch),
-    "result": lambda client, video, watch: client.result("operations/x", watch),
+Call = Callable[..., Any]
+
+
+def read_all(events: Any) -> Any:
+    """Read a stream of either client to its end."""
+
+    async def read() -> list[object]:
+        return [event async for event in events]
+
+    return read() if hasattr(events, "__aiter__") else list(events)
+
+
+CALLS: dict[str, Call] = {
+    "generate": lambda client, video, **limits: client.generate(envelope=ENVELOPE, **limits),
+    "generate a video": lambda client, video, **limits: client.generate(video, **limits),
+    "stream": lambda client, video, **limits: read_all(client.stream(envelope=ENVELOPE, **limits)),
+    "predict_envelope": lambda client, video, **limits: client.predict_envelope(video, **limits),
+    "embed_prompt": lambda client, video, **limits: client.embed_prompt("glass", **limits),
+    "create": lambda client, video, **limits: client.create(envelope=ENVELOPE, **limits),
+    "wait": lambda client, video, **limits: client.job("operations/x").wait(**limits),
 }
 
 
@@ -59,53 +73,56 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_call_to_a_silent_server_is_cancelled(
-    silent: tuple[str, threading.Event], video: Path, call: Callable[[Any, Path, Watch], Any]
-) -> None:
+def test_a_call_to_a_silent_server_is_cancelled(silent: tuple[str, threading.Event], video: Path, call: Call) -> None:
     url, connected = silent
-    watch = Watch()
+    cancel = CancelToken()
     with FoleyClient(url) as client, ThreadPoolExecutor(1) as pool:
-        running = pool.submit(call, client, video, watch)
+        running = pool.submit(call, client, video, cancel=cancel)
         assert connected.wait(END_S)
         assert not running.done()
-        watch.cancel()
+        cancel.cancel()
         assert isinstance(running.exception(END_S), Cancelled)
         with pytest.raises(Cancelled):  # and nothing begins after that
-            call(client, video, watch)
+            call(client, video, cancel=cancel)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_call_to_a_silent_server_times_out(silent: tuple[str, threading.Event], video: Path, call: Call) -> None:
+    with FoleyClient(silent[0]) as client, pytest.raises(TimedOut, match=r"timeout of 0\.2 s"):
+        call(client, video, timeout=0.2)
+
+    async def main() -> None:
+        async with AsyncFoleyClient(silent[0]) as client:
+            with pytest.raises(TimedOut, match=r"timeout of 0\.2 s"):
+                await asyncio.wait_for(call(client, video, timeout=0.2), END_S)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_call_of_the_asyncio_client_is_cancelled_and_its_task_is_not(
-    silent: tuple[str, threading.Event], video: Path, call: Callable[[Any, Path, Watch], Any]
+    silent: tuple[str, threading.Event], video: Path, call: Call
 ) -> None:
     url, connected = silent
-    watch = Watch()
+    cancel = CancelToken()
 
     async def main() -> str:
         async with AsyncFoleyClient(url) as client:
-            canceller = threading.Thread(target=lambda: connected.wait(END_S) and watch.cancel())
+            canceller = threading.Thread(target=lambda: connected.wait(END_S) and cancel.cancel())
             canceller.start()
             with pytest.raises(Cancelled):
-                await asyncio.wait_for(call(client, video, watch), END_S)
+                await asyncio.wait_for(call(client, video, cancel=cancel), END_S)
             canceller.join()
             with pytest.raises(Cancelled):
-                await call(client, video, watch)
+                await call(client, video, cancel=cancel)
             await asyncio.sleep(0)
         return "went on"
 
     assert asyncio.run(main()) == "went on"
 
 
-class CancelsAtTheFirstChunk(Watch):
-    def on_progress(self, name: str, done: int, total: int | None) -> None:
-        if name == "uploading" and done:
-            self.cancel()
-
-
 @pytest.mark.parametrize("call", [CALLS["generate a video"], CALLS["predict_envelope"]])
-def test_an_upload_of_the_asyncio_client_that_is_cancelled_raises_cancelled(
-    video: Path, call: Callable[[Any, Path, Watch], Any]
-) -> None:
+def test_an_upload_of_the_asyncio_client_that_is_cancelled_raises_cancelled(video: Path, call: Call) -> None:
     """gRPC ends such a call with asyncio.CancelledError, in a task that nobody has cancelled."""
 
     class Reading(grpc.GenericRpcHandler):
@@ -118,11 +135,17 @@ def test_an_upload_of_the_asyncio_client_that_is_cancelled_raises_cancelled(
     server = grpc.server(ThreadPoolExecutor(1), handlers=(Reading(),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
+    cancel = CancelToken()
+
+    def cancel_at_the_first_chunk(progress: Progress) -> None:
+        if progress.stage == "upload" and progress.done:
+            cancel.cancel()
 
     async def main() -> None:
         async with AsyncFoleyClient(f"grpc://127.0.0.1:{port}") as client:
+            uploading = call(client, video, cancel=cancel, on_progress=cancel_at_the_first_chunk)
             with pytest.raises(Cancelled):
-                await asyncio.wait_for(call(client, video, CancelsAtTheFirstChunk()), END_S)
+                await asyncio.wait_for(uploading, END_S)
 
     asyncio.run(main())
     server.stop(None).wait()
@@ -131,7 +154,7 @@ def test_an_upload_of_the_asyncio_client_that_is_cancelled_raises_cancelled(
 def test_a_cancelled_task_of_the_asyncio_client_is_cancelled(silent: tuple[str, threading.Event]) -> None:
     async def main() -> None:
         async with AsyncFoleyClient(silent[0]) as client:
-            task = asyncio.create_task(client.generate(QUICK))
+            task = asyncio.create_task(client.generate(envelope=ENVELOPE))
             await asyncio.to_thread(silent[1].wait, END_S)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -141,38 +164,58 @@ def test_a_cancelled_task_of_the_asyncio_client_is_cancelled(silent: tuple[str, 
 
 
 def test_waiting_for_the_next_attempt_is_cancelled() -> None:
-    watch = Watch()
+    cancel = CancelToken()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(watch.sleep, 10 * END_S)
-        watch.cancel()
+        waiting = pool.submit(cancel.sleep, 10 * END_S)
+        cancel.cancel()
         assert isinstance(waiting.exception(END_S), Cancelled)
 
 
-def test_a_part_ends_with_the_whole_and_leaves_it_as_it_is() -> None:
-    whole = Watch()
-    with pytest.raises(ZeroDivisionError), whole.part() as part, part.stage("dividing"):
+def test_a_child_is_cancelled_with_its_parent_and_does_not_cancel_it() -> None:
+    parent, timer = CancelToken(), StageTimer()
+    with pytest.raises(ZeroDivisionError), parent.child() as child, timer.stage("dividing"):
         raise ZeroDivisionError
     with pytest.raises(Cancelled):
-        part.check()
-    whole.check()
-    assert whole.timings_s.keys() == {"dividing"}
-    with whole.part() as other, other.part() as inner:
-        whole.cancel()
-        for watch in (other, inner):
+        child.check()
+    parent.check()
+    assert timer.timings_s.keys() == {"dividing"}
+    with parent.child() as other, other.child() as inner:
+        parent.cancel()
+        for token in (other, inner):
             with pytest.raises(Cancelled):
-                watch.check()
-    with pytest.raises(Cancelled), whole.part():
+                token.check()
+    with pytest.raises(Cancelled), parent.child():
         pass
+
+
+def test_the_first_error_given_to_a_token_is_raised_by_it_and_by_its_children() -> None:
+    parent = CancelToken()
+    with parent.child() as child:
+        parent.cancel(TimedOut("too late"))
+        parent.cancel()
+        for token in (parent, child):
+            with pytest.raises(TimedOut, match="too late"):
+                token.check()
+
+
+def test_the_timer_of_a_timeout_ends_with_its_block() -> None:
+    def running() -> list[threading.Thread]:
+        return [one for one in threading.enumerate() if isinstance(one, threading.Timer) and not one.finished.is_set()]
+
+    with CancelToken().child(timeout_s=END_S) as child:
+        assert len(running()) == 1
+    assert running() == []
+    child.check()
 
 
 def test_callbacks_are_called_once_and_only_while_their_block_runs() -> None:
     calls: list[str] = []
-    watch = Watch()
-    with watch.cancelling(lambda: calls.append("ended")):
+    cancel = CancelToken()
+    with cancel.on_cancel(lambda: calls.append("ended")):
         pass
-    with watch.cancelling(lambda: calls.append("running")):
-        watch.cancel()
+    with cancel.on_cancel(lambda: calls.append("running")):
+        cancel.cancel()
     assert calls == ["running"]
-    with pytest.raises(Cancelled), watch.cancelling(lambda: calls.append("late")):
+    with pytest.raises(Cancelled), cancel.on_cancel(lambda: calls.append("late")):
         pass
     assert calls == ["running"]

@@ -14,18 +14,14 @@ import numpy as np
 import pytest
 
 from foley.errors import FoleyError, Overloaded, ServerUnavailable
-from foley_client import exchange
-from foley_client.api import FoleyClient
-from foley_client.api_async import AsyncFoleyClient
+from foley_client import AsyncFoleyClient, FoleyClient, GenerationResult, Take, _wire
+from foley_client._wire import retry_delay_s
 from foley_client.channel import Channel
-from foley_client.exchange import retry_delay_s
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
-from foley_pipeline.api.messages import generation_message
-from foley_pipeline.foley import Take
-from foley_pipeline.job import Curve, Job
+from foley_pipeline.api.messages import result_to_proto
 
-JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000))
+ENVELOPE = np.full(100, 0.1, np.float32)
 
 
 @dataclass
@@ -42,8 +38,9 @@ class Restarting(foley_pb2_grpc.FoleyServiceServicer):
 
     def WatchGeneration(self, request, context):
         self._fail("watch", context)
-        yield pb.GenerateEvent(envelope_ready=pb.EnvelopeReady(envelope=pb.Envelope(rms=[0.1] * 100)))
-        yield pb.GenerateEvent(finished=generation_message("id", [Take(np.zeros(0, np.float32), {"seed": 0})]))
+        result = GenerationResult(ENVELOPE, [Take(np.zeros(0, np.float32), {"seed": 0})])
+        yield pb.GenerateEvent(envelope_ready=pb.EnvelopeReady(envelope=pb.Envelope(rms=ENVELOPE)))
+        yield pb.GenerateEvent(finished=result_to_proto("id", result))
 
     def Generate(self, request_iterator, context):
         self._fail("generate", context)
@@ -52,7 +49,7 @@ class Restarting(foley_pb2_grpc.FoleyServiceServicer):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Restarting, str]]:
-    monkeypatch.setattr(exchange, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_wire, "BACKOFF_S", 0.001)
     service, running = Restarting(), grpc.server(ThreadPoolExecutor(2))
     foley_pb2_grpc.add_FoleyServiceServicer_to_server(service, running)
     port = running.add_insecure_port("127.0.0.1:0")
@@ -61,15 +58,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Restarting, str]]:
     running.stop(None)
 
 
-def result(kind: str, url: str, attempts: int = 4) -> None:
+def wait(kind: str, url: str, max_retries: int = 3) -> None:
     if kind == "sync":
-        with FoleyClient(url, attempts=attempts) as client:
-            client.result("operations/1")
+        with FoleyClient(url, max_retries=max_retries) as client:
+            client.job("operations/1").wait()
         return
 
     async def call() -> None:
-        async with AsyncFoleyClient(url, attempts=attempts) as client:
-            await client.result("operations/1")
+        async with AsyncFoleyClient(url, max_retries=max_retries) as client:
+            await client.job("operations/1").wait()
 
     asyncio.run(call())
 
@@ -77,15 +74,15 @@ def result(kind: str, url: str, attempts: int = 4) -> None:
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_waiting_for_a_result_survives_a_restart(server: tuple[Restarting, str], kind: str) -> None:
     service, url = server
-    result(kind, url)
+    wait(kind, url)
     assert service.calls == ["watch"] * 3
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_attempts_are_bounded(server: tuple[Restarting, str], kind: str) -> None:
+def test_retries_are_bounded(server: tuple[Restarting, str], kind: str) -> None:
     service, url = server
     with pytest.raises(ServerUnavailable):
-        result(kind, url, attempts=2)
+        wait(kind, url, max_retries=1)
     assert service.calls == ["watch"] * 2
 
 
@@ -93,21 +90,23 @@ def test_a_generation_is_not_started_twice(server: tuple[Restarting, str]) -> No
     """Only RetryInfo says that a call which is not idempotent has had no effect."""
     service, url = server
     with FoleyClient(url) as client, pytest.raises(ServerUnavailable):
-        client.generate(JOB)
+        client.generate(envelope=ENVELOPE)
     assert service.calls == ["generate"]
 
 
 def test_delays_grow_are_capped_and_are_never_shorter_than_the_server_asks() -> None:
     lost, busy = ServerUnavailable("gone"), Overloaded("busy")
     busy.retry_after_s = 5.0
-    for attempt in range(1, 8):
-        base = min(exchange.BACKOFF_S * 2.0**attempt, exchange.MAX_BACKOFF_S)
-        assert base <= retry_delay_s(lost, attempt, 9, idempotent=True) <= 1.25 * base
-        assert 5.0 <= retry_delay_s(busy, attempt, 9, idempotent=False) <= 6.25
-    assert len({retry_delay_s(busy, 1, 9, idempotent=False) for _ in range(20)}) > 1
+    for retries in range(7):
+        base = min(_wire.BACKOFF_S * 2.0 ** (retries + 1), _wire.MAX_BACKOFF_S)
+        assert base <= retry_delay_s(lost, retries, 8, idempotent=True) <= 1.25 * base
+        assert 5.0 <= retry_delay_s(busy, retries, 8, idempotent=False) <= 6.25
+    assert len({retry_delay_s(busy, 0, 8, idempotent=False) for _ in range(20)}) > 1
     for error, idempotent in ((lost, False), (FoleyError("no"), True)):
         with pytest.raises(type(error)):
-            retry_delay_s(error, 1, 9, idempotent)
+            retry_delay_s(error, 0, 8, idempotent)
+    with pytest.raises(ServerUnavailable):
+        retry_delay_s(lost, 8, 8, idempotent=True)
 
 
 def test_a_channel_shows_no_token_and_has_the_ports_of_the_api() -> None:

@@ -14,13 +14,13 @@ from foley.bundle import MANIFEST, TOKENIZER, Bundle, graph_file, read, weights_
 from foley.errors import BundleError, SettingError
 from foley.manifest import Manifest
 from foley.stages import networks, stages
-from foley_client import Triton
 from foley_client.render.engine import Threads
 from foley_client.render.row import Row
 from foley_client.render.server import Server
 from foley_client.render.storage import Output
 from foley_client.render.task import row_key
 from foley_export.presets import DEMO, PAPER, TINY
+from foley_pipeline.triton import TritonClient
 from foley_server.cli import app
 from foley_server.launcher.gpu import CUDA_GRAPHS, Gpu
 from foley_server.launcher.repository import lay_out, read_config
@@ -194,7 +194,7 @@ def test_the_identity_of_a_server_says_what_its_networks_run_on(tmp_path):
         (root / platforms[-1].source("vocoder")).write_text("built once more")
         urls.append(serve("rebuilt", platforms[-1]))
 
-        versions = [servers.enter_context(Triton(url)).versions for url in urls]
+        versions = [servers.enter_context(TritonClient(url)).versions for url in urls]
         assert len({one["bundle_sha256"] for one in versions}) == 1
         assert versions[0].items() >= {"target": "cpu", "precision": "fp32"}.items()
         assert versions[3].items() >= {"target": "tensorrt", "precision": "fp16", "tuning": "latency"}.items()

@@ -144,11 +144,7 @@ class Engine:
     def _report(self, progress: Progress, event: StageProgress) -> None:
         if event.seconds is not None:
             self.metrics.stage(event.stage, event.seconds)
-        if event.envelope is not None:
-            progress.envelope = event.envelope
-        elif event.seconds is None:
-            progress.stage = event
-        progress.changed()
+        progress.report(event)
 
     async def generate(self, progress: Progress, request: GenerationRequest) -> GenerationResult:
         """Generate sound.

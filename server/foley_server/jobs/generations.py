@@ -27,6 +27,8 @@ from foley.errors import (
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import request_from_proto, result_from_proto, result_to_proto
 from foley_pipeline.api.status import from_status, to_status
+from foley_pipeline.progress import Progress as StageProgress
+from foley_pipeline.progress import Stage
 from foley_pipeline.result import GenerationResult
 from foley_server.jobs.engine import Engine
 from foley_server.jobs.media_store import MediaStore
@@ -314,7 +316,8 @@ class Generations:
         generation = pb.Generation.FromString(row.result or b"")
         sounds = {i: await _off(self.media.get, row.id, f"take-{i}") for i in range(len(generation.takes))}
         envelope = np.frombuffer(await _off(self.media.get, row.id, "envelope"), "<f4").astype(np.float32)
-        progress.envelope, progress.result = envelope, result_from_proto(generation, envelope, sounds)
+        progress.report(StageProgress(Stage.VIDEO2RMS, 1, 1, envelope=envelope))
+        progress.result = result_from_proto(generation, envelope, sounds)
         progress.expires_s = generation.expire_time.ToNanoseconds() / 1e9
         return progress
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 
-from foley.envelope import Floats
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import chunks, result_to_proto
 from foley_pipeline.progress import Progress as StageProgress
@@ -15,13 +14,12 @@ from foley_pipeline.result import GenerationResult
 class Progress:
     """Progress and outcome of one generation. Not thread-safe: use it from one event loop.
 
-    Any number of consumers may iterate over `events`. Each event reports the current state, so a slow consumer misses
-    intermediate steps instead of accumulating a backlog.
+    Any number of consumers may iterate over `events`. Each event reports the current state of a stage, so a slow
+    consumer misses intermediate steps instead of accumulating a backlog, but never the last one.
 
     Attributes:
         id: Id of the generation or request.
         position: Position in the queue, 0 when running; None while unknown.
-        envelope: Envelope, once known.
         stage: Latest progress of a stage; None before the first.
         result: Result, if it succeeded.
         error: Error, if it failed.
@@ -31,12 +29,12 @@ class Progress:
     def __init__(self, id: str) -> None:
         self.id = id
         self.position: int | None = None
-        self.envelope: Floats | None = None
         self.stage: StageProgress | None = None
         self.result: GenerationResult | None = None
         self.error: Exception | None = None
         self.expires_s: float | None = None
         self._news = asyncio.Event()
+        self._latest: dict[str, pb.GenerateEvent] = {}  # of every stage, and of the envelope, in order of appearance
 
     @property
     def ended(self) -> bool:
@@ -46,6 +44,16 @@ class Progress:
     def at(self, position: int) -> None:
         """Set the position in the queue and notify consumers."""
         self.position = position
+        self.changed()
+
+    def report(self, progress: StageProgress) -> None:
+        """Set the progress of a stage, or the envelope, and notify consumers."""
+        if progress.envelope is not None:
+            ready = pb.EnvelopeReady(envelope=pb.Envelope(rms=progress.envelope))
+            self._latest["envelope"] = pb.GenerateEvent(envelope_ready=ready)
+        elif progress.seconds is None:
+            self.stage = progress
+            self._latest[progress.stage] = pb.GenerateEvent(progress=stage_to_proto(progress))
         self.changed()
 
     def changed(self) -> None:
@@ -59,24 +67,21 @@ class Progress:
         Raises:
             Exception: The error with which the generation failed.
         """
-        position, envelope_sent, stage = None, False, None
+        position, sent = None, dict[str, pb.GenerateEvent]()
         while True:
-            news = self._news
-            if self.ended and self.position is None:
+            news, ended = self._news, self.ended
+            if ended and self.position is None:
                 self.position = 0
             if self.position not in (None, position):
                 position = self.position
                 yield pb.GenerateEvent(accepted=pb.Accepted(id=self.id, queue_position=position))
-            if self.envelope is not None and not envelope_sent:
-                envelope_sent = True
-                ready = pb.EnvelopeReady(envelope=pb.Envelope(rms=self.envelope))
-                yield pb.GenerateEvent(envelope_ready=ready)
-            if self.stage and self.stage != stage:
-                stage = self.stage
-                yield pb.GenerateEvent(progress=stage_to_proto(stage))
-            if self.error:
+            for kind, event in list(self._latest.items()):
+                if sent.get(kind) is not event:
+                    sent[kind] = event
+                    yield event
+            if ended and self.error:
                 raise self.error
-            if self.result:
+            if ended and self.result:
                 for event in self._results(self.result):
                     yield event
                 return
