@@ -27,9 +27,9 @@ from foley_client.outputs import Result
 from foley_client.render import manifest
 from foley_client.render.engine import Engine, Threads
 from foley_client.render.farm import render_all
-from foley_client.render.place import Output
 from foley_client.render.row import Row
 from foley_client.render.server import Server
+from foley_client.render.storage import Output
 from foley_pipeline.job import Curve, run
 from foley_pipeline.watch import Watch
 
@@ -117,7 +117,7 @@ def _nodes(bundle: Bundle, folder: Path, rows: Sequence[Row], say: Callable[[str
 
             output = str(folder / f"{count}-nodes")
             with cluster(address, [], bundle.root.absolute(), None, output, NODE_WORKERS) as engine:
-                while len(engine.places()) < count:
+                while len(engine.workers()) < count:
                     time.sleep(0.2)
                 rates[str(count)] = _rate(engine, rows)
         say(f"Ray, nodes of one core: {count}: {rates[str(count)]:.1f} rows a minute")
@@ -137,7 +137,7 @@ def _threads(url: str, folder: Path, workers: int) -> Iterator[Threads]:
 
 def _rate(engine: Engine, rows: Sequence[Row]) -> float:
     """Rows a minute, after as many warm-up rows as the engine renders at once."""
-    room = sum(engine.places().values())
+    room = sum(engine.workers().values())
     _consume(engine, [row.model_copy(update={"output": f"warm-{i}.wav"}) for i, row in enumerate(rows[:room])])
     return 60 * len(rows) / wall_clock(partial(_consume, engine, rows))
 

@@ -109,7 +109,7 @@ def generate(
     numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(variations)]
     outputs.check(
         [path for group in numbered for path in group],
-        outputs.TAKE_ENDINGS,
+        outputs.TAKE_EXTENSIONS,
         [path for path in (video, audio, envelope_file) if path],
     )
     if audio:
@@ -153,7 +153,7 @@ def predict_envelope(
 
     The .json or .csv file can be edited and passed to `foley generate --envelope`.
     """
-    outputs.check(output, outputs.ENVELOPE_ENDINGS, [video])
+    outputs.check(output, outputs.ENVELOPE_EXTENSIONS, [video])
     probe(video)
     connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache)
     with ExitStack() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:

@@ -19,7 +19,7 @@ def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None
     Raises:
         SettingError: There is a filter, but `path` is None or a curve file rather than a recording.
     """
-    if envelope_filter != "none" and (path is None or path.suffix.lower() in envelope_file.SUFFIXES):
+    if envelope_filter != "none" and (path is None or path.suffix.lower() in envelope_file.EXTENSIONS):
         raise SettingError(
             f"envelope_filter is {envelope_filter!r}, which applies to recordings: "
             "give a recording as the envelope, or use no filter"
@@ -49,7 +49,7 @@ def read_envelope(
     """
     check_filter(path, envelope_filter)
     source = name or path.name
-    if path.suffix.lower() in envelope_file.SUFFIXES:
+    if path.suffix.lower() in envelope_file.EXTENSIONS:
         curve = validate(envelope_file.read(path), None if duration_s is None else frames(duration_s))
         length = len(curve) * clip.HOP if duration_s is None else samples(duration_s)
         return EnvelopeInput(curve, length, source)

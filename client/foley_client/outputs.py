@@ -6,23 +6,23 @@ from pathlib import Path
 from foley import envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS
+from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from foley.options import SourceAudio
 from foley.output import check_destination
 from foley_client.extras import require
 from foley_pipeline.result import GenerationResult
 
-PICTURE_ENDINGS = (".png",)
-ENVELOPE_ENDINGS = (*envelope_file.SUFFIXES, *PICTURE_ENDINGS)
-TAKE_ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS, *ENVELOPE_ENDINGS)
+PLOT_EXTENSIONS = (".png",)
+ENVELOPE_EXTENSIONS = (*envelope_file.EXTENSIONS, *PLOT_EXTENSIONS)
+TAKE_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *ENVELOPE_EXTENSIONS)
 
 
-def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]) -> None:
+def check(paths: Sequence[Path], extensions: Sequence[str], sources: Sequence[Path]) -> None:
     """Check, before any work is done, that all `paths` can be written.
 
     Args:
         paths: Output files.
-        endings: Allowed file extensions.
+        extensions: Allowed file extensions.
         sources: Input files, which must not be overwritten.
 
     Raises:
@@ -33,8 +33,8 @@ def check(paths: Sequence[Path], endings: Sequence[str], sources: Sequence[Path]
         raise SettingError("an output is named twice; use different names")
     for path in paths:
         for source in sources:
-            check_destination(path, endings, source)
-    if any(path.suffix.lower() in PICTURE_ENDINGS for path in paths):
+            check_destination(path, extensions, source)
+    if any(path.suffix.lower() in PLOT_EXTENSIONS for path in paths):
         require("a .png output", "cli", "matplotlib")
 
 
@@ -45,8 +45,8 @@ def write(
 
     For atomic writes, use `foley.output.replacing`.
     """
-    if path.suffix.lower() in PICTURE_ENDINGS:
-        from foley_client.picture import draw  # needs matplotlib (extra `cli`)
+    if path.suffix.lower() in PLOT_EXTENSIONS:
+        from foley_client.plot import draw  # needs matplotlib (extra `cli`)
 
         draw(path, result.envelope, result.takes[variation].waveform)
     else:
@@ -55,8 +55,8 @@ def write(
 
 def write_envelope(path: Path, envelope: Floats) -> None:
     """Write an envelope in the format of the extension of `path`."""
-    if path.suffix.lower() in PICTURE_ENDINGS:
-        from foley_client.picture import draw
+    if path.suffix.lower() in PLOT_EXTENSIONS:
+        from foley_client.plot import draw
 
         draw(path, envelope)
     else:

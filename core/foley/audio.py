@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
-from av.container import InputContainer
 from numpy.typing import NDArray
 
 from foley.clip import SAMPLE_RATE_HZ
-from foley.container import DEFAULT_LIMITS, Limits, damaged, decode, open_media, read_packets
+from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
 from foley.errors import MediaError, MediaTooLarge
 
 Samples: TypeAlias = NDArray[np.float32]
@@ -22,7 +21,7 @@ _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000
 
 
 @dataclass(frozen=True)
-class Sound:
+class DecodedAudio:
     """A decoded audio track.
 
     Attributes:
@@ -51,11 +50,10 @@ def read_audio(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int = SAMPLE_R
         MediaError: The file is missing or damaged, or has no audio.
         MediaTooLarge: The file exceeds `limits`.
     """
-    sound = read_sound(path, limits, rate)
-    return np.asarray(sound.samples.mean(axis=0), dtype=np.float32)
+    return np.asarray(read_sound(path, limits, rate).samples.mean(axis=0), dtype=np.float32)
 
 
-def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = None) -> Sound:
+def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = None) -> DecodedAudio:
     """Read the first audio track of a file.
 
     Args:
@@ -67,12 +65,11 @@ def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = N
         MediaError: The file is missing or damaged, or has no audio.
         MediaTooLarge: The file exceeds `limits`.
     """
-    with open_media(path, limits) as container:
-        stream = audio_stream(container, path)
-        frames = _audio_frames(container, stream, path, limits)
+    with open_media(path, limits) as file:
+        frames = _audio_frames(file)
         first = next(frames, None)
         if first is None:
-            raise MediaError(f"{path.name} holds no sound; record or export it again")
+            raise MediaError(f"{file.name} has an empty audio track; record or export it again")
         channels = 1 if len(first.layout.channels) == 1 else 2
         rate = rate or int(first.sample_rate)
         start_s = first.time or 0.0
@@ -80,27 +77,13 @@ def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = N
         try:
             blocks = [_to_array(block) for frame in _chain(first, frames) for block in resampler.resample(frame)]
         except ValueError as error:  # raised for frames whose format changes; FFmpegError is a ValueError too
-            raise damaged(path, "its sound changes its form on the way") from error
+            raise file.damaged("the format of its audio changes") from error
     samples = np.concatenate(blocks, axis=1) if blocks else np.empty((channels, 0), np.float32)
     if samples.shape[1] == 0:
-        raise MediaError(f"{path.name} holds no sound; record or export it again")
+        raise MediaError(f"{file.name} has an empty audio track; record or export it again")
     if not np.isfinite(samples).all():
-        raise damaged(path, "its sound holds values that are not numbers")
-    return Sound(samples, rate, start_s)
-
-
-def audio_stream(container: InputContainer, path: Path) -> Any:
-    """Return the first audio stream of an open file.
-
-    Raises:
-        MediaError: The file has no audio stream, or its codec is not supported.
-    """
-    if not container.streams.audio:
-        raise MediaError(f"{path.name} has no sound track; give a file with sound")
-    stream = container.streams.audio[0]
-    if stream.codec_context is None:
-        raise MediaError(f"{path.name} uses a sound codec that cannot be decoded here; convert it to WAV")
-    return stream
+        raise file.damaged("its audio has values that are not finite")
+    return DecodedAudio(samples, rate, start_s)
 
 
 def resample(samples: Samples, rate: int, new_rate: int) -> Samples:
@@ -125,23 +108,21 @@ def layout_of(samples: Samples) -> str:
     return "mono" if samples.shape[0] == 1 else "stereo"
 
 
-def _audio_frames(container: InputContainer, stream: Any, path: Path, limits: Limits) -> Iterator[Any]:
-    """Decode the stream within the limits, counting decoded samples so that a forged header has no effect."""
+def _audio_frames(file: MediaFile) -> Iterator[Any]:
+    """Decode the audio within the limits, counting decoded samples so that a forged header has no effect."""
     seconds, samples = 0.0, 0
-    for packet in read_packets(container, path, limits):
-        if packet.stream is not stream:
-            continue
-        for frame in decode(packet, path):
+    for packet in file.packets(file.audio_stream()):
+        for frame in file.decode(packet):
             if not _LOWEST_RATE_HZ <= frame.sample_rate <= _HIGHEST_RATE_HZ:
-                raise damaged(path, f"a sample rate of {frame.sample_rate} Hz is not possible")
+                raise file.damaged(f"its sample rate, {frame.sample_rate} Hz, is not valid")
             seconds += frame.samples / frame.sample_rate
             samples += frame.samples * len(frame.layout.channels)
-            if seconds > limits.duration_s:
+            if seconds > file.limits.duration_s:
                 raise MediaTooLarge(
-                    f"the sound of {path.name} lasts more than {limits.duration_s:g} s, which is the limit; cut it"
+                    f"the audio of {file.name} is longer than the limit of {file.limits.duration_s:g} s; cut it"
                 )
-            if samples > limits.samples:
-                raise MediaTooLarge(f"{path.name} holds more than {limits.samples} samples; lower its sample rate")
+            if samples > file.limits.samples:
+                raise MediaTooLarge(f"{file.name} has more than {file.limits.samples} samples; lower its sample rate")
             yield frame
 
 

@@ -8,28 +8,28 @@ from typing import NoReturn
 from foley.errors import Cancelled, FoleyError
 
 
-class Stopped(BaseException):
+class Terminated(BaseException):
     """Raised on Ctrl-C and on signals that terminate the process, so that cleanup code runs.
 
     It is not a KeyboardInterrupt, which typer handles itself, and not an Exception, which a library might swallow.
     """
 
 
-def stop(*_: object) -> NoReturn:
-    """Raise `Stopped` in the main thread; a signal handler."""
-    raise Stopped
+def terminate(*_: object) -> NoReturn:
+    """Raise `Terminated` in the main thread; a signal handler."""
+    raise Terminated
 
 
 def run(program: Callable[[], None]) -> None:
     """Call `program`; a `FoleyError` ends the process with its message and exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup and in background jobs of a shell
-            signal.signal(number, stop)
+            signal.signal(number, terminate)
     try:
         program()
     except FoleyError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-    except Stopped:
+    except Terminated:
         sys.stderr.write("stopped\n")
         sys.exit(Cancelled.exit_code)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from foley.sampler import Denoise, Floats, Step
+from foley.envelope import Floats
+from foley.sampler import Denoise, Step
 
 Infer = Callable[..., Mapping[str, npt.NDArray[Any]]]
 """(model, output names, **inputs) -> outputs by name."""

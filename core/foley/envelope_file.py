@@ -15,12 +15,12 @@ from foley import clip
 from foley.envelope import Floats, validate
 from foley.errors import EnvelopeError
 
-SUFFIXES = (".json", ".csv")
+EXTENSIONS = (".json", ".csv")
 MAX_BYTES = 16 * 2**20  # several hours of frames
 
 
 def dumps(envelope: Floats, suffix: str) -> str:
-    """Return the content of an envelope file with the extension `suffix`, one of `SUFFIXES`."""
+    """Return the content of an envelope file with the extension `suffix`, one of `EXTENSIONS`."""
     if suffix == ".json":
         return json.dumps({"rate_hz": clip.ENVELOPE_RATE_HZ, "rms": [round(float(v), 6) for v in envelope]}) + "\n"
     lines = [f"{i / clip.ENVELOPE_RATE_HZ:.2f},{v:.6f}" for i, v in enumerate(envelope)]

@@ -11,22 +11,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
 from numpy.typing import NDArray
 
+from foley import envelope
 from foley.clip import FRAME_HEIGHT, FRAME_RATE_HZ, FRAME_WIDTH
-from foley.container import (
-    DEFAULT_LIMITS,
-    Limits,
-    damaged,
-    decode,
-    ends_early,
-    has_presentation_times,
-    open_media,
-    packet_seconds,
-    read_packets,
-)
+from foley.container import DEFAULT_LIMITS, Limits, MediaFile, ends_early, open_media
 from foley.errors import MediaError, MediaTooLarge
 
 __all__ = ["DEFAULT_LIMITS", "Frames", "Limits", "VideoInfo", "probe", "read_frames"]
@@ -72,7 +61,7 @@ class VideoInfo:
 
     def samples(self, rate: int) -> int:
         """Return the number of samples at `rate` Hz of a sound as long as the video."""
-        return round(self.duration_s * rate)
+        return envelope.samples(self.duration_s, rate)
 
 
 class Frames:
@@ -107,13 +96,32 @@ class Frames:
         # tick per frame. The microsecond allows for floating-point errors.
         late_s = 1e-6 + (self.info.clock_s / 2 if self.info.clock_s <= 1e-3 else 0.0)
         count = 0
-        for frame, _, until_s in shown_frames(self.path, self.info, self._limits):
+        for frame, _, until_s in self.source_frames():
             image = None
             while count < len(self) and count / FRAME_RATE_HZ + late_s < until_s:
                 if image is None:  # convert only frames that are used: half of the frames at 60 fps are not
                     image = resize(to_rgb(frame, self.info.rotation))
                 yield image
                 count += 1
+
+    def source_frames(self) -> Iterator[tuple[Any, float, float]]:
+        """Decode the video at its own frame rate and size.
+
+        Yields:
+            (frame, from, until): the frame as stored, and when it is shown, in seconds after the start of the video.
+
+        Raises:
+            MediaError: The video is damaged.
+        """
+        with open_media(self.path, self._limits) as file:
+            shown, shown_s = None, 0.0
+            for frame, time_s in _timed_frames(file):
+                if shown is not None:
+                    yield shown, shown_s, time_s - self.info.start_s
+                shown, shown_s = frame, time_s - self.info.start_s
+            if shown is None or ends_early(shown_s + 1 / self.info.fps, self.info.duration_s):
+                raise file.damaged("its video ends early")
+            yield shown, shown_s, self.info.duration_s
 
 
 def read_frames(path: Path, limits: Limits = DEFAULT_LIMITS) -> Frames:
@@ -133,18 +141,16 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
         MediaError: The file is missing, not a video, damaged, or a single frame.
         MediaTooLarge: The file exceeds `limits`.
     """
-    with open_media(path, limits) as container:
-        stream = video_stream(container, path, limits)
-        has_audio = any(other.type == "audio" for other in container.streams)
+    with open_media(path, limits) as file:
+        stream = file.video_stream()
+        has_audio = any(other.type == "audio" for other in file.container.streams)
         first = None
         count = 0
         start_s, last_s, end_s = float("inf"), float("-inf"), float("-inf")
-        for packet in read_packets(container, path, limits):
-            if packet.stream is not stream:
-                continue
+        for packet in file.packets(stream):
             if first is None:
-                first = next(iter(decode(packet, path)), None)
-            time_s = packet_seconds(packet)
+                first = next(file.decode(packet), None)
+            time_s = file.packet_time_s(packet)
             if packet.size == 0 or packet.is_discard or time_s is None:  # end of stream, or excluded by an edit list
                 continue
             count += 1
@@ -152,15 +158,11 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
             if time_s > last_s:
                 last_s, end_s = time_s, time_s + _packet_duration(packet, stream)
             if end_s - start_s > limits.duration_s:
-                raise MediaTooLarge(
-                    f"{path.name} lasts more than {limits.duration_s:g} s, which is the limit; cut it into parts"
-                )
+                raise MediaTooLarge(f"{path.name} is longer than the limit of {limits.duration_s:g} s; split it")
             if count > limits.frames:
-                raise MediaTooLarge(
-                    f"{path.name} holds more than {limits.frames} frames, which is the limit; cut it into parts"
-                )
+                raise MediaTooLarge(f"{path.name} has more than {limits.frames} frames, the limit; split it")
         if first is None or count == 0:
-            raise MediaError(f"{path.name} holds no picture that can be decoded; export it again")
+            raise MediaError(f"{path.name} has no video frame that can be decoded; export it again")
         duration_s = _exact_duration(end_s - start_s, count, stream)
         rotation = round(first.rotation / 90) % 4 * 90
         width, height = first.width, first.height
@@ -176,52 +178,8 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
             has_audio=has_audio,
         )
     if count < 2 or info.frames < 2:
-        raise MediaError(f"{path.name} is a single frame, so there is no motion to hear; give a longer video")
+        raise MediaError(f"{path.name} has only one frame, so there is no motion; give a longer video")
     return info
-
-
-def shown_frames(path: Path, info: VideoInfo, limits: Limits) -> Iterator[tuple[Any, float, float]]:
-    """Decode the video at `path`.
-
-    Yields:
-        (frame, from, until): the frame as stored, and when it is shown, in seconds after the start of the video.
-
-    Raises:
-        MediaError: The video is damaged.
-    """
-    with open_media(path, limits) as container:
-        stream = video_stream(container, path, limits)
-        shown, shown_s = None, 0.0
-        for frame, time_s in _timed_frames(container, stream, path, limits):
-            if shown is not None:
-                yield shown, shown_s, time_s - info.start_s
-            shown, shown_s = frame, time_s - info.start_s
-        if shown is None or ends_early(shown_s + 1 / info.fps, info.duration_s):
-            raise damaged(path, "its pictures end early")
-        yield shown, shown_s, info.duration_s
-
-
-def video_stream(container: InputContainer, path: Path, limits: Limits) -> Any:
-    """Return the first video stream of an open file, ignoring cover art; its decoder refuses frames above the limit.
-
-    Raises:
-        MediaError: The file has no video stream, or its codec is not supported.
-        MediaTooLarge: The frames exceed `limits.pixels`.
-    """
-    pictures = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not pictures:
-        raise MediaError(f"{path.name} has no video stream; give a file with moving pictures")
-    stream = pictures[0]
-    context = stream.codec_context
-    if context is None:
-        raise MediaError(f"{path.name} uses a video codec that cannot be decoded here; convert it to H.264")
-    pixels = context.width * context.height
-    if not 0 < pixels <= limits.pixels:  # 0: the decoder already refused a frame when the file was opened
-        size = f"{context.width} x {context.height}" if pixels else "unknown or enormous size"
-        raise MediaTooLarge(f"{path.name} has frames of {size}, the limit is {limits.pixels} pixels; scale it down")
-    # The size in the header may be wrong, so the decoder checks too. It ignores the options of the container.
-    context.options = {"max_pixels": str(limits.pixels)}
-    return stream
 
 
 def to_rgb(frame: Any, rotation: int) -> Image:
@@ -254,20 +212,18 @@ def _neighbours(size: int, new_size: int) -> tuple[NDArray[np.intp], NDArray[np.
     return first, np.minimum(first + 1, size - 1), (centre - first).astype(np.float32)
 
 
-def _timed_frames(container: InputContainer, stream: Any, path: Path, limits: Limits) -> Iterator[tuple[Any, float]]:
-    """Decode the stream; yield each frame with its PTS in seconds."""
+def _timed_frames(file: MediaFile) -> Iterator[tuple[Any, float]]:
+    """Decode the video; yield each frame with its PTS in seconds."""
     decoding_times: deque[float] = deque()
     last_s = float("-inf")
-    for packet in read_packets(container, path, limits):
-        if packet.stream is not stream:
-            continue
-        if not has_presentation_times(container) and packet.size > 0:
-            decoding_times.append(packet_seconds(packet) or 0.0)
-        for frame in decode(packet, path):
+    for packet in file.packets(file.video_stream()):
+        if not file.has_pts and packet.size > 0:
+            decoding_times.append(file.packet_time_s(packet) or 0.0)
+        for frame in file.decode(packet):
             # Without PTS, the n-th frame in display order gets the n-th DTS.
             time_s = decoding_times.popleft() if decoding_times else frame.time
             if time_s is None:
-                raise damaged(path, "a picture in it has no time stamp")
+                raise file.damaged("a frame has no time stamp")
             last_s = max(last_s, time_s)  # time stamps in MPEG-PS are not always monotonic
             yield frame, last_s
 

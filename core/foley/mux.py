@@ -16,14 +16,14 @@ from typing import Any, get_args
 import av
 import numpy as np
 import soundfile
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from foley.audio import Samples, audio_stream, fit, layout_of, read_sound, resample
-from foley.container import DEFAULT_LIMITS, Limits, has_presentation_times, open_media, read_packets
+from foley.audio import DecodedAudio, Samples, fit, layout_of, read_sound, resample
+from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
 from foley.errors import OutputError, SettingError
-from foley.media import VideoInfo, probe, shown_frames, to_rgb, video_stream
+from foley.media import Frames, VideoInfo, read_frames, to_rgb
 from foley.options import SourceAudio
 from foley.output import check_destination
 
@@ -32,45 +32,45 @@ _CLOCK_HZ = 90_000  # 1 / time base of encoded frames; a multiple of the usual f
 
 
 @dataclass(frozen=True)
-class _Container:
+class _Format:
     """One output format.
 
     Attributes:
-        format: FFmpeg's name of the muxer.
-        picture_encoder: FFmpeg's name of the video encoder.
-        sound_encoder: FFmpeg's name of the audio encoder.
-        pictures: Video codecs that are copied, those that players support in this format; None: all that FFmpeg's muxer
-            supports.
-        sounds: Audio codecs that are copied, likewise.
+        muxer: FFmpeg's name of the muxer.
+        video_encoder: FFmpeg's name of the video encoder.
+        audio_encoder: FFmpeg's name of the audio encoder.
+        video_codecs: Video codecs that are copied, those that players support in this format; None: all that FFmpeg's
+            muxer supports.
+        audio_codecs: Audio codecs that are copied, likewise.
     """
 
-    format: str
-    picture_encoder: str
-    sound_encoder: str
-    pictures: frozenset[str] | None
-    sounds: frozenset[str] | None
+    muxer: str
+    video_encoder: str
+    audio_encoder: str
+    video_codecs: frozenset[str] | None
+    audio_codecs: frozenset[str] | None
 
 
-_MP4 = _Container(
+_MP4 = _Format(
     "mp4",
     "libx264",
     "aac",
     frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"}),
     frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}),
 )
-_MOV = _Container(
+_MOV = _Format(
     "mov",
     "libx264",
     "aac",
     frozenset({"h264", "hevc", "mpeg4", "mjpeg", "prores", "dnxhd", "qtrle"}),
     frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_f32le"}),
 )
-_WEBM = _Container("webm", "libvpx-vp9", "libopus", frozenset({"vp8", "vp9", "av1"}), frozenset({"opus", "vorbis"}))
-_MKV = _Container("matroska", "libx264", "flac", None, None)
-_CONTAINERS = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MOV, ".mkv": _MKV, ".webm": _WEBM}
+_WEBM = _Format("webm", "libvpx-vp9", "libopus", frozenset({"vp8", "vp9", "av1"}), frozenset({"opus", "vorbis"}))
+_MKV = _Format("matroska", "libx264", "flac", None, None)
+_FORMATS = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MOV, ".mkv": _MKV, ".webm": _WEBM}
 
-VIDEO_ENDINGS = tuple(_CONTAINERS)
-SOUND_ENDINGS = (".wav",)
+VIDEO_EXTENSIONS = tuple(_FORMATS)
+SOUND_EXTENSIONS = (".wav",)
 
 _ENCODER_OPTIONS = {
     "libx264": {"crf": "18"},
@@ -103,7 +103,7 @@ def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> No
     Raises:
         OutputError: The destination or the waveform is invalid.
     """
-    check_destination(path, SOUND_ENDINGS)
+    check_destination(path, SOUND_EXTENSIONS)
     _check_waveform(waveform)
     wav = BytesIO()  # libsndfile does not report why a write to disk fails
     with soundfile.SoundFile(wav, "w", rate, channels=1, subtype="PCM_16", format="WAV") as file:
@@ -146,81 +146,83 @@ def write_video(
     """
     if source_audio not in get_args(SourceAudio):
         raise SettingError(f"source audio is {source_audio!r}; it must be one of {', '.join(get_args(SourceAudio))}")
-    check_destination(destination, VIDEO_ENDINGS, source)
+    check_destination(destination, VIDEO_EXTENSIONS, source)
     _check_waveform(waveform)
-    info = probe(source, limits)
+    video = read_frames(source, limits)
+    info = video.info
     samples = waveform[None]
     if source_audio == "mix" and info.has_audio:
-        samples, rate = _mixed(samples, rate, source, info, limits)
+        own = read_sound(source, limits)
+        samples, rate = _mixed(own, samples, rate, info.start_s), own.rate
 
-    kind = _CONTAINERS[destination.suffix.lower()]
+    kind = _FORMATS[destination.suffix.lower()]
     with ExitStack() as stack:
-        container = stack.enter_context(open_media(source, limits))
+        file = stack.enter_context(open_media(source, limits))
         # `file:` prevents a colon in the name from being parsed as a protocol. The index goes first, so that browsers
         # can start playback before the download is complete.
         options = {"movflags": "+faststart"} if kind in (_MP4, _MOV) else {}
-        output = stack.enter_context(av.open(f"file:{destination}", "w", format=kind.format, options=options))
+        output = stack.enter_context(av.open(f"file:{destination}", "w", format=kind.muxer, options=options))
         output.metadata["comment"] = comment
         # The output starts at 0 (broadcast recordings do not): all tracks are shifted by the same time.
-        shift_s = max(0.0, min((container.start_time or 0) / av.time_base, info.start_s))
+        shift_s = max(0.0, min((file.container.start_time or 0) / av.time_base, info.start_s))
 
-        stream = video_stream(container, source, limits)
-        copied = has_presentation_times(container) and _holds(output, kind.pictures, info.codec)
+        stream = file.video_stream()
+        copied = file.has_pts and _supports(output, kind.video_codecs, info.codec)
         if copied:
             target = output.add_stream_from_template(stream)
-            tracks = [_copied(container, stream, target, shift_s, source, limits)]
+            tracks = [_copied(file, stream, target, shift_s)]
         else:
-            target = _picture_encoder(output, kind.picture_encoder, info)
-            tracks = [_encoded_picture(target, source, info, shift_s, limits)]
+            target = _video_encoder(output, kind.video_encoder, info)
+            tracks = [_encoded_video(target, video, shift_s)]
         tracks.append(
-            _encoded_sound(output, kind.sound_encoder, samples, rate, info.start_s - shift_s, Disposition.default)
+            _encoded_audio(output, kind.audio_encoder, samples, rate, info.start_s - shift_s, Disposition.default)
         )
         if source_audio == "keep" and info.has_audio:
-            tracks.append(_own_sound(stack, output, kind, source, shift_s, limits))
-        for packet in merge(*tracks, key=_decoding_seconds):  # interleaved, or the muxer buffers a whole track
+            again = stack.enter_context(open_media(source, limits))  # the tracks are read at different positions
+            tracks.append(_source_audio(output, kind, again, shift_s))
+        for packet in merge(*tracks, key=_decoding_time_s):  # interleaved, or the muxer buffers a whole track
             output.mux(packet)
     return Muxed(target.codec_context.codec.canonical_name, copied)
 
 
 def _check_waveform(waveform: Samples) -> None:
     if waveform.ndim != 1 or waveform.size == 0:
-        raise OutputError(f"a sound of shape {waveform.shape} cannot be written; one channel with samples is needed")
+        raise OutputError(
+            f"a sound of shape {waveform.shape} cannot be written; give one channel with at least one sample"
+        )
     if not np.isfinite(waveform).all():
-        raise OutputError("the sound holds values that are not numbers and was not written; generate it again")
+        raise OutputError("the sound has values that are not finite, so it was not written; generate it again")
 
 
-def _holds(output: OutputContainer, codecs: frozenset[str] | None, codec: str) -> bool:
+def _supports(output: OutputContainer, codecs: frozenset[str] | None, codec: str) -> bool:
     return codec in (output.supported_codecs if codecs is None else codecs)
 
 
-def _mixed(samples: Samples, rate: int, source: Path, info: VideoInfo, limits: Limits) -> tuple[Samples, int]:
+def _mixed(own: DecodedAudio, samples: Samples, rate: int, video_start_s: float) -> Samples:
     """Mix the source's audio and the new sound, aligned at the first video frame.
 
     Returns:
-        The mix, float32 [channels of the source, n], and its sample rate, that of the source.
+        The mix, float32 [channels of the source, n], at the sample rate of the source.
     """
-    own = read_sound(source, limits)
     new = resample(samples, rate, own.rate)
-    late = round((own.start_s - info.start_s) * own.rate)
+    late = round((own.start_s - video_start_s) * own.rate)
     aligned = np.pad(own.samples, ((0, 0), (max(0, late), 0)))[:, max(0, -late) :]
     mix = fit(aligned, new.shape[1]) + new
-    return mix / max(1.0, float(np.abs(mix).max())), own.rate
+    return mix / max(1.0, float(np.abs(mix).max()))
 
 
-def _copied(
-    container: InputContainer, stream: Any, target: Any, shift_s: float, path: Path, limits: Limits
-) -> Iterator[Any]:
+def _copied(file: MediaFile, stream: Any, target: Any, shift_s: float) -> Iterator[Any]:
     """Yield the packets of one stream unchanged, except that their time stamps are `shift_s` earlier."""
     shift = round(shift_s / stream.time_base)
-    for packet in read_packets(container, path, limits):
-        if packet.stream is stream and packet.size > 0:
+    for packet in file.packets(stream):
+        if packet.size > 0:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
             packet.stream = target
             yield packet
 
 
-def _picture_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any:
+def _video_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any:
     stream: Any = output.add_stream(
         name, rate=Fraction(info.fps).limit_denominator(1001), options=_ENCODER_OPTIONS[name]
     )
@@ -231,36 +233,33 @@ def _picture_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any
     return stream
 
 
-def _encoded_picture(stream: Any, source: Path, info: VideoInfo, shift_s: float, limits: Limits) -> Iterator[Any]:
+def _encoded_video(stream: Any, video: Frames, shift_s: float) -> Iterator[Any]:
     """Decode the source's video and re-encode it upright, keeping the time of each frame."""
-    for frame, from_s, until_s in shown_frames(source, info, limits):
+    for frame, from_s, until_s in video.source_frames():
         if from_s == until_s:
             continue  # never shown, and encoders refuse duplicate PTS
-        image = to_rgb(frame, info.rotation)[: stream.height, : stream.width]
+        image = to_rgb(frame, video.info.rotation)[: stream.height, : stream.width]
         doubled = [(0, stream.height - image.shape[0]), (0, stream.width - image.shape[1]), (0, 0)]
         encoded = av.VideoFrame.from_ndarray(np.pad(image, doubled, mode="edge"), format="rgb24")
         encoded.time_base = Fraction(1, _CLOCK_HZ)
-        encoded.pts = round((from_s + info.start_s - shift_s) * _CLOCK_HZ)
+        encoded.pts = round((from_s + video.info.start_s - shift_s) * _CLOCK_HZ)
         encoded.duration = round((until_s - from_s) * _CLOCK_HZ)
         yield from stream.encode(encoded)
     yield from stream.encode(None)
 
 
-def _own_sound(
-    stack: ExitStack, output: OutputContainer, kind: _Container, source: Path, shift_s: float, limits: Limits
-) -> Iterator[Any]:
+def _source_audio(output: OutputContainer, kind: _Format, file: MediaFile, shift_s: float) -> Iterator[Any]:
     """Yield the packets of the source's audio track: copied if the output format supports the codec, else encoded."""
-    container = stack.enter_context(open_media(source, limits))
-    stream = audio_stream(container, source)
-    if not _holds(output, kind.sounds, stream.codec_context.codec.canonical_name):
-        own = read_sound(source, limits)
-        return _encoded_sound(output, kind.sound_encoder, own.samples, own.rate, own.start_s - shift_s, _SECONDARY)
+    stream = file.audio_stream()
+    if not _supports(output, kind.audio_codecs, stream.codec_context.codec.canonical_name):
+        own = read_sound(file.path, file.limits)
+        return _encoded_audio(output, kind.audio_encoder, own.samples, own.rate, own.start_s - shift_s, _SECONDARY)
     target: Any = output.add_stream_from_template(stream)
     target.disposition = _SECONDARY
-    return _copied(container, stream, target, shift_s, source, limits)
+    return _copied(file, stream, target, shift_s)
 
 
-def _encoded_sound(
+def _encoded_audio(
     output: OutputContainer, encoder: str, samples: Samples, rate: int, start_s: float, disposition: Disposition
 ) -> Iterator[Any]:
     """Add a track for float32 [channels, n] that starts at `start_s`; its packets are encoded lazily."""
@@ -270,10 +269,10 @@ def _encoded_sound(
         samples, rate = resample(samples, rate, new_rate), new_rate
     stream: Any = output.add_stream(encoder, rate=rate, layout=layout_of(samples))
     stream.disposition = disposition
-    return _sound_packets(stream, np.clip(samples, -1, 1), rate, round(start_s * rate))
+    return _audio_packets(stream, np.clip(samples, -1, 1), rate, round(start_s * rate))
 
 
-def _sound_packets(stream: Any, samples: Samples, rate: int, start: int) -> Iterator[Any]:
+def _audio_packets(stream: Any, samples: Samples, rate: int, start: int) -> Iterator[Any]:
     for offset in range(0, samples.shape[1], rate):
         block: NDArray[np.float32] = np.ascontiguousarray(samples[:, offset : offset + rate])
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout_of(samples))
@@ -282,5 +281,5 @@ def _sound_packets(stream: Any, samples: Samples, rate: int, start: int) -> Iter
     yield from stream.encode(None)
 
 
-def _decoding_seconds(packet: Any) -> float:
+def _decoding_time_s(packet: Any) -> float:
     return float((packet.pts if packet.dts is None else packet.dts) * packet.time_base)

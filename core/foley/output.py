@@ -12,22 +12,20 @@ import av
 from foley.errors import OutputError
 
 
-def check_destination(path: Path, endings: Collection[str], source: Path | None = None) -> None:
+def check_destination(path: Path, extensions: Collection[str], source: Path | None = None) -> None:
     """Check that a result can be written to `path`; call it before long work starts.
 
     Args:
         path: The destination. Its folder must exist and be writable. An existing file must be a regular, writable
             file; symbolic links are followed.
-        endings: Accepted extensions.
+        extensions: Accepted extensions.
         source: The input file, which must not be the destination.
 
     Raises:
         OutputError: The destination cannot be written.
     """
-    if path.suffix.lower() not in endings:
-        raise OutputError(
-            f"{path} has an ending of no known kind; give a name that ends in one of {', '.join(endings)}"
-        )
+    if path.suffix.lower() not in extensions:
+        raise OutputError(f"{path} does not have a supported extension; use one of {', '.join(extensions)}")
     target = _target(path)
     try:
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from foley import clip
+from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.manifest import SamplingDefaults
 from foley.options import ALL_SIGMAS, Sampler, SamplingOptions, TimestepSpacing
 from foley.schedule import training_sigmas
 from foley.solvers import ddim, draws, multistep
-
-Floats = npt.NDArray[np.float32]
 
 LATENTS_SHAPE = (clip.LATENT_CHANNELS, clip.LATENT_FRAMES, clip.LATENT_BINS)
 _DEFAULTS = SamplingDefaults()

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from foley.envelope import Floats
 from foley.options import TimestepSpacing
 from foley.schedule import Doubles, ddim_tables, sigma_schedule
 
-Floats = npt.NDArray[np.float32]
 PredictNoise = Callable[[Floats, int], Floats]
 """(latents, timestep in 0..999) -> predicted noise of the same shape."""
 

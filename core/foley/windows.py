@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from foley import clip
-
-Floats = npt.NDArray[np.float32]
+from foley.envelope import Floats
 
 OVERLAP_S = 1.0
 OVERHANG_S = 1 / clip.FRAME_RATE_HZ

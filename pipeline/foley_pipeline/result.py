@@ -10,7 +10,7 @@ from typing import Any
 from foley import clip, envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, write_video, write_wav
+from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, write_video, write_wav
 from foley.options import SourceAudio
 from foley.output import check_destination, replacing
 from foley_pipeline.hashing import content_sha256
@@ -75,7 +75,7 @@ class GenerationResult:
         """
         destination = Path(path)
         source = self.video if isinstance(self.video, Path) else None
-        check_destination(destination, (*VIDEO_ENDINGS, *SOUND_ENDINGS, *envelope_file.SUFFIXES), source)
+        check_destination(destination, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *envelope_file.EXTENSIONS), source)
         with replacing(destination) as partial:
             if isinstance(self.video, bytes):
                 copy = partial.with_name(partial.name + ".source")
@@ -90,9 +90,9 @@ class GenerationResult:
     def write(self, path: Path, video: Path | None, variation: int = 0, source_audio: SourceAudio = "replace") -> None:
         """Write to `path` as `save` does, but with this `video`, without checks, and not atomically."""
         suffix, take = path.suffix.lower(), self.takes[variation]
-        if suffix in envelope_file.SUFFIXES:
+        if suffix in envelope_file.EXTENSIONS:
             path.write_text(envelope_file.dumps(self.envelope, suffix))
-        elif suffix in SOUND_ENDINGS:
+        elif suffix in SOUND_EXTENSIONS:
             write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(dict(take.recipe)))
         elif video is None:
             raise SettingError(f"a {suffix} file needs the video, which was not given; save a .wav file")

@@ -57,7 +57,7 @@ def run(
 
     Prints one line when every model is ready: `ready grpc=ADDRESS:PORT metrics=ADDRESS:PORT`.
     """
-    signal.signal(signal.SIGINT, command.stop)  # a shell starts background jobs with SIGINT ignored
+    signal.signal(signal.SIGINT, command.terminate)  # a shell starts background jobs with SIGINT ignored
     opened = bundles.read(bundle)
     bundles.verify(opened)
     if until_stdin_closes:
@@ -72,7 +72,7 @@ def run(
                 time.sleep(POLL_S)
             server.process.kill()  # fails the calls that wait for the dead model
             raise FoleyError(failure)
-    except command.Stopped:
+    except command.Terminated:
         return  # SIGINT and SIGTERM are the normal way to stop
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from foley_bench.small_video import write_manifest
-from foley_client.render.place import LOCK, SIDECAR
+from foley_client.render.storage import LOCK, SIDECAR
 
 KINDS = ("driver", "worker", "Triton")
 END_TIMEOUT_S = 60.0

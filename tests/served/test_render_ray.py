@@ -14,7 +14,7 @@ import pytest
 
 from foley_bench.ray_nodes import ray_cluster
 from foley_bench.small_video import write_manifest
-from foley_client.render.place import SIDECAR
+from foley_client.render.storage import SIDECAR
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 ROWS = 12
@@ -56,7 +56,7 @@ def test_rows_go_to_all_nodes_and_survive_the_loss_of_a_worker(
             event = json.loads(line)
             if event["event"] == "done":
                 done[event["output"]] += 1
-                places.add(event["place"])
+                places.add(event["worker"])
             if not killed and len(places) == 2:
                 victim, *_ = workers(str(os.getpid()))
                 victim.kill()

@@ -340,7 +340,7 @@ def test_a_sound_gives_its_loudness(open_page: Open, server: ApiServer, video: P
 def test_curves_come_from_files(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
     page = predicted(open_page(server.studio), video)
     wave = np.abs(np.sin(np.arange(len(curve(page))) / 9)).astype(np.float32)
-    for suffix in envelope_file.SUFFIXES:
+    for suffix in envelope_file.EXTENSIONS:
         (tmp_path / f"curve{suffix}").write_text(envelope_file.dumps(wave, suffix))
         page.set_input_files("#load", tmp_path / f"curve{suffix}")
         expect(page.get_by_role("button", name="Undo")).to_be_enabled()

@@ -103,7 +103,7 @@ def test_19_a_playlist_reads_no_other_file(tmp_path):
     ("limit", "word"),
     [
         ({"bytes": 1_000}, "bytes"),
-        ({"duration_s": 0.5}, "s, which is the limit"),
+        ({"duration_s": 0.5}, "limit of 0.5 s"),
         ({"pixels": 64 * 48 - 1}, "pixels"),
         ({"frames": 29}, "frames"),
         ({"packets": 29}, "packets"),

@@ -14,7 +14,7 @@ from foley import envelope_file
 from foley.errors import EnvelopeError
 
 curves = st.lists(st.floats(0, 4, width=32), min_size=1, max_size=300)
-suffixes = st.sampled_from(envelope_file.SUFFIXES)
+suffixes = st.sampled_from(envelope_file.EXTENSIONS)
 
 
 def read_bytes(content: bytes, suffix: str) -> np.ndarray:
@@ -101,7 +101,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("suffix", envelope_file.SUFFIXES)
+@pytest.mark.parametrize("suffix", envelope_file.EXTENSIONS)
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.filterwarnings("error")
 def test_a_file_that_is_no_envelope_is_refused_by_name(content, suffix):

@@ -15,9 +15,9 @@ from foley.errors import BundleError, SettingError
 from foley.manifest import Manifest
 from foley.stages import networks, stages
 from foley_client.render.engine import Threads
-from foley_client.render.place import Output
 from foley_client.render.row import Row
 from foley_client.render.server import Server
+from foley_client.render.storage import Output
 from foley_client.render.task import row_key
 from foley_export.presets import DEMO, PAPER, TINY
 from foley_pipeline.triton import TritonClient

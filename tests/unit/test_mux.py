@@ -18,7 +18,7 @@ import soundfile
 from foley.audio import read_audio
 from foley.errors import FoleyError, MediaError, OutputError, SettingError
 from foley.media import probe, read_frames
-from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS, Muxed, write_video, write_wav
+from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, Muxed, write_video, write_wav
 from foley.output import check_destination, replacing
 
 ROOT = Path(__file__).parents[2]
@@ -99,18 +99,18 @@ ENCODED = [
 
 
 @needs_media
-@pytest.mark.parametrize(("name", "ending"), COPIED)
-def test_picture_is_copied_and_sound_is_exact(folder: Path, name: str, ending: str) -> None:
-    source, result = MEDIA / name, folder / f"result{ending}"
+@pytest.mark.parametrize(("name", "extension"), COPIED)
+def test_picture_is_copied_and_sound_is_exact(folder: Path, name: str, extension: str) -> None:
+    source, result = MEDIA / name, folder / f"result{extension}"
     info, before = probe(source), digest(source)
     sound = chirp(info.samples(RATE))
     assert write_video(source, sound, RATE, result) == Muxed(info.codec, True)
     copied, original = packets(result), packets(source)
     assert [data for _, data in copied] == [data for _, data in original]
-    rounding = Fraction(1, 1000) if ending in (".mkv", ".webm") else 0
+    rounding = Fraction(1, 1000) if extension in (".mkv", ".webm") else 0
     assert max(abs(a - b) for (a, _), (b, _) in zip(copied, original, strict=True)) <= rounding
     ((heard, start_s),) = tracks(result)
-    assert 0 <= len(heard) - len(sound) < (AAC_FRAME if ending in (".mp4", ".m4v", ".mov") else 1)
+    assert 0 <= len(heard) - len(sound) < (AAC_FRAME if extension in (".mp4", ".m4v", ".mov") else 1)
     assert start_s == 0
     assert lag(heard, sound) == 0
     assert digest(source) == before
@@ -127,9 +127,9 @@ def test_mp4_declares_the_exact_length_of_the_sound(folder: Path, name: str) -> 
 
 
 @needs_media
-@pytest.mark.parametrize(("name", "ending", "codec"), ENCODED)
-def test_picture_that_cannot_be_held_is_encoded_again(folder: Path, name: str, ending: str, codec: str) -> None:
-    source, result = MEDIA / name, folder / f"result{ending}"
+@pytest.mark.parametrize(("name", "extension", "codec"), ENCODED)
+def test_picture_that_cannot_be_held_is_encoded_again(folder: Path, name: str, extension: str, codec: str) -> None:
+    source, result = MEDIA / name, folder / f"result{extension}"
     info = probe(source)
     assert write_video(source, chirp(info.samples(RATE)), RATE, result) == Muxed(codec, False)
     after = probe(result)
@@ -151,9 +151,9 @@ def turned(tmp_path: Path) -> Path:
 
 
 @needs_media
-@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
-def test_rotation_survives(folder: Path, ending: str) -> None:
-    source, result = turned(folder), folder / f"result{ending}"
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
+def test_rotation_survives(folder: Path, extension: str) -> None:
+    source, result = turned(folder), folder / f"result{extension}"
     copied = write_video(source, chirp(32_000), RATE, result).video_copied
     info = probe(result)
     assert (info.width, info.height) == (120, 160)
@@ -166,9 +166,9 @@ def test_rotation_survives(folder: Path, ending: str) -> None:
 
 
 @needs_media
-@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
-def test_keep_puts_the_new_sound_first_and_the_old_one_in_step(folder: Path, ending: str) -> None:
-    source, result = folder / "source.mp4", folder / f"result{ending}"
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
+def test_keep_puts_the_new_sound_first_and_the_old_one_in_step(folder: Path, extension: str) -> None:
+    source, result = folder / "source.mp4", folder / f"result{extension}"
     sound, own = chirp(32_000), np.ascontiguousarray(chirp(32_000)[::-1])
     write_video(MEDIA / "fps24_with_audio.mp4", own, RATE, source)
     write_video(source, sound, RATE, result, "keep")
@@ -282,7 +282,7 @@ def test_destination_that_cannot_be(folder: Path, name: str) -> None:
     before = sorted(folder.rglob("*"))
     source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
     with pytest.raises(OutputError):
-        check_destination(folder / name, (*VIDEO_ENDINGS, *SOUND_ENDINGS))
+        check_destination(folder / name, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS))
     with pytest.raises(OutputError):
         write_video(source, chirp(32_000), RATE, folder / name)
     with pytest.raises(OutputError):
@@ -293,7 +293,7 @@ def test_destination_that_cannot_be(folder: Path, name: str) -> None:
 
 def test_a_name_that_no_file_can_have(folder: Path) -> None:
     with pytest.raises(OutputError, match="name too long"):
-        check_destination(folder / ("x" * 300 + ".mp4"), VIDEO_ENDINGS)
+        check_destination(folder / ("x" * 300 + ".mp4"), VIDEO_EXTENSIONS)
 
 
 def test_several_files_are_written_all_or_none(folder: Path) -> None:
@@ -315,7 +315,7 @@ def test_several_files_are_written_all_or_none(folder: Path) -> None:
 def test_folder_without_permission(folder: Path) -> None:
     folder.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
-        check_destination(folder / "result.mp4", VIDEO_ENDINGS)
+        check_destination(folder / "result.mp4", VIDEO_EXTENSIONS)
     folder.chmod(0o700)
 
 
@@ -326,7 +326,7 @@ def test_source_is_never_overwritten(folder: Path) -> None:
     before = digest(source)
     for name in ("source.mkv", "link.mkv", "hard.mkv"):
         with pytest.raises(OutputError, match="is the source itself"):
-            check_destination(folder / name, VIDEO_ENDINGS, source)
+            check_destination(folder / name, VIDEO_EXTENSIONS, source)
         with pytest.raises(OutputError, match="is the source itself"):
             write_video(source, chirp(32_000), RATE, folder / name)
     assert digest(source) == before

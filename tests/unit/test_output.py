@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from foley.errors import OutputError
-from foley.mux import SOUND_ENDINGS, write_wav
+from foley.mux import SOUND_EXTENSIONS, write_wav
 from foley.output import check_destination, replacing
-from foley_client.render.place import Output
+from foley_client.render.storage import Output
 from foley_pipeline.cache import Cache
 
 SOUND = np.zeros(100, np.float32)
@@ -19,7 +19,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files
 
 
 def write(path: Path) -> None:
-    check_destination(path, SOUND_ENDINGS)
+    check_destination(path, SOUND_EXTENSIONS)
     with replacing(path) as temporary:
         write_wav(temporary, SOUND, 16_000)
 

@@ -10,49 +10,52 @@ from hypothesis import strategies as st
 
 from foley_client.render import farm
 from foley_client.render.engine import Threads
-from foley_client.render.farm import ATTEMPTS, LOST_ATTEMPTS, render_all
+from foley_client.render.farm import MAX_FAILURES, MAX_LOSSES, render_all
 from foley_client.render.row import Row
-from foley_client.render.task import Done, Failed, Predicted
+from foley_client.render.storage import Output
+from foley_client.render.task import Done, Failed, Predicted, Task, try_render
+from foley_pipeline.cancellation import CancelToken
 
 DONE = Done(False, {}, None)
 BAD = Failed("MediaError", "it is no video")
-LOST = Failed("ServerUnavailable", "the server went away", lost=True)
+DAMAGED = Failed("MediaError", "it is damaged", permanent=True)
+LOST = Failed("ServerUnavailable", "the server went away", worker_lost=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_pauses():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(farm, "LONGEST_PAUSE_S", 0.0)
+        patch.setattr(farm, "MAX_BACKOFF_S", 0.0)
         patch.setattr(farm, "_TICK_S", 0.0)
         yield
 
 
 class Scripted:
-    """Rooms of a size each; `ends(place, task, attempt)` says how an attempt ends.
+    """Workers with a capacity each; `ends(worker, task, attempt)` says how an attempt ends.
 
-    When `places` is asked next, those of the `running` attempts end that `ended(running)` gives, at least one of them.
+    When `workers` is asked next, those of the `running` attempts end that `ended(running)` gives, at least one of them.
     """
 
-    def __init__(self, rooms, ends, ended=lambda running: list(running)):
-        self.rooms, self.ends, self.ended = rooms, ends, ended
+    def __init__(self, capacities, ends, ended=lambda running: list(running)):
+        self.capacities, self.ends, self.ended = capacities, ends, ended
         self.running = []
-        self.attempts = defaultdict(list)  # output -> places
-        self.stopped = self.overfull = False
+        self.attempts = defaultdict(list)  # output -> workers
+        self.stopped = self.overloaded = False
 
-    def places(self):
-        assert not self.overfull
+    def workers(self):
+        assert not self.overloaded
         for one in self.ended(self.running) if self.running else []:
-            place, task, future = one
-            future.set_result(self.ends(place, task, len(self.attempts[task.row.output])))
+            worker, task, future = one
+            future.set_result(self.ends(worker, task, len(self.attempts[task.row.output])))
             self.running.remove(one)
-        return self.rooms
+        return self.capacities
 
-    def submit(self, place, task):
-        self.attempts[task.row.output].append(place)
+    def submit(self, worker, task):
+        self.attempts[task.row.output].append(worker)
         future = Future()
-        self.running.append((place, task, future))
-        count = Counter(place for place, _, _ in self.running)
-        self.overfull |= count[place] > self.rooms[place]
+        self.running.append((worker, task, future))
+        count = Counter(worker for worker, _, _ in self.running)
+        self.overloaded |= count[worker] > self.capacities[worker]
         return future
 
     def stop(self):
@@ -78,72 +81,95 @@ def last_words(engine, all_rows):
         elif event.kind != "retry":
             ended[name] = event.kind
     assert ended.keys() == {row.output for row in all_rows} == started.keys()
-    assert started == {name: len(places) for name, places in engine.attempts.items()}
+    assert started == {name: len(workers) for name, workers in engine.attempts.items()}
     return ended
 
 
-def test_all_rooms_are_filled_and_the_freest_first():
-    engine = Scripted({"a": 2, "b": 4}, lambda place, task, attempt: DONE)
+def test_all_capacities_are_filled_and_the_freest_first():
+    engine = Scripted({"a": 2, "b": 4}, lambda worker, task, attempt: DONE)
     events = render_all(rows(12), engine)
     first = [next(events) for _ in range(6)]
-    assert Counter(event.place for event in first) == {"a": 2, "b": 4}
-    assert [event.place for event in first[:2]] == ["b", "b"]
+    assert Counter(event.worker for event in first) == {"a": 2, "b": 4}
+    assert [event.worker for event in first[:2]] == ["b", "b"]
     assert [event.kind for event in events].count("done") == 12
 
 
 def test_a_row_that_fails_is_tried_elsewhere_and_given_up():
     engine = Scripted(
-        {"a": 2, "b": 2, "c": 2}, lambda place, task, attempt: BAD if task.row.output == "3.wav" else DONE
+        {"a": 2, "b": 2, "c": 2}, lambda worker, task, attempt: BAD if task.row.output == "3.wav" else DONE
     )
     ended = last_words(engine, rows(9))
     assert ended.pop("3.wav") == "failed"
     assert set(ended.values()) == {"done"}
-    assert len(engine.attempts["3.wav"]) == ATTEMPTS
-    assert set(engine.attempts["3.wav"]) == {"a", "b", "c"}  # never twice at the same place
-    assert all(len(places) == 1 for name, places in engine.attempts.items() if name != "3.wav")
+    assert len(engine.attempts["3.wav"]) == MAX_FAILURES
+    assert set(engine.attempts["3.wav"]) == {"a", "b", "c"}  # never twice at the same worker
+    assert all(len(workers) == 1 for name, workers in engine.attempts.items() if name != "3.wav")
 
 
-def test_one_place_has_to_do_for_all_attempts():
-    engine = Scripted({"a": 1}, lambda place, task, attempt: DONE if attempt == ATTEMPTS else BAD)
+def test_an_invalid_input_is_not_tried_again():
+    engine = Scripted({"a": 2, "b": 2}, lambda worker, task, attempt: DAMAGED if task.row.output == "3.wav" else DONE)
+    assert last_words(engine, rows(5)).pop("3.wav") == "failed"
+    assert len(engine.attempts["3.wav"]) == 1
+
+
+def test_only_errors_of_the_input_itself_are_permanent(tmp_path):
+    """A file that cannot be read now may be readable later, or on another worker."""
+    (tmp_path / "damaged.mp4").write_bytes(b"no video" * 100)
+
+    def permanent(video):
+        outcome = try_render(
+            Task(Row(video=video, output="0.wav")), None, Output(str(tmp_path), tmp_path), tmp_path, CancelToken()
+        )
+        assert outcome.kind == "MediaError"
+        assert not outcome.worker_lost
+        return outcome.permanent
+
+    assert permanent(str(tmp_path / "damaged.mp4"))
+    assert not permanent(str(tmp_path / "missing.mp4"))
+    assert not permanent("memory://bucket/missing.mp4")
+
+
+def test_one_worker_can_make_all_attempts():
+    engine = Scripted({"a": 1}, lambda worker, task, attempt: DONE if attempt == MAX_FAILURES else BAD)
     assert set(last_words(engine, rows(3)).values()) == {"done"}
 
 
-def test_a_place_that_is_lost_costs_no_row():
+def test_a_worker_that_is_lost_costs_no_row():
     lost = iter([LOST] * 20)
-    engine = Scripted({"a": 4, "b": 4}, lambda place, task, attempt: next(lost, DONE) if place == "a" else DONE)
+    engine = Scripted({"a": 4, "b": 4}, lambda worker, task, attempt: next(lost, DONE) if worker == "a" else DONE)
     assert set(last_words(engine, rows(50)).values()) == {"done"}
 
 
 def test_a_row_that_takes_every_server_along_is_given_up():
-    engine = Scripted({"a": 2, "b": 2}, lambda place, task, attempt: LOST if task.row.output == "0.wav" else DONE)
+    engine = Scripted({"a": 2, "b": 2}, lambda worker, task, attempt: LOST if task.row.output == "0.wav" else DONE)
     ended = last_words(engine, rows(5))
     assert ended == {"0.wav": "failed"} | {f"{i}.wav": "done" for i in range(1, 5)}
-    assert len(engine.attempts["0.wav"]) == LOST_ATTEMPTS
+    assert len(engine.attempts["0.wav"]) == MAX_LOSSES
 
 
-def test_places_come_and_go():
-    rooms = {}
-    engine = Scripted(rooms, lambda place, task, attempt: DONE)
+def test_workers_come_and_go():
+    capacities = {}
+    engine = Scripted(capacities, lambda worker, task, attempt: DONE)
     events = render_all(rows(6), engine)
-    rooms["late"] = 2
-    assert next(events).place == "late"
+    capacities["late"] = 2
+    assert next(events).worker == "late"
     seen = Counter()
     for event in events:
         seen[event.kind] += 1
         if seen["done"] == 2:
-            rooms.pop("late", None)
-            rooms["later"] = 1
+            capacities.pop("late", None)
+            capacities["later"] = 1
     assert seen["done"] == 6
-    assert "later" in {places[-1] for places in engine.attempts.values()}
+    assert "later" in {workers[-1] for workers in engine.attempts.values()}
 
 
-@pytest.mark.parametrize("failures", [0, 1, ATTEMPTS])
+@pytest.mark.parametrize("failures", [0, 1, MAX_FAILURES])
 def test_rows_that_share_a_video_wait_for_its_envelope_and_get_it(failures):
     made = Predicted("key", np.ones(3, np.float32))
     predictions = []
     left = [failures]
 
-    def ends(place, task, attempt):
+    def ends(worker, task, attempt):
         if task.predicted is not None:
             assert task.predicted is made
             return DONE
@@ -156,14 +182,14 @@ def test_rows_that_share_a_video_wait_for_its_envelope_and_get_it(failures):
     engine = Scripted({"a": 4, "b": 4}, ends)
     all_rows = rows(8, lambda i: "same.mp4" if i % 2 else f"{i}.mp4")
     own = [Row(video="same.mp4", output="own.wav", envelope="curve.json")]
-    engine.ends = lambda place, task, attempt: DONE if task.row.envelope else ends(place, task, attempt)
+    engine.ends = lambda worker, task, attempt: DONE if task.row.envelope else ends(worker, task, attempt)
     last_words(engine, all_rows + own)
     assert len([name for name in predictions if int(name.split(".")[0]) % 2]) == 1
     assert len(engine.attempts["own.wav"]) == 1
 
 
 def test_what_runs_is_stopped_and_waited_for():
-    engine = Scripted({"a": 3}, lambda place, task, attempt: DONE)
+    engine = Scripted({"a": 3}, lambda worker, task, attempt: DONE)
     events = render_all(rows(9), engine)
     next(events)
     events.close()
@@ -175,20 +201,20 @@ def test_what_runs_is_stopped_and_waited_for():
 @given(data=st.data())
 def test_every_row_ends_once_whatever_happens(data):
     outcomes = st.sampled_from([DONE, DONE, BAD, LOST, Done(True, {}, Predicted("k", np.ones(1, np.float32)))])
-    rooms = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1))
+    capacities = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1))
 
     def ended(running):
         return data.draw(st.lists(st.sampled_from(running), min_size=1, unique_by=id), "ended")
 
-    engine = Scripted(rooms, lambda place, task, attempt: data.draw(outcomes), ended)
+    engine = Scripted(capacities, lambda worker, task, attempt: data.draw(outcomes), ended)
     count = data.draw(st.integers(1, 8))
     videos = [f"{data.draw(st.integers(0, 1))}.mp4" for _ in range(count)]
     ended = last_words(engine, rows(count, lambda i: videos[i]))
     for name, kind in ended.items():
-        assert (kind == "failed") <= (len(engine.attempts[name]) >= ATTEMPTS)
+        assert (kind == "failed") <= (len(engine.attempts[name]) >= MAX_FAILURES)
 
 
-def test_a_row_that_comes_back_waits_for_a_place_and_holds_up_no_other():
+def test_a_row_that_comes_back_waits_for_a_worker_and_holds_up_no_other():
     """0 fails at a, and is put behind 1, which has its video; when 1 ends, only a has room, where 0 is not tried."""
     script = iter([["0"], ["1"]])
 
@@ -196,7 +222,7 @@ def test_a_row_that_comes_back_waits_for_a_place_and_holds_up_no_other():
         names = next(script, None)
         return [one for one in running if names is None or one[1].row.output[0] in names]
 
-    def ends(place, task, attempt):
+    def ends(worker, task, attempt):
         return BAD if (task.row.output, attempt) == ("0.wav", 1) else DONE
 
     engine = Scripted({"a": 1, "b": 1}, ends, ended)
@@ -235,4 +261,4 @@ def test_threads_lose_no_row():
     assert kinds == {"started": 12, "retry": 3, "done": 9}
     engine.close()
     kinds = Counter(event.kind for event in render_all(rows(1), engine))
-    assert kinds == {"started": LOST_ATTEMPTS, "retry": LOST_ATTEMPTS - 1, "failed": 1}
+    assert kinds == {"started": MAX_LOSSES, "retry": MAX_LOSSES - 1, "failed": 1}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from foley.errors import SettingError
 from foley_client.render import manifest
-from foley_client.render.place import SIDECAR, Output
 from foley_client.render.row import Row
+from foley_client.render.storage import SIDECAR, Output
 
 TWINS = Path(__file__).resolve().parents[3] / "shared" / "media" / "real_world" / "twins"
 
@@ -66,14 +66,14 @@ def test_twins_in_a_folder_have_results_of_their_own_that_stay(tmp_path):
 
 FOLDERS = st.sampled_from(["", "", "day/", "DAY/", "a.mov.mp4/", "A.mp4/"])
 NAMES = st.sampled_from(["a", "A", "é", unicodedata.normalize("NFD", "é"), "a.mov", "a.mov-2"])
-ENDINGS = st.sampled_from([".mp4", ".MP4", ".mov", ".mov.mp4"])
+EXTENSIONS = st.sampled_from([".mp4", ".MP4", ".mov", ".mov.mp4"])
 
 
 def folded(name):
     return unicodedata.normalize("NFC", name.casefold())
 
 
-@given(st.sets(st.builds(lambda *parts: "".join(parts), FOLDERS, NAMES, ENDINGS), min_size=1, max_size=8))
+@given(st.sets(st.builds(lambda *parts: "".join(parts), FOLDERS, NAMES, EXTENSIONS), min_size=1, max_size=8))
 def test_the_results_of_a_folder_are_distinct_files(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("videos")
     fill(folder, *(file for file in files if not any(other.startswith(f"{file}/") for other in files)))
@@ -96,7 +96,7 @@ def test_results_are_no_videos(tmp_path):
     fill(tmp_path, "before/a.mp4", f"before/a.mp4{SIDECAR}", "before/.foley-00.partial.mp4", ".foley-00.partial.mov")
     assert outputs(tmp_path, rendered) == expected
     assert outputs(tmp_path, tmp_path.parent) == expected  # around the videos is not inside
-    with pytest.raises(SettingError, match="choose another output folder"):
+    with pytest.raises(SettingError, match="use another output folder"):
         read(tmp_path, f"{tmp_path}/before/..")
 
 
@@ -122,14 +122,14 @@ def test_no_result_replaces_a_file_that_is_read(tmp_path):
     rows = [{"video": "b.mp4", "output": "a.mp4"}, {"video": "a.mp4", "output": "b.mp4", "audio": "c.wav"}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"video": "e.mp4", "output": "c.wav"}])))
     assert len(read(tmp_path / "m.jsonl")) == 3
-    with pytest.raises(SettingError, match="3 rows"):
+    with pytest.raises(SettingError, match="3 invalid rows"):
         read(tmp_path / "m.jsonl", tmp_path)
     (tmp_path / "m.csv").write_text("video,output\ne.mp4,d.mp4\n")
-    with pytest.raises(SettingError, match="would replace"):
+    with pytest.raises(SettingError, match="would overwrite"):
         read(tmp_path / "m.csv", tmp_path / "out")
     (tmp_path / "m.csv").write_text("video\nmemory://bucket/in/a.mp4\n")
     assert read(tmp_path / "m.csv", "memory://bucket/out")
-    with pytest.raises(SettingError, match="would replace"):
+    with pytest.raises(SettingError, match="would overwrite"):
         read(tmp_path / "m.csv", "memory://bucket/in")
 
 

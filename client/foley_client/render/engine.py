@@ -10,13 +10,13 @@ from foley_client.render.task import Done, Failed, Task
 
 
 class Engine(Protocol):
-    """Runs tasks at named places, each of which is a server. `farm` does the scheduling and the retries."""
+    """Runs tasks on named workers, each of which is a server. `farm` does the scheduling and the retries."""
 
-    def places(self) -> Mapping[str, int]:
-        """Return the places that accept tasks now, with the number of concurrent tasks of each."""
+    def workers(self) -> Mapping[str, int]:
+        """Return the workers that accept tasks now, with the capacity, the number of concurrent tasks, of each."""
 
-    def submit(self, place: str, task: Task) -> "Future[Done | Failed]":
-        """Start a task at a place. Every error of the task, including a lost place, is returned as `Failed`."""
+    def submit(self, worker: str, task: Task) -> "Future[Done | Failed]":
+        """Start a task on a worker. Every error of the task, including a lost worker, is returned as `Failed`."""
 
     def stop(self) -> None:
         """Stop the running tasks within one denoising step."""
@@ -27,29 +27,29 @@ class Threads:
 
     Args:
         servers: Servers by display name.
-        workers: Number of concurrent rows on each server.
+        capacity: Number of concurrent rows on each server.
 
     Raises:
         ServerUnavailable: A server does not respond or cannot be started.
         SettingError: The servers have different bundles or versions, whose results must not be mixed.
     """
 
-    def __init__(self, servers: Mapping[str, Server], workers: int) -> None:
-        self._servers, self._workers = servers, workers
+    def __init__(self, servers: Mapping[str, Server], capacity: int) -> None:
+        self._servers, self._capacity = servers, capacity
         served = [server.versions() for server in servers.values()]
         if any(versions != served[0] for versions in served):
             raise SettingError(
-                "the servers serve different bundles, or have different versions; render with equal ones"
+                "the servers have different bundles or versions; use servers with the same bundle and versions"
             )
-        self._pool = ThreadPoolExecutor(len(servers) * workers, "render")
+        self._pool = ThreadPoolExecutor(len(servers) * capacity, "render")
 
-    def places(self) -> Mapping[str, int]:
+    def workers(self) -> Mapping[str, int]:
         """See `Engine`."""
-        return dict.fromkeys(self._servers, self._workers)
+        return dict.fromkeys(self._servers, self._capacity)
 
-    def submit(self, place: str, task: Task) -> "Future[Done | Failed]":
+    def submit(self, worker: str, task: Task) -> "Future[Done | Failed]":
         """See `Engine`."""
-        return self._pool.submit(self._servers[place].render, task)
+        return self._pool.submit(self._servers[worker].render, task)
 
     def stop(self) -> None:
         """See `Engine`."""

@@ -1,4 +1,4 @@
-"""Schedules rows on the places of an engine, with retries, back-off and a circuit breaker for each place."""
+"""Schedules rows on the workers of an engine, with retries, back-off and a circuit breaker for each worker."""
 
 import time
 from collections import Counter, deque
@@ -12,9 +12,9 @@ from foley_client.render.engine import Engine
 from foley_client.render.row import Row
 from foley_client.render.task import Done, Failed, Predicted, Task
 
-ATTEMPTS = 3  # failures after which a row is given up
-LOST_ATTEMPTS = 10  # lost servers after which a row is given up: a loss is rarely caused by the row
-LONGEST_PAUSE_S = 30.0
+MAX_FAILURES = 3  # after which a row is not retried
+MAX_LOSSES = 10  # of workers, after which a row is not retried; a loss is rarely caused by the row
+MAX_BACKOFF_S = 30.0
 _TICK_S = 0.5
 
 
@@ -25,20 +25,20 @@ class Event:
     Attributes:
         kind: `started`; `retry`: the attempt failed and the row is retried; `done`, `skipped` and `failed` are final.
         row: The row.
-        place: Where it was started.
-        attempts: Number of failed attempts so far, lost servers included.
+        worker: The worker on which it was started.
+        attempts: Number of failed attempts so far, lost workers included.
         outcome: Outcome of the attempt; None for `started`.
     """
 
     kind: Literal["started", "retry", "done", "skipped", "failed"]
     row: Row
-    place: str
+    worker: str
     attempts: int
     outcome: Done | Failed | None = None
 
 
 def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Generator[Event, None, None]:
-    """Render every row once, and retry failed rows after a back-off, at another place if possible.
+    """Render every row once, and retry failed rows after a back-off, on another worker if possible.
 
     Of rows that share a video, one is rendered first; the others wait for its envelope. Closing the generator stops the
     running rows.
@@ -54,62 +54,67 @@ def render_all(rows: Sequence[Row], engine: Engine, force: bool = False) -> Gene
     Raises:
         ServerUnavailable: No server could be started.
     """
-    videos, places = _Videos(rows), _Places(engine)
-    fresh, paused = deque(_Item(row) for row in rows), list[_Item]()
+    videos, workers = _Videos(rows), _Workers(engine)
+    pending, retries = deque(_Item(row) for row in rows), list[_Item]()
     running: dict[Future[Done | Failed], tuple[_Item, str]] = {}
     try:
-        while fresh or paused or running:
-            places.refresh()
-            for item, place in _startable(fresh, paused, places, videos):
+        while pending or retries or running:
+            workers.refresh()
+            for item, worker in _startable(pending, retries, workers, videos):
                 task = Task(item.row, force, videos.predicted(item.row))
-                running[_submit(engine, place, task)] = item, place
-                yield Event("started", item.row, place, item.attempts)
-            ended = wait(running, _TICK_S, FIRST_COMPLETED).done if running else _pause()
-            for future in [one for one in running if one in ended]:  # in start order
-                item, place = running.pop(future)
-                outcome = _outcome(future, place)
-                places.give_back(place, outcome)
-                again = isinstance(outcome, Failed) and item.again(outcome, place)
-                released = videos.after(item.row, outcome, last=not again)
-                # a failed row waits until a place other than those it failed at is free; it must not block other rows
-                paused += [one for one in released if one.failed_at]
-                fresh.extendleft(reversed([one for one in released if not one.failed_at]))
-                if again:
-                    paused.append(item)
-                yield Event(_kind(outcome, again), item.row, place, item.attempts, outcome)
+                running[_submit(engine, worker, task)] = item, worker
+                yield Event("started", item.row, worker, item.attempts)
+            ended = wait(running, _TICK_S, FIRST_COMPLETED).done if running else _sleep()
+            for future in [future for future in running if future in ended]:  # in start order
+                item, worker = running.pop(future)
+                outcome = _outcome(future, worker)
+                workers.finish(worker, outcome)
+                is_retried = isinstance(outcome, Failed) and item.record_failure(outcome, worker)
+                released = videos.after(item.row, outcome, last=not is_retried)
+                # a failed row waits for a worker other than those it failed on; it must not block other rows
+                retries += [other for other in released if other.failed_on]
+                pending.extendleft(reversed([other for other in released if not other.failed_on]))
+                if is_retried:
+                    retries.append(item)
+                yield Event(_kind(outcome, is_retried), item.row, worker, item.attempts, outcome)
     finally:
         if running:
             engine.stop()
             wait(running)
 
 
-def _kind(outcome: Done | Failed, again: bool) -> Literal["retry", "done", "skipped", "failed"]:
+def _kind(outcome: Done | Failed, is_retried: bool) -> Literal["retry", "done", "skipped", "failed"]:
     if isinstance(outcome, Failed):
-        return "retry" if again else "failed"
+        return "retry" if is_retried else "failed"
     return "skipped" if outcome.skipped else "done"
 
 
-def _submit(engine: Engine, place: str, task: Task) -> "Future[Done | Failed]":
+def _submit(engine: Engine, worker: str, task: Task) -> "Future[Done | Failed]":
     """Submit a task; if the engine raises, return a future with the error."""
     try:
-        return engine.submit(place, task)
+        return engine.submit(worker, task)
     except Exception as error:
         refused: Future[Done | Failed] = Future()
         refused.set_exception(error)
         return refused
 
 
-def _outcome(future: "Future[Done | Failed]", place: str) -> Done | Failed:
-    """Return the outcome of a task; a future that was cancelled or has an exception means that the place was lost."""
+def _outcome(future: "Future[Done | Failed]", worker: str) -> Done | Failed:
+    """Return the outcome of a task; a future that was cancelled or has an exception means that the worker was lost."""
     error = CancelledError() if future.cancelled() else future.exception()
     if error:
-        return Failed(type(error).__name__, f"{place} could not run it ({error})", lost=True)
+        return Failed(type(error).__name__, f"{worker} could not run it ({error})", worker_lost=True)
     return future.result()
 
 
-def _pause() -> set[Future[Done | Failed]]:
+def _sleep() -> set[Future[Done | Failed]]:
     time.sleep(_TICK_S)
     return set()
+
+
+def _backoff_s(failures: int) -> float:
+    """Return the delay after the given number of consecutive failures: 1, 2, 4, ... s."""
+    return min(2.0 ** (failures - 1), MAX_BACKOFF_S)
 
 
 @dataclass(eq=False)
@@ -119,77 +124,77 @@ class _Item:
     Attributes:
         row: The row.
         attempts: Number of failed attempts, losses included.
-        losses: Number of attempts that ended because the place was lost.
-        due_s: `time.monotonic()` before which it is not retried.
-        failed_at: Places where it failed.
+        losses: Number of attempts that failed because the worker was lost.
+        retry_at_s: `time.monotonic()` before which it is not retried.
+        failed_on: Workers on which it failed.
     """
 
     row: Row
     attempts: int = 0
     losses: int = 0
-    due_s: float = 0.0
-    failed_at: set[str] = field(default_factory=set)
+    retry_at_s: float = 0.0
+    failed_on: set[str] = field(default_factory=set)
 
-    def again(self, outcome: Failed, place: str) -> bool:
+    def record_failure(self, outcome: Failed, worker: str) -> bool:
         """Record a failed attempt, and return whether the row is to be retried."""
         self.attempts += 1
-        self.losses += outcome.lost
+        self.losses += outcome.worker_lost
         failures = self.attempts - self.losses
-        if not outcome.lost:
-            self.failed_at.add(place)
-        self.due_s = time.monotonic() + min(2.0 ** (failures - 1), LONGEST_PAUSE_S) if not outcome.lost else 0.0
-        return failures < ATTEMPTS and self.losses < LOST_ATTEMPTS
+        if not outcome.worker_lost:
+            self.failed_on.add(worker)
+            self.retry_at_s = time.monotonic() + _backoff_s(failures)
+        return not outcome.permanent and failures < MAX_FAILURES and self.losses < MAX_LOSSES
 
 
-class _Places:
-    """Free capacity of the places, with a circuit breaker for each: exponential back-off, then one probe row."""
+class _Workers:
+    """Free capacity of the workers, with a circuit breaker for each: exponential back-off, then one probe row."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._room: dict[str, int] = {}
+        self._capacity: dict[str, int] = {}
         self._running: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()  # consecutive
-        self._closed_until_s: dict[str, float] = {}
+        self._blocked_until_s: dict[str, float] = {}
 
     def refresh(self) -> None:
-        """Update the places and their capacity from the engine."""
-        self._room = dict(self._engine.places())
+        """Update the workers and their capacity from the engine."""
+        self._capacity = dict(self._engine.workers())
 
-    def take(self, avoided: set[str]) -> str | None:
-        """Reserve capacity for one row at the place with the most free capacity.
+    def acquire(self, avoided: set[str]) -> str | None:
+        """Reserve capacity for one row on the worker with the most free capacity.
 
         Args:
-            avoided: Places that are used only if there are no others.
+            avoided: Workers that are used only if there are no others.
 
         Returns:
-            The place, or None if there is no free capacity.
+            The worker, or None if there is no free capacity.
         """
-        allowed = self._room.keys() - avoided or self._room.keys()
-        room = {place: self._free(place) for place in sorted(allowed)}
-        best = max(room, key=room.__getitem__, default=None)
-        if best is None or room[best] <= 0:
+        allowed = self._capacity.keys() - avoided or self._capacity.keys()
+        free = {worker: self._free(worker) for worker in sorted(allowed)}
+        freest = max(free, key=free.__getitem__, default=None)
+        if freest is None or free[freest] <= 0:
             return None
-        self._running[best] += 1
-        return best
+        self._running[freest] += 1
+        return freest
 
-    def release(self, place: str) -> None:
-        """Release capacity reserved with `take`."""
-        self._running[place] -= 1
+    def release(self, worker: str) -> None:
+        """Release capacity reserved with `acquire`."""
+        self._running[worker] -= 1
 
-    def give_back(self, place: str, outcome: Done | Failed) -> None:
-        """Release the capacity of an attempt that has ended, and update the circuit breaker of the place."""
-        self.release(place)
+    def finish(self, worker: str, outcome: Done | Failed) -> None:
+        """Release the capacity of an attempt that has ended, and update the circuit breaker of the worker."""
+        self.release(worker)
         now = time.monotonic()
-        if not (isinstance(outcome, Failed) and outcome.lost):
-            self._losses[place] = 0
-        elif now >= self._closed_until_s.get(place, 0.0):  # rows lost at the same time count as one loss
-            self._losses[place] += 1
-            self._closed_until_s[place] = now + min(2.0 ** (self._losses[place] - 1), LONGEST_PAUSE_S)
+        if not (isinstance(outcome, Failed) and outcome.worker_lost):
+            self._losses[worker] = 0
+        elif now >= self._blocked_until_s.get(worker, 0.0):  # rows lost at the same time count as one loss
+            self._losses[worker] += 1
+            self._blocked_until_s[worker] = now + _backoff_s(self._losses[worker])
 
-    def _free(self, place: str) -> int:
-        if time.monotonic() < self._closed_until_s.get(place, 0.0):
+    def _free(self, worker: str) -> int:
+        if time.monotonic() < self._blocked_until_s.get(worker, 0.0):
             return 0
-        return (1 if self._losses[place] else self._room[place]) - self._running[place]
+        return (1 if self._losses[worker] else self._capacity[worker]) - self._running[worker]
 
 
 class _Videos:
@@ -238,21 +243,21 @@ def _video(row: Row) -> object:
 
 
 def _startable(
-    fresh: deque[_Item], paused: list[_Item], places: _Places, videos: _Videos
+    pending: deque[_Item], retries: list[_Item], workers: _Workers, videos: _Videos
 ) -> Iterator[tuple[_Item, str]]:
-    """Yield the rows that may start, retries first, each with the place reserved for it."""
+    """Yield the rows that may start, retries first, each with the worker reserved for it."""
     now = time.monotonic()
-    for item in [item for item in paused if item.due_s <= now]:
-        if place := places.take(item.failed_at):
-            paused.remove(item)
-            yield from _admitted(item, place, places, videos)
-    while fresh and (place := places.take(set())):
-        yield from _admitted(fresh.popleft(), place, places, videos)
+    for item in [item for item in retries if item.retry_at_s <= now]:
+        if worker := workers.acquire(item.failed_on):
+            retries.remove(item)
+            yield from _admitted(item, worker, workers, videos)
+    while pending and (worker := workers.acquire(set())):
+        yield from _admitted(pending.popleft(), worker, workers, videos)
 
 
-def _admitted(item: _Item, place: str, places: _Places, videos: _Videos) -> Iterator[tuple[_Item, str]]:
-    """Yield the row and its place if the row may start; otherwise release the place."""
+def _admitted(item: _Item, worker: str, workers: _Workers, videos: _Videos) -> Iterator[tuple[_Item, str]]:
+    """Yield the row and its worker if the row may start; otherwise release the worker."""
     if videos.admit(item):
-        yield item, place
+        yield item, worker
     else:
-        places.release(place)
+        workers.release(worker)

@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from foley.errors import FoleyError, SettingError
-from foley_client.render.place import SIDECAR, Output, identity
 from foley_client.render.row import Row
+from foley_client.render.storage import SIDECAR, Output, identity
 
 MAX_BYTES = 256 * 2**20
 SHOWN = 20  # faults listed in an error message; the others are counted
 SETTINGS = [name for name in Row.model_fields if name not in ("video", "output")]
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv")
+VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv")
 
 
 class _Outputs:
@@ -44,9 +44,9 @@ class _Outputs:
             SettingError: Another row uses the name.
         """
         folders = map(str, PurePosixPath(_folded(output)).parents)
-        owner = self.owner(output) or next((self._files[one] for one in folders if one in self._files), None)
+        owner = self.owner(output) or next((self._files[folder] for folder in folders if folder in self._files), None)
         if owner:
-            raise SettingError(f"output: {output!r} is named by {owner} too; give each its own")
+            raise SettingError(f"output: {output!r} is also the output of {owner}; use another name")
         self._files[_folded(output)] = row
         self.need_folders(output, row)
 
@@ -68,33 +68,35 @@ def read(manifest: Path, results: Output | None = None) -> list[Row]:
     """
     rows: list[Row] = []
     faults: list[str] = []
-    named = _Outputs()
+    names = _Outputs()
     try:
-        for where, values in _values(manifest, results.folder if results else None):
+        for location, values in _values(manifest, results.folder if results else None):
             try:
                 if isinstance(values, str):
                     raise SettingError(values)
                 row = Row.model_validate(values)
                 row.request(Path(row.video), Path(row.audio) if row.audio else None)
-                named.add(row.output, where)
+                names.add(row.output, location)
                 rows.append(row)
             except FoleyError as error:
-                faults.append(f"{where}: {error}")
+                faults.append(f"{location}: {error}")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"the manifest {manifest} cannot be read; give a .csv, a .jsonl or a folder") from error
+        raise SettingError(
+            f"cannot read the manifest {manifest}; give a .csv file, a .jsonl file or a folder"
+        ) from error
     if results:
         faults += _replaced(rows, results)
-    refuse(faults, f"rows of {manifest} are wrong")
+    refuse(faults, f"invalid rows in {manifest}")
     if not rows:
-        raise SettingError(f"the manifest {manifest} names no video")
+        raise SettingError(f"the manifest {manifest} has no rows; add at least one video")
     return rows
 
 
 def _replaced(rows: Sequence[Row], results: Output) -> list[str]:
     """Return one fault for each result that would overwrite an input."""
-    inputs = {identity(one) for row in rows for one in (row.video, row.audio, row.envelope) if one} - {None}
+    inputs = {identity(file) for row in rows for file in (row.video, row.audio, row.envelope) if file} - {None}
     return [
-        f"{row.video}: its result {results.url}/{row.output} would replace a file that is read; choose another folder"
+        f"{row.video}: the result {results.url}/{row.output} would overwrite an input file; use another folder"
         for row in rows
         if results.identity(row.output) in inputs
     ]
@@ -126,7 +128,9 @@ def _values(manifest: Path, results: Path | None) -> Iterator[tuple[str, Any]]:
     folder = manifest.parent
     read_all = {".csv": _csv, ".jsonl": _jsonl}.get(manifest.suffix.lower())
     if read_all is None:
-        raise SettingError(f"{manifest} has an ending of no known kind; give a .csv, a .jsonl or a folder")
+        raise SettingError(
+            f"{manifest} does not have a supported extension; give a .csv file, a .jsonl file or a folder"
+        )
     for where, values in read_all(text):
         yield where, values if isinstance(values, str) else _located(values, folder)
 
@@ -138,15 +142,17 @@ def _folder(folder: Path, results: Path | None) -> Iterator[tuple[str, Any]]:
     whether the folder contains other videos with the same stem.
     """
     videos = {path.relative_to(folder).as_posix(): path for path in _videos(folder, results)}
-    named = _Outputs()
+    names = _Outputs()
     for name in videos:
-        named.need_folders(name, name)
+        names.need_folders(name, name)
     for name, path in videos.items():
-        wanted = name if path.suffix.lower() == ".mp4" else f"{name}.mp4"
-        stem, ending = posixpath.splitext(wanted)
-        names = chain([wanted], (f"{stem}-{i}{ending}" for i in count(2)))  # a.mp4 and A.mp4, or b.mov and b.mov.mp4
-        output = next(one for one in names if not named.owner(one))
-        named.add(output, name)
+        preferred = name if path.suffix.lower() == ".mp4" else f"{name}.mp4"
+        stem, extension = posixpath.splitext(preferred)
+        candidates = chain(
+            [preferred], (f"{stem}-{i}{extension}" for i in count(2))
+        )  # a.mp4 and A.mp4, or b.mov and b.mov.mp4
+        output = next(candidate for candidate in candidates if not names.owner(candidate))
+        names.add(output, name)
         yield name, {"video": str(path), "output": output}
 
 
@@ -154,9 +160,9 @@ def _videos(folder: Path, results: Path | None) -> Iterator[Path]:
     """Yield the videos in a folder, except results of renders: files in `results`, with a sidecar, or partial."""
     root, written = folder.resolve(), results.resolve() if results else None
     if written == root:
-        raise SettingError(f"the results would lie among the videos; choose another output folder than {folder}")
+        raise SettingError(f"the output folder is the folder of videos, {folder}; use another output folder")
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in VIDEO_EXTENSIONS or not path.is_file():
             continue
         is_result = written and root in written.parents and written in path.resolve().parents
         is_partial = path.name.startswith(".foley-")
@@ -170,11 +176,11 @@ def _csv(text: str) -> Iterator[tuple[str, Any]]:
         for values in table:
             where = f"line {table.line_num}"
             if "" in values:
-                yield where, "it has more cells than the heading"
+                yield where, "it has more cells than the header"
             else:
                 yield where, {name.strip(): cell.strip() for name, cell in values.items() if name and cell}
     except csv.Error as error:
-        yield f"line {table.line_num}", f"it is no line of a table ({error})"
+        yield f"line {table.line_num}", f"it is not valid CSV ({error})"
 
 
 def _jsonl(text: str) -> Iterator[tuple[str, Any]]:
@@ -185,7 +191,7 @@ def _jsonl(text: str) -> Iterator[tuple[str, Any]]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             values = None
-        yield f"line {number}", values if isinstance(values, dict) else "it is no JSON object"
+        yield f"line {number}", values if isinstance(values, dict) else "it is not a JSON object"
 
 
 def _located(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from foley_client.render.task import Done, Failed
 RATE_OVER = 50  # rendered rows over which the rate is averaged
 
 
-class Tally:
+class RenderStats:
     """Running totals of a render.
 
     Attributes:
@@ -84,8 +84,8 @@ class Tally:
 class Display:
     """Live display on standard error."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, stats: RenderStats) -> None:
+        self._stats = stats
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Display":
@@ -98,23 +98,23 @@ class Display:
     def on_event(self, event: Event) -> None:
         """Print a failed attempt permanently; other events only update the live table."""
         if isinstance(event.outcome, Failed):
-            verb, style = ("failed", "red") if event.kind == "failed" else ("is tried again", "yellow")
+            verb, style = ("failed", "red") if event.kind == "failed" else ("will be retried", "yellow")
             console.print(
                 f"{event.row.output} {verb}: {event.outcome.reason}", style=style, markup=False, highlight=False
             )
 
     def _table(self) -> Table:
-        tally = self._tally
+        stats = self._stats
         table = Table.grid(padding=(0, 2))
-        ended = tally.counts.total()
+        ended = stats.counts.total()
         table.add_row(
-            ProgressBar(tally.total, ended, width=30),
-            f"{ended} of {tally.total}",
-            f"[green]{tally.counts['done']} done[/]",
-            *([f"{tally.counts['skipped']} done before"] if tally.counts["skipped"] else []),
-            f"{tally.running} running",
-            *([f"[red]{tally.counts['failed']} failed[/]"] if tally.counts["failed"] else []),
-            *([f"{60 * tally.rate:.1f} a minute", f"{clock(tally.left_s)} left"] if tally.left_s is not None else []),
+            ProgressBar(stats.total, ended, width=30),
+            f"{ended} of {stats.total}",
+            f"[green]{stats.counts['done']} done[/]",
+            *([f"{stats.counts['skipped']} skipped"] if stats.counts["skipped"] else []),
+            f"{stats.running} running",
+            *([f"[red]{stats.counts['failed']} failed[/]"] if stats.counts["failed"] else []),
+            *([f"{60 * stats.rate:.1f}/min", f"{clock(stats.left_s)} left"] if stats.left_s is not None else []),
         )
         return table
 
@@ -122,8 +122,8 @@ class Display:
 class JsonLines:
     """Writes one JSON line for each event, with the updated totals, to standard output."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, stats: RenderStats) -> None:
+        self._stats = stats
 
     def __enter__(self) -> "JsonLines":
         return self
@@ -133,16 +133,16 @@ class JsonLines:
 
     def on_event(self, event: Event) -> None:
         """Write the line of an event."""
-        tally = self._tally
-        about: dict[str, Any] = {"event": event.kind, "output": event.row.output, "place": event.place}
+        stats = self._stats
+        record: dict[str, Any] = {"event": event.kind, "output": event.row.output, "worker": event.worker}
         if isinstance(event.outcome, Failed):
-            about |= {"error": event.outcome.kind, "reason": event.outcome.reason, "attempts": event.attempts}
+            record |= {"error": event.outcome.kind, "reason": event.outcome.reason, "attempts": event.attempts}
         if isinstance(event.outcome, Done):
-            about["seconds"] = {stage: round(seconds, 3) for stage, seconds in event.outcome.seconds.items()}
-        about |= {kind: tally.counts[kind] for kind in ("done", "skipped", "failed")}
-        about |= {"running": tally.running, "total": tally.total, "rate_hz": round(tally.rate, 3)}
-        about["left_s"] = None if tally.left_s is None else round(tally.left_s, 1)
-        print(json.dumps(about), file=sys.__stdout__, flush=True)  # `ray_engine.cluster` redirects sys.stdout
+            record["seconds"] = {stage: round(seconds, 3) for stage, seconds in event.outcome.seconds.items()}
+        record |= {kind: stats.counts[kind] for kind in ("done", "skipped", "failed")}
+        record |= {"running": stats.running, "total": stats.total, "rate_hz": round(stats.rate, 3)}
+        record["left_s"] = None if stats.left_s is None else round(stats.left_s, 1)
+        print(json.dumps(record), file=sys.__stdout__, flush=True)  # `ray_engine.cluster` redirects sys.stdout
 
 
 def clock(seconds: float) -> str:

@@ -23,19 +23,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foley.errors import FoleyError, ServerUnavailable
 from foley.scratch import scratch_folder
-from foley_client.render.place import Output
 from foley_client.render.server import Server
+from foley_client.render.storage import Output
 from foley_client.render.task import Done, Failed, Task
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
-KNOCK_TIMEOUT_S = 10.0
-PATIENCE_S = 15.0  # without a ready place before a warning is logged
+CONNECT_TIMEOUT_S = 10.0
+NO_WORKER_WARNING_S = 15.0  # time without a ready worker after which a warning is logged
 
 
 class Worker:
-    """Ray actor that holds the `Server` of a place."""
+    """Ray actor that holds a `Server`."""
 
     def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: str) -> None:
         self._open = ExitStack()
@@ -61,7 +61,7 @@ class Worker:
 
 
 @dataclass
-class _Place:
+class _Handle:
     actor: Any
     versions: Any  # ObjectRef that resolves to the versions once the server runs
     state: Literal["starting", "failing", "ready", "refused"] = "starting"
@@ -71,36 +71,38 @@ class Cluster:
     """`foley_client.render.engine.Engine` on a Ray cluster; created by `cluster`."""
 
     def __init__(
-        self, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, workers: int
+        self, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, capacity: int
     ) -> None:
-        self._servers, self._workers = servers, workers
+        self._servers, self._capacity = servers, capacity
         self._arguments = bundle, cache, output
-        self._places: dict[str, _Place] = {}
+        self._handles: dict[str, _Handle] = {}
         self._versions: dict[str, str] | None = None
-        self._reason = ""  # error of the last place that failed to start
-        self._tell_at_s = time.monotonic() + PATIENCE_S
+        self._reason = ""  # error of the last worker that failed to start
+        self._warn_at_s = time.monotonic() + NO_WORKER_WARNING_S
         for url in servers:
-            self._places[url] = self._place(url, {"num_cpus": 1, "scheduling_strategy": "SPREAD"})
+            self._handles[url] = self._start_worker(url, {"num_cpus": 1, "scheduling_strategy": "SPREAD"})
 
-    def places(self) -> Mapping[str, int]:
-        """See `Engine`. Without given servers, the places are the nodes with CPUs whose servers run.
+    def workers(self) -> Mapping[str, int]:
+        """See `Engine`. Without given servers, the workers are the nodes with CPUs whose servers run.
 
         Raises:
-            ServerUnavailable: No place is ready, and none is starting.
+            ServerUnavailable: No worker is ready, and none is starting.
         """
         if not self._servers:
-            self._follow_nodes()
-        for name, place in self._places.items():
-            if place.state in ("starting", "failing"):
-                self._look_at(name, place)
-        states = [place.state for place in self._places.values()]
+            self._update_nodes()
+        for name, handle in self._handles.items():
+            if handle.state in ("starting", "failing"):
+                self._update_state(name, handle)
+        states = [handle.state for handle in self._handles.values()]
         if states and "starting" not in states and "ready" not in states:
-            raise ServerUnavailable(f"no worker of the cluster can render: {self._reason}")
-        ready = {name: self._workers for name, place in self._places.items() if place.state == "ready"}
-        self._tell(waiting=not ready, starting=states.count("starting"))
+            raise ServerUnavailable(
+                f"no worker of the cluster can render ({self._reason}); fix the cause and run the command again"
+            )
+        ready = {name: self._capacity for name, handle in self._handles.items() if handle.state == "ready"}
+        self._warn(waiting=not ready, starting=states.count("starting"))
         return ready
 
-    def submit(self, place: str, task: Task) -> "Future[Done | Failed]":
+    def submit(self, worker: str, task: Task) -> "Future[Done | Failed]":
         """See `Engine`."""
         outcome: Future[Done | Failed] = Future()
 
@@ -109,44 +111,44 @@ class Cluster:
             if error is None:
                 outcome.set_result(answer.result())
             else:  # the actor or its node died
-                reason = f"the worker on {place} was lost ({_last_line(error)})"
-                outcome.set_result(Failed(type(error).__name__, reason, lost=True))
+                reason = f"the worker {worker} was lost ({_last_line(error)})"
+                outcome.set_result(Failed(type(error).__name__, reason, worker_lost=True))
 
-        self._places[place].actor.render.remote(task).future().add_done_callback(ended)
+        self._handles[worker].actor.render.remote(task).future().add_done_callback(ended)
         return outcome
 
     def stop(self) -> None:
         """See `Engine`."""
-        for place in self._places.values():
-            place.actor.stop.remote()
+        for handle in self._handles.values():
+            handle.actor.stop.remote()
 
     def close(self) -> None:
         """Stop the servers that the actors started, and kill the actors."""
-        closing = [place.actor.close.remote() for place in self._places.values()]
+        closing = [handle.actor.close.remote() for handle in self._handles.values()]
         ray.wait(closing, num_returns=len(closing), timeout=STOP_TIMEOUT_S)
-        for place in self._places.values():
-            ray.kill(place.actor)
+        for handle in self._handles.values():
+            ray.kill(handle.actor)
 
-    def _tell(self, waiting: bool, starting: int) -> None:
+    def _warn(self, waiting: bool, starting: int) -> None:
         now = time.monotonic()
         if not waiting:
-            self._tell_at_s = now + PATIENCE_S
-        elif now > self._tell_at_s:
-            self._tell_at_s = now + 4 * PATIENCE_S
-            state = f"{starting} starting, or waiting for processors" if starting else "the cluster has none"
-            log.warning("waiting for a worker that can render (%s); `ray status` tells what there is", state)
+            self._warn_at_s = now + NO_WORKER_WARNING_S
+        elif now > self._warn_at_s:
+            self._warn_at_s = now + 4 * NO_WORKER_WARNING_S
+            state = f"{starting} starting or waiting for CPUs" if starting else "no node has CPUs"
+            log.warning("waiting for a worker (%s); see `ray status`", state)
 
-    def _follow_nodes(self) -> None:
+    def _update_nodes(self) -> None:
         nodes = {
             f"{node['NodeManagerHostname']} {node['NodeID'][:8]}": node
             for node in ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU")
         }
-        for name in self._places.keys() - nodes.keys():
-            del self._places[name]
-        for name in nodes.keys() - self._places.keys():
+        for name in self._handles.keys() - nodes.keys():
+            del self._handles[name]
+        for name in nodes.keys() - self._handles.keys():
             resources = nodes[name]["Resources"]
-            self._places[name] = self._place(
+            self._handles[name] = self._start_worker(
                 None,
                 {
                     "num_cpus": resources["CPU"],  # reserves the whole node for the server
@@ -155,36 +157,36 @@ class Cluster:
                 },
             )
 
-    def _place(self, url: str | None, options: dict[str, Any]) -> _Place:
+    def _start_worker(self, url: str | None, options: dict[str, Any]) -> _Handle:
         # threads for the rows, and further ones for `stop` and other control calls
-        actor = ray.remote(Worker).options(max_restarts=-1, max_concurrency=self._workers + 2, **options)
+        actor = ray.remote(Worker).options(max_restarts=-1, max_concurrency=self._capacity + 2, **options)
         handle: Any = actor.remote(url, *self._arguments)
-        return _Place(handle, handle.versions.remote())
+        return _Handle(handle, handle.versions.remote())
 
-    def _look_at(self, name: str, place: _Place) -> None:
-        """Mark a place ready once its server runs, if it has the same versions as the others."""
-        if not ray.wait([place.versions], timeout=0)[0]:
+    def _update_state(self, name: str, worker: _Handle) -> None:
+        """Mark a worker ready once its server runs, if it has the same versions as the others."""
+        if not ray.wait([worker.versions], timeout=0)[0]:
             return
         try:
-            versions = ray.get(place.versions)
+            versions = ray.get(worker.versions)
         except (RayError, FoleyError) as error:
-            place.state, self._reason = "failing", f"{name}: {_last_line(error)}"
-            place.versions = place.actor.versions.remote()
+            worker.state, self._reason = "failing", f"{name}: {_last_line(error)}"
+            worker.versions = worker.actor.versions.remote()
             return
         self._versions = self._versions or versions
-        place.state = "ready" if versions == self._versions else "refused"
-        if place.state == "refused":
-            log.warning("%s is not used: it serves another bundle than the others, or has other versions", name)
+        worker.state = "ready" if versions == self._versions else "refused"
+        if worker.state == "refused":
+            log.warning("the worker %s is not used: its bundle or versions differ from those of the others", name)
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Check that a server listens at HOST:PORT, because Ray itself retries for minutes.
 
     Raises:
         OSError: No server listens there.
     """
-    if place := re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d{1,5})", address):
-        socket.create_connection((place[1].strip("[]"), int(place[2])), KNOCK_TIMEOUT_S).close()
+    if match := re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d{1,5})", address):
+        socket.create_connection((match[1].strip("[]"), int(match[2])), CONNECT_TIMEOUT_S).close()
 
 
 def _last_line(error: BaseException) -> str:
@@ -193,7 +195,7 @@ def _last_line(error: BaseException) -> str:
 
 @contextmanager
 def cluster(
-    address: str, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, workers: int
+    address: str, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, capacity: int
 ) -> Iterator[Cluster]:
     """Join the cluster at `address`, or start one on this machine for "local", and leave it on exit.
 
@@ -203,7 +205,7 @@ def cluster(
         bundle: Bundle of started servers; None for the default.
         cache: Folder of cached envelopes and embeddings on each node; None for no cache.
         output: Output folder or URL, accessible from every node.
-        workers: Number of concurrent rows on each server.
+        capacity: Number of concurrent rows on each server.
 
     Yields:
         The engine.
@@ -214,14 +216,14 @@ def cluster(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage reports by default
     with redirect_stdout(sys.stderr):  # Ray prints to stdout, which is reserved for results
         try:
-            _knock(address)
+            _check_reachable(address)
             ray.init(address, log_to_driver=False, configure_logging=False)
         except (RayError, OSError, ValueError, RuntimeError) as error:
             raise ServerUnavailable(
-                f"no Ray cluster can be joined at {address} ({_last_line(error)}); see `ray status`"
+                f"cannot join a Ray cluster at {address} ({_last_line(error)}); check the address with `ray status`"
             ) from error
         try:
-            joined = Cluster(servers, bundle, cache, output, workers)
+            joined = Cluster(servers, bundle, cache, output, capacity)
             try:
                 yield joined
             finally:

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from foley.errors import SettingError
-from foley.mux import SOUND_ENDINGS, VIDEO_ENDINGS
+from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from foley.options import FileOptions, GenerateOptions
 from foley_client.curves import check_filter
-from foley_client.render.place import FAILURES, REPORTS, SIDECAR
+from foley_client.render.storage import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.request import GenerationRequest
 
-ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS)
+ENDINGS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
 MAX_NAME = 200  # characters; leaves room for the extension of the sidecar
 
 

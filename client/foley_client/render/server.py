@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foley.errors import ServerUnavailable
 from foley_client.embedded import embedded_triton
-from foley_client.render.place import Output
+from foley_client.render.storage import Output
 from foley_client.render.task import Done, Failed, Task, try_render
 from foley_pipeline.cache import Cache
 from foley_pipeline.cancellation import CancelToken
@@ -55,10 +55,10 @@ class Server:
             backend = self._connected()
             outcome = try_render(task, backend, self._output, self._scratch, cancel)
         except Exception as error:
-            outcome = Failed(type(error).__name__, str(error), lost=True)
+            outcome = Failed(type(error).__name__, str(error), worker_lost=True)
         finally:
             self._cancels.discard(cancel)
-        if isinstance(outcome, Failed) and outcome.lost:
+        if isinstance(outcome, Failed) and outcome.worker_lost:
             self._forget(backend)
         return outcome
 

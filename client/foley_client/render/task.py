@@ -16,13 +16,13 @@ import numpy as np
 
 from foley import __version__, envelope
 from foley.envelope import Floats
-from foley.errors import FoleyError, ServerUnavailable
+from foley.errors import FoleyError, InvalidInput, ServerUnavailable
 from foley.media import probe
 from foley.profiles import resolve_flow
 from foley_client import outputs
 from foley_client.curves import read_envelope
-from foley_client.render.place import SIDECAR, Output, fetched
 from foley_client.render.row import MAX_NAME, Row
+from foley_client.render.storage import SIDECAR, Output, fetched
 from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.hashing import content_sha256
 from foley_pipeline.progress import Stage, StageTimer
@@ -82,12 +82,14 @@ class Failed:
     Attributes:
         kind: Name of the class of the error.
         reason: Message of the error.
-        lost: Whether the server was lost, rather than the row at fault.
+        worker_lost: Whether the worker was lost, rather than the row at fault.
+        permanent: Whether a retry cannot succeed, because the input is invalid.
     """
 
     kind: str
     reason: str
-    lost: bool = False
+    worker_lost: bool = False
+    permanent: bool = False
 
 
 def try_render(task: Task, backend: TritonBackend, output: Output, scratch: Path, cancel: CancelToken) -> Done | Failed:
@@ -95,7 +97,10 @@ def try_render(task: Task, backend: TritonBackend, output: Output, scratch: Path
     try:
         return render(task, backend, output, scratch, cancel)
     except FoleyError as error:
-        return Failed(type(error).__name__, str(error), isinstance(error, ServerUnavailable))
+        # an input that cannot be read may be readable again later, or on another worker
+        is_transient = error.retry_after_s is not None or isinstance(error.__cause__, OSError)
+        permanent = isinstance(error, InvalidInput) and not is_transient
+        return Failed(type(error).__name__, str(error), isinstance(error, ServerUnavailable), permanent)
     except Exception as error:  # an unexpected error in one row must not stop the others
         log.exception("a row failed")
         return Failed(type(error).__name__, f"internal error ({error}); please report it")
@@ -121,11 +126,11 @@ def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, ca
     with ExitStack() as copies:
         folder = Path(copies.enter_context(TemporaryDirectory(dir=scratch)))
 
-        def local(kind: str, place: str | None) -> Path | None:
-            if place is None:
+        def local(kind: str, url_or_path: str | None) -> Path | None:
+            if url_or_path is None:
                 return None
             (folder / kind).mkdir()
-            return copies.enter_context(fetched(place, folder / kind, _file_name(place)))
+            return copies.enter_context(fetched(url_or_path, folder / kind, _file_name(url_or_path)))
 
         files = {kind: local(kind, getattr(row, kind)) for kind in ("video", "audio", "envelope")}
         video, audio, curve = files.values()

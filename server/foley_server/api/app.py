@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from foley import bundle as bundles
 from foley.errors import OutputError, SettingError
-from foley.mux import VIDEO_ENDINGS
+from foley.mux import VIDEO_EXTENSIONS
 from foley.scratch import scratch_folder
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
@@ -151,7 +151,7 @@ def _studio(
         engine,
         sandbox,
         StudioFiles(uploads.root / "studio"),
-        {path.name: path for path in sorted(settings.studio_examples.glob("*")) if path.suffix in VIDEO_ENDINGS},
+        {path.name: path for path in sorted(settings.studio_examples.glob("*")) if path.suffix in VIDEO_EXTENSIONS},
         tokens,
         uploads.max_bytes,
         settings.duration,

@@ -23,8 +23,8 @@ from foley.container import Limits
 from foley.errors import FoleyError, MediaTooLarge
 from foley.media import probe, read_frames
 from foley.mux import write_video
-from foley.preview import write_preview
 from foley_pipeline.api.status import reason
+from foley_server.sandbox.preview import write_preview
 
 HEADER, DATA, ERROR, END = b"H", b"D", b"E", b"Z"
 PREFIX = struct.Struct("<cI")
@@ -102,7 +102,7 @@ def _mux(file: Path, limits: Limits, send: Send, arguments: Arguments) -> None:
 
 
 def _preview(file: Path, limits: Limits, send: Send, arguments: Arguments) -> None:
-    """Write a preview of `file` to `arguments["to"]`; see `foley.preview`."""
+    """Write a preview of `file` to `arguments["to"]`; see `foley_server.sandbox.preview`."""
     write_preview(file, Path(arguments["to"]), limits)
 
 

@@ -93,7 +93,7 @@ class Sandbox:
         self._write("mux", video, to, sound=str(sound), source_audio=source_audio)
 
     def preview(self, video: Path, to: Path) -> None:
-        """Write a preview, as `foley.preview.write_preview` does; the output file is written atomically.
+        """Write a preview, as `foley_server.sandbox.preview.write_preview` does; the output file is written atomically.
 
         Raises:
             MediaError: The video cannot be used.

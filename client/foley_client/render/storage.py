@@ -26,46 +26,48 @@ REPORTS = re.compile(r"report(-\d+)?\.html")  # all pages of the report
 _CHUNK_BYTES = 1 << 20
 
 
-def is_url(place: str) -> bool:
-    """Return whether `place` is a URL rather than a path."""
-    return "://" in place
+def is_url(url_or_path: str) -> bool:
+    """Return whether `url_or_path` is a URL rather than a path."""
+    return "://" in url_or_path
 
 
-def identity(place: str) -> object:
+def identity(url_or_path: str) -> object:
     """Return a value that is equal for all paths of a file: device and inode, or None if there is no file.
 
     The identity of a URL is the URL.
     """
-    if is_url(place):
-        return place
+    if is_url(url_or_path):
+        return url_or_path
     try:
-        status = Path(place).stat()
+        status = Path(url_or_path).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino
 
 
-def exists(place: str) -> bool:
-    """Return whether `place` is a file.
+def exists(url_or_path: str) -> bool:
+    """Return whether `url_or_path` is a file.
 
     Raises:
         MediaError: The store cannot be accessed.
     """
     try:
-        if not is_url(place):
-            return Path(place).is_file()
-        store, path = _store(place)
+        if not is_url(url_or_path):
+            return Path(url_or_path).is_file()
+        store, path = _store(url_or_path)
         return bool(store.isfile(path))
     except Exception as error:  # each fsspec backend has its own exceptions
-        raise MediaError(f"{place} cannot be looked for ({_first_line(error)}); check the access to it") from error
+        raise MediaError(
+            f"cannot access {url_or_path} ({_first_line(error)}); check the credentials and permissions"
+        ) from error
 
 
 @contextmanager
-def fetched(place: str, folder: Path, name: str) -> Iterator[Path]:
-    """Provide the file at `place` as a local file; a URL is downloaded, and the copy is removed on exit.
+def fetched(url_or_path: str, folder: Path, name: str) -> Iterator[Path]:
+    """Provide the file at `url_or_path` as a local file; a URL is downloaded, and the copy is removed on exit.
 
     Args:
-        place: A path or a URL.
+        url_or_path: A path or a URL.
         folder: Local folder for the copy.
         name: File name of the copy.
 
@@ -75,31 +77,33 @@ def fetched(place: str, folder: Path, name: str) -> Iterator[Path]:
     Raises:
         MediaError: The URL cannot be read, or the file is larger than `MAX_BYTES`.
     """
-    if not is_url(place):
-        yield Path(place)
+    if not is_url(url_or_path):
+        yield Path(url_or_path)
         return
     copy = folder / name
     try:
-        _fetch(place, copy)
+        _fetch(url_or_path, copy)
         yield copy
     finally:
         copy.unlink(missing_ok=True)
 
 
-def _fetch(place: str, copy: Path) -> None:
+def _fetch(url_or_path: str, copy: Path) -> None:
     left = MAX_BYTES
     try:
-        store, path = _store(place)
+        store, path = _store(url_or_path)
         with store.open(path, "rb") as source, copy.open("wb") as target:
             while chunk := source.read(_CHUNK_BYTES):
                 left -= len(chunk)
                 if left < 0:
-                    raise MediaError(f"{place} is larger than {MAX_BYTES >> 30} GiB; cut it into clips")
+                    raise MediaError(f"{url_or_path} is larger than {MAX_BYTES >> 30} GiB; split it")
                 target.write(chunk)
     except MediaError:
         raise
     except Exception as error:
-        raise MediaError(f"{place} cannot be read ({_first_line(error)}); check its name and the access") from error
+        failure = MediaError(f"cannot read {url_or_path} ({_first_line(error)}); check the name and the permissions")
+        failure.retry_after_s = 1.0  # the store may be unavailable temporarily
+        raise failure from error
 
 
 class Output:
@@ -123,7 +127,7 @@ class Output:
         try:
             self._store, self._root = _store(self.url)
         except Exception as error:
-            raise OutputError(f"{url} cannot be written to ({_first_line(error)}); choose another place") from error
+            raise OutputError(f"cannot write to {url} ({_first_line(error)}); use another folder or URL") from error
         self.folder = Path(self._root) if "file" in self._store.protocol else None
 
     def identity(self, name: str) -> object:
@@ -224,16 +228,20 @@ class Output:
         try:
             yield
         except BlockingIOError as error:
-            raise OutputError(f"another render writes to {self.url} now; wait for it, or stop it") from error
+            raise OutputError(
+                f"another render is writing to {self.url}; wait until it has finished, or stop it"
+            ) from error
         except Exception as error:  # each fsspec backend has its own exceptions
-            raise OutputError(f"{self.url}/{name} cannot be written or read ({_first_line(error)})") from error
+            raise OutputError(
+                f"cannot read or write {self.url}/{name} ({_first_line(error)}); check the permissions"
+            ) from error
 
 
-def _store(place: str) -> tuple[Any, str]:
-    """Return the fsspec file system of `place`, and the path in it."""
+def _store(url_or_path: str) -> tuple[Any, str]:
+    """Return the fsspec file system of `url_or_path`, and the path in it."""
     import fsspec  # extra `render`
 
-    store, path = fsspec.core.url_to_fs(place)
+    store, path = fsspec.core.url_to_fs(url_or_path)
     return store, path
 
 
