@@ -24,13 +24,13 @@ from foley.errors import FoleyError
 from foley.options import GenerateOptions
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
-from foley_pipeline.api.messages import options_of
-from foley_pipeline.job import Curve, Job
+from foley_pipeline.api.messages import request_to_proto
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_server.api.tokens import entry, new_token
 from harness.api_server import api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000), GenerateOptions(text="a very secret sound", steps=3))
+WANTED = {"envelope": np.full(100, 0.1, np.float32), "text": "a very secret sound", "steps": 3}
 
 
 @dataclass
@@ -88,7 +88,7 @@ def test_what_is_not_sampled_is_not_traced_by_triton_either(
 ) -> None:
     settings = {"bundle": tiny_bundle, "trace": collector.url, "trace_share": 0}
     with api_server(tmp_path, **settings) as server, server.client() as client:
-        client.generate(JOB)
+        client.generate(**WANTED)
     assert collector.spans == []
 
 
@@ -97,15 +97,17 @@ def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, tin
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
     metadata = [("traceparent", f"00-{trace_id}-{caller}-01"), ("authorization", f"Bearer {token}")]
+    options = GenerateOptions(text=WANTED["text"], steps=WANTED["steps"])
+    message = request_to_proto(GenerationRequest(envelope=EnvelopeInput(WANTED["envelope"], 16_000), options=options))
     with api_server(tmp_path, bundle=tiny_bundle, trace=collector.url, tokens=tmp_path / "tokens.toml") as server:
         with grpc.insecure_channel(server.grpc) as channel:
             call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
-                iter([pb.GenerateRequest(options=options_of(JOB))]), metadata=metadata, timeout=60
+                iter([pb.GenerateRequest(options=message)]), metadata=metadata, timeout=60
             )
             list(call)
             (request_id,) = (value for key, value in call.initial_metadata() if key == "x-request-id")
         with server.client("wrong") as client, pytest.raises(FoleyError):
-            client.generate(JOB)
+            client.generate(**WANTED)
         log = server.log
         until = time.monotonic() + 20
         while not steps(collector, trace_id) and time.monotonic() < until:
@@ -139,7 +141,7 @@ def test_the_dashboard_asks_for_what_the_server_shows_and_probes_are_told(
     tiny_bundle: Path, tmp_path: Path, repository: Path
 ) -> None:
     with api_server(tmp_path, bundle=tiny_bundle) as server, server.client() as client:
-        client.generate(JOB)
+        client.generate(**WANTED)
         with urlopen(f"http://{server.metrics}/metrics") as page:
             lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
         with urlopen(f"http://{server.metrics}/ready") as answer:
