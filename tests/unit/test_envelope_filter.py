@@ -62,7 +62,7 @@ def test_the_loudness_of_a_recording_is_filtered_on_request_only(recording):
 
 def test_a_filter_needs_a_recording(tmp_path):
     (tmp_path / "curve.csv").write_text(envelope_file.dumps(np.full(FRAMES, 0.1, np.float32), ".csv"))
-    with pytest.raises(SettingError, match="is for recordings"):
+    with pytest.raises(SettingError, match="applies to recordings"):
         read_envelope(tmp_path / "curve.csv", 2.0, "official")
 
 
@@ -79,5 +79,5 @@ def test_a_manifest_with_a_filter_but_no_recording_is_refused(tmp_path):
         read(tmp_path / "clips.csv")
     faults = str(refused.value).splitlines()[1:]
     assert [fault.partition(":")[0] for fault in faults] == ["line 3", "line 4", "line 6"]
-    assert all("is for recordings" in fault for fault in faults[:2])
+    assert all("applies to recordings" in fault for fault in faults[:2])
     assert "envelope_filter" in faults[2]

@@ -19,6 +19,7 @@ from foley.errors import FoleyError, MediaError, OutputError, SettingError
 from foley.media import probe, read_frames
 from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, Muxed, write_video, write_wav
 from foley.output import OutputFiles, check_destination, replacing
+from foley_client.curves import read_envelope
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT.parent / "shared" / "media"
@@ -203,6 +204,15 @@ def with_sound(path: Path, sound: np.ndarray, rate: int, late_s: Fraction = Frac
         frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), round(late_s * rate)
         output.mux([*track.encode(frame), *track.encode(None), *picture.encode(None)])
     return path
+
+
+def test_the_envelope_of_a_video_starts_at_its_first_frame(folder: Path) -> None:
+    sound = np.full((1, RATE), 0.5, np.float32)
+    source = with_sound(folder / "source.mkv", sound, RATE, Fraction(1, 2))
+    rms = read_envelope(source, 2.0).envelope
+    assert rms[:45].max() == 0
+    assert rms[55:145].min() > 0.49
+    assert rms[155:].max() == 0
 
 
 @pytest.mark.parametrize("late_s", [Fraction(0), Fraction(1, 4)])
