@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
 # The images of this project, one target each:
 #   client   the `foley` command and SDK, for a server elsewhere          docker build --target client .
-#   cpu      Triton inside, the API and `foley`, for processors          docker build --target cpu .
+#   cpu      embedded Triton, the API and `foley`, for CPUs              docker build --target cpu .
 #   engines  on a GPU machine: builds TensorRT engines of a bundle       docker build --target engines .
 #   gpu      (the last) the official Triton, the API, for NVIDIA GPUs    docker build .
-# The TensorRT that builds engines and the one in Triton's image must be of one version: `gpu` and `engines` share both.
+# Engines run only on the TensorRT version that built them: `gpu` and `engines` share one base image.
 ARG PYTHON=3.12.12
 ARG TRITON=26.06
 ARG TENSORRT_MAJOR=11
@@ -37,7 +37,7 @@ ENTRYPOINT ["foley"]
 CMD ["--help"]
 
 FROM python:${PYTHON}-slim-bookworm AS cpu
-LABEL org.opencontainers.image.title="Video-Foley on processors" org.opencontainers.image.licenses="Apache-2.0"
+LABEL org.opencontainers.image.title="Video-Foley for CPUs" org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --create-home foley && install --directory --owner=10001 /var/lib/foley
 COPY --from=cpu-build /opt/foley /opt/foley
 COPY model_repository /opt/foley/model_repository
@@ -59,7 +59,7 @@ CMD ["api", "--address", "0.0.0.0", "--plaintext"]
 FROM nvcr.io/nvidia/tritonserver:${TRITON}-py3 AS triton
 ARG TENSORRT_MAJOR
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# engines of one release do not run on another: say so now, not when the first one is loaded
+# fail here, not when the first engine is loaded
 RUN ldconfig -p | grep --quiet "libnvinfer.so.${TENSORRT_MAJOR} " \
     || { echo "this Triton has no TensorRT ${TENSORRT_MAJOR}; choose another with --build-arg TRITON=YY.MM" >&2; exit 1; }
 
@@ -79,7 +79,7 @@ FROM gpu-build AS engines
 ARG TENSORRT_MAJOR
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 COPY export export
-# the wheel of the very TensorRT that Triton has; torch names the GPU
+# the TensorRT version of Triton's image; torch identifies the GPU
 RUN version="$(dpkg-query --showformat='${Version}' --show libnvinfer${TENSORRT_MAJOR} | cut --delimiter=- --fields=1)" \
     && pip install --constraint deploy/constraints.txt ./export "tensorrt==${version}.*"
 RUN useradd --uid 10001 --create-home foley

@@ -75,12 +75,14 @@ class Transport(_Stubs):
         try:
             with cancel.on_cancel(responses.cancel):
                 yield from responses
-        except grpc.RpcError:
-            cancel.check()
-            raise
+        except grpc.RpcError as error:
+            if not cancel.cancelled:
+                raise
+            error.__traceback__ = None  # raise below, without this error as context; see `_wire.failure`
         finally:
             responses.cancel()
             del responses  # so that tracebacks do not reference the call, see `_wire.failure`
+        cancel.check()
 
     def sleep(self, seconds: float, cancel: CancelToken) -> None:
         """Sleep; raises the error of `cancel` when it is cancelled."""

@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -265,6 +265,11 @@ def job_status(operation: operations_pb2.Operation) -> JobStatus:
         Progress(stage.stage, stage.done_count, stage.total_count or None) if stage.stage else None,
         from_status(operation.error) if operation.HasField("error") else None,
     )
+
+
+def with_inputs(result: GenerationResult, inputs: Mapping[str, Any]) -> GenerationResult:
+    """Complete the recipes with the names and hashes of the files, which the server received without names."""
+    return replace(result, takes=[replace(take, recipe={**take.recipe, **inputs}) for take in result.takes])
 
 
 def check_files(request: GenerationRequest) -> None:

@@ -41,13 +41,13 @@ class Channel:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(rf"grpcs?://{_ADDRESS}", self.url):
-            raise SettingError(f"the server is given as {self.url!r}; give it as grpcs://HOST:PORT")
+            raise SettingError(f"the address of the server is {self.url!r}; give it as grpcs://HOST:PORT")
         if (self.certificate is None) != (self.key is None):
-            raise SettingError("a certificate needs its key, and a key its certificate; give both or neither")
+            raise SettingError("a client certificate needs its private key, and vice versa; give both or neither")
         if not self.secure and (self.ca or self.certificate):
-            raise SettingError("certificates are for grpcs://; use it, or leave them out")
+            raise SettingError("certificates need TLS; use grpcs://, or leave them out")
         if self.token and not re.fullmatch(r"[\x21-\x7e]+", self.token):
-            raise SettingError("the token holds characters that no token has; copy it again")
+            raise SettingError("the token contains invalid characters; copy it again")
 
     @classmethod
     def from_environment(

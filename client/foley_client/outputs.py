@@ -30,7 +30,7 @@ def check(paths: Sequence[Path], extensions: Sequence[str], sources: Sequence[Pa
         SettingError: A path is given twice, or a .png is requested and matplotlib is not installed.
     """
     if len({path.resolve() for path in paths}) < len(paths):
-        raise SettingError("the same output is named twice")
+        raise SettingError("an output is named twice; use different names")
     for path in paths:
         for source in sources:
             check_destination(path, extensions, source)

@@ -60,7 +60,7 @@ class TritonClient:
     def __init__(self, url: str) -> None:
         self.url = url.removeprefix("grpc://")
         if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.url):
-            raise SettingError(f"the server is given as {url!r}; give it as HOST:PORT, such as localhost:8001")
+            raise SettingError(f"the address of the server is {url!r}; give it as HOST:PORT, such as localhost:8001")
         self._client = self._open()
         self._calls = _Calls()
         self._request_id = ""
@@ -80,7 +80,7 @@ class TritonClient:
         try:
             grpc.channel_ready_future(self._client._channel).result(CONNECT_TIMEOUT_S)
             if not self._client.is_server_ready(client_timeout=CONNECT_TIMEOUT_S):
-                raise ServerUnavailable(f"the server at {self.url} is still loading; try again in a while")
+                raise ServerUnavailable(f"the server at {self.url} is still loading; try again later")
             server = self._client.get_server_metadata(client_timeout=CONNECT_TIMEOUT_S)
             config = self._client.get_model_config("generate", client_timeout=CONNECT_TIMEOUT_S).config
             parameters = {key: value.string_value for key, value in config.parameters.items()}
@@ -93,10 +93,10 @@ class TritonClient:
                 "triton": server.version,
             }
         except grpc.FutureTimeoutError as error:
-            raise ServerUnavailable(f"no server answers at {self.url}; start one with `foley-server run`") from error
+            raise ServerUnavailable(f"no server responds at {self.url}; start one with `foley-server run`") from error
         except (InferenceServerException, KeyError, ValidationError) as error:
             raise ServerUnavailable(
-                f"what answers at {self.url} is no Triton that serves a Video-Foley bundle of this version; "
+                f"the server at {self.url} is not a Triton that serves a Video-Foley bundle of this version; "
                 "start one with `foley-server run`"
             ) from error
 
@@ -294,9 +294,9 @@ def _translated(error: InferenceServerException) -> FoleyError:
     if error.status() is None and marked:  # on a stream, where the model prefixes the message with the status
         status, message = marked.groups()
     if status.endswith(("UNAVAILABLE", "CANCELLED")):  # this client cancels no calls: the connection was closed
-        return ServerUnavailable(f"the server went away ({message}); is it still running?")
+        return ServerUnavailable(f"the connection to the server was lost ({message}); check that it is running")
     if re.search(r"Stub process '.*' is not healthy", message):  # status INTERNAL on Triton 24.10
-        return ServerUnavailable(f"a model's process does not answer ({message}); the server must be restarted")
+        return ServerUnavailable(f"the process of a model does not respond ({message}); restart the server")
     if status.endswith("INVALID_ARGUMENT"):
         return InvalidInput(message)
     return ServerFailure(f"the server failed: {message}")

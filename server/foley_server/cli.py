@@ -21,7 +21,7 @@ from foley_pipeline.grpc_options import channel_options
 from foley_server.launcher import repository, triton
 from foley_server.launcher.gpu import Gpu
 
-LOOK_S = 0.2  # interval between checks of Triton's processes
+POLL_S = 0.2  # interval between checks of Triton's processes
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 app = application("Serve Video-Foley with NVIDIA Triton.")
@@ -33,12 +33,12 @@ TargetOption = Annotated[
         help="Where the networks run; cuda and tensorrt need the official Triton, as in this project's image."
     ),
 ]
-PrecisionOption = Annotated[Half, typer.Option(help="Of the graphs or engines that run on a GPU.")]
+PrecisionOption = Annotated[Half, typer.Option(help="Precision of the graphs or engines that run on a GPU.")]
 ProfileOption = Annotated[
-    Tuning, typer.Option(help="On a GPU: whether a request waits for nobody, or a moment for a full batch.")
+    Tuning, typer.Option(help="On a GPU: minimum latency, or a short queue delay for full batches.")
 ]
 BundleOption = Annotated[Path, typer.Option(help="Folder of the bundle to serve.", envvar="FOLEY_BUNDLE")]
-ModelsOption = Annotated[Path, typer.Option(help="The model repository.", envvar="FOLEY_MODEL_REPOSITORY")]
+ModelsOption = Annotated[Path, typer.Option(help="Folder of the hand-written models.", envvar="FOLEY_MODEL_REPOSITORY")]
 
 
 @app.command()
@@ -64,12 +64,12 @@ def run(
         threading.Thread(target=_interrupt_at_end_of_stdin, daemon=True).start()
     try:
         with triton.serve(
-            models, opened, address, grpc_port, metrics_port, on=_gpu(target, precision, profile)
+            models, opened, address, grpc_port, metrics_port, gpu=_gpu(target, precision, profile)
         ) as server:
             typer.echo(f"ready grpc={server.endpoints.grpc} metrics={server.endpoints.metrics}")
             sys.stdout.flush()
             while (failure := server.failure()) is None:
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)
             server.process.kill()  # fails the calls that wait for the dead model
             raise FoleyError(failure)
     except command.Terminated:
@@ -78,7 +78,7 @@ def run(
 
 @app.command("repository")
 def lay_out(
-    destination: Annotated[Path, typer.Argument(help="Folder to make.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to create.")],
     bundle: BundleOption = _CHECKOUT / "bundles" / "demo",
     models: ModelsOption = _CHECKOUT / "model_repository",
     target: TargetOption = "cpu",
@@ -134,7 +134,7 @@ def studio(context: typer.Context) -> None:
 @app.command()
 def health(
     server: Annotated[str, typer.Argument(help="HOST:PORT of the API, or of Triton.")] = "127.0.0.1:8080",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for its answer.")] = 5.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the response.")] = 5.0,
 ) -> None:
     """Check the gRPC health service of a server, for probes: exit code 0 if it is serving.
 
@@ -142,22 +142,22 @@ def health(
     """
     with grpc.insecure_channel(server, channel_options(server)) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:
-            raise ServerUnavailable(f"{server} does not answer: {error.details()}") from error
-    if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        raise ServerUnavailable(f"{server} does not serve now")
-    typer.echo(f"{server} serves")
+            raise ServerUnavailable(f"{server} does not respond ({error.details()}); check the address") from error
+    if response.status != health_pb2.HealthCheckResponse.SERVING:
+        raise ServerUnavailable(f"{server} is not serving; see its log")
+    typer.echo(f"{server} is serving")
 
 
 @app.command()
 def token(
-    name: Annotated[str, typer.Argument(help="Who will use it: letters, digits, dots, dashes.")],
+    name: Annotated[str, typer.Argument(help="Name of the user: letters, digits, dots, dashes.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="What it may do: generate, read; may be given twice.", show_default="both")
+        list[str] | None, typer.Option(help="Scope, generate or read; can be repeated.", show_default="both")
     ] = None,
-    requests_per_minute: Annotated[float, typer.Option(help="Calls a minute.")] = 60,
-    concurrent_requests: Annotated[int, typer.Option(help="Calls at the same time.")] = 4,
+    requests_per_minute: Annotated[float, typer.Option(help="Maximum calls per minute.")] = 60,
+    concurrent_requests: Annotated[int, typer.Option(help="Maximum concurrent calls.")] = 4,
 ) -> None:
     """Create an API token: print it to standard output, and its entry for the --tokens file to standard error.
 
@@ -165,9 +165,9 @@ def token(
     """
     from foley_server.api import tokens
 
-    made = tokens.new_token()
-    sys.stderr.write(tokens.entry(name, made, scope or tokens.SCOPES, requests_per_minute, concurrent_requests))
-    typer.echo(made)
+    created = tokens.new_token()
+    sys.stderr.write(tokens.entry(name, created, scope or tokens.SCOPES, requests_per_minute, concurrent_requests))
+    typer.echo(created)
 
 
 def _interrupt_at_end_of_stdin() -> None:

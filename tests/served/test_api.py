@@ -6,7 +6,6 @@ import json
 import subprocess
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -17,28 +16,30 @@ from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from foley import clip
-from foley.errors import AlreadyExists, Cancelled, MediaError, NotFinished, NotFound, SettingError
+from foley.errors import AlreadyExists, Cancelled, InvalidInput, MediaError, NotFinished, NotFound, SettingError
+from foley.media import probe
 from foley.options import GenerateOptions
-from foley_client import Foley, Prompt, Triton, Watch
-from foley_client.api import FoleyClient
-from foley_client.api_async import AsyncFoleyClient
+from foley_client import AsyncFoleyClient, AudioChunk, CancelToken, FoleyClient, GenerationResult, Progress
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
-from foley_pipeline.api.messages import options_of
+from foley_pipeline.api.messages import request_to_proto
 from foley_pipeline.api.status import from_call
-from foley_pipeline.job import Curve, Job, Sound, run
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 from harness.api_server import ApiServer, api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SAMPLES = 3 * 16_000 - 123
 ENVELOPE = np.abs(np.sin(np.arange(300) / 20)).astype(np.float32)
 OPTIONS = {"text": "glass", "steps": 3, "seed": 7, "variations": 2}
-ON_CURVE = Job(Curve(ENVELOPE, SAMPLES), GenerateOptions(**OPTIONS))
-ONE_TAKE = replace(ON_CURVE, options=GenerateOptions(**OPTIONS | {"variations": 1}))
+ON_ENVELOPE = {"envelope": EnvelopeInput(ENVELOPE, SAMPLES), **OPTIONS}
+ONE_TAKE = ON_ENVELOPE | {"variations": 1}
+REQUEST = GenerationRequest(envelope=EnvelopeInput(ENVELOPE, SAMPLES), options=GenerateOptions(**OPTIONS))
 
 
 @pytest.fixture(scope="module")
-def server(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def server(triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with api_server(tmp_path_factory.mktemp("api"), triton=triton.url) as server:
         yield server
 
@@ -49,7 +50,7 @@ def client(server: ApiServer) -> Iterator[FoleyClient]:
         yield client
 
 
-def same(ours: Sound, theirs: Sound) -> bool:
+def same(ours: GenerationResult, theirs: GenerationResult) -> bool:
     return np.array_equal(ours.envelope, theirs.envelope) and all(
         np.allclose(a.waveform, b.waveform, atol=1e-4) for a, b in zip(ours.takes, theirs.takes, strict=True)
     )
@@ -58,108 +59,142 @@ def same(ours: Sound, theirs: Sound) -> bool:
 @pytest.mark.parametrize("form", ["while one waits", "left with the server"])
 @pytest.mark.parametrize("source", ["video", "envelope"])
 def test_a_sound_is_the_pipelines_own(
-    client: FoleyClient, foley_sdk: Foley, video: Path, source: str, form: str
+    client: FoleyClient, backend: TritonBackend, video: Path, source: str, form: str
 ) -> None:
-    job = ON_CURVE if source == "envelope" else Job(video, GenerateOptions(**OPTIONS, loudness="follow"))
-    expected = run(foley_sdk, job, Watch())
-    sound = client.generate(job) if form == "while one waits" else client.result(client.create(job))
-    assert same(sound, expected)
-    for ours, theirs in zip(sound.takes, expected.takes, strict=True):
+    request, wanted = REQUEST, ON_ENVELOPE
+    if source == "video":
+        request = GenerationRequest(video, options=GenerateOptions(**OPTIONS, loudness="follow"))
+        wanted = {"video": video, **OPTIONS, "loudness": "follow"}
+    expected = backend.generate(request)
+    result = client.generate(**wanted) if form == "while one waits" else client.create(**wanted).wait()
+    assert same(result, expected)
+    for ours, theirs in zip(result.takes, expected.takes, strict=True):
         assert ours.recipe == json.loads(json.dumps(theirs.recipe))
-        assert {"denoising", "VAE and vocoder"} <= set(ours.timings_s)
-        assert all(seconds > 0 for seconds in ours.timings_s.values())
+    assert {"denoise", "decode"} <= set(result.timings_s)
+    assert all(seconds > 0 for seconds in result.timings_s.values())
 
 
-def test_an_audio_prompt_goes_along(client: FoleyClient, foley_sdk: Foley, video: Path) -> None:
+def test_an_audio_prompt_goes_along(client: FoleyClient, backend: TritonBackend) -> None:
     recording = Path("docs/figures/figure12-metal.wav").resolve()
-    job = replace(
-        ON_CURVE,
-        options=GenerateOptions(steps=3, seed=7, negative_text="music"),
-        audio=recording,
-    )
-    assert same(client.generate(job), run(foley_sdk, job, Watch()))
-    for ours, theirs in zip(client.embed(job.prompt), foley_sdk.embed(job.prompt), strict=True):
+    options = {"steps": 3, "seed": 7, "negative_text": "music"}
+    request = GenerationRequest(None, REQUEST.envelope, recording, GenerateOptions(**options))
+    expected = backend.generate(request)
+    result = client.generate(envelope=REQUEST.envelope, audio=recording, **options)
+    assert same(result, expected)
+    assert result.recipe == json.loads(json.dumps(expected.recipe))
+    assert same(client.backend.generate(request), expected)
+    embeddings = client.embed_prompt(audio=recording, negative_text="music")
+    for ours, theirs in zip(embeddings, backend.embed_prompt(request.prompt), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_an_envelope_is_predicted_and_comes_back_edited(client: FoleyClient, foley_sdk: Foley, video: Path) -> None:
+def test_an_envelope_is_predicted_and_comes_back_edited(
+    client: FoleyClient, backend: TritonBackend, video: Path
+) -> None:
     envelope = client.predict_envelope(video)
-    np.testing.assert_array_equal(envelope, foley_sdk.predict_envelope(video))
+    np.testing.assert_array_equal(envelope, backend.predict_envelope(video))
     edited = np.where(np.arange(len(envelope)) < 50, 0, envelope).astype(np.float32)
-    sound = client.generate(Job(Curve(edited, len(edited) * clip.HOP), GenerateOptions(steps=1)))
-    np.testing.assert_array_equal(sound.envelope, edited)
+    result = client.generate(envelope=edited, steps=1)
+    np.testing.assert_array_equal(result.envelope, edited)
+    assert len(result.waveform) == len(edited) * clip.HOP
 
 
 def test_events_come_in_their_order(server: ApiServer) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
-            iter([pb.GenerateRequest(options=options_of(ON_CURVE))]), timeout=60
+            iter([pb.GenerateRequest(options=request_to_proto(REQUEST))]), timeout=60
         )
         events = list(call)
         (request_id,) = (value for key, value in call.initial_metadata() if key == "x-request-id")
-    kinds = [event.WhichOneof("event") for event in events]
-    assert [kind for i, kind in enumerate(kinds) if kind not in kinds[:i]] == [
-        "accepted",
-        "envelope_ready",
-        "step_done",
-        "audio",
-        "finished",
-    ]
-    assert sorted(kinds, key=["accepted", "envelope_ready", "step_done", "audio", "finished"].index) == kinds
+    kinds = [event.progress.stage or event.WhichOneof("event") for event in events]
+    order = ["accepted", "prompt", "envelope_ready", "denoise", "decode", "audio", "finished"]
+    kinds = [kind.removesuffix("_cached") for kind in kinds]
+    assert sorted(set(kinds), key=order.index) == order
+    assert sorted(kinds, key=order.index) == kinds
     assert events[0].accepted.id == request_id == events[-1].finished.id
-    steps = [event.step_done for event in events if event.HasField("step_done")]
+    steps = [event.progress for event in events if event.progress.stage == "denoise"]
     assert [step.done_count for step in steps] == sorted({step.done_count for step in steps})
     assert (steps[-1].done_count, steps[-1].total_count) == (6, 6)
     assert [take.sample_count for take in events[-1].finished.takes] == [SAMPLES, SAMPLES]
-    assert {one.stage for one in events[-1].finished.stage_times} >= {"denoising"}
+    assert {one.stage for one in events[-1].finished.stage_times} >= {"denoise", "decode"}
+
+
+def test_a_stream_yields_the_envelope_the_steps_the_sound_and_the_result(client: FoleyClient, video: Path) -> None:
+    upload: list[Progress] = []
+    events = list(client.stream(video, **OPTIONS))
+    progress = [event for event in events if isinstance(event, Progress)]
+    (envelope,) = [event.envelope for event in progress if event.envelope is not None]
+    assert [(one.done, one.total) for one in progress if one.stage == "denoise"][-1] == (6, 6)
+    result = events[-1]
+    assert isinstance(result, GenerationResult)
+    assert same(result, client.generate(video, **OPTIONS, on_progress=upload.append))
+    np.testing.assert_array_equal(envelope, result.envelope)
+    chunks = [event for event in events if isinstance(event, AudioChunk)]
+    for variation, take in enumerate(result.takes):
+        sound = np.concatenate([one.samples for one in chunks if one.variation == variation])
+        np.testing.assert_array_equal(sound, take.waveform)
+    sizes = [(one.done, one.total) for one in upload if one.stage == "upload" and one.done]
+    assert sizes[-1] == (video.stat().st_size, video.stat().st_size)
+
+
+@pytest.mark.parametrize("form", ["while one waits", "left with the server"])
+def test_files_may_be_given_as_bytes_and_results_are_saved(
+    client: FoleyClient, video: Path, tmp_path: Path, form: str
+) -> None:
+    wanted = {"video": video.read_bytes(), "steps": 1}
+    result = client.generate(**wanted) if form == "while one waits" else client.create(**wanted).wait()
+    assert same(result, client.generate(video, steps=1))
+    for name in ("out.mp4", "out.wav", "out.csv"):
+        result.save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.mp4", "out.wav"]
+    assert probe(tmp_path / "out.mp4").duration_s == pytest.approx(probe(video).duration_s, abs=0.05)
 
 
 def test_a_generation_is_left_once_however_often_it_is_sent(client: FoleyClient) -> None:
     request_id = str(uuid.uuid4())
-    name = client.create(ON_CURVE, request_id)
-    assert client.create(ON_CURVE, request_id) == name
-    client.result(name)
-    assert client.create(ON_CURVE, request_id) == name
+    job = client.create(**ON_ENVELOPE, request_id=request_id)
+    assert client.create(**ON_ENVELOPE, request_id=request_id).name == job.name
+    job.wait()
+    assert client.create(**ON_ENVELOPE, request_id=request_id).name == job.name
     with pytest.raises(AlreadyExists) as refused:
-        client.create(ONE_TAKE, request_id)
+        client.create(**ONE_TAKE, request_id=request_id)
     assert refused.value.field == "options.request_id"
-    with pytest.raises(Exception, match="UUID"):
-        client.create(ON_CURVE, "not a uuid")
-    status = client.status(name)
-    assert (status.state, status.request_id) == ("succeeded", request_id)
-    assert [one.name for one in client.generations()].count(name) == 1
+    with pytest.raises(InvalidInput, match="UUID"):
+        client.create(**ON_ENVELOPE, request_id="not a uuid")
+    status = job.status
+    assert (status.state, status.ended, status.request_id) == ("succeeded", True, request_id)
+    assert [one.name for one in client.jobs()].count(job.name) == 1
 
 
 def test_a_generation_is_watched_cancelled_listed_and_forgotten(client: FoleyClient) -> None:
-    endless = replace(ON_CURVE, options=GenerateOptions(**OPTIONS | {"steps": 1000}))
-    name = client.create(endless)
+    job = client.create(**ON_ENVELOPE | {"steps": 1000})
     with pytest.raises(NotFinished):
-        client.delete(name)
-    client.cancel(name)
-    assert client.status(name).state == "cancelled"
-    client.cancel(name)  # one that has ended stays as it is
+        job.delete()
+    job.cancel()
+    assert job.status.state == "cancelled"
+    job.cancel()  # one that has ended stays as it is
     with pytest.raises(Cancelled):
-        client.result(name)
-    client.delete(name)
-    for gone in (name, "operations/none", "operations/../../etc/passwd", "", "x" * 10_000):
+        job.wait()
+    job.delete()
+    for gone in (job.name, "operations/none", "operations/../../etc/passwd", "", "x" * 10_000):
         with pytest.raises(NotFound):
-            client.status(gone)
+            _ = client.job(gone).status
         with pytest.raises(NotFound):
-            client.result(gone)
+            client.job(gone).wait()
 
 
 def test_a_generation_that_fails_says_why(client: FoleyClient, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"not a video" * 100)
-    name = client.create(Job(tmp_path / "clip.mp4"))
+    job = client.create(tmp_path / "clip.mp4")
     with pytest.raises(MediaError, match="known format"):
-        client.result(name)
-    status = client.status(name)
+        job.wait()
+    status = job.status
     assert status.state == "failed"
     assert isinstance(status.error, MediaError)
 
 
 def test_operations_are_listed_page_by_page_and_waited_for(server: ApiServer, client: FoleyClient) -> None:
-    names = [client.create(ONE_TAKE) for _ in range(5)]
+    names = [client.create(**ONE_TAKE).name for _ in range(5)]
     with grpc.insecure_channel(server.grpc) as channel:
         operations = operations_pb2_grpc.OperationsStub(channel)
         request = operations_pb2.WaitOperationRequest(name=names[-1])
@@ -186,20 +221,22 @@ def test_the_asyncio_client_does_the_same(server: ApiServer, client: FoleyClient
     async def all_of_it() -> None:
         async with AsyncFoleyClient(f"grpc://{server.grpc}") as other:
             assert await other.serving()
-            ours, theirs = await asyncio.gather(other.generate(ON_CURVE), other.generate(ON_CURVE))
+            ours, theirs = await asyncio.gather(other.generate(**ON_ENVELOPE), other.generate(**ON_ENVELOPE))
             assert same(ours, theirs)
-            assert same(ours, client.generate(ON_CURVE))
-            np.testing.assert_array_equal((await other.embed(Prompt("a")))[0], client.embed(Prompt("a"))[0])
+            assert same(ours, client.generate(**ON_ENVELOPE))
+            *_, streamed = [event async for event in other.stream(**ON_ENVELOPE)]
+            assert same(streamed, ours)
+            np.testing.assert_array_equal((await other.embed_prompt("a"))[0], client.embed_prompt("a")[0])
             envelope = await other.predict_envelope(video)
             np.testing.assert_array_equal(envelope, client.predict_envelope(video))
-            name = await other.create(ON_CURVE)
-            assert same(await other.result(name), ours)
-            assert (await other.status(name)).state == "succeeded"
-            assert name in [one.name async for one in other.generations()]
-            await other.cancel(name)
-            await other.delete(name)
+            job = await other.create(**ON_ENVELOPE)
+            assert same(await job.wait(), ours)
+            assert (await job.status).state == "succeeded"
+            assert job.name in [one.name async for one in other.jobs()]
+            await job.cancel()
+            await job.delete()
             with pytest.raises(NotFound):
-                await other.status(name)
+                await job.status
 
     asyncio.run(all_of_it())
 
@@ -222,7 +259,7 @@ def test_reflection_tells_all_that_there_is(server: ApiServer) -> None:
 
 
 def test_the_command_line_uses_it_as_it_uses_a_triton(
-    server: ApiServer, video: Path, triton: Triton, tmp_path: Path
+    server: ApiServer, video: Path, triton: TritonClient, tmp_path: Path
 ) -> None:
     def generate(server: str, name: str) -> bytes:
         result = subprocess.run(
@@ -242,10 +279,10 @@ def test_the_command_line_uses_it_as_it_uses_a_triton(
 
 
 def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
-    server: ApiServer, client: FoleyClient, triton: Triton
+    server: ApiServer, client: FoleyClient, triton: TritonClient
 ) -> None:
     before = triton.statistics("denoiser")["inference_count"]
-    bad = options_of(ON_CURVE)
+    bad = request_to_proto(REQUEST)
     bad.sampling.steps = 0
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(iter([pb.GenerateRequest(options=bad)]), timeout=60)
@@ -255,34 +292,26 @@ def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
     error = from_call(refused.value)
     assert isinstance(error, SettingError)
     assert error.field == "options.sampling.steps"
-    with pytest.raises(SettingError, match="more guidance"):
-        client.generate(replace(ON_CURVE, options=GenerateOptions(text="a", negative_text="b", guidance=1.0)))
+    with pytest.raises(SettingError, match="higher guidance"):
+        client.generate(envelope=ENVELOPE, text="a", negative_text="b", guidance=1.0)
     assert triton.statistics("denoiser")["inference_count"] == before
 
 
-class StopsAtOnce(Watch):
-    """Stops with the first step."""
-
-    def on_progress(self, name: str, done: int, total: int | None) -> None:
-        self.cancel()
-
-
-@pytest.mark.parametrize(
-    ("guidance", "watch", "error"), [(1.0, Watch(), SettingError), (2.0, StopsAtOnce(), Cancelled)]
-)
-def test_a_call_that_failed_is_let_go(client: FoleyClient, guidance: float, watch: Watch, error: type) -> None:
+@pytest.mark.parametrize(("guidance", "error"), [(1.0, SettingError), (2.0, Cancelled)])
+def test_a_call_that_failed_is_let_go(client: FoleyClient, guidance: float, error: type) -> None:
     """gRPC's call waits for a lock as it is freed: when the interpreter ends, nobody may be left to give that back."""
 
     def calls() -> int:
         return sum(issubclass(type(one), grpc.Call) for one in gc.get_objects())
 
-    job = replace(ON_CURVE, options=GenerateOptions(text="a", negative_text="b", guidance=guidance))
+    cancel = CancelToken()
+    options = {"text": "a", "negative_text": "b", "guidance": guidance}
     gc.collect()
     gc.disable()
     try:
         before = calls()
         with pytest.raises(error):
-            client.generate(job, watch)
+            client.generate(envelope=ENVELOPE, **options, on_progress=lambda _: cancel.cancel(), cancel=cancel)
         assert calls() == before
     finally:
         gc.enable()

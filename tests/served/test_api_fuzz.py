@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from foley_client import Triton
+from foley_pipeline.triton import TritonClient
 from harness.api_server import api_server
 from harness.fuzz import fuzz
 
 
 @pytest.mark.parametrize("count", [80, pytest.param(2000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
-def test_16_malformed_input_cannot_kill_or_leak(triton: Triton, tmp_path: Path, count: int) -> None:
+def test_16_malformed_input_cannot_kill_or_leak(triton: TritonClient, tmp_path: Path, count: int) -> None:
     with api_server(tmp_path, triton=triton.url) as server:
         outcome = fuzz(server, tmp_path, count, 0, print)
     assert outcome.faults == []

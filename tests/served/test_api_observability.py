@@ -27,7 +27,8 @@ from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.api.messages import options_of
 from foley_pipeline.job import Curve, Job
 from foley_server.api.tokens import entry, new_token
-from harness.api_server import api_server
+from foley_server.launcher.triton import claim_port
+from harness.api_server import ApiServer, api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000), GenerateOptions(text="a very secret sound", steps=3))
@@ -52,7 +53,7 @@ def request(content: bytes, content_type: str) -> ExportTraceServiceRequest:
     return json_format.Parse(recoded, ExportTraceServiceRequest(), ignore_unknown_fields=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -77,6 +78,22 @@ def collector() -> Iterator[Collector]:
     server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def token() -> str:
+    return new_token()
+
+
+@pytest.fixture(scope="module")
+def server(
+    collector: Collector, token: str, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    """Traces every call, and asks for the token."""
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
+    with api_server(folder, bundle=tiny_bundle, trace=collector.url, tokens=folder / "tokens.toml") as server:
+        yield server
+
+
 def steps(collector: Collector, trace_id: str) -> list[Span]:
     """The spans of a trace's denoising steps."""
     return [span for _, span in collector.spans if span.trace_id.hex() == trace_id and span.name == "denoiser"]
@@ -87,32 +104,34 @@ def test_what_is_not_sampled_is_not_traced_by_triton_either(
     collector: Collector, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     settings = {"bundle": tiny_bundle, "trace": collector.url, "trace_share": 0}
+    before = list(collector.spans)
     with api_server(tmp_path, **settings) as server, server.client() as client:
         client.generate(JOB)
-    assert collector.spans == []
+    assert collector.spans == before
 
 
-def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, server: ApiServer, token: str) -> None:
     trace_id, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-    token = new_token()
-    (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
     metadata = [("traceparent", f"00-{trace_id}-{caller}-01"), ("authorization", f"Bearer {token}")]
-    with api_server(tmp_path, bundle=tiny_bundle, trace=collector.url, tokens=tmp_path / "tokens.toml") as server:
-        with grpc.insecure_channel(server.grpc) as channel:
-            call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
-                iter([pb.GenerateRequest(options=options_of(JOB))]), metadata=metadata, timeout=60
-            )
-            list(call)
-            (request_id,) = (value for key, value in call.initial_metadata() if key == "x-request-id")
-        with server.client("wrong") as client, pytest.raises(FoleyError):
-            client.generate(JOB)
-        log = server.log
-        until = time.monotonic() + 20
-        while not steps(collector, trace_id) and time.monotonic() < until:
-            time.sleep(0.1)
+    with grpc.insecure_channel(server.grpc) as channel:
+        call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
+            iter([pb.GenerateRequest(options=options_of(JOB))]), metadata=metadata, timeout=60
+        )
+        list(call)
+        (request_id,) = (value for key, value in call.initial_metadata() if key == "x-request-id")
+    with server.client("wrong") as client, pytest.raises(FoleyError):
+        client.generate(JOB)
+    log = server.log
 
-    ours = [(service, span) for service, span in collector.spans if span.trace_id.hex() == trace_id]
-    (root,) = [span for _, span in ours if span.parent_span_id.hex() == caller]
+    def exported() -> tuple[list[tuple[str, Span]], list[Span]]:
+        """All spans of the trace, and its root."""
+        ours = [(service, span) for service, span in collector.spans if span.trace_id.hex() == trace_id]
+        return ours, [span for _, span in ours if span.parent_span_id.hex() == caller]
+
+    until = time.monotonic() + 20
+    while not (steps(collector, trace_id) and exported()[1]) and time.monotonic() < until:
+        time.sleep(0.1)
+    ours, (root,) = exported()
     assert root.name == "foley.v1.FoleyService/Generate"
     assert request_id in str(root.attributes)
     tritons = [span for service, span in ours if service != "foley-api"]
@@ -136,23 +155,24 @@ GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes"}  # as Triton do
 
 
 def test_the_dashboard_asks_for_what_the_server_shows_and_probes_are_told(
-    tiny_bundle: Path, tmp_path: Path, repository: Path
+    server: ApiServer, token: str, repository: Path
 ) -> None:
-    with api_server(tmp_path, bundle=tiny_bundle) as server, server.client() as client:
+    with server.client(token) as client:
         client.generate(JOB)
-        with urlopen(f"http://{server.metrics}/metrics") as page:
-            lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
-        with urlopen(f"http://{server.metrics}/ready") as answer:
-            assert answer.status == 200
-        health = [BIN / "foley-server", "health"]
-        assert subprocess.run([*health, server.grpc], capture_output=True, check=False).returncode == 0
-        triton = server.triton().cmdline()
-        grpc_port = next(word.partition("=")[2] for word in triton if word.startswith("--grpc-port"))
-        asked = subprocess.run([*health, f"127.0.0.1:{grpc_port}"], capture_output=True, text=True, check=False)
-        assert asked.stdout == f"127.0.0.1:{grpc_port} serves\n"
-    nobody = subprocess.run([*health, server.grpc], capture_output=True, text=True, check=False)
+    with urlopen(f"http://{server.metrics}/metrics") as page:
+        lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
+    with urlopen(f"http://{server.metrics}/ready") as answer:
+        assert answer.status == 200
+    health = [BIN / "foley-server", "health"]
+    assert subprocess.run([*health, server.grpc], capture_output=True, check=False).returncode == 0
+    triton = server.triton().cmdline()
+    grpc_port = next(word.partition("=")[2] for word in triton if word.startswith("--grpc-port"))
+    asked = subprocess.run([*health, f"127.0.0.1:{grpc_port}"], capture_output=True, text=True, check=False)
+    assert asked.stdout == f"127.0.0.1:{grpc_port} is serving\n"
+    free = f"127.0.0.1:{claim_port('127.0.0.1', 0)}"
+    nobody = subprocess.run([*health, free], capture_output=True, text=True, check=False)
     assert nobody.returncode == 2
-    assert "does not answer" in nobody.stderr
+    assert "does not respond" in nobody.stderr
 
     # not with prometheus_client, which calls Triton's counters what they are not called
     samples = {

@@ -271,11 +271,11 @@ def test_9_a_request_leaves_nothing_behind_however_it_ends(
         uploads = len(request_folders(server))
         return process.num_fds(), process.num_threads(), len(process.children()), uploads
 
-    for _ in range(3):
+    for _ in range(2):
         round_of_requests()
     until(lambda: state()[2:] == (0, 0))
     before = state()
-    for _ in range(5):
+    for _ in range(2):
         round_of_requests()
     until(lambda: all(now <= then for now, then in zip(state(), before, strict=True)))
 

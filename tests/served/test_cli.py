@@ -200,7 +200,7 @@ def test_variations_are_numbered(foley, media: Path, tmp_path: Path) -> None:
     [
         (["--steps", "0"], "steps is 0"),
         (["--sampler", "euler"], "ddim"),
-        (["--text", "wood", "--audio", "wood.wav"], "not both"),
+        (["--text", "wood", "--audio", "wood.wav"], "give one of them"),
         (["--guidance", "0.5"], "guidance"),
         (["--guidance", "nan"], "guidance"),
         (["--seed", "-1"], "seed"),

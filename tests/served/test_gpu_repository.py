@@ -77,7 +77,7 @@ def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
     expected = backend.generate(request)
     cache = Cache(tmp_path)
     TritonBackend(backend.triton, cache=cache).embed_prompt(prompt)
-    serving = serve(repository / "model_repository", bundle, on=gpu.Gpu(target))
+    serving = serve(repository / "model_repository", bundle, gpu=gpu.Gpu(target))
     with serving as server, TritonClient(server.endpoints.grpc) as triton:
         assert triton.ready()
         found = {loop: TritonBackend(triton, loop=loop).generate(request).waveform for loop in get_args(Loop)}

@@ -11,7 +11,7 @@ import pytest
 from foley import clip
 from foley.errors import InvalidInput, ServerUnavailable, SettingError
 from foley_pipeline.triton import TritonClient
-from foley_server.launcher.repository import DATA_TYPES, dims
+from foley_server.launcher.model_config import DATA_TYPES, dims
 
 
 def test_every_model_is_ready_and_has_its_contract(triton: TritonClient) -> None:
@@ -22,7 +22,7 @@ def test_every_model_is_ready_and_has_its_contract(triton: TritonClient) -> None
         assert config.model_transaction_policy.decoupled == stage.decoupled
         for served, tensors in ((config.input, stage.inputs), (config.output, stage.outputs)):
             assert [(one.name, one.data_type, list(one.dims)) for one in served] == [
-                (tensor.name, DATA_TYPES[tensor.dtype], list(dims(tensor))) for tensor in tensors
+                (tensor.name, DATA_TYPES[tensor.dtype], dims(tensor)) for tensor in tensors
             ]
     served = {model.name for model in triton._client.get_model_repository_index().models}
     assert served == set(triton.stages)
@@ -89,7 +89,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_impatient")
 def test_a_server_that_is_not_there_is_said_to_be() -> None:
-    with pytest.raises(ServerUnavailable, match="no server answers"):
+    with pytest.raises(ServerUnavailable, match="no server responds"):
         TritonClient("127.0.0.1:9")
 
 
@@ -110,7 +110,7 @@ def test_a_server_of_another_kind_is_said_to_be_one() -> None:
     web = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     Thread(target=web.serve_forever, daemon=True).start()
     try:
-        with pytest.raises(ServerUnavailable, match="no Triton"):
+        with pytest.raises(ServerUnavailable, match="not a Triton"):
             TritonClient(f"127.0.0.1:{port}")
         with pytest.raises(ServerUnavailable):
             TritonClient(f"127.0.0.1:{web.server_port}")

@@ -14,6 +14,7 @@ import pytest
 
 from foley.bundle import MANIFEST, graph_file
 from foley_server.launcher import installation
+from harness.models import replace_model
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -114,7 +115,7 @@ def test_a_python_without_a_shared_library(repository: Path, tiny_bundle: Path, 
 
 def test_the_users_own_library_path_is_searched_too(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / need_another_library(wheel)).symlink_to(shared_library())
-    check = "from foley_server.launcher import installation; installation.need_libraries(installation.find())"
+    check = "from foley_server.launcher import installation; installation.check_libraries(installation.find())"
     environment = {**os.environ, "PYTHONPATH": str(wheel), "LD_LIBRARY_PATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", check], env=environment, check=True, timeout=60)
 
@@ -127,10 +128,9 @@ def test_a_stub_that_dies_at_once(tiny_bundle: Path, wheel: Path) -> None:
     assert "Fatal Python error: no codec" in refusal(BIN / "foley-server", *command(tiny_bundle), PYTHONPATH=wheel)
 
 
-def test_a_model_whose_process_is_killed(repository: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    shutil.copytree(repository / "model_repository", models)
-    (models / "vocoder" / "1" / "model.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+def test_a_model_whose_process_is_killed(tiny_bundle: Path, tmp_path: Path) -> None:
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    models = replace_model(tmp_path / "models", "vocoder", code)
     assert "vocoder" in refusal(BIN / "foley-server", *command(tiny_bundle, "--models", models))
 
 

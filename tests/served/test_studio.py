@@ -167,11 +167,17 @@ def test_only_the_page_itself_may_ask(server: ApiServer) -> None:
     )
 
 
-def test_a_share_counts_a_request_to_its_last_byte(triton: TritonClient, tmp_path: Path) -> None:
+def test_with_tokens_it_asks_for_one_and_counts_a_request_to_its_last_byte(
+    triton: TritonClient, tmp_path: Path
+) -> None:
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 1))
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
     with api_server(tmp_path, **settings) as server:
+        assert requests.get(f"{server.studio}api/about").status_code == 401
+        allowed = requests.get(f"{server.studio}api/about", headers={"Authorization": f"Bearer {token}"})
+        assert allowed.json()["profiles"]["balanced"]["steps"] > 0
+        assert requests.get(server.studio).status_code == 200  # the page itself asks for it
         bearer = {"Authorization": f"Bearer {token}"}
         wish = {"envelope": [0.1] * 100, "steps": 1000}
         first = requests.post(f"{server.studio}api/takes", json=wish, headers=bearer, stream=True)
@@ -198,14 +204,3 @@ def test_a_full_server_says_when_to_come_again(triton: TritonClient, tmp_path: P
         assert second.status_code == 429
         assert second.json()["error"]["reason"] == "OVERLOADED"
         assert int(second.headers["Retry-After"]) >= 1
-
-
-def test_with_tokens_it_asks_for_one(triton: TritonClient, tmp_path: Path) -> None:
-    token = new_token()
-    (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
-    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
-    with api_server(tmp_path, **settings) as server:
-        assert requests.get(f"{server.studio}api/about").status_code == 401
-        allowed = requests.get(f"{server.studio}api/about", headers={"Authorization": f"Bearer {token}"})
-        assert allowed.json()["profiles"]["balanced"]["steps"] > 0
-        assert requests.get(server.studio).status_code == 200  # the page itself asks for it

@@ -43,6 +43,14 @@ def server(demo_triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
+def busy_server(triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """Takes one request at a time."""
+    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0, "upload_mib": 41}
+    with api_server(tmp_path_factory.mktemp("busy"), **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium here; Debian's package is called chromium")
@@ -357,24 +365,22 @@ def test_sending_shows_how_far_it_is(open_page: Open, server: ApiServer, reposit
 
 
 def test_a_refusal_is_heard_while_much_is_being_sent(
-    open_page: Open, triton: TritonClient, media: Path, video: Path, tmp_path: Path
+    open_page: Open, busy_server: ApiServer, video: Path, tmp_path: Path
 ) -> None:
     much = tmp_path / "much.mp4"
     much.write_bytes(video.read_bytes() + bytes(40 * 2**20))
-    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0, "upload_mib": 41}
-    with api_server(tmp_path, **settings) as server:
-        page = open_page(server.studio)
-        wish = {"envelope": [0.1] * 100, "steps": 1000}
-        with requests.post(f"{server.studio}api/takes", json=wish, stream=True) as other:
-            told = other.iter_lines(chunk_size=1)
-            next(told)
-            page.set_input_files("#file", much)
-            expect(page.get_by_role("alert")).to_contain_text("1 requests are under way")
-            page.get_by_role("button", name="Cancel").click()
-        too_much = tmp_path / "too-much.mp4"
-        too_much.write_bytes(bytes(42 * 2**20))
-        page.set_input_files("#file", too_much)
-        expect(page.get_by_role("alert")).to_contain_text("44 MB, and this server takes 42")
+    page = open_page(busy_server.studio)
+    wish = {"envelope": [0.1] * 100, "steps": 1000}
+    with requests.post(f"{busy_server.studio}api/takes", json=wish, stream=True) as other:
+        told = other.iter_lines(chunk_size=1)
+        next(told)
+        page.set_input_files("#file", much)
+        expect(page.get_by_role("alert")).to_contain_text("the server is at its request limit of 1")
+        page.get_by_role("button", name="Cancel").click()
+    too_much = tmp_path / "too-much.mp4"
+    too_much.write_bytes(bytes(42 * 2**20))
+    page.set_input_files("#file", too_much)
+    expect(page.get_by_role("alert")).to_contain_text("44 MB, more than the limit of 42 MB")
 
 
 def test_files_are_dropped(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
@@ -471,20 +477,18 @@ def test_a_refusal_is_told_in_words(open_page: Open, server: ApiServer, media: P
     expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
 
 
-def test_a_busy_server_is_asked_again(open_page: Open, triton: TritonClient, video: Path, tmp_path: Path) -> None:
-    settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0}
-    with api_server(tmp_path, **settings) as server:
-        page = predicted(open_page(server.studio), video)
-        wish = {"envelope": [0.1] * 100, "steps": 1000}
-        with requests.post(f"{server.studio}api/takes", json=wish, stream=True) as other:
-            told = other.iter_lines(chunk_size=1)
-            next(told)
-            page.get_by_label("Steps").fill("3")
-            page.get_by_role("button", name="Make sound").click()
-            expect(page.get_by_role("alert")).to_contain_text("1 requests are under way")
-            expect(page.locator("#status")).to_contain_text("Trying again in")
-        expect(page.locator("#list li")).to_have_count(1, timeout=WORK_MS)
-        expect(page.get_by_role("alert")).to_be_hidden()
+def test_a_busy_server_is_asked_again(open_page: Open, busy_server: ApiServer, video: Path) -> None:
+    page = predicted(open_page(busy_server.studio), video)
+    wish = {"envelope": [0.1] * 100, "steps": 1000}
+    with requests.post(f"{busy_server.studio}api/takes", json=wish, stream=True) as other:
+        told = other.iter_lines(chunk_size=1)
+        next(told)
+        page.get_by_label("Steps").fill("3")
+        page.get_by_role("button", name="Make sound").click()
+        expect(page.get_by_role("alert")).to_contain_text("the server is at its request limit of 1")
+        expect(page.locator("#status")).to_contain_text("Retrying in")
+    expect(page.locator("#list li")).to_have_count(1, timeout=WORK_MS)
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_a_lost_connection_is_taken_up_again(
@@ -503,7 +507,7 @@ def test_a_lost_connection_is_taken_up_again(
         expect(page.locator("#status")).to_contain_text("of 120", timeout=WORK_MS)
         server.process.send_signal(signal.SIGKILL)
         expect(page.get_by_role("alert")).to_contain_text("The connection to the server is lost.")
-        expect(page.locator("#status")).to_contain_text("Trying again in")
+        expect(page.locator("#status")).to_contain_text("Retrying in")
     with api_server(tmp_path, **settings):
         expect(page.locator("#status")).to_contain_text("of 120", timeout=WORK_MS)
         expect(page.get_by_role("alert")).to_be_hidden()

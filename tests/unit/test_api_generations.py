@@ -99,7 +99,7 @@ async def stop(task: "asyncio.Task[None]") -> None:
 
 def test_nothing_is_removed_that_this_store_did_not_write(make, tmp_path, monkeypatch):
     """Other people's folders beside ours, a replica's generations, and those of a store whose file was lost."""
-    monkeypatch.setattr(module, "SWEEP_S", 0.05)
+    monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.05)
     others = {
         "photos/one.jpg": b"1",
         f"{uuid.uuid4().hex}/video": b"2",
@@ -126,7 +126,7 @@ def test_nothing_is_removed_that_this_store_did_not_write(make, tmp_path, monkey
 
 def test_uploads_that_were_cut_off_are_removed_and_accepted_ones_never(make, tmp_path, monkeypatch):
     """A process that was killed between the upload and its acceptance; and one that accepts while the sweep reads."""
-    monkeypatch.setattr(module, "SWEEP_S", 0.0)
+    monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.0)
     file = tmp_path / "video"
     file.write_bytes(b"video")
     killed = make()
@@ -136,7 +136,7 @@ def test_uploads_that_were_cut_off_are_removed_and_accepted_ones_never(make, tmp
 
     async def scenario() -> None:
         generations = make(Networks(supervisor=SimpleNamespace(ready=False)))
-        sweep = asyncio.create_task(generations._clean())
+        sweep = asyncio.create_task(generations._sweep())
         rows = await asyncio.gather(*(add(generations, file) for _ in range(50)))
         await until(lambda: not generations.store.reserved())
         await stop(sweep)
@@ -147,14 +147,14 @@ def test_uploads_that_were_cut_off_are_removed_and_accepted_ones_never(make, tmp
 
 
 def test_of_two_uploads_with_one_request_id_one_is_kept(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SWEEP_S", 0.02)
+    monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.02)
     file = tmp_path / "video"
     file.write_bytes(b"video")
 
     async def scenario() -> None:
         generations = make(Networks(supervisor=SimpleNamespace(ready=False)))
         request_id = str(uuid.uuid4())
-        sweep = asyncio.create_task(generations._clean())
+        sweep = asyncio.create_task(generations._sweep())
         both = await asyncio.gather(
             *(generations.add("alice", request_id, "digest", request_to_proto(REQUEST), [file]) for _ in range(2))
         )
@@ -167,15 +167,15 @@ def test_of_two_uploads_with_one_request_id_one_is_kept(make, tmp_path, monkeypa
 
 
 class Paused(Store):
-    """Waits in `by_id` and `in_front_of`, as on a slow disk, while `hold` is set."""
+    """Waits in `by_id` and `count_ahead`, as on a slow disk, while `hold` is set."""
 
     hold = False
 
     def by_id(self, id):
         return self._slow(super().by_id, id)
 
-    def in_front_of(self, number):
-        return self._slow(super().in_front_of, number)
+    def count_ahead(self, number):
+        return self._slow(super().count_ahead, number)
 
     def _slow(self, function, argument):
         found = function(argument)
@@ -242,14 +242,14 @@ def test_the_loop_runs_on_and_ends_while_nothing_can_be_begun(make, state):
         await asyncio.sleep(0.05)
         await add(generations)
         rounds = 0
-        clear = generations._news.clear
+        clear = generations._wakeup.clear
 
         def counted() -> None:
             nonlocal rounds
             rounds += 1
             clear()
 
-        generations._news.clear = counted
+        generations._wakeup.clear = counted
         await asyncio.sleep(0.5)
         assert rounds < 20
         await stop(work)

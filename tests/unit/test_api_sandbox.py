@@ -134,7 +134,7 @@ def test_19_processor_time_is_bounded(tmp_path):
     heavy = write_video(tmp_path / "heavy.mp4", 20, (640, 480))
     sandbox = Sandbox(LIMITS, 2 << 30, cpu_s=1, wall_s=60)
     began = time.monotonic()
-    with pytest.raises(MediaTooLarge, match="processor time"):
+    with pytest.raises(MediaTooLarge, match="CPU time"):
         for _ in sandbox.loader.video(heavy):
             pass
     assert time.monotonic() - began < 15
@@ -191,7 +191,7 @@ sys.argv = ["-c", *sys.argv[4:]]
 from foley_server.sandbox import decoder
 import json
 order = json.loads(sys.argv[3])
-decoder.bound(order["memory_bytes"], order["cpu_s"])
+decoder.set_limits(order["memory_bytes"], order["cpu_s"])
 found = []
 try:
     with open("/tmp/foley-decoder-was-here", "w") as file:

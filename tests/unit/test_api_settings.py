@@ -27,7 +27,7 @@ def test_the_defaults_are_valid_and_closed():
     settings = load([])
     assert settings.address == settings.metrics_address == "127.0.0.1"
     assert settings.limits.duration_s == settings.duration
-    assert settings.media_place == str(settings.data / "media")
+    assert settings.media_location == str(settings.data / "media")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_it_ends_once(store):
     with ThreadPoolExecutor(8) as pool:
         ended = list(pool.map(lambda i: store.end(row.id, "succeeded" if i % 2 else "cancelled", b"x"), range(16)))
     assert ended.count(True) == 1
-    store.put_back(row.id, tried=True)  # too late
+    store.requeue(row.id, counts=True)  # too late
     assert store.find("alice", row.id).ended
     assert store.claim() is None
 
@@ -66,11 +66,11 @@ def test_it_ends_once(store):
 def test_what_is_put_back_is_next_again(store):
     first, second = add(store), add(store)
     store.claim()
-    store.put_back(first.id, tried=False)
-    assert store.in_front_of(second.number) == 1
+    store.requeue(first.id, counts=False)
+    assert store.count_ahead(second.number) == 1
     again = store.claim()
     assert (again.id, again.attempts) == (first.id, 1)
-    store.put_back(first.id, tried=True)
+    store.requeue(first.id, counts=True)
     assert store.claim().attempts == 2
     assert (store.count("queued"), store.count("running")) == (1, 1)
 
@@ -163,7 +163,7 @@ def media(request, tmp_path, monkeypatch):
         "AWS_ALLOW_HTTP": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    yield MediaStore("s3://foley/some/prefix")  # its first request is tried again until the server is there
+    yield MediaStore("s3://foley/some/prefix")  # its first request is counts again until the server is there
     server.send_signal(signal.SIGTERM)
     server.communicate()
 
@@ -181,13 +181,13 @@ def test_media_come_back_and_go(media, tmp_path):
     media.remove("a" * 32)
     media.remove("a" * 32)
     assert media.get("b" * 32, "take-0") == b"other"
-    with pytest.raises(ServerFailure, match="gone"):
+    with pytest.raises(ServerFailure, match="is missing"):
         media.get("a" * 32, "video")
 
 
 def test_a_place_that_is_not_there_is_said_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="media cannot be kept"):
+    with pytest.raises(OutputError, match="media cannot be stored"):
         MediaStore(str(tmp_path / "file"))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from foley.errors import FoleyError, ServerUnavailable
 from foley_server.launcher import supervisor as module
-from foley_server.launcher.supervisor import Served, Supervisor
+from foley_server.launcher.supervisor import RunningTriton, Supervisor
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -25,23 +25,23 @@ class Source:
         self.killed = 0
 
     @contextmanager
-    def serve(self) -> Iterator[Served]:
+    def serve(self) -> Iterator[RunningTriton]:
         error = self.errors.pop(0) if self.errors else None
         if error:
             raise error
         self.alive, self.silence_s = True, 0.0
         client = SimpleNamespace(ready=lambda: True, silence_s=lambda: self.silence_s)
-        yield Served(client, None, lambda: self.alive, self.kill)
+        yield RunningTriton(client, None, lambda: self.alive, self.kill)
 
     def kill(self) -> None:
         self.killed += 1
 
 
 @pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(module, "LOOK_S", 0.01)
-    monkeypatch.setattr(module, "ASK_S", 0.0)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_BACKOFF_S", 0.01)
+    monkeypatch.setattr(module, "PROCESS_CHECK_S", 0.01)
+    monkeypatch.setattr(module, "READINESS_CHECK_S", 0.0)
 
 
 def until(what: Callable[[], bool]) -> None:

@@ -72,17 +72,17 @@ def test_without_a_file_everyone_may_do_everything():
     for scope in SCOPES:
         everyone.check(scope)
     for _ in range(1000):
-        with everyone.counted():
+        with everyone.acquire():
             pass
 
 
 def test_14_a_token_has_its_share_of_calls_at_once(file, token):
     tokens = Tokens(file)
-    with tokens.principal(f"Bearer {token}").counted(), tokens.principal(f"Bearer {token}").counted():
-        with pytest.raises(RateLimited) as refused, tokens.principal(f"Bearer {token}").counted():
+    with tokens.principal(f"Bearer {token}").acquire(), tokens.principal(f"Bearer {token}").acquire():
+        with pytest.raises(RateLimited) as refused, tokens.principal(f"Bearer {token}").acquire():
             pass
         assert refused.value.retry_after_s
-    with tokens.principal(f"Bearer {token}").counted():
+    with tokens.principal(f"Bearer {token}").acquire():
         pass
 
 
@@ -95,7 +95,7 @@ def test_14_a_token_has_its_share_of_calls_a_minute(file, token, monkeypatch):
         done = 0
         try:
             while True:
-                with principal.counted():
+                with principal.acquire():
                     done += 1
         except RateLimited as error:
             assert error.retry_after_s == pytest.approx(1.0)  # noqa: PT017
@@ -111,7 +111,7 @@ def test_14_a_token_has_its_share_of_calls_a_minute(file, token, monkeypatch):
 def test_the_file_is_read_again_when_it_changes(file, token):
     tokens = Tokens(file)
     other = new_token()
-    with tokens.principal(f"Bearer {token}").counted():
+    with tokens.principal(f"Bearer {token}").acquire():
         file.write_text(file.read_text() + entry("bob", other, ["read"], 1, 1))
         assert tokens.principal(f"Bearer {other}").name == "bob"
         assert tokens.principal(f"Bearer {token}")._active == 1  # what is under way still counts

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from foley.errors import InvalidInput, MediaTooLarge
 from foley_pipeline.api import foley_pb2 as pb
-from foley_server.jobs.upload import MAX_CHUNK, Uploads, first
+from foley_server.jobs.upload import MAX_CHUNK, Uploads, read_first
 
 V, A = pb.FILE_KIND_VIDEO, pb.FILE_KIND_AUDIO_PROMPT
 
@@ -90,6 +90,6 @@ def test_15_the_size_is_a_limit(tmp_path, size):
 @pytest.mark.parametrize("messages", [[], [chunk(V)], [pb.GenerateRequest()]])
 def test_17_options_come_first(messages):
     with pytest.raises(InvalidInput) as refused:
-        asyncio.run(first(stream(messages), "options"))
+        asyncio.run(read_first(stream(messages), "options"))
     assert refused.value.field == "part"
-    assert asyncio.run(first(stream([OPTIONS]), "options")) == OPTIONS.options
+    assert asyncio.run(read_first(stream([OPTIONS]), "options")) == OPTIONS.options

@@ -23,9 +23,9 @@ from foley_export.presets import DEMO, PAPER, TINY
 from foley_pipeline.triton import TritonClient
 from foley_server.cli import app
 from foley_server.launcher.gpu import CUDA_GRAPHS, Gpu
-from foley_server.launcher.repository import lay_out, read_config
+from foley_server.launcher.repository import lay_out
+from harness.models import REPOSITORY, read_config
 
-REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 Kind = model_config_pb2.ModelInstanceGroup
 TARGETS = [Gpu(target, "fp16", tuning) for target in ("cuda", "tensorrt") for tuning in ("latency", "throughput")]
 

@@ -18,7 +18,7 @@ from foley_client.render import manifest
 from foley_client.render.row import Row
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import GROUPS, enum_name
-from foley_server.http.app import Wish
+from foley_server.http.app import TakeRequest
 
 OPTIONS = {option.name: option for option in describe(FileOptions)}
 DEFAULTS = SamplingDefaults()
@@ -65,7 +65,11 @@ def test_the_tensor_of_generate_has_every_option_of_the_sampling():
 
 
 def test_the_studio_takes_every_option():
-    assert Wish.model_fields.keys() == GenerateOptions.model_fields.keys() | {"envelope", "sample_count", "audio"}
+    assert TakeRequest.model_fields.keys() == GenerateOptions.model_fields.keys() | {
+        "envelope",
+        "sample_count",
+        "audio",
+    }
 
 
 def test_the_documentation_lists_every_option(repository: Path):

@@ -1,4 +1,4 @@
-"""The model repository: its configurations are the contract, its ensembles fit together, and it follows the bundle."""
+"""The laid-out model repository: configurations are the contract, ensembles fit together, the bundle is followed."""
 
 from pathlib import Path
 
@@ -6,22 +6,15 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from foley.bundle import MANIFEST, TOKENIZER, Bundle, graph_file, read, weights_file
-from foley.errors import BundleError
+from foley.errors import BundleError, SettingError
 from foley.manifest import Manifest
 from foley.stages import Stage, networks, stages
-from foley_export.presets import PAPER, TINY
-from foley_server.launcher.repository import lay_out, read_config
+from foley_export.presets import DEMO, PAPER, TINY
+from foley_server.launcher.model_config import DATA_TYPES, ENSEMBLES, INSTANCES, QUEUE_DELAY_US
+from foley_server.launcher.repository import lay_out
+from harness.models import REPOSITORY, read_config, replace_model
 
-REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 STAGES = stages(PAPER)
-ENSEMBLES = [name for name, stage in STAGES.items() if stage.kind == "ensemble"]
-TRITON_DTYPES = {
-    "uint8": "TYPE_UINT8",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "float32": "TYPE_FP32",
-    "bytes": "TYPE_STRING",
-}
 
 
 def assert_says(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
@@ -31,37 +24,27 @@ def assert_says(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
     assert config.model_transaction_policy.decoupled == stage.decoupled
     assert (config.platform == "ensemble") == (stage.kind == "ensemble")
     for configured, tensors in ((config.input, stage.inputs), (config.output, stage.outputs)):
-        said = [(t.name, model_config_pb2.DataType.Name(t.data_type), list(t.dims)) for t in configured]
+        said = [(t.name, t.data_type, list(t.dims)) for t in configured]
         assert said == [
-            (t.name, TRITON_DTYPES[t.dtype], [-1 if isinstance(size, str) else size for size in t.shape])
-            for t in tensors
+            (t.name, DATA_TYPES[t.dtype], [-1 if isinstance(size, str) else size for size in t.shape]) for t in tensors
         ]
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_the_committed_configuration_is_the_papers_contract(name):
-    config = read_config(REPOSITORY / name)
-    assert_says(config, STAGES[name])
-    assert not config.parameters  # where the bundle lies is written when it is laid out
-    assert bool(config.HasField("dynamic_batching")) <= (config.max_batch_size > 0)
-    model = REPOSITORY / name / "1" / "model.py"
-    assert model.parent.is_dir()
-    assert model.is_file() == (config.backend == "python") == (STAGES[name].kind != "ensemble")
-
-
-def test_the_denoiser_batches_steps_of_different_requests():
-    assert read_config(REPOSITORY / "denoiser").HasField("dynamic_batching")
+def test_scheduling_and_ensembles_are_those_of_stages():
+    assert set(ENSEMBLES) == {name for name, stage in STAGES.items() if stage.kind == "ensemble"}
+    assert set(INSTANCES) | set(QUEUE_DELAY_US) <= set(STAGES) - set(ENSEMBLES)
 
 
 @pytest.mark.parametrize("preset", [PAPER, TINY], ids=lambda preset: preset.name)
 @pytest.mark.parametrize("name", ENSEMBLES)
-def test_an_ensemble_is_wired_completely_with_tensors_that_fit(name, preset):
+def test_an_ensemble_is_wired_completely_with_tensors_that_fit(tmp_path, name, preset):
+    folder = lay_out(REPOSITORY, fake_bundle(tmp_path / "bundle", preset), tmp_path / "models")
     table = stages(preset)
     ensemble = table[name]
     # tensor inside the ensemble -> dtype and shape, with the names of what varies
     known = {tensor.name: (tensor.dtype, tensor.shape) for tensor in ensemble.inputs}
     used = set()
-    for step in read_config(REPOSITORY / name).ensemble_scheduling.step:
+    for step in read_config(folder / name).ensemble_scheduling.step:
         stage = table[step.model_name]
         assert stage.max_batch >= ensemble.max_batch
         assert bool(stage.max_batch) == bool(ensemble.max_batch)
@@ -97,22 +80,38 @@ def test_the_repository_laid_out_is_that_of_the_bundle(tmp_path, preset):
     folder = lay_out(REPOSITORY, bundle, tmp_path / "models")
     assert {path.name for path in folder.iterdir()} == set(STAGES)
     for name, stage in stages(preset).items():
-        config, committed = read_config(folder / name), read_config(REPOSITORY / name)
+        config = read_config(folder / name)
         assert_says(config, stage)
+        files = [path.name for path in (folder / name / "1").iterdir()]
         if stage.kind == "ensemble":
             assert not config.parameters
-            assert [path.name for path in (folder / name / "1").iterdir()] == []
-        else:
-            parameters = {key: value.string_value for key, value in config.parameters.items()}
-            assert parameters["bundle"] == str((tmp_path / "bundle").resolve())
-            assert parameters["digest"] == bundle.digest
-            assert Manifest.model_validate_json(parameters["manifest"]) == bundle.manifest
-            assert (folder / name / "1/model.py").read_bytes() == (REPOSITORY / name / "1/model.py").read_bytes()
-        # what does not depend on the bundle is as committed: wiring, batching, instances
-        for field in ("parameters", "input", "output"):
-            config.ClearField(field)
-            committed.ClearField(field)
-        assert config == committed
+            assert files == []
+            continue
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        assert parameters["bundle"] == str((tmp_path / "bundle").resolve())
+        assert parameters["digest"] == bundle.digest
+        assert Manifest.model_validate_json(parameters["manifest"]) == bundle.manifest
+        assert files == ["model.py"]
+        assert config.HasField("dynamic_batching") == (stage.max_batch > 0)  # steps of different requests are batched
+        assert [group.count for group in config.instance_group] == [2 if name == "generate" else 1]
+
+
+def test_hand_written_models_are_laid_out_and_a_network_can_be_replaced(tmp_path):
+    models = replace_model(tmp_path / "hand-written", "vocoder", "# replaced")
+    folder = lay_out(models, fake_bundle(tmp_path / "bundle", TINY), tmp_path / "models")
+    for name in ("generate", "tokenizer"):
+        assert (folder / name / "1/model.py").read_bytes() == (REPOSITORY / name / "1/model.py").read_bytes()
+    assert (folder / "vocoder/1/model.py").read_text() == "# replaced"
+    with pytest.raises(SettingError, match=r"nowhere/tokenizer/1/model.py; give the folder"):
+        lay_out(tmp_path / "nowhere", fake_bundle(tmp_path / "other", TINY), tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("preset", [PAPER, DEMO], ids=lambda preset: preset.name)
+def test_optical_flow_is_a_network_or_dis_as_the_bundle_says(tmp_path, preset):
+    folder = lay_out(REPOSITORY, fake_bundle(tmp_path / "bundle", preset), tmp_path / "models")
+    module = "network_model" if preset is PAPER else "dis_model"
+    assert f"foley_server.backend.{module} " in (folder / "optical_flow/1/model.py").read_text()
 
 
 def test_the_tiny_repository_has_tiny_dimensions(tmp_path):

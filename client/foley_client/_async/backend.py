@@ -264,7 +264,4 @@ async def _result(events: AsyncEvents, progress: OnProgress) -> GenerationResult
 
 
 def _with_inputs(result: GenerationResult, request: GenerationRequest) -> GenerationResult:
-    """Complete the recipes with the names and hashes of the files, which the server received without names."""
-    inputs = describe_inputs(request)
-    takes = [replace(take, recipe={**take.recipe, **inputs}) for take in result.takes]
-    return replace(result, takes=takes, video=request.video)
+    return replace(_wire.with_inputs(result, describe_inputs(request)), video=request.video)

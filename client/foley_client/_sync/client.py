@@ -1,6 +1,7 @@
 """The SDK: methods that take files and options by name, on any backend and on a public API."""
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,12 @@ from foley_client._inputs import (
     source_of_result,
 )
 from foley_client._sync.backend import ApiBackend
-from foley_client._wire import MAX_RETRIES, Events, JobStatus, Statuses
+from foley_client._wire import MAX_RETRIES, Events, JobStatus, Statuses, with_inputs
 from foley_client.channel import Channel
 from foley_pipeline.backend import Embeddings
 from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.progress import OnProgress, ignore_progress
-from foley_pipeline.result import GenerationResult
+from foley_pipeline.result import GenerationResult, describe_inputs
 
 Own = TypeVar("Own", bound="Client")
 
@@ -207,7 +208,7 @@ class Client:
         request = generation_request(video, envelope, audio, options, settings)
         with (cancel or CancelToken()).child(timeout) as token:
             name = self.backend.create(request, request_id=request_id, progress=on_progress, cancel=token)
-        return GenerationJob(self.backend, name, source_of_result(video))
+        return GenerationJob(self.backend, name, source_of_result(video), describe_inputs(request))
 
     def job(self, name: str, video: MediaSource | None = None) -> "GenerationJob":
         """Return a long-running generation by its name, as after a restart of the caller.
@@ -271,9 +272,15 @@ class GenerationJob:
         name: Name of the generation on the server.
     """
 
-    def __init__(self, backend: ApiBackend, name: str, video: Path | bytes | None = None) -> None:
+    def __init__(
+        self,
+        backend: ApiBackend,
+        name: str,
+        video: Path | bytes | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name = name
-        self._backend, self._video = backend, video
+        self._backend, self._video, self._inputs = backend, video, inputs or {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -305,7 +312,7 @@ class GenerationJob:
         """
         with (cancel or CancelToken()).child(timeout) as token:
             result = self._backend.wait(self.name, progress=on_progress, cancel=token)
-        return replace(result, video=self._video)
+        return replace(with_inputs(result, self._inputs), video=self._video)
 
     def cancel(self) -> None:
         """Cancel the generation; has no effect if it has ended.

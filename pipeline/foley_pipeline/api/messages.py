@@ -159,7 +159,7 @@ def _choice(one: FieldDescriptor, number: int) -> str:
     for choice in choices(one.name):
         if one.enum_type.values_by_name[enum_name(one.enum_type, choice)].number == number:
             return str(choice)
-    raise SettingError(f"this server does not know the number {number}; leave it out, or use a newer server")
+    raise SettingError(f"the enum value {number} is unknown to this server; leave it out, or use a newer server")
 
 
 def choices(option: str) -> tuple[str, ...]:
@@ -198,7 +198,7 @@ def result_from_proto(
     for i, message in enumerate(generation.takes):
         samples = np.frombuffer(sounds.get(i, b""), "<f4").astype(np.float32)
         if len(samples) != message.sample_count:
-            raise ValueError(f"sound {i} came with {len(samples)} of {message.sample_count} samples")
+            raise ValueError(f"variation {i} has {len(samples)} of {message.sample_count} samples")
         takes.append(Take(samples, json.loads(message.recipe_json)))
     return GenerationResult(envelope, takes, timings)
 
@@ -235,6 +235,6 @@ def _envelope_from_proto(message: pb.EnvelopeSource) -> EnvelopeInput:
         samples = message.sample_count or longest
         if not longest - clip.HOP < samples <= longest:
             raise InvalidInput(
-                f"{samples} samples do not end in the last of {len(envelope)} frames; give {longest}, or nothing"
+                f"{samples} samples do not end in the last of {len(envelope)} frames; set {longest}, or leave it out"
             )
         return EnvelopeInput(envelope, samples)

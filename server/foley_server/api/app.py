@@ -25,18 +25,18 @@ from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.cache import Cache
 from foley_pipeline.grpc_options import KEEPALIVE, MIN_PING_INTERVAL_MS
-from foley_server.api.guard import Guard
+from foley_server.api.interceptor import CallInterceptor
 from foley_server.api.operations import Operations
 from foley_server.api.service import FoleyService
 from foley_server.api.settings import Settings
 from foley_server.api.tokens import Tokens
 from foley_server.jobs.engine import Engine
 from foley_server.jobs.generations import Generations
-from foley_server.jobs.line import Line
 from foley_server.jobs.media_store import MediaStore
+from foley_server.jobs.request_queue import RequestQueue
 from foley_server.jobs.store import Store
 from foley_server.jobs.upload import Uploads
-from foley_server.launcher.supervisor import Embedded, Joined, Supervisor
+from foley_server.launcher.supervisor import EmbeddedTriton, RemoteTriton, Supervisor
 from foley_server.sandbox.sandbox import Sandbox
 from foley_server.telemetry import logs, tracing
 from foley_server.telemetry.metrics import Metrics, MetricsServer
@@ -51,7 +51,7 @@ MAX_MESSAGE = 4 * 2**20  # gRPC's default limit; also applies after decompressio
 MAX_OPEN_FILES = 65_536
 MAX_CONNECTIONS = 10_000  # upper limit, see `_connection_limit`; further connections are closed at once
 M_ARENA_MAX = -8  # from malloc.h
-LAST_WORDS_S = 2.0  # time to deliver final responses after everything else has stopped
+STOP_TIMEOUT_S = 2.0  # for delivering final responses after everything else has stopped
 
 
 def serve(settings: Settings) -> None:
@@ -74,7 +74,7 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    stopped = _stopped(settings.until_stdin_closes)
+    stopped = _stop_signal(settings.until_stdin_closes)
     async with AsyncExitStack() as stack:
         data = stack.enter_context(_data_folder(settings.data))
         uploads = Uploads(
@@ -84,17 +84,17 @@ async def _serve(settings: Settings) -> None:
         tokens, metrics = Tokens(settings.tokens), Metrics()
         store = Store(data / "generations.sqlite")
         stack.callback(store.close)
-        media = MediaStore(settings.media_place)
+        media = MediaStore(settings.media_location)
         health_service = health.aio.HealthServicer()
         supervisor = _supervisor(settings, health_service)
         stack.callback(supervisor.stop)
         await asyncio.to_thread(supervisor.start)
 
-        line = Line(settings.running, settings.waiting)
+        queue = RequestQueue(settings.running, settings.waiting)
         sandbox = Sandbox(settings.limits, settings.decoder_mib * 2**20, settings.decoder_cpu, settings.decoder_wall)
         engine = Engine(
             supervisor,
-            line,
+            queue,
             sandbox.loader,
             Cache(data / "results"),
             metrics,
@@ -106,9 +106,9 @@ async def _serve(settings: Settings) -> None:
         generations = Generations(
             store, media, engine, uploads, settings.running, settings.stored, settings.keep_results
         )
-        _watch(metrics, engine, store, supervisor)
+        _register_gauges(metrics, engine, store, supervisor)
         service = FoleyService(engine, generations, uploads, metrics, settings.upload_timeout, settings.duration)
-        server = _server(settings, Guard(tokens, metrics), health_service, service, Operations(generations))
+        server = _server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(generations))
         port = _listen(server, settings)
         metrics_server = MetricsServer(
             metrics,
@@ -120,23 +120,23 @@ async def _serve(settings: Settings) -> None:
         stack.callback(metrics_server.close)
         await server.start()
         await _set_health(health_service, supervisor.ready)
-        work = asyncio.create_task(generations.run())
+        jobs = asyncio.create_task(generations.run())
         ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
         if settings.studio:
             ready += f" studio={await stack.enter_async_context(_studio(settings, engine, sandbox, uploads, tokens))}"
         sys.stdout.write(f"{ready}\n")
         sys.stdout.flush()
 
-        await asyncio.wait([stopped, work], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopped, jobs], return_when=asyncio.FIRST_COMPLETED)
         log.info("draining")
         await health_service.enter_graceful_shutdown()
-        await asyncio.gather(engine.drain(settings.grace), generations.settle(settings.grace))
+        await asyncio.gather(engine.drain(settings.grace), generations.drain(settings.grace))
         await engine.abort()
-        work.cancel()
+        jobs.cancel()
         with suppress(asyncio.CancelledError):
-            await work
-        await server.stop(LAST_WORDS_S)
-        log.info("ended")
+            await jobs
+        await server.stop(STOP_TIMEOUT_S)
+        log.info("stopped")
 
 
 def _studio(
@@ -144,36 +144,36 @@ def _studio(
 ) -> AbstractAsyncContextManager[str]:
     """Return the context that serves the studio and yields its URL."""
     from foley_server.http.app import Studio  # deferred: the HTTP stack is slow to import and rarely used
-    from foley_server.http.serve import serving
-    from foley_server.http.shelf import Shelves
+    from foley_server.http.files import StudioFiles
+    from foley_server.http.serve import serve_studio
 
     studio = Studio(
         engine,
         sandbox,
-        Shelves(uploads.root / "studio"),
+        StudioFiles(uploads.root / "studio"),
         {path.name: path for path in sorted(settings.studio_examples.glob("*")) if path.suffix in VIDEO_EXTENSIONS},
         tokens,
         uploads.max_bytes,
         settings.duration,
         settings.upload_timeout,
     )
-    return serving(studio, settings)
+    return serve_studio(studio, settings)
 
 
 def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:
     loop = asyncio.get_running_loop()
 
-    def told(ready: bool) -> None:
+    def on_change(ready: bool) -> None:
         with suppress(RuntimeError):  # the event loop is closed
             asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
 
     if settings.triton:
-        joined = Joined(settings.triton, str(settings.triton_metrics or "") or None)
-        return Supervisor(joined, told, settings.hang_timeout)
+        joined = RemoteTriton(settings.triton, str(settings.triton_metrics or "") or None)
+        return Supervisor(joined, on_change, settings.hang_timeout)
     bundle = bundles.read(settings.bundle)
     bundles.verify(bundle)
-    embedded = Embedded(settings.models, bundle, str(settings.trace) if settings.trace else None)
-    return Supervisor(embedded, told, settings.hang_timeout)
+    embedded = EmbeddedTriton(settings.models, bundle, str(settings.trace) if settings.trace else None)
+    return Supervisor(embedded, on_change, settings.hang_timeout)
 
 
 async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
@@ -184,13 +184,13 @@ async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
 
 def _server(
     settings: Settings,
-    guard: Guard,
+    interceptor: CallInterceptor,
     health_service: health.aio.HealthServicer,
     service: FoleyService,
     operations: Operations,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=[guard],
+        interceptors=[interceptor],
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_metadata_size", 16 * 1024),
@@ -223,7 +223,7 @@ def _connection_limit() -> int:
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     address = f"[{settings.address}]" if ":" in settings.address else settings.address
-    where = f"{address}:{settings.port}"
+    endpoint = f"{address}:{settings.port}"
     try:
         if settings.tls_certificate and settings.tls_key:
             credentials = grpc.ssl_server_credentials(
@@ -231,26 +231,28 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
                 settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None,
                 require_client_auth=settings.tls_client_ca is not None,
             )
-            port = server.add_secure_port(where, credentials)
+            port = server.add_secure_port(endpoint, credentials)
         else:
-            port = server.add_insecure_port(where)
+            port = server.add_insecure_port(endpoint)
     except OSError as error:
-        raise SettingError(f"a certificate or key cannot be read ({error.strerror}); check the names") from error
+        raise SettingError(f"a certificate or key cannot be read ({error.strerror}); check the paths") from error
     except RuntimeError as error:
-        raise OutputError(f"cannot listen on {where}; choose another address or port, or other certificates") from error
+        raise OutputError(
+            f"cannot listen on {endpoint}; choose another address or port, or other certificates"
+        ) from error
     if not port:
-        raise OutputError(f"cannot listen on {where}; choose another address or port, or other certificates")
+        raise OutputError(f"cannot listen on {endpoint}; choose another address or port, or other certificates")
     return int(port)
 
 
-def _watch(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:
+def _register_gauges(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:
     """Register gauges that are evaluated at each scrape."""
-    metrics.gauge("triton_ready", "Whether Triton is there.", lambda: float(supervisor.ready))
-    metrics.gauge("triton_starts", "How often Triton was started or joined.", lambda: supervisor.starts)
-    metrics.gauge("admitted", "Requests that are let in.", lambda: engine.line.admitted)
-    metrics.gauge("waiting", "Requests and generations that wait for their turn.", lambda: engine.line.waiting)
-    metrics.gauge("stored_waiting", "Long-running generations that wait.", lambda: store.count("queued"))
-    metrics.gauge("stored_running", "Long-running generations under way.", lambda: store.count("running"))
+    metrics.gauge("triton_ready", "Whether Triton is ready.", lambda: float(supervisor.ready))
+    metrics.gauge("triton_starts", "Starts of Triton, or connections to it.", lambda: supervisor.starts)
+    metrics.gauge("admitted", "Admitted requests.", lambda: engine.queue.admitted)
+    metrics.gauge("waiting", "Admitted requests and generations that wait for a slot.", lambda: engine.queue.waiting)
+    metrics.gauge("stored_waiting", "Queued long-running generations.", lambda: store.count("queued"))
+    metrics.gauge("stored_running", "Long-running generations in progress.", lambda: store.count("running"))
 
 
 @contextmanager
@@ -273,7 +275,7 @@ def _data_folder(path: Path) -> Iterator[Path]:
         yield path.resolve()
 
 
-def _stopped(when_stdin_closes: bool) -> "asyncio.Future[None]":
+def _stop_signal(when_stdin_closes: bool) -> "asyncio.Future[None]":
     """Return a future that is done on SIGTERM or SIGINT, or at the end of standard input."""
     loop = asyncio.get_running_loop()
     stopped = loop.create_future()
@@ -282,7 +284,7 @@ def _stopped(when_stdin_closes: bool) -> "asyncio.Future[None]":
         if not stopped.done():
             stopped.set_result(None)
 
-    def follow_stdin() -> None:
+    def read_stdin() -> None:
         sys.stdin.buffer.read()
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(stop)
@@ -290,5 +292,5 @@ def _stopped(when_stdin_closes: bool) -> "asyncio.Future[None]":
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     if when_stdin_closes:
-        threading.Thread(target=follow_stdin, daemon=True).start()
+        threading.Thread(target=read_stdin, daemon=True).start()
     return stopped

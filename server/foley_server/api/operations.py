@@ -12,14 +12,14 @@ from foley.errors import InvalidInput
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import to_status
-from foley_server.api.guard import caller
+from foley_server.api.interceptor import caller
 from foley_server.jobs.generations import Generations
 from foley_server.jobs.progress import stage_to_proto
 from foley_server.jobs.store import Row
 
-DEFAULT_PAGE, LARGEST_PAGE = 50, 500
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 500
 POLL_S = 0.2
-LONGEST_WAIT_S = 3600.0
+MAX_WAIT_S = 3600.0
 
 _STATES = {
     "queued": pb.GENERATION_STATE_QUEUED,
@@ -42,16 +42,16 @@ class Operations(operations_pb2_grpc.OperationsServicer):
 
     async def ListOperations(self, request: operations_pb2.ListOperationsRequest, context: Any) -> Any:
         """Return a page of the caller's operations, newest first."""
-        size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         with field("page_size"):
             if size < 1:
-                raise InvalidInput(f"page_size is {size}; ask for 1 to {LARGEST_PAGE}")
+                raise InvalidInput(f"page_size is {size}; request 1 to {MAX_PAGE_SIZE}")
         with field("filter"):
             if request.filter:
-                raise InvalidInput("operations cannot be filtered; leave the filter out")
+                raise InvalidInput("operations cannot be filtered; omit the filter")
         with field("page_token"):
             if request.page_token and not (request.page_token.isascii() and request.page_token.isdigit()):
-                raise InvalidInput("this page_token is not one of ours; take the one of the page before")
+                raise InvalidInput("the page_token is not valid; use next_page_token of the previous page")
             before = min(int(request.page_token[:18] or 2**62), 2**62)
         rows = await asyncio.to_thread(self.generations.store.page, caller.get().name, before, size)
         return operations_pb2.ListOperationsResponse(
@@ -71,11 +71,11 @@ class Operations(operations_pb2_grpc.OperationsServicer):
 
     async def WaitOperation(self, request: operations_pb2.WaitOperationRequest, context: Any) -> Any:
         """Wait until an operation has ended or the timeout has expired, and return its state."""
-        wait_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else LONGEST_WAIT_S
-        until = asyncio.get_running_loop().time() + min(wait_s, LONGEST_WAIT_S)
+        wait_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else MAX_WAIT_S
+        deadline = asyncio.get_running_loop().time() + min(wait_s, MAX_WAIT_S)
         async with self.generations.engine.watching():
             row = await self._find(request.name)
-            while not row.ended and asyncio.get_running_loop().time() < until:
+            while not row.ended and asyncio.get_running_loop().time() < deadline:
                 await asyncio.sleep(POLL_S)
                 row = await self._find(request.name)
         return operation(row, self.generations)
@@ -99,7 +99,7 @@ def operation(row: Row, generations: Generations) -> operations_pb2.Operation:
         if live.stage:
             metadata.progress.CopyFrom(stage_to_proto(live.stage))
     elif row.state == "queued":
-        metadata.queue_position = 1 + generations.store.in_front_of(row.number)
+        metadata.queue_position = 1 + generations.store.count_ahead(row.number)
     message = operations_pb2.Operation(name=f"operations/{row.id}", done=row.ended)
     message.metadata.Pack(metadata)
     if row.state == "succeeded":

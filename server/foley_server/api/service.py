@@ -1,4 +1,4 @@
-"""Implementation of `foley.v1.FoleyService`; `Guard` has authorised the calls."""
+"""Implementation of `foley.v1.FoleyService`; `CallInterceptor` has authorised the calls."""
 
 import asyncio
 import hashlib
@@ -19,12 +19,12 @@ from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.progress import OnProgress
 from foley_pipeline.request import GenerationRequest
 from foley_pipeline.triton_backend import TritonBackend
-from foley_server.api.guard import caller
+from foley_server.api.interceptor import caller
 from foley_server.api.operations import operation
 from foley_server.jobs.engine import Engine
-from foley_server.jobs.generations import Generations, announced
+from foley_server.jobs.generations import Generations, expected_files
 from foley_server.jobs.progress import Progress
-from foley_server.jobs.upload import Folder, Uploads, first
+from foley_server.jobs.upload import UploadFolder, Uploads, read_first
 from foley_server.telemetry import logs
 from foley_server.telemetry.metrics import Metrics
 
@@ -52,11 +52,11 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     async def Generate(self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Any) -> None:
         """Generate sound and stream progress and results to the caller."""
         async with self.engine.request():
-            options = await first(request_iterator, "options")
+            options = await read_first(request_iterator, "options")
             with self.uploads.folder() as folder:
                 with field("options"):
                     request = self._request(options, folder)
-                await self._receive(request_iterator, announced(options, folder), folder)
+                await self._receive(request_iterator, expected_files(options, folder), folder)
                 progress = Progress(logs.request_id.get())
                 work = asyncio.create_task(self._generate(progress, request))
                 try:
@@ -71,7 +71,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
     ) -> pb.PredictEnvelopeResponse:
         """Predict the envelope of a video."""
         async with self.engine.request():
-            message = await first(request_iterator, "video")
+            message = await read_first(request_iterator, "video")
             with field("video"):
                 flow = flow_from_proto(message)
             with self.uploads.folder() as folder:
@@ -87,16 +87,16 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
 
                 progress = Progress(logs.request_id.get())
                 envelope, duration_s = await self.engine.in_time(self.engine.call(progress, predict))
-        answer = pb.PredictEnvelopeResponse(envelope=pb.Envelope(rms=envelope))
-        answer.video_duration.FromNanoseconds(round(duration_s * 1e9))
-        return answer
+        response = pb.PredictEnvelopeResponse(envelope=pb.Envelope(rms=envelope))
+        response.video_duration.FromNanoseconds(round(duration_s * 1e9))
+        return response
 
     async def EmbedPrompt(
         self, request_iterator: AsyncIterator[pb.EmbedPromptRequest], context: Any
     ) -> pb.EmbedPromptResponse:
         """Embed a prompt and its negative text."""
         async with self.engine.request():
-            message = await first(request_iterator, "prompt")
+            message = await read_first(request_iterator, "prompt")
             with self.uploads.folder() as folder:
                 with field("prompt"):
                     prompt = prompt_from_proto(message, folder.recording)
@@ -108,24 +108,24 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
                     return backend.embed_prompt(prompt, progress=on_progress, cancel=cancel)
 
                 embeddings = await self.engine.in_time(self.engine.call(progress, embed))
-        made, negative = (pb.Embedding(values=values) for values in embeddings)
-        return pb.EmbedPromptResponse(embedding=made, negative_embedding=negative)
+        embedding, negative = (pb.Embedding(values=values) for values in embeddings)
+        return pb.EmbedPromptResponse(embedding=embedding, negative_embedding=negative)
 
     async def CreateGeneration(self, request_iterator: AsyncIterator[pb.CreateGenerationRequest], context: Any) -> Any:
         """Accept a long-running generation; its result is kept for a limited time after it has ended."""
-        async with self.engine.request(later=True):
-            message = await first(request_iterator, "options")
+        async with self.engine.request(while_down=True):
+            message = await read_first(request_iterator, "options")
             owner, request_id = caller.get().name, _uuid(message.request_id)
-            asked = hashlib.sha256(message.options.SerializeToString(deterministic=True)).hexdigest()
-            row = await self.generations.known(owner, request_id, asked)
+            options_digest = hashlib.sha256(message.options.SerializeToString(deterministic=True)).hexdigest()
+            row = await self.generations.find_request(owner, request_id, options_digest)
             if row is None:
                 with self.uploads.folder() as folder:
                     with field("options.options"):
                         self._request(message.options, folder)
-                    files = announced(message.options, folder)
-                    received = await self._receive(request_iterator, files, folder)
+                    files = expected_files(message.options, folder)
+                    files_digest = await self._receive(request_iterator, files, folder)
                     row = await self.generations.add(
-                        owner, request_id, f"{asked}:{received}", message.options, list(files.values())
+                        owner, request_id, f"{options_digest}:{files_digest}", message.options, list(files.values())
                     )
             return operation(row, self.generations)
 
@@ -146,18 +146,20 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             progress.error = error
         progress.changed()
 
-    def _request(self, options: pb.GenerateOptions, folder: Folder) -> GenerationRequest:
+    def _request(self, options: pb.GenerateOptions, folder: UploadFolder) -> GenerationRequest:
         request = request_from_proto(options, folder.video, folder.recording)
         if request.envelope and request.envelope.samples > self.max_duration_s * clip.SAMPLE_RATE_HZ:
             with field("options.envelope"):
-                raise MediaTooLarge(f"the envelope lasts more than {self.max_duration_s:g} s, the limit; cut it")
+                raise MediaTooLarge(f"the envelope is longer than {self.max_duration_s:g} s, the limit; shorten it")
         return request
 
-    async def _receive(self, messages: AsyncIterator[Any], files: Mapping[pb.FileKind, Path], folder: Folder) -> str:
+    async def _receive(
+        self, messages: AsyncIterator[Any], files: Mapping[pb.FileKind, Path], folder: UploadFolder
+    ) -> str:
         try:
             digest = await asyncio.wait_for(folder.receive(messages, files), self.upload_timeout_s)
         except asyncio.TimeoutError as error:
-            raise TimedOut(f"the upload took more than {self.upload_timeout_s:g} s; send less, or faster") from error
+            raise TimedOut(f"the upload took longer than {self.upload_timeout_s:g} s; send a smaller file") from error
         self.metrics.upload_bytes.inc(sum(file.stat().st_size for file in files.values()))
         return digest
 
@@ -167,4 +169,4 @@ def _uuid(text: str) -> str:
         try:
             return str(uuid.UUID(text))
         except ValueError as error:
-            raise InvalidInput("the request id is no UUID; make one anew for every new request") from error
+            raise InvalidInput("the request id is not a UUID; create a new one for every request") from error

@@ -47,67 +47,72 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with any of these settings, named with underscores.")
     bundle: Path = Field(_CHECKOUT / "bundles" / "demo", description="Folder of the bundle to serve.")
-    models: Path = Field(_CHECKOUT / "model_repository", description="The model repository.")
-    triton: str | None = Field(None, description="HOST:PORT of a Triton to join instead of starting one.")
-    triton_metrics: HttpUrl | None = Field(None, description="Metrics of that Triton, to be shown beside our own.")
+    models: Path = Field(_CHECKOUT / "model_repository", description="Folder of the hand-written models.")
+    triton: str | None = Field(None, description="HOST:PORT of a running Triton to use instead of starting one.")
+    triton_metrics: HttpUrl | None = Field(None, description="URL of that Triton's metrics, exported with the API's.")
 
     address: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 picks a free one.")
     metrics_address: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
     metrics_port: int = Field(8081, ge=0, le=65535, description="Port of the Prometheus metrics; 0 picks a free one.")
-    tls_certificate: Path | None = Field(None, description="Certificate chain of the server, PEM; turns TLS on.")
-    tls_key: Path | None = Field(None, description="Key of that certificate, PEM.")
-    tls_client_ca: Path | None = Field(None, description="Who signs clients' certificates, PEM; turns mutual TLS on.")
-    tokens: Path | None = Field(None, description="TOML file of the tokens' hashes (`foley-server token` makes one).")
+    tls_certificate: Path | None = Field(None, description="Certificate chain of the server, PEM; enables TLS.")
+    tls_key: Path | None = Field(None, description="Private key of the certificate, PEM.")
+    tls_client_ca: Path | None = Field(None, description="CA of client certificates, PEM; enables mutual TLS.")
+    tokens: Path | None = Field(None, description="TOML file of token hashes; see `foley-server token`.")
     plaintext: bool = Field(
-        False, description="Listen beyond this machine without TLS: behind a proxy that has it, and nowhere else."
+        False, description="Allow addresses other than loopback without TLS, behind a proxy that terminates TLS."
     )
 
-    studio: bool = Field(False, description="Serve the studio, too: the page on which curves are edited.")
+    studio: bool = Field(False, description="Also serve the studio, a web page for editing envelopes.")
     studio_address: str = Field("127.0.0.1", description="Address of the studio.")
     studio_port: int = Field(8090, ge=0, le=65535, description="Port of the studio; 0 picks a free one.")
     studio_host: list[str] = Field(
-        [], description="Names by which browsers know the studio, besides localhost and its address."
+        [], description="Additional host names of the studio, besides localhost and its address."
     )
-    studio_examples: Path = Field(_CHECKOUT / "examples", description="Folder of videos that the studio offers.")
+    studio_examples: Path = Field(_CHECKOUT / "examples", description="Folder of example videos for the studio.")
 
     data: Path = Field(
         Path("foley-data"),
-        description="Folder that survives a restart: long-running generations, and results to reuse.",
+        description="Folder for persistent state: long-running generations and cached results.",
     )
     media: str | None = Field(
-        None, description="Where their media is kept: a folder, or s3://BUCKET/PREFIX. By default `media` in --data."
+        None,
+        description="Storage of generated media: a folder, or s3://BUCKET/PREFIX; by default `media` in --data.",
     )
     keep_results: float = Field(
-        7 * 86_400, gt=0, description="Seconds that a long-running generation is kept after it ended."
+        7 * 86_400, gt=0, description="Seconds to keep a long-running generation after it ended."
     )
 
-    running: int = Field(4, ge=1, le=256, description="Requests that are worked on at once.")
-    waiting: int = Field(16, ge=0, le=10_000, description="Requests that may wait for their turn.")
-    stored: int = Field(1_000, ge=0, le=1_000_000, description="Long-running generations that may wait.")
-    request_timeout: Seconds = Field(3_600, description="Seconds that a request may take in all.")
-    upload_timeout: Seconds = Field(600, description="Seconds that an upload may take.")
+    running: int = Field(4, ge=1, le=256, description="Number of requests that run concurrently.")
+    waiting: int = Field(16, ge=0, le=10_000, description="Maximum number of queued requests.")
+    stored: int = Field(1_000, ge=0, le=1_000_000, description="Maximum number of queued long-running generations.")
+    request_timeout: Seconds = Field(3_600, description="Time limit of a request, in seconds.")
+    upload_timeout: Seconds = Field(600, description="Time limit of an upload, in seconds.")
     hang_timeout: Seconds = Field(
-        300, description="Seconds without an answer from a model that has calls, after which Triton is restarted."
+        300, description="Seconds after which Triton is restarted if a model with pending calls does not respond."
     )
-    grace: Seconds = Field(60, description="Seconds after SIGTERM in which running work may finish.")
+    grace: Seconds = Field(60, description="Seconds for running requests to finish after SIGTERM.")
 
-    upload_mib: Mebibytes = Field(512, description="Size of an uploaded file.")
-    duration: float = Field(120, gt=0, le=600, description="Seconds of a video, a recording or an envelope.")
-    sound: float = Field(600, gt=0, le=9_600, description="Seconds of sound in one request, over all variations.")
-    pixels: int = Field(4096 * 2304, ge=1, description="Pixels of a frame.")
-    frames: int = Field(240 * 120, ge=2, description="Frames of a video, shown or not.")
-    streams: int = Field(16, ge=1, description="Streams in a file.")
-    packets: int = Field(200_000, ge=1, description="Packets in a file.")
-    decoder_mib: Mebibytes = Field(2_048, description="Address space of the process that decodes a file.")
-    decoder_cpu: Seconds = Field(120, description="Seconds of processor time of that process.")
-    decoder_wall: Seconds = Field(180, description="Seconds that we wait for that process in all.")
+    upload_mib: Mebibytes = Field(512, description="Maximum size of an uploaded file, in MiB.")
+    duration: float = Field(120, gt=0, le=600, description="Maximum seconds of a video, a recording or an envelope.")
+    sound: float = Field(
+        600, gt=0, le=9_600, description="Maximum seconds of sound per request, summed over variations."
+    )
+    pixels: int = Field(4096 * 2304, ge=1, description="Maximum pixels per frame.")
+    frames: int = Field(240 * 120, ge=2, description="Maximum frames per video, displayed or not.")
+    streams: int = Field(16, ge=1, description="Maximum streams per file.")
+    packets: int = Field(200_000, ge=1, description="Maximum packets per file.")
+    decoder_mib: Mebibytes = Field(2_048, description="Address space of the decoder process, in MiB.")
+    decoder_cpu: Seconds = Field(120, description="CPU time of the decoder process, in seconds.")
+    decoder_wall: Seconds = Field(180, description="Total time to wait for the decoder process, in seconds.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Minimum level of log messages."
+    )
     trace: HttpUrl | None = Field(
         None, description="OTLP/HTTP endpoint for traces, such as http://localhost:4318/v1/traces."
     )
-    trace_share: float = Field(1.0, ge=0, le=1, description="Share of requests that are traced.")
+    trace_share: float = Field(1.0, ge=0, le=1, description="Fraction of requests to trace.")
     until_stdin_closes: bool = Field(False, description="Stop when standard input closes.")
 
     @classmethod
@@ -124,25 +129,25 @@ class Settings(BaseSettings):
 
     @field_validator("media")
     @classmethod
-    def _known_place(cls, media: str | None) -> str | None:
+    def _check_location(cls, media: str | None) -> str | None:
         if media and "://" in media and urlsplit(media).scheme != "s3":
-            raise ValueError("give a folder, or s3://BUCKET/PREFIX")
+            raise ValueError("the storage is not supported; use a folder, or s3://BUCKET/PREFIX")
         return media
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Settings":
+    def _check_combinations(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key belong together; give both or neither")
+            raise ValueError("tls_certificate and tls_key must be set together; set both or neither")
         if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("tls_client_ca is for mutual TLS; give tls_certificate and tls_key too")
+            raise ValueError("tls_client_ca needs TLS; set tls_certificate and tls_key, too")
         for address in (self.address, self.studio_address):
             if address not in _LOOPBACK and not self.tls_certificate and not self.plaintext:
-                raise ValueError(f"without TLS anyone on the way to {address} can listen; give a certificate")
+                raise ValueError(f"{address} is not loopback and needs TLS; set tls_certificate and tls_key")
         if self.triton_metrics and not self.triton:
-            raise ValueError("triton_metrics is for a Triton that is joined; give triton too")
+            raise ValueError("triton_metrics needs triton; set triton, too")
         for path in (self.tls_certificate, self.tls_key, self.tls_client_ca, self.tokens):
             if path and not path.is_file():
-                raise ValueError(f"there is no file {path}")
+                raise ValueError(f"there is no file {path}; check the path")
         return self
 
     @property
@@ -159,7 +164,7 @@ class Settings(BaseSettings):
         )
 
     @property
-    def media_place(self) -> str:
+    def media_location(self) -> str:
         """Location of media: the path of a folder, or the URL of a bucket."""
         return self.media or str(self.data / "media")
 
@@ -178,7 +183,7 @@ def load(arguments: Sequence[str]) -> Settings:
     finder.add_argument("--config", default=os.environ.get("FOLEY_API_CONFIG"))
     file = finder.parse_known_args(arguments)[0].config
     if file is not None and not Path(file).is_file():
-        raise SettingError(f"there is no settings file {file}")
+        raise SettingError(f"there is no settings file {file}; check the path")
 
     class FromFile(Settings):
         __doc__ = Settings.__doc__
@@ -187,14 +192,14 @@ def load(arguments: Sequence[str]) -> Settings:
     try:
         return CliApp.run(FromFile, cli_args=list(arguments), cli_exit_on_error=False)
     except ValidationError as error:
-        raise SettingError("; ".join(map(_sentence, error.errors()))) from error
+        raise SettingError("; ".join(map(_describe, error.errors()))) from error
     except SettingsError as error:
         raise SettingError(f"{error}; see `foley-server api --help`") from error
     except ValueError as error:  # the file is not valid TOML
-        raise SettingError(f"{file} cannot be read as TOML ({error})") from error
+        raise SettingError(f"{file} is not valid TOML ({error}); correct it") from error
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _describe(error: ErrorDetails) -> str:
     name = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" if name else message

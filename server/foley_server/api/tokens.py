@@ -29,12 +29,12 @@ else:
 
 Scope = Literal["generate", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-MAX_TOKEN = 512  # characters
+MAX_TOKEN_LENGTH = 512  # characters
 
 log = logging.getLogger(__name__)
 
 
-class Entry(BaseModel):
+class TokenEntry(BaseModel):
     """Permissions and limits of a token.
 
     Attributes:
@@ -55,18 +55,18 @@ class Entry(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    tokens: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")], Entry] = {}
+    tokens: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")], TokenEntry] = {}
 
 
 class Principal:
     """An authenticated caller, with the state of its rate limit (a token bucket)."""
 
-    def __init__(self, name: str, entry: Entry | None) -> None:
+    def __init__(self, name: str, entry: TokenEntry | None) -> None:
         self.name = name
         self.entry = entry  # None: anonymous, without limits
         self._active = 0
-        self._left = entry.requests_per_minute if entry else 0.0
-        self._counted_at = time.monotonic()
+        self._available = entry.requests_per_minute if entry else 0.0
+        self._refilled_at = time.monotonic()
 
     def check(self, scope: Scope | None) -> None:
         """Check that the token has `scope`.
@@ -75,11 +75,11 @@ class Principal:
             Forbidden: The token lacks the scope.
         """
         if self.entry and scope and scope not in self.entry.scopes:
-            raise Forbidden(f"the token {self.name!r} lacks the scope {scope!r}")
+            raise Forbidden(f"the token {self.name!r} lacks the scope {scope!r}; use one that has it")
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count the context as one request.
+    def acquire(self) -> Iterator[None]:
+        """Count one request against the limits; it is in progress while the context is active.
 
         Raises:
             RateLimited: The token's rate limit or its limit of concurrent requests is reached.
@@ -89,14 +89,14 @@ class Principal:
             return
         per_second = self.entry.requests_per_minute / 60
         now = time.monotonic()
-        self._left = min(self.entry.requests_per_minute, self._left + (now - self._counted_at) * per_second)
-        self._counted_at = now
+        self._available = min(self.entry.requests_per_minute, self._available + (now - self._refilled_at) * per_second)
+        self._refilled_at = now
         if self._active >= self.entry.concurrent_requests:
-            raise _limited(f"{self.entry.concurrent_requests} requests of this token are under way, its limit", 1.0)
-        if self._left < 1:
-            wait_s = (1 - self._left) / per_second
-            raise _limited(f"this token may ask {self.entry.requests_per_minute:g} times a minute", wait_s)
-        self._left -= 1
+            raise _limited(f"the token is at its limit of {self.entry.concurrent_requests} concurrent requests", 1.0)
+        if self._available < 1:
+            wait_s = (1 - self._available) / per_second
+            raise _limited(f"the token is at its limit of {self.entry.requests_per_minute:g} requests a minute", wait_s)
+        self._available -= 1
         self._active += 1
         try:
             yield
@@ -116,9 +116,9 @@ class Tokens:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._state: tuple[int, ...] = ()
-        self._known: dict[str, Principal] = {}
-        self._everyone = Principal("everyone", None)
+        self._version: tuple[int, ...] = ()
+        self._principals: dict[str, Principal] = {}
+        self._anonymous = Principal("everyone", None)
         if path:
             self._read(path)
 
@@ -129,36 +129,38 @@ class Tokens:
             Unauthenticated: The token is missing or unknown.
         """
         if self._path is None:
-            return self._everyone
+            return self._anonymous
         self._refresh(self._path)
         scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN:
-            raise Unauthenticated("this server needs a token; set $FOLEY_TOKEN, or send `authorization: Bearer TOKEN`")
-        known = self._known.get(sha256(token))
-        if known is None:
-            raise Unauthenticated("this server does not know the token; ask its operator for one")
-        return known
+        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_LENGTH:
+            raise Unauthenticated("a token is required; set $FOLEY_TOKEN, or send `authorization: Bearer TOKEN`")
+        principal = self._principals.get(sha256(token))
+        if principal is None:
+            raise Unauthenticated("the token is not valid; ask the server's operator for one")
+        return principal
 
     def _refresh(self, path: Path) -> None:
         try:
-            if _state(path) != self._state:
+            if _version(path) != self._version:
                 self._read(path)
-                log.info("tokens read again")
+                log.info("tokens reloaded")
         except (OSError, SettingError) as error:
-            log.error("tokens cannot be read again, those before stay valid: %s", error)
+            log.error("tokens cannot be reloaded, the previous ones stay valid: %s", error)
 
     def _read(self, path: Path) -> None:
-        state = _state(path)
+        version = _version(path)
         try:
             file = _File.model_validate(tomllib.loads(path.read_text()))
         except (ValueError, ValidationError) as error:
-            raise SettingError(f"{path} is not a file of tokens ({error}); `foley-server token` shows how") from error
-        before = {one.name: one for one in self._known.values()}
-        self._known = {
+            raise SettingError(
+                f"{path} is not a valid token file ({error}); see `foley-server token --help`"
+            ) from error
+        before = {one.name: one for one in self._principals.values()}
+        self._principals = {
             entry.sha256: before[name] if name in before and before[name].entry == entry else Principal(name, entry)
             for name, entry in file.tokens.items()
         }
-        self._state = state
+        self._version = version
 
 
 def new_token() -> str:
@@ -192,7 +194,7 @@ def sha256(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def _version(path: Path) -> tuple[int, ...]:
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 

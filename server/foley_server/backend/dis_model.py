@@ -23,8 +23,8 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response per request, in order."""
-        return [self._answer(request) for request in requests]
+        return [self._run(request) for request in requests]
 
-    def _answer(self, request: Any) -> Any:
+    def _run(self, request: Any) -> Any:
         frames = pb_utils.get_input_tensor_by_name(request, "frames").as_numpy()
         return pb_utils.InferenceResponse([pb_utils.Tensor("flow", self.dis.flow(frames))])

@@ -36,34 +36,34 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response per request, in order. Triton passes a list; the model stacks the requests itself."""
-        calls = [self._read(request) for request in requests]
+        calls = [self._parse(request) for request in requests]
         if not self.stage.max_batch:
-            return [self._answer(call) for call in calls]
+            return [self._run(call) for call in calls]
         responses: list[Any] = []
         for _, group in groupby(calls, key=lambda call: (call.outputs, call.row_shapes)):
             members = list(group)
-            responses.extend([self._answer(members[0])] if len(members) == 1 else self._answer_batch(members))
+            responses.extend([self._run(members[0])] if len(members) == 1 else self._run_batch(members))
         return responses
 
-    def _read(self, request: Any) -> "Call":
-        asked = set(request.requested_output_names())
+    def _parse(self, request: Any) -> "Call":
+        requested = set(request.requested_output_names())
         return Call(
             {t.name: pb_utils.get_input_tensor_by_name(request, t.name).as_numpy() for t in self.stage.inputs},
-            [t.name for t in self.stage.outputs if t.name in asked],
+            [t.name for t in self.stage.outputs if t.name in requested],
         )
 
-    def _answer_batch(self, calls: list["Call"]) -> list[Any]:
+    def _run_batch(self, calls: list["Call"]) -> list[Any]:
         """Run requests with the same row shapes and requested outputs as one batch."""
         stacked = {name: np.concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
         try:
             outputs = self.session.run(calls[0].outputs, stacked)
         except ONNX_ERRORS:  # run one by one, so that invalid values of one request do not fail the others
-            return [self._answer(call) for call in calls]
+            return [self._run(call) for call in calls]
         ends = np.cumsum([call.rows for call in calls])
         pieces = [[output[end - call.rows : end] for output in outputs] for call, end in zip(calls, ends, strict=True)]
         return [_respond(call, piece) for call, piece in zip(calls, pieces, strict=True)]
 
-    def _answer(self, call: "Call") -> Any:
+    def _run(self, call: "Call") -> Any:
         """Run one request; ONNX Runtime errors become an INVALID_ARG response."""
         try:
             return _respond(call, self.session.run(call.outputs, call.inputs))

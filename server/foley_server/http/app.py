@@ -33,19 +33,26 @@ from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_pipeline.result import GenerationResult
 from foley_pipeline.triton_backend import TritonBackend
 from foley_server.api.tokens import Tokens
-from foley_server.http.shelf import Recording, Shelves, Take, Video
-from foley_server.http.web import Answer, Door, Guarded, document, handle_errors, lines
+from foley_server.http.files import Recording, StudioFiles, Take, Video
+from foley_server.http.web import (
+    AuthenticatedEndpoint,
+    Handler,
+    HostCheckMiddleware,
+    handle_errors,
+    read_json,
+    stream_events,
+)
 from foley_server.jobs.engine import Engine
 from foley_server.jobs.progress import Progress
 from foley_server.sandbox.sandbox import Sandbox
 
 STATIC = Path(__file__).with_name("static")
-TICK_S = 0.2  # interval between progress checks
-SILENCE_S = 5.0  # maximum interval between lines; the page treats a longer silence as a lost connection
-MAX_DOCUMENT = 4 * 2**20  # a curve of ten minutes is 60,000 numbers
+POLL_S = 0.2  # interval between progress checks
+HEARTBEAT_S = 5.0  # maximum interval between events; the page treats a longer silence as a lost connection
+MAX_BODY = 4 * 2**20  # a curve of ten minutes is 60,000 numbers
 
 
-class Wish(GenerateOptions):
+class TakeRequest(GenerateOptions):
     """Body of `POST /api/takes`.
 
     Attributes:
@@ -66,7 +73,7 @@ class Studio:
     Attributes:
         engine: Runs the pipeline.
         sandbox: Opens uploaded media.
-        shelves: Uploaded videos and recordings, and generated takes.
+        files: Uploaded videos and recordings, and generated takes.
         examples: Example videos by name.
         tokens: Tokens of the API.
         max_bytes: Maximum size of an upload.
@@ -76,7 +83,7 @@ class Studio:
 
     engine: Engine
     sandbox: Sandbox
-    shelves: Shelves
+    files: StudioFiles
     examples: Mapping[str, Path]
     tokens: Tokens
     max_bytes: int
@@ -86,8 +93,8 @@ class Studio:
     def app(self, hosts: frozenset[str]) -> Starlette:
         """Return the ASGI application, which accepts requests for `hosts` (values of the Host header)."""
 
-        def route(path: str, answer: Answer, method: str = "GET") -> Route:
-            return Route(path, Guarded(self.tokens, answer), methods=[method])
+        def route(path: str, handler: Handler, method: str = "GET") -> Route:
+            return Route(path, AuthenticatedEndpoint(self.tokens, handler), methods=[method])
 
         app = Starlette(
             routes=[
@@ -100,10 +107,10 @@ class Studio:
                 route("/api/videos/{name}/preview.mp4", self.preview),
                 route("/api/videos/{name}/mux", self.mux, "POST"),
                 route("/api/recordings", self.add_recording, "POST"),
-                route("/api/takes", self.make_takes, "POST"),
+                route("/api/takes", self.create_takes, "POST"),
                 route("/api/takes/{name}.wav", self.sound),
             ],
-            middleware=[Middleware(Door, hosts=hosts)],
+            middleware=[Middleware(HostCheckMiddleware, hosts=hosts)],
         )
         handle_errors(app)
         return app
@@ -116,7 +123,8 @@ class Studio:
         """Return the configuration of the page: options, profiles, examples and limits."""
         triton = self.engine.supervisor.triton()
         profiles = {
-            name: _shown(resolve_sampling(GenerateOptions(profile=name), triton.manifest.sampling)) for name in PROFILES
+            name: _profile_summary(resolve_sampling(GenerateOptions(profile=name), triton.manifest.sampling))
+            for name in PROFILES
         }
         return JSONResponse(
             {
@@ -133,28 +141,28 @@ class Studio:
         """Return an example video."""
         path = self.examples.get(request.path_params["name"])
         if path is None:
-            raise NotFound("there is no such example")
+            raise NotFound("there is no such example; choose one that the page lists")
         return FileResponse(path)
 
     async def add_video(self, request: Request) -> Response:
         """Accept a video as the request body."""
         async with self.engine.request():
-            name, folder = self.shelves.videos.room()
+            name, folder = self.files.videos.allocate()
             try:
                 path = folder / "the video"  # appears in error messages
                 await self._receive(request, path)
                 info = await asyncio.to_thread(lambda: self.sandbox.open_video(path).info)
                 video = Video(path, info.duration_s, info.samples(clip.SAMPLE_RATE_HZ))
             except BaseException:
-                self.shelves.videos.drop(name)
+                self.files.videos.remove(name)
                 raise
-            self.shelves.videos.put(name, video)
+            self.files.videos.add(name, video)
         answer = {"video": name, "duration_s": video.duration_s, "sample_count": video.samples}
         return JSONResponse(answer, 201)
 
     async def predict(self, request: Request) -> Response:
         """Predict the envelope of a video; stream progress events, then an `envelope` event."""
-        video = self.shelves.videos[request.path_params["name"]]
+        video = self.files.videos[request.path_params["name"]]
 
         def look(backend: TritonBackend, on_progress: OnProgress, cancel: CancelToken) -> Floats:
             return backend.predict_envelope(video.path, progress=on_progress, cancel=cancel)
@@ -162,44 +170,46 @@ class Studio:
         def found(envelope: Floats) -> dict[str, Any]:
             return {"event": "envelope", "envelope": _rounded(envelope)}
 
-        return await lines(self._work(lambda progress: self.engine.call(progress, look), found))
+        return await stream_events(self._stream_progress(lambda progress: self.engine.call(progress, look), found))
 
     async def add_recording(self, request: Request) -> Response:
         """Accept a recording as the request body, for an audio prompt; return its envelope, too."""
-        async with self.engine.request(later=True):
-            name, folder = self.shelves.recordings.room()
+        async with self.engine.request(while_down=True):
+            name, folder = self.files.recordings.allocate()
             try:
                 path = folder / "the recording"
                 await self._receive(request, path)
                 waveform = await asyncio.to_thread(self.sandbox.read_audio, path)
             except BaseException:
-                self.shelves.recordings.drop(name)
+                self.files.recordings.remove(name)
                 raise
-            self.shelves.recordings.put(name, Recording(path))
+            self.files.recordings.add(name, Recording(path))
         return JSONResponse({"recording": name, "envelope": _rounded(measure(waveform))}, 201)
 
-    async def make_takes(self, request: Request) -> Response:
+    async def create_takes(self, request: Request) -> Response:
         """Generate takes for an envelope; stream progress events, then a `takes` event."""
-        wish = Wish(**await document(request, MAX_DOCUMENT))
-        curve = np.asarray(wish.envelope, np.float32)
+        body = TakeRequest(**await read_json(request, MAX_BODY))
+        curve = np.asarray(body.envelope, np.float32)
         if len(curve) > self.max_duration_s * clip.ENVELOPE_RATE_HZ:
-            raise MediaTooLarge(f"the curve lasts more than {self.max_duration_s:g} s, the limit; cut it")
-        recording = self.shelves.recordings[wish.audio].path if wish.audio else None
-        length = wish.sample_count or samples(len(curve) / clip.ENVELOPE_RATE_HZ)
-        options = GenerateOptions(**wish.model_dump(include=set(GenerateOptions.model_fields)))
+            raise MediaTooLarge(f"the envelope is longer than {self.max_duration_s:g} s, the limit; shorten it")
+        recording = self.files.recordings[body.audio].path if body.audio else None
+        length = body.sample_count or samples(len(curve) / clip.ENVELOPE_RATE_HZ)
+        options = GenerateOptions(**body.model_dump(include=set(GenerateOptions.model_fields)))
         wanted = GenerationRequest(None, EnvelopeInput(curve, length), recording, options)
-        return await lines(self._work(lambda progress: self.engine.generate(progress, wanted), self._keep))
+        return await stream_events(
+            self._stream_progress(lambda progress: self.engine.generate(progress, wanted), self._store_takes)
+        )
 
     async def sound(self, request: Request) -> Response:
         """Return a take as a WAV file."""
-        return FileResponse(self.shelves.takes[request.path_params["name"]].path, media_type="audio/wav")
+        return FileResponse(self.files.takes[request.path_params["name"]].path, media_type="audio/wav")
 
     async def preview(self, request: Request) -> Response:
         """Return a small preview of a video, without sound, that every browser can play."""
-        video = self.shelves.videos[request.path_params["name"]]
+        video = self.files.videos[request.path_params["name"]]
         path = video.path.with_name("preview.mp4")
         if not path.is_file():
-            async with self.engine.request(later=True):
+            async with self.engine.request(while_down=True):
                 await asyncio.to_thread(self.sandbox.preview, video.path, path)
         return FileResponse(path)
 
@@ -210,12 +220,12 @@ class Studio:
         """
         source_audio = cast(SourceAudio, request.query_params.get("source_audio", "replace"))
         if source_audio not in get_args(SourceAudio):
-            raise SettingError(f"source_audio is one of {', '.join(get_args(SourceAudio))}")
-        video = self.shelves.videos[request.path_params["name"]]
+            raise SettingError(f"source_audio must be one of {', '.join(get_args(SourceAudio))}")
+        video = self.files.videos[request.path_params["name"]]
         folder = Path(tempfile.mkdtemp(dir=video.path.parent))
         clean = partial(shutil.rmtree, folder, ignore_errors=True)
         try:
-            async with self.engine.request(later=True):
+            async with self.engine.request(while_down=True):
                 sound, path = folder / "the sound", folder / "muxed.mp4"
                 await self._receive(request, sound)
                 await asyncio.to_thread(self.sandbox.mux, video.path, sound, path, source_audio)
@@ -224,17 +234,17 @@ class Studio:
             raise
         return FileResponse(path, background=BackgroundTask(clean))
 
-    def _keep(self, result: GenerationResult) -> dict[str, Any]:
-        kept = []
+    def _store_takes(self, result: GenerationResult) -> dict[str, Any]:
+        stored = []
         for take in result.takes:
-            name, folder = self.shelves.takes.room()
+            name, folder = self.files.takes.allocate()
             soundfile.write(folder / "take.wav", take.waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
-            self.shelves.takes.put(name, Take(folder / "take.wav"))
+            self.files.takes.add(name, Take(folder / "take.wav"))
             about = {"recipe": take.recipe, "produced": _rounded(measure(take.waveform)), "seconds": result.timings_s}
-            kept.append({"take": name, **about})
-        return {"event": "takes", "takes": kept}
+            stored.append({"take": name, **about})
+        return {"event": "takes", "takes": stored}
 
-    async def _work(
+    async def _stream_progress(
         self, start: Callable[[Progress], Awaitable[Any]], finish: Callable[[Any], dict[str, Any]]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Run work in the engine's queue, and yield progress events, then the result. Closing the generator cancels it.
@@ -244,17 +254,17 @@ class Studio:
             finish: Converts the result of the work to an event.
         """
         async with self.engine.request():
-            progress, begun = Progress("studio"), time.monotonic()
+            progress, started_at = Progress("studio"), time.monotonic()
             work = asyncio.ensure_future(self.engine.in_time(start(progress)))
             try:
-                last: dict[str, Any] = {}
-                told = begun
+                last_event: dict[str, Any] = {}
+                sent_at = started_at
                 while not work.done():
-                    await asyncio.wait([work], timeout=TICK_S)
-                    now, at = _where(progress), time.monotonic()
-                    if now != last or at - told > SILENCE_S:
-                        last, told = now, at
-                        yield {**now, "seconds": round(at - begun, 1)}
+                    await asyncio.wait([work], timeout=POLL_S)
+                    now, at = _progress_event(progress), time.monotonic()
+                    if now != last_event or at - sent_at > HEARTBEAT_S:
+                        last_event, sent_at = now, at
+                        yield {**now, "seconds": round(at - started_at, 1)}
                 yield finish(work.result())
             finally:
                 work.cancel()
@@ -267,24 +277,26 @@ class Studio:
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > self.max_bytes:
-                        raise MediaTooLarge(f"the file has more than {self.max_bytes >> 20} MiB, the limit; cut it")
+                        raise MediaTooLarge(
+                            f"the file is larger than {self.max_bytes >> 20} MiB, the limit; shorten it"
+                        )
                     file.write(chunk)
             return size
 
         try:
             size = await asyncio.wait_for(write(), self.upload_timeout_s)
         except asyncio.TimeoutError as error:
-            raise TimedOut(f"the upload took more than {self.upload_timeout_s:g} s; send less, or faster") from error
+            raise TimedOut(f"the upload took longer than {self.upload_timeout_s:g} s; send a smaller file") from error
         if not size:
-            raise MediaError("the file is empty")
+            raise MediaError("the file is empty; send its content as the request body")
 
 
-def _shown(sampling: Sampling) -> dict[str, Any]:
+def _profile_summary(sampling: Sampling) -> dict[str, Any]:
     """Return the sampling settings of a profile that the page shows."""
     return {"steps": sampling.steps, "guidance": sampling.guidance}
 
 
-def _where(progress: Progress) -> dict[str, Any]:
+def _progress_event(progress: Progress) -> dict[str, Any]:
     if progress.stage is None:
         return {"event": "waiting", "position": progress.position or 0}
     stage = progress.stage

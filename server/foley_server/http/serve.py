@@ -24,7 +24,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(studio: Studio, settings: Settings) -> AsyncIterator[str]:
+async def serve_studio(studio: Studio, settings: Settings) -> AsyncIterator[str]:
     """Serve the studio while the context is active.
 
     Yields:
@@ -37,7 +37,9 @@ async def serving(studio: Studio, settings: Settings) -> AsyncIterator[str]:
     try:
         listener = socket.create_server((address, port))
     except OSError as error:
-        raise OutputError(f"cannot listen on {address}:{port} ({error.strerror}); choose another") from error
+        raise OutputError(
+            f"cannot listen on {address}:{port} ({error.strerror}); choose another address or port"
+        ) from error
     port = listener.getsockname()[1]
     hosts = frozenset({"localhost", "127.0.0.1", "[::1]", address, *settings.studio_host})
     server = _Server(
@@ -55,10 +57,10 @@ async def serving(studio: Studio, settings: Settings) -> AsyncIterator[str]:
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
     )
-    work = asyncio.create_task(server.serve(sockets=[listener]))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield f"{'https' if settings.tls_certificate else 'http'}://{address}:{port}/"
     finally:
         server.should_exit = True
-        await asyncio.wait([work])
+        await asyncio.wait([task])
         listener.close()

@@ -44,7 +44,7 @@ HEADERS = {
 }
 
 
-class Door:
+class HostCheckMiddleware:
     """ASGI middleware that rejects requests with another Host or Origin, and adds `HEADERS` to responses.
 
     The same-origin policy only keeps scripts of other sites from reading responses: without these checks they could
@@ -72,33 +72,35 @@ class Door:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if host.rpartition(":")[0] not in self._hosts and host not in self._hosts:
-            refusal = Forbidden(f"this studio does not go by the name {host[:100]}; see --studio-host")
-            await error_response(refusal)(scope, receive, with_headers)
+            rejection = Forbidden(f"the host name {host[:100]} is not allowed; add it with --studio-host")
+            await error_response(rejection)(scope, receive, with_headers)
         elif origin is not None and origin.partition("://")[2] != host:
-            await error_response(Forbidden("requests come from the studio's own page"))(scope, receive, with_headers)
+            await error_response(Forbidden("cross-origin requests are not allowed; use the studio's own page"))(
+                scope, receive, with_headers
+            )
         else:
             await self._app(scope, receive, with_headers)
 
 
-Answer = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Guarded:
+class AuthenticatedEndpoint:
     """ASGI endpoint that requires a token with the scope `generate`, unless the API has no tokens.
 
     It counts as one request of the token until the last byte of the response is sent.
     """
 
-    def __init__(self, tokens: Tokens, answer: Answer) -> None:
-        self._tokens, self._answer = tokens, answer
+    def __init__(self, tokens: Tokens, handler: Handler) -> None:
+        self._tokens, self._handler = tokens, handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI connection."""
         request = Request(scope, receive, send)
         principal = self._tokens.principal(request.headers.get("authorization"))
         principal.check("generate")
-        with principal.counted():
-            response = await self._answer(request)
+        with principal.acquire():
+            response = await self._handler(request)
             await response(scope, receive, send)
 
 
@@ -119,45 +121,45 @@ def error_document(error: FoleyError) -> dict[str, Any]:
     }
 
 
-def told(error: BaseException) -> FoleyError:
+def to_foley_error(error: BaseException) -> FoleyError:
     """Return the error to report to the user; an unexpected error is logged and becomes a ServerFailure."""
     if isinstance(error, FoleyError):
         return error
-    log.error("a request to the studio failed", exc_info=error)
-    return ServerFailure("the server made a mistake; its log says which")
+    log.error("internal error in a request to the studio", exc_info=error)
+    return ServerFailure("internal error; see the server's log")
 
 
 def handle_errors(app: Starlette) -> None:
     """Register handlers that convert errors to JSON responses."""
 
-    async def answer(_: Request, error: Exception) -> Response:
-        return error_response(told(error))
+    async def handler(_: Request, error: Exception) -> Response:
+        return error_response(to_foley_error(error))
 
-    app.add_exception_handler(FoleyError, answer)
-    app.add_exception_handler(Exception, answer)
+    app.add_exception_handler(FoleyError, handler)
+    app.add_exception_handler(Exception, handler)
 
 
-async def document(request: Request, limit: int) -> dict[str, Any]:
+async def read_json(request: Request, limit: int) -> dict[str, Any]:
     """Return the JSON object in the body of a request.
 
     Raises:
         InvalidInput: The body is not a JSON object, or is larger than `limit` bytes.
     """
-    content = bytearray()
+    data = bytearray()
     async for chunk in request.stream():
-        content += chunk
-        if len(content) > limit:
-            raise InvalidInput(f"the request has more than {limit} bytes")
+        data += chunk
+        if len(data) > limit:
+            raise InvalidInput(f"the request body is larger than {limit} bytes, the limit; send less")
     try:
-        found = json.loads(content)
+        body = json.loads(data)
     except ValueError as error:
-        raise InvalidInput("the request is no JSON") from error
-    if not isinstance(found, dict):
-        raise InvalidInput("the request is no JSON object")
-    return found
+        raise InvalidInput("the request body is not JSON; send a JSON object") from error
+    if not isinstance(body, dict):
+        raise InvalidInput("the request body is not a JSON object; send one")
+    return body
 
 
-async def lines(events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
+async def stream_events(events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
     """Stream events as lines of JSON. When the client disconnects, the generator is closed, which cancels the work.
 
     An error before the first event is raised. A later error becomes the last line, since the status has been sent.
@@ -167,16 +169,16 @@ async def lines(events: AsyncGenerator[dict[str, Any], None]) -> StreamingRespon
     async def content() -> AsyncIterator[bytes]:
         async with aclosing(events):
             try:
-                yield _line(first)
+                yield _json_line(first)
                 async for event in events:
-                    yield _line(event)
+                    yield _json_line(event)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                yield _line({"event": "error", "error": error_document(told(error))})
+                yield _json_line({"event": "error", "error": error_document(to_foley_error(error))})
 
     return StreamingResponse(content(), media_type="application/x-ndjson")
 
 
-def _line(event: dict[str, Any]) -> bytes:
+def _json_line(event: dict[str, Any]) -> bytes:
     return json.dumps(event).encode() + b"\n"

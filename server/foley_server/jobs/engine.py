@@ -16,8 +16,8 @@ from foley_pipeline.progress import Progress as StageProgress
 from foley_pipeline.request import GenerationRequest
 from foley_pipeline.result import GenerationResult
 from foley_pipeline.triton_backend import TritonBackend
-from foley_server.jobs.line import Line
 from foley_server.jobs.progress import Progress
+from foley_server.jobs.request_queue import RequestQueue
 from foley_server.launcher.supervisor import Supervisor
 from foley_server.telemetry.metrics import Metrics
 from foley_server.telemetry.tracing import trace_headers
@@ -35,7 +35,7 @@ class Engine:
 
     Attributes:
         supervisor: Provides the current Triton.
-        line: Admission control and queue.
+        queue: Admission control and queue.
         loader: Opens media files.
         cache: Cache of intermediate results.
         metrics: Prometheus metrics.
@@ -46,7 +46,7 @@ class Engine:
     """
 
     supervisor: Supervisor
-    line: Line
+    queue: RequestQueue
     loader: MediaLoader
     cache: Cache
     metrics: Metrics
@@ -57,28 +57,28 @@ class Engine:
     _aborting: bool = False
     _requests: set["asyncio.Task[Any]"] = field(default_factory=set)
     _watchers: set["asyncio.Task[Any]"] = field(default_factory=set)
-    _leaving: set["asyncio.Task[None]"] = field(default_factory=set)
+    _abandoned: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._threads = ThreadPoolExecutor(self.running, "work")
+        self._threads = ThreadPoolExecutor(self.running, "worker")
 
     @asynccontextmanager
-    async def request(self, later: bool = False) -> AsyncIterator[None]:
+    async def request(self, while_down: bool = False) -> AsyncIterator[None]:
         """Admit a request, from its first message to its last response.
 
         Args:
-            later: Whether the request needs no Triton now, so that it is accepted while Triton is down.
+            while_down: Whether the request is admitted while Triton is down, because it does not need Triton now.
 
         Raises:
             Overloaded: The queue is full.
             ServerUnavailable: Triton is down, or the server is shutting down or stops before the request has ended.
         """
         if self.draining:
-            raise _ending()
-        if not later:
+            raise _shutting_down()
+        if not while_down:
             self.supervisor.triton()
-        with self.line.place():
-            async with self._until_the_end(self._requests):
+        with self.queue.admit():
+            async with self._tracked(self._requests):
                 yield
 
     @asynccontextmanager
@@ -88,11 +88,11 @@ class Engine:
         Raises:
             ServerUnavailable: The server stops before the call has ended.
         """
-        async with self._until_the_end(self._watchers):
+        async with self._tracked(self._watchers):
             yield
 
     @asynccontextmanager
-    async def _until_the_end(self, tasks: set["asyncio.Task[Any]"]) -> AsyncIterator[None]:
+    async def _tracked(self, tasks: set["asyncio.Task[Any]"]) -> AsyncIterator[None]:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
@@ -100,15 +100,15 @@ class Engine:
             yield
         except asyncio.CancelledError:
             if self._aborting:
-                raise _ending() from None
+                raise _shutting_down() from None
             raise
         finally:
             tasks.discard(task)
 
     async def call(self, progress: Progress, work: Work[Result]) -> Result:
-        """Wait for a turn, run `work` in a worker thread, and return its result.
+        """Wait for a slot, run `work` in a worker thread, and return its result.
 
-        Cancellation takes effect at once and stops the work before its next call to Triton. The turn is held until the
+        Cancellation takes effect at once and stops the work before its next call to Triton. The slot is held until the
         work has stopped, which a hanging model can delay until the supervisor restarts Triton.
 
         Args:
@@ -119,8 +119,8 @@ class Engine:
             ServerUnavailable: Triton is down or fails; `retry_after_s` is set.
         """
         loop = asyncio.get_running_loop()
-        async with AsyncExitStack() as turn:
-            await turn.enter_async_context(self.line.turn(progress.at))
+        async with AsyncExitStack() as slot:
+            await slot.enter_async_context(self.queue.slot(progress.set_position))
             triton = self.supervisor.triton().for_request(progress.id, trace_headers())
             backend = TritonBackend(triton, cache=self.cache, loader=self.loader, max_sound_s=self.max_sound_s)
             cancel = CancelToken()
@@ -133,9 +133,9 @@ class Engine:
                 return await asyncio.shield(job)
             except asyncio.CancelledError:
                 cancel.cancel()
-                leaving = asyncio.create_task(_close_after(job, turn.pop_all()))
-                self._leaving.add(leaving)  # the event loop only keeps weak references to tasks
-                leaving.add_done_callback(self._leaving.discard)
+                release = asyncio.create_task(_release_after(job, slot.pop_all()))
+                self._abandoned.add(release)  # the event loop only keeps weak references to tasks
+                release.add_done_callback(self._abandoned.discard)
                 raise
             except ServerUnavailable as error:
                 error.retry_after_s = error.retry_after_s or RETRY_AFTER_S
@@ -172,7 +172,9 @@ class Engine:
         try:
             return await asyncio.wait_for(work, self.request_timeout_s)
         except asyncio.TimeoutError as error:
-            raise TimedOut(f"this took more than {self.request_timeout_s:g} s; ask for less at once") from error
+            raise TimedOut(
+                f"the request took longer than {self.request_timeout_s:g} s; request less at once"
+            ) from error
 
     async def drain(self, grace_s: float) -> None:
         """Reject new requests, and wait up to `grace_s` seconds for those in progress."""
@@ -183,26 +185,26 @@ class Engine:
     async def abort(self) -> None:
         """End the remaining requests and watchers with a retryable ServerUnavailable."""
         self._aborting = True
-        left = self._requests | self._watchers
-        for task in left:
+        remaining = self._requests | self._watchers
+        for task in remaining:
             task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=RETRY_AFTER_S)
+        if remaining:
+            await asyncio.wait(remaining, timeout=RETRY_AFTER_S)
 
     def close(self) -> None:
         """Shut down the worker threads; work in progress stops at its next call to Triton."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def _close_after(job: "asyncio.Future[Any]", turn: AsyncExitStack) -> None:
-    """Release a turn when its abandoned job has ended, and drop the outcome."""
+async def _release_after(job: "asyncio.Future[Any]", slot: AsyncExitStack) -> None:
+    """Release a slot when its abandoned job has ended, and drop the outcome."""
     # retrieve the exception, or asyncio logs it as unhandled
     job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    async with turn:
+    async with slot:
         await asyncio.wait([job])
 
 
-def _ending() -> ServerUnavailable:
-    error = ServerUnavailable("the server is being restarted; try again in a moment")
+def _shutting_down() -> ServerUnavailable:
+    error = ServerUnavailable("the server is shutting down; try again in a moment")
     error.retry_after_s = RETRY_AFTER_S
     return error

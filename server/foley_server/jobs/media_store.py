@@ -25,57 +25,61 @@ class MediaStore:
     Methods raise `ServerFailure` for a missing file and `MediaUnavailable` for other errors of the storage.
 
     Args:
-        place: A folder, which is created, or `s3://BUCKET/PREFIX`.
+        location: A folder, which is created, or `s3://BUCKET/PREFIX`.
 
     Raises:
         OutputError: The location cannot be used.
     """
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, location: str) -> None:
+        self._location = location
         try:
             self._store: ObjectStore = (
-                S3Store.from_url(place)
-                if place.startswith("s3://")
-                else LocalStore(Path(place), mkdir=True, automatic_cleanup=True)
+                S3Store.from_url(location)
+                if location.startswith("s3://")
+                else LocalStore(Path(location), mkdir=True, automatic_cleanup=True)
             )
             obstore.list_with_delimiter(self._store)
         except (BaseError, OSError, ValueError) as error:
             raise OutputError(
-                f"media cannot be kept in {place} ({_first_line(error)}); choose another place"
+                f"media cannot be stored in {location} ({_first_line(error)}); choose another location"
             ) from error
 
     def put(self, id: str, name: str, content: Path | bytes) -> None:
         """Store a file, replacing any with the same name."""
-        with self._translated():
+        with self._translate_errors():
             obstore.put(self._store, f"{id}/{name}", content)
 
     def get(self, id: str, name: str) -> bytes:
         """Return the content of a file."""
-        with self._translated():
+        with self._translate_errors():
             return bytes(obstore.get(self._store, f"{id}/{name}").bytes())
 
     def fetch(self, id: str, name: str, path: Path) -> None:
         """Stream the content of a file to `path`."""
-        with self._translated(), path.open("wb") as file:
+        with self._translate_errors(), path.open("wb") as file:
             for piece in obstore.get(self._store, f"{id}/{name}").stream():
                 file.write(piece)
 
     def remove(self, id: str) -> None:
         """Delete all files of a generation."""
-        with self._translated():
+        with self._translate_errors():
             for page in obstore.list(self._store, id):
                 obstore.delete(self._store, [one["path"] for one in page])
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
-            raise ServerFailure("a file of this generation is gone; tell the server's operator") from error
+            raise ServerFailure(
+                "a media file of this generation is missing; report it to the server's operator"
+            ) from error
         except (BaseError, OSError) as error:
-            log.error("media: %s", _first_line(error))  # logged only: it contains URLs that callers must not see
-            unavailable = MediaUnavailable("the place where media are kept does not answer; try again later")
+            log.error(
+                "media storage: %s", _first_line(error)
+            )  # logged only: it contains URLs that callers must not see
+            unavailable = MediaUnavailable("the media storage is unavailable; try again later")
             unavailable.retry_after_s = RETRY_AFTER_S
             raise unavailable from error
 

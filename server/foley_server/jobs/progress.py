@@ -33,7 +33,7 @@ class Progress:
         self.result: GenerationResult | None = None
         self.error: Exception | None = None
         self.expires_s: float | None = None
-        self._news = asyncio.Event()
+        self._change = asyncio.Event()
         self._latest: dict[str, pb.GenerateEvent] = {}  # of every stage, and of the envelope, in order of appearance
 
     @property
@@ -41,7 +41,7 @@ class Progress:
         """Whether it has succeeded or failed."""
         return self.result is not None or self.error is not None
 
-    def at(self, position: int) -> None:
+    def set_position(self, position: int) -> None:
         """Set the position in the queue and notify consumers."""
         self.position = position
         self.changed()
@@ -58,8 +58,8 @@ class Progress:
 
     def changed(self) -> None:
         """Notify consumers of a change."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
     async def events(self) -> AsyncIterator[pb.GenerateEvent]:
         """Yield events from the start of the generation until it ends.
@@ -69,7 +69,7 @@ class Progress:
         """
         position, sent = None, dict[str, pb.GenerateEvent]()
         while True:
-            news, ended = self._news, self.ended
+            change, ended = self._change, self.ended
             if ended and self.position is None:
                 self.position = 0
             if self.position not in (None, position):
@@ -85,7 +85,7 @@ class Progress:
                 for event in self._results(self.result):
                     yield event
                 return
-            await news.wait()
+            await change.wait()
 
     def _results(self, result: GenerationResult) -> Iterator[pb.GenerateEvent]:
         for i, take in enumerate(result.takes):

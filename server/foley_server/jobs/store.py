@@ -51,7 +51,7 @@ class Row:
         digest: Digest of the options and of the files.
         options: Serialised GenerateOptions.
         state: Lifecycle state.
-        attempts: Number of starts that count as attempts; see `Store.put_back`.
+        attempts: Number of starts that count as attempts; see `Store.requeue`.
         created_s: Time of acceptance.
         started_s: Time of the latest start.
         ended_s: Time at which it ended.
@@ -100,7 +100,7 @@ class Store:
         except sqlite3.Error as error:
             if connection:
                 connection.close()
-            raise OutputError(f"{path} cannot be used as a store ({error}); choose another --data") from error
+            raise OutputError(f"{path} cannot be used as a database ({error}); choose another --data") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -177,17 +177,17 @@ class Store:
                 )
             )
 
-    def put_back(self, id: str, tried: bool) -> None:
+    def requeue(self, id: str, counts: bool) -> None:
         """Requeue a running generation.
 
         Args:
             id: Id of the generation.
-            tried: Whether the start counts as an attempt.
+            counts: Whether the start counts as an attempt.
         """
         with self._transaction() as run:
             run.execute(
                 "UPDATE generations SET state = 'queued', attempts = attempts - ? WHERE id = ? AND state = 'running'",
-                (0 if tried else 1, id),
+                (0 if counts else 1, id),
             )
 
     def end(self, id: str, state: State, result: bytes | None = None) -> bool:
@@ -221,12 +221,12 @@ class Store:
             (number,) = run.execute("SELECT count(*) FROM generations WHERE state = ?", (state,)).fetchone()
             return int(number)
 
-    def in_front_of(self, number: int) -> int:
+    def count_ahead(self, number: int) -> int:
         """Return the number of queued generations with numbers below `number`."""
         with self._transaction() as run:
             query = "SELECT count(*) FROM generations WHERE state = 'queued' AND number < ?"
-            (found,) = run.execute(query, (number,)).fetchone()
-            return int(found)
+            (count,) = run.execute(query, (number,)).fetchone()
+            return int(count)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

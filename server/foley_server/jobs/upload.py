@@ -28,17 +28,17 @@ class Uploads:
     max_bytes: int
 
     @contextmanager
-    def folder(self) -> Iterator["Folder"]:
+    def folder(self) -> Iterator["UploadFolder"]:
         """Create a folder that is removed on exit. File names in it never come from the request."""
         root = Path(tempfile.mkdtemp(dir=self.root))
         try:
-            yield Folder(root, self.max_bytes)
+            yield UploadFolder(root, self.max_bytes)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
 
 @dataclass(frozen=True)
-class Folder:
+class UploadFolder:
     """The files of one request.
 
     Attributes:
@@ -79,13 +79,15 @@ class Folder:
         try:
             async for message in messages:
                 if message.WhichOneof("part") != "chunk":
-                    raise _wrong("part", "the first message holds the options, and no other; send chunks after it")
+                    raise _invalid("part", "only the first message may contain the options; send chunks after it")
                 kind, data = message.chunk.kind, message.chunk.data
                 if kind not in order or order.index(kind) < position:
                     name = pb.FileKind.Name(kind) if kind in pb.FileKind.values() else str(kind)
-                    raise _wrong("chunk.kind", f"{name} was not announced, or comes too late; see GenerateOptions")
+                    raise _invalid(
+                        "chunk.kind", f"unexpected {name}; send the files that the options announce, in order"
+                    )
                 if not data or len(data) > MAX_CHUNK:
-                    raise _wrong("chunk.data", f"a chunk holds 1 to {MAX_CHUNK} bytes, this one {len(data)}")
+                    raise _invalid("chunk.data", f"the chunk has {len(data)} bytes; send 1 to {MAX_CHUNK}")
                 if order.index(kind) > position:
                     if order.index(kind) != position + 1:
                         break  # a file was skipped
@@ -97,8 +99,8 @@ class Folder:
                 size += len(data)
                 if size > self.max_bytes:
                     error = MediaTooLarge(
-                        f"the {expected[kind].name} has more than {self.max_bytes >> 20} MiB, which is the limit; "
-                        "compress it or cut it"
+                        f"the {expected[kind].name} is larger than {self.max_bytes >> 20} MiB, the limit; "
+                        "compress or shorten it"
                     )
                     error.field = "chunk.data"
                     raise error
@@ -109,11 +111,12 @@ class Folder:
             if file:
                 file.close()
         if position + 1 < len(order):
-            raise _wrong("chunk.kind", f"the {expected[order[position + 1]].name} was announced, and did not come")
+            missing = expected[order[position + 1]].name
+            raise _invalid("chunk.kind", f"the {missing} is missing; send every file that the options announce")
         return digest.hexdigest()
 
 
-async def first(messages: AsyncIterator[Any], part: str) -> Any:
+async def read_first(messages: AsyncIterator[Any], part: str) -> Any:
     """Return the field `part` of the first message.
 
     Raises:
@@ -123,10 +126,10 @@ async def first(messages: AsyncIterator[Any], part: str) -> Any:
         if message.WhichOneof("part") == part:
             return getattr(message, part)
         break
-    raise _wrong("part", f"the first message holds `{part}`; send it before any chunk")
+    raise _invalid("part", f"the first message must contain `{part}`; send it before any chunk")
 
 
-def _wrong(field: str, message: str) -> InvalidInput:
+def _invalid(field: str, message: str) -> InvalidInput:
     error = InvalidInput(message)
     error.field = field
     return error

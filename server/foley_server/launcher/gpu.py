@@ -71,7 +71,7 @@ def configure(config: model_config_pb2.ModelConfig, stage: Stage, gpu: Gpu) -> N
         accelerator.parameters["use_ep_level_unified_stream"] = "1"
     elif stage.name in CUDA_GRAPHS:
         _capture_graphs(config, stage)
-    for batch in _batches(stage):
+    for batch in _warm_up_batches(stage):
         _warm_up(config, stage, batch)
 
 
@@ -83,10 +83,10 @@ def _capture_graphs(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
     for batch in range(1, stage.max_batch + 1):
         spec = cuda.graph_spec.add(batch_size=batch)
         for tensor in stage.inputs:
-            spec.input[tensor.name].dim[:] = _usual(tensor)
+            spec.input[tensor.name].dim[:] = _typical_shape(tensor)
 
 
-def _batches(stage: Stage) -> list[int]:
+def _warm_up_batches(stage: Stage) -> list[int]:
     """Return the batch sizes for warm-up: 1 and the maximum; [0] if the model does not batch."""
     return sorted({1, stage.max_batch}) if stage.max_batch else [0]
 
@@ -95,12 +95,12 @@ def _warm_up(config: model_config_pb2.ModelConfig, stage: Stage, batch: int) -> 
     warmup = config.model_warmup.add(name=f"batch of {batch}" if batch else "one call", batch_size=batch)
     for tensor in stage.inputs:
         configured = next(one for one in config.input if one.name == tensor.name)
-        said = warmup.inputs[tensor.name]
-        said.data_type = configured.data_type
-        said.dims[:] = _usual(tensor)
-        said.zero_data = True
+        tensor_config = warmup.inputs[tensor.name]
+        tensor_config.data_type = configured.data_type
+        tensor_config.dims[:] = _typical_shape(tensor)
+        tensor_config.zero_data = True
 
 
-def _usual(tensor: Tensor) -> list[int]:
+def _typical_shape(tensor: Tensor) -> list[int]:
     sizes = {"frames": clip.CHUNK_PAIRS + 1, "pairs": clip.CHUNK_PAIRS, "tokens": _SHORT_TEXT}
     return [sizes[size] if isinstance(size, str) else size for size in tensor.shape]

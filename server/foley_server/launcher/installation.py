@@ -49,7 +49,7 @@ def find_official() -> Installation:
     if not binary.is_file():
         raise ServerUnavailable(
             f"no Triton with backends for GPUs at {OFFICIAL}: use this project's image (see Dockerfile), "
-            "or let FOLEY_TRITON name the folder"
+            "or set FOLEY_TRITON to the folder of an installation"
         )
     return Installation(binary, OFFICIAL / "backends" / "python", None, OFFICIAL / "caches")
 
@@ -62,7 +62,7 @@ def find() -> Installation:
     """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
-        raise ServerUnavailable("no Triton server here: install foley-server[triton] (Linux)")
+        raise ServerUnavailable("Triton is not installed: install foley-server[triton] (Linux)")
     package = Path(spec.submodule_search_locations[0])
     triton = package / "tritonserver"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -105,7 +105,7 @@ def environment(installation: Installation) -> dict[str, str]:
     }
 
 
-def need_libraries(installation: Installation) -> None:
+def check_libraries(installation: Installation) -> None:
     """Check that the dynamic linker finds every shared library of the stub, which runs each Python model.
 
     If a library is missing, the stub exits at once, and Triton waits `stub-timeout-seconds` for it.
@@ -126,7 +126,7 @@ def need_libraries(installation: Installation) -> None:
                 f"Ubuntu with `apt-get install {package}`), or use a Python that is built with --enable-shared"
             )
     if missing:
-        raise ServerUnavailable(f"Triton needs {', '.join(missing)}: install what this machine lacks of them")
+        raise ServerUnavailable(f"shared libraries that Triton needs are missing: install {', '.join(missing)}")
 
 
 def link_backends(installation: Installation, folder: Path) -> Path:

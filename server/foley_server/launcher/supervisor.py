@@ -14,17 +14,17 @@ from foley.errors import FoleyError, ServerUnavailable
 from foley_pipeline.triton import TritonClient
 from foley_server.launcher import triton as embedded
 
-LOOK_S = 0.2  # interval between checks of the processes of an embedded Triton
-ASK_S = 5.0  # interval between readiness checks
-UNANSWERED = 3  # consecutive failed readiness checks after which Triton counts as hanging
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # back-off before a restart
+PROCESS_CHECK_S = 0.2  # interval between checks of the processes of an embedded Triton
+READINESS_CHECK_S = 5.0  # interval between readiness checks
+MAX_FAILED_CHECKS = 3  # consecutive failed readiness checks after which Triton counts as hanging
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0  # back-off before a restart
 STABLE_S = 20.0  # uptime after which the back-off is reset
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Served:
+class RunningTriton:
     """A running Triton.
 
     Attributes:
@@ -41,11 +41,11 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """Source of an embedded Triton.
+class EmbeddedTriton:
+    """Starts an embedded Triton.
 
     Attributes:
-        models: The committed model repository.
+        models: Folder of the hand-written models.
         bundle: The bundle to serve.
         trace: OTLP/HTTP endpoint for Triton's spans; None turns tracing off.
     """
@@ -55,7 +55,7 @@ class Embedded:
     trace: str | None
 
     @contextmanager
-    def serve(self) -> Iterator[Served]:
+    def serve(self) -> Iterator[RunningTriton]:
         """Start Triton; stop it on exit."""
         with (
             embedded.serve(self.models, self.bundle, trace=self.trace) as server,
@@ -67,12 +67,12 @@ class Embedded:
                     log.error("%s", failure[:700])
                 return failure is None
 
-            yield Served(client, f"http://{server.endpoints.metrics}/metrics", alive, server.process.kill)
+            yield RunningTriton(client, f"http://{server.endpoints.metrics}/metrics", alive, server.process.kill)
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Source of a Triton that is managed elsewhere.
+class RemoteTriton:
+    """Connects to a Triton that is managed elsewhere.
 
     Attributes:
         url: HOST:PORT of its gRPC endpoint.
@@ -83,10 +83,10 @@ class Joined:
     metrics: str | None
 
     @contextmanager
-    def serve(self) -> Iterator[Served]:
+    def serve(self) -> Iterator[RunningTriton]:
         """Connect to Triton; disconnect on exit."""
         with TritonClient(self.url) as client:
-            yield Served(client, self.metrics, lambda: True, lambda: None)
+            yield RunningTriton(client, self.metrics, lambda: True, lambda: None)
 
 
 class Supervisor:
@@ -103,7 +103,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, source: Embedded | Joined, on_change: Callable[[bool], None], hang_timeout_s: float = 300.0
+        self, source: EmbeddedTriton | RemoteTriton, on_change: Callable[[bool], None], hang_timeout_s: float = 300.0
     ) -> None:
         self._source = source
         self._hang_timeout_s = hang_timeout_s
@@ -112,7 +112,7 @@ class Supervisor:
         self._started = threading.Event()
         self._failure: Exception | None = None
         self._triton: TritonClient | None = None
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff_s = MIN_BACKOFF_S
         self.metrics_url: str | None = None
         self.starts = 0
         # a single thread for all restarts: PR_SET_PDEATHSIG ends an embedded Triton with the thread that has started it
@@ -145,61 +145,61 @@ class Supervisor:
         Raises:
             ServerUnavailable: Triton is being restarted; `retry_after_s` is set.
         """
-        found = self._triton
-        if found is None:
-            error = ServerUnavailable("the networks are being started again; try again in a moment")
-            error.retry_after_s = max(2.0, self._pause_s)
+        client = self._triton
+        if client is None:
+            error = ServerUnavailable("Triton is restarting; try again in a moment")
+            error.retry_after_s = max(2.0, self._backoff_s)
             raise error
-        return found
+        return client
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
-                with self._source.serve() as served:
+                with self._source.serve() as running:
                     self.starts += 1
-                    self._change(served)
+                    self._change(running)
                     log.info("Triton is ready")
-                    self._watch(served)
+                    self._watch(running)
                     self._change(None)
                     if not self._stopping.is_set():
-                        served.kill()
+                        running.kill()
             except Exception as error:  # any error: this thread must not end, and `start` must not block forever
                 self._change(None)
                 if not self._started.is_set():
-                    self._failure = _told(error)
+                    self._failure = _readable(error)
                     self._started.set()
                     return
-                log.error("Triton did not start: %s", error, exc_info=not isinstance(error, FoleyError | OSError))
-            if time.monotonic() - began > STABLE_S:
-                self._pause_s = FIRST_PAUSE_S
-            self._stopping.wait(self._pause_s)
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+                log.error("Triton failed to start: %s", error, exc_info=not isinstance(error, FoleyError | OSError))
+            if time.monotonic() - started_at > STABLE_S:
+                self._backoff_s = MIN_BACKOFF_S
+            self._stopping.wait(self._backoff_s)
+            self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
 
-    def _watch(self, served: Served) -> None:
+    def _watch(self, running: RunningTriton) -> None:
         """Return when Triton has died or hangs, or the supervisor is stopping."""
-        unanswered, asked = 0, time.monotonic()
-        while not self._stopping.wait(LOOK_S) and served.alive():
-            if time.monotonic() - asked < ASK_S:
+        failed_checks, checked_at = 0, time.monotonic()
+        while not self._stopping.wait(PROCESS_CHECK_S) and running.alive():
+            if time.monotonic() - checked_at < READINESS_CHECK_S:
                 continue
-            unanswered = 0 if served.client.ready() else unanswered + 1
-            asked = time.monotonic()
-            if unanswered >= UNANSWERED:
-                log.error("Triton does not answer")
+            failed_checks = 0 if running.client.ready() else failed_checks + 1
+            checked_at = time.monotonic()
+            if failed_checks >= MAX_FAILED_CHECKS:
+                log.error("Triton failed %d readiness checks; restarting it", MAX_FAILED_CHECKS)
                 return
-            if (silence_s := served.client.silence_s()) > self._hang_timeout_s:
-                log.error("a model has answered no call for %.0f s; Triton is restarted", silence_s)
+            if (silence_s := running.client.silence_s()) > self._hang_timeout_s:
+                log.error("a model has not responded for %.0f s; restarting Triton", silence_s)
                 return
 
-    def _change(self, served: Served | None) -> None:
-        self._triton, self.metrics_url = (served.client, served.metrics) if served else (None, None)
-        self._on_change(served is not None)
-        if served:
+    def _change(self, running: RunningTriton | None) -> None:
+        self._triton, self.metrics_url = (running.client, running.metrics) if running else (None, None)
+        self._on_change(running is not None)
+        if running:
             self._started.set()
 
 
-def _told(error: Exception) -> Exception:
+def _readable(error: Exception) -> Exception:
     """Convert an OSError to a ServerUnavailable with a readable message."""
     if isinstance(error, OSError):
-        return ServerUnavailable(f"Triton cannot be started ({error}); check the free space in {gettempdir()}")
+        return ServerUnavailable(f"Triton cannot be started ({error}); check the free disk space in {gettempdir()}")
     return error

@@ -25,8 +25,8 @@ from foley_server.launcher.gpu import Gpu
 from foley_server.launcher.run_folder import memory_prefix, run_folder
 
 START_TIMEOUT_S = 600.0  # the paper's bundle has 2.4 GB of weights
-ANSWER_TIMEOUT_S = 30.0  # from listening, with all models loaded, to the first response
-LOST_S = 0.5  # a zombie older than this has died: Triton reaps the processes that it stops within milliseconds
+READY_TIMEOUT_S = 30.0  # from listening, with all models loaded, to the first response
+ZOMBIE_GRACE_S = 0.5  # a zombie older than this has died: Triton reaps the processes that it stops within milliseconds
 STOP_TIMEOUT_S = 30.0
 
 
@@ -49,20 +49,20 @@ class ModelProcesses:
         self._triton = psutil.Process(triton)
         self._models: dict[psutil.Process, str] = {}
 
-    def look(self) -> list[str]:
+    def update(self) -> list[str]:
         """Record the running processes; return the models of those that exited and were not reaped."""
-        ended = []
+        exited = []
         with suppress(psutil.NoSuchProcess):  # Triton itself has exited
             for process in self._triton.children():
-                if model := _model(process):
+                if model := _model_name(process):
                     self._models[process] = model
-                elif _has_ended(process):
-                    ended.append(self._models.get(process, f"(process {process.pid})"))
-        return ended
+                elif _has_exited(process):
+                    exited.append(self._models.get(process, f"(process {process.pid})"))
+        return exited
 
     def dead(self) -> list[str]:
         """Return the models whose recorded process has exited."""
-        return [model for process, model in self._models.items() if _has_ended(process)]
+        return [model for process, model in self._models.items() if _has_exited(process)]
 
 
 class TritonServer:
@@ -83,9 +83,9 @@ class TritonServer:
         """Return why the server has stopped working; None while it works."""
         if (code := self.process.poll()) is not None:
             end = self._log.read_text(errors="replace")[-2000:]
-            return f"Triton ended by itself with exit code {code}; its log ends: {end}"
+            return f"Triton exited unexpectedly with code {code}; its log ends: {end}"
         dead = self._models.dead()
-        return f"a model's process died: {', '.join(dead)}" if dead else None
+        return f"the process of model {', '.join(dead)} exited unexpectedly" if dead else None
 
 
 def claim_port(address: str, port: int) -> int:
@@ -100,7 +100,9 @@ def claim_port(address: str, port: int) -> int:
             listener.bind((address, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ServerUnavailable(f"cannot listen on {address}:{port} ({reason}); choose another") from error
+            raise ServerUnavailable(
+                f"cannot listen on {address}:{port} ({reason}); choose another address or port"
+            ) from error
         return int(listener.getsockname()[1])
 
 
@@ -112,18 +114,18 @@ def serve(
     grpc_port: int = 0,
     metrics_port: int = 0,
     trace: str | None = None,
-    on: Gpu | None = None,
+    gpu: Gpu | None = None,
 ) -> Iterator[TritonServer]:
     """Run a Triton that serves `bundle`; stop it on exit.
 
     Args:
-        models: The committed model repository.
+        models: Folder of the hand-written models; see `repository.lay_out`.
         bundle: The bundle to serve.
         address: Address to listen on.
         grpc_port: Port of the gRPC endpoint; 0 picks a free one.
         metrics_port: Port of the Prometheus metrics; 0 picks a free one.
         trace: OTLP/HTTP endpoint for spans of requests that carry a trace context; None turns tracing off.
-        on: GPU configuration, which needs the official Triton; None for the CPU and the embedded Triton.
+        gpu: GPU configuration, which needs the official Triton; None for the CPU and the embedded Triton.
 
     Yields:
         The server, ready to serve.
@@ -132,20 +134,20 @@ def serve(
         BundleError: The bundle has no graphs, or no engines, for this target.
         ServerUnavailable: Triton is not installed, or it exited or hung before it was ready.
     """
-    found = installation.find_official() if on else installation.find()
-    installation.need_libraries(found)
+    installed = installation.find_official() if gpu else installation.find()
+    installation.check_libraries(installed)
     endpoints = Endpoints(
         f"{address}:{claim_port(address, grpc_port)}", f"{address}:{claim_port(address, metrics_port)}"
     )
     with run_folder() as run:
         command = _command(
-            found,
-            repository.lay_out(models, bundle, run / "models", on),
-            installation.link_backends(found, run / "backends"),
+            installed,
+            repository.lay_out(models, bundle, run / "models", gpu),
+            installation.link_backends(installed, run / "backends"),
             endpoints,
             run,
             trace,
-            gpu_metrics=on is not None,
+            gpu_metrics=gpu is not None,
         )
         log = run / "triton.log"
         with log.open("wb") as output:
@@ -153,8 +155,8 @@ def serve(
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=installation.environment(found),
-                preexec_fn=_end_with_parent,
+                env=installation.environment(installed),
+                preexec_fn=_set_parent_death_signal,
                 cwd=run,
             )
         try:
@@ -166,7 +168,7 @@ def serve(
 
 
 def _command(
-    found: installation.Installation,
+    installed: installation.Installation,
     models: Path,
     backends: Path,
     endpoints: Endpoints,
@@ -177,13 +179,13 @@ def _command(
     grpc_address, grpc_port = endpoints.grpc.rsplit(":", 1)
     metrics_address, metrics_port = endpoints.metrics.rsplit(":", 1)
     return [
-        str(found.binary),
+        str(installed.binary),
         f"--id={run.name}",
         f"--model-repository={models}",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={memory_prefix(run)}",
         f"--backend-config=python,stub-timeout-seconds={int(START_TIMEOUT_S)}",
-        f"--cache-directory={found.caches}",
+        f"--cache-directory={installed.caches}",
         "--disable-auto-complete-config",
         "--model-control-mode=none",
         "--exit-on-error=true",
@@ -208,22 +210,22 @@ def _trace_flags(endpoint: str) -> list[str]:
     return [f"--trace-config={setting}" for setting in settings]
 
 
-def _end_with_parent() -> None:
+def _set_parent_death_signal() -> None:
     """In the child: request SIGTERM when the parent exits for any reason (prctl PR_SET_PDEATHSIG)."""
     os.setpgrp()  # keep the terminal's Ctrl-C from Triton: this process stops it in order
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _model(process: psutil.Process) -> str | None:
+def _model_name(process: psutil.Process) -> str | None:
     """Return the model that a process serves; its first argument is FOLDER/NAME/1/model.py."""
     try:
-        found = re.search(r"([^/]+)/\d+/model\.py$", process.cmdline()[1])
+        match = re.search(r"([^/]+)/\d+/model\.py$", process.cmdline()[1])
     except (psutil.Error, IndexError):  # the process has exited
         return None
-    return found[1] if found else None
+    return match[1] if match else None
 
 
-def _has_ended(process: psutil.Process) -> bool:
+def _has_exited(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -243,23 +245,23 @@ def _await_ready(
     while time.monotonic() < deadline:
         if process.poll() is not None or _load_failure(log):
             raise ServerUnavailable(f"Triton did not start: {_first_error(log)}")
-        if not (dead := models.look()):
+        if not (dead := models.update()):
             died_at = None
         elif died_at is None:
             died_at = time.monotonic()
-        elif time.monotonic() - died_at > LOST_S:
+        elif time.monotonic() - died_at > ZOMBIE_GRACE_S:
             raise ServerUnavailable(
-                f"Triton did not start: the process of model {', '.join(dead)} died: "
+                f"Triton did not start: the process of model {', '.join(dead)} exited: "
                 f"{_model_output(log) or 'check that this machine has enough memory'}"
             )
-        if _listens(endpoints.grpc):
-            models.look()
-            return _await_answer(process, endpoints, log, name)
+        if _accepts_connections(endpoints.grpc):
+            models.update()
+            return _await_readiness(process, endpoints, log, name)
         time.sleep(0.05)
     raise ServerUnavailable(f"Triton did not load its models in {START_TIMEOUT_S:.0f} s: {_first_error(log)}")
 
 
-def _listens(endpoint: str) -> bool:
+def _accepts_connections(endpoint: str) -> bool:
     """Return whether a TCP connection to `endpoint` is accepted.
 
     Raises:
@@ -267,7 +269,7 @@ def _listens(endpoint: str) -> bool:
     """
     address, port = endpoint.rsplit(":", 1)
     try:
-        socket.create_connection((address, int(port)), ANSWER_TIMEOUT_S).close()
+        socket.create_connection((address, int(port)), READY_TIMEOUT_S).close()
     except ConnectionRefusedError:
         return False
     except OSError as error:
@@ -277,7 +279,7 @@ def _listens(endpoint: str) -> bool:
     return True
 
 
-def _await_answer(process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path, name: str) -> None:
+def _await_readiness(process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path, name: str) -> None:
     """Wait until the server at the endpoint reports that it is ready and has the id `name`.
 
     The id distinguishes it from another server that has bound the port first.
@@ -285,7 +287,7 @@ def _await_answer(process: subprocess.Popen[bytes], endpoints: Endpoints, log: P
     Raises:
         ServerUnavailable: Triton exited, another server responds, or a timeout expired.
     """
-    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    deadline = time.monotonic() + READY_TIMEOUT_S
     with grpcclient.InferenceServerClient(endpoints.grpc, channel_args=[NO_PROXY]) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
@@ -298,19 +300,19 @@ def _await_answer(process: subprocess.Popen[bytes], endpoints: Endpoints, log: P
                     return
             time.sleep(0.05)
     raise ServerUnavailable(
-        f"what listens on {endpoints.grpc} is not the Triton that was started, or does not answer; choose another port"
+        f"the server on {endpoints.grpc} does not respond, or is another Triton; choose another port"
     )
 
 
 def _load_failure(log: Path) -> str | None:
     """Return what Triton logged about the first model that failed to load."""
-    found = re.search(r"^E.*?\] \"?(failed to load '.*)", log.read_text(errors="replace"), re.MULTILINE)
-    return _first_sentence(found[1]) if found else None
+    match = re.search(r"^E.*?\] \"?(failed to load '.*)", log.read_text(errors="replace"), re.MULTILINE)
+    return _first_sentence(match[1]) if match else None
 
 
 def _first_error(log: Path) -> str:
     """Return the load failure in the log, else the first error about a model, else the last line."""
-    lines = log.read_text(errors="replace").strip().splitlines() or ["it logged nothing"]
+    lines = log.read_text(errors="replace").strip().splitlines() or ["its log is empty"]
     errors = [line.split("] ", 1)[-1] for line in lines if line.startswith("E") and "model" in line]
     return _load_failure(log) or _first_sentence([*errors, lines[-1]][0])
 

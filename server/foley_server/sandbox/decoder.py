@@ -1,4 +1,4 @@
-"""Subprocess that decodes one untrusted file: `python -m foley_server.sandbox.decoder VERB FILE JSON`.
+"""Subprocess that decodes one untrusted file: `python -m foley_server.sandbox.decoder COMMAND FILE ARGUMENTS`.
 
 It sets its own resource limits before it opens the file. Its only output is standard output: messages of a kind (one
 byte), a length (uint32, see `PREFIX`) and content. Kinds: H header, D data, E error, Z end. The reader, `sandbox`,
@@ -31,7 +31,7 @@ PREFIX = struct.Struct("<cI")
 AUDIO_BLOCK = 1 << 16  # maximum number of samples in a data message
 
 
-def bound(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
+def set_limits(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
     """Limit the resources and privileges of this process.
 
     Args:
@@ -50,63 +50,63 @@ def bound(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
 
 
-def main(out: BinaryIO, verb: str, file: Path, order: Mapping[str, Any]) -> None:
-    """Run `verb` on `file` and write the result to `out`.
+def main(out: BinaryIO, command: str, file: Path, arguments: Mapping[str, Any]) -> None:
+    """Run `command` on `file` and write the result to `out`.
 
     Args:
         out: Stream for the messages.
-        verb: "probe", "frames", "audio", "mux" or "preview".
+        command: "probe", "frames", "audio", "mux" or "preview".
         file: The untrusted file.
-        order: Limits, and further arguments of the verb.
+        arguments: Limits, and arguments of the command.
     """
 
-    def say(kind: bytes, content: bytes) -> None:
+    def send(kind: bytes, content: bytes) -> None:
         out.write(PREFIX.pack(kind, len(content)))
         out.write(content)
         out.flush()
 
-    limits = Limits(**order["limits"])
+    limits = Limits(**arguments["limits"])
     try:
-        _VERBS[verb](file, limits, say, order)
-        say(END, b"")
+        _COMMANDS[command](file, limits, send, arguments)
+        send(END, b"")
     except FoleyError as error:
-        say(ERROR, json.dumps([reason(type(error)), str(error)]).encode())
+        send(ERROR, json.dumps([reason(type(error)), str(error)]).encode())
     except MemoryError:
-        too_large = f"{file.name} takes too much memory to decode; lower its resolution"
-        say(ERROR, json.dumps([reason(MediaTooLarge), too_large]).encode())
+        too_large = f"{file.name} needs too much memory to decode; lower its resolution"
+        send(ERROR, json.dumps([reason(MediaTooLarge), too_large]).encode())
 
 
-Say = Callable[[bytes, bytes], None]
-Order = Mapping[str, Any]
+Send = Callable[[bytes, bytes], None]
+Arguments = Mapping[str, Any]
 
 
-def _probe(file: Path, limits: Limits, say: Say, _: Order) -> None:
-    say(HEADER, json.dumps(asdict(probe(file, limits))).encode())
+def _probe(file: Path, limits: Limits, send: Send, _: Arguments) -> None:
+    send(HEADER, json.dumps(asdict(probe(file, limits))).encode())
 
 
-def _frames(file: Path, limits: Limits, say: Say, _: Order) -> None:
+def _frames(file: Path, limits: Limits, send: Send, _: Arguments) -> None:
     for image in read_frames(file, limits):
-        say(DATA, image.tobytes())
+        send(DATA, image.tobytes())
 
 
-def _audio(file: Path, limits: Limits, say: Say, _: Order) -> None:
+def _audio(file: Path, limits: Limits, send: Send, _: Arguments) -> None:
     samples = read_audio(file, limits)
     for start in range(0, len(samples), AUDIO_BLOCK):
-        say(DATA, samples[start : start + AUDIO_BLOCK].astype("<f4").tobytes())
+        send(DATA, samples[start : start + AUDIO_BLOCK].astype("<f4").tobytes())
 
 
-def _mux(file: Path, limits: Limits, say: Say, order: Order) -> None:
-    """Write the picture of `file` with the sound of another file to `order["to"]`; see `foley.mux.write_video`."""
-    sound = read_audio(Path(order["sound"]), limits)
-    write_video(file, sound, SAMPLE_RATE_HZ, Path(order["to"]), order["source_audio"], limits=limits)
+def _mux(file: Path, limits: Limits, send: Send, arguments: Arguments) -> None:
+    """Write the picture of `file` with the sound of another file to `arguments["to"]`; see `foley.mux.write_video`."""
+    sound = read_audio(Path(arguments["sound"]), limits)
+    write_video(file, sound, SAMPLE_RATE_HZ, Path(arguments["to"]), arguments["source_audio"], limits=limits)
 
 
-def _preview(file: Path, limits: Limits, say: Say, order: Order) -> None:
-    """Write a preview of `file` to `order["to"]`; see `foley_server.sandbox.preview`."""
-    write_preview(file, Path(order["to"]), limits)
+def _preview(file: Path, limits: Limits, send: Send, arguments: Arguments) -> None:
+    """Write a preview of `file` to `arguments["to"]`; see `foley_server.sandbox.preview`."""
+    write_preview(file, Path(arguments["to"]), limits)
 
 
-_VERBS: Mapping[str, Callable[[Path, Limits, Say, Order], None]] = {
+_COMMANDS: Mapping[str, Callable[[Path, Limits, Send, Arguments], None]] = {
     "probe": _probe,
     "frames": _frames,
     "audio": _audio,
@@ -115,8 +115,8 @@ _VERBS: Mapping[str, Callable[[Path, Limits, Say, Order], None]] = {
 }
 
 if __name__ == "__main__":
-    order = json.loads(sys.argv[3])
-    bound(order["memory_bytes"], order["cpu_s"], order.get("file_bytes", 0))
+    arguments = json.loads(sys.argv[3])
+    set_limits(arguments["memory_bytes"], arguments["cpu_s"], arguments.get("file_bytes", 0))
     stdout = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep the output of libraries out of the message stream
-    main(stdout, sys.argv[1], Path(sys.argv[2]), order)
+    main(stdout, sys.argv[1], Path(sys.argv[2]), arguments)

@@ -28,8 +28,8 @@ from foley_pipeline.media_loader import Image, MediaLoader
 from foley_server.sandbox.decoder import AUDIO_BLOCK, DATA, END, ERROR, HEADER, PREFIX
 
 FRAME_BYTES = FRAME_HEIGHT * FRAME_WIDTH * 3
-MAX_WORDS = 64 * 1024  # maximum size of a header or an error, bytes
-_CONTROL = {HEADER: MAX_WORDS, ERROR: MAX_WORDS, END: 0}
+MAX_CONTROL_BYTES = 64 * 1024  # maximum size of a header or an error, bytes
+_CONTROL = {HEADER: MAX_CONTROL_BYTES, ERROR: MAX_CONTROL_BYTES, END: 0}
 _INFO = TypeAdapter(VideoInfo)
 
 
@@ -72,10 +72,10 @@ class Sandbox:
                 blocks.append(np.frombuffer(content, "<f4").astype(np.float32))
                 count += len(blocks[-1])
                 if count > longest:
-                    raise _broken(path)
+                    raise _invalid_output(path)
             samples: Floats = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
             if not len(samples) or not np.isfinite(samples).all():
-                raise _broken(path)
+                raise _invalid_output(path)
         return samples
 
     def mux(self, video: Path, sound: Path, to: Path, source_audio: SourceAudio) -> None:
@@ -100,21 +100,21 @@ class Sandbox:
         """
         self._write("preview", video, to)
 
-    def _write(self, verb: str, video: Path, to: Path, **more: str) -> None:
+    def _write(self, command: str, video: Path, to: Path, **options: str) -> None:
         with replacing(to) as temporary:
-            for _ in self.run(verb, video, 0, to=str(temporary), file_bytes=4 * self.limits.bytes, **more):
+            for _ in self.run(command, video, 0, to=str(temporary), file_bytes=4 * self.limits.bytes, **options):
                 pass
 
     def run(
-        self, verb: str, path: Path, data_bytes: int, **more: str | int
+        self, command: str, path: Path, data_bytes: int, **options: str | int
     ) -> Generator[tuple[bytes, bytes], None, None]:
         """Run the decoder on a file. Closing the generator kills the process.
 
         Args:
-            verb: Verb of the decoder.
+            command: Verb of the decoder.
             path: The untrusted file.
             data_bytes: Maximum size of a data message.
-            more: Further arguments of the verb.
+            options: Further arguments of the command.
 
         Yields:
             Kind and content of each message.
@@ -123,9 +123,17 @@ class Sandbox:
             MediaError: The decoder reported an error, crashed, or wrote invalid output.
             MediaTooLarge: The decoder reached a limit.
         """
-        order = {"limits": asdict(self.limits), "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s, **more}
+        arguments = {"limits": asdict(self.limits), "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s, **options}
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "foley_server.sandbox.decoder", verb, str(path.absolute()), json.dumps(order)],
+            [
+                sys.executable,
+                "-I",
+                "-m",
+                "foley_server.sandbox.decoder",
+                command,
+                str(path.absolute()),
+                json.dumps(arguments),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -138,30 +146,30 @@ class Sandbox:
                 while prefix := pipe.read(PREFIX.size):
                     kind, size = PREFIX.unpack(prefix)
                     if size > _CONTROL.get(kind, data_bytes if kind == DATA else -1):
-                        raise _broken(path)
+                        raise _invalid_output(path)
                     content = pipe.read(size)
                     if kind == END:
                         return
                     if kind == ERROR:
-                        raise _said(path, content)
+                        raise _reported_error(path, content)
                     yield kind, content
-            raise self._died(path, process.wait(self.wall_s))
+            raise self._crashed(path, process.wait(self.wall_s))
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise MediaTooLarge(f"{path.name} takes more than {self.wall_s:g} s to decode; shorten it") from error
         except EOFError as error:
-            raise self._died(path, process.wait(self.wall_s)) from error
+            raise self._crashed(path, process.wait(self.wall_s)) from error
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
 
-    def _died(self, path: Path, code: int) -> MediaError:
+    def _crashed(self, path: Path, code: int) -> MediaError:
         if -code in (signal.SIGXCPU, signal.SIGKILL):
             return MediaTooLarge(
-                f"{path.name} takes more than {self.cpu_s:g} s of processor time to decode; "
+                f"{path.name} needs more than {self.cpu_s:g} s of CPU time to decode; "
                 "shorten it, or lower its resolution"
             )
-        return MediaError(f"{path.name} cannot be decoded: its decoder broke down over it; export it again")
+        return MediaError(f"{path.name} cannot be decoded: the decoder crashed; export the file again")
 
 
 class SandboxedVideo:
@@ -176,21 +184,21 @@ class SandboxedVideo:
         self.path = path
         self._sandbox = sandbox
         headers = [content for kind, content in sandbox.run("probe", path, 0) if kind == HEADER]
-        self.info = _info(path, headers, sandbox.limits)
+        self.info = _parse_info(path, headers, sandbox.limits)
 
     def __len__(self) -> int:
         return self.info.frames
 
     def __iter__(self) -> Iterator[Image]:
         count = 0
-        with field("video"), closing(self._sandbox.run("frames", self.path, FRAME_BYTES)) as said:
-            for _, content in said:
+        with field("video"), closing(self._sandbox.run("frames", self.path, FRAME_BYTES)) as messages:
+            for _, content in messages:
                 count += 1
                 if len(content) != FRAME_BYTES or count > len(self):
-                    raise _broken(self.path)
+                    raise _invalid_output(self.path)
                 yield np.frombuffer(content, np.uint8).reshape(FRAME_HEIGHT, FRAME_WIDTH, 3)
         if count != len(self):
-            raise _broken(self.path)
+            raise _invalid_output(self.path)
 
 
 class _Pipe:
@@ -215,9 +223,9 @@ class _Pipe:
         """
         pieces, missing = [], size
         while missing:
-            began = time.monotonic()
+            started_at = time.monotonic()
             ready = self._selector.select(max(0.0, self._left_s))
-            self._left_s -= time.monotonic() - began
+            self._left_s -= time.monotonic() - started_at
             if not ready:
                 raise TimeoutError
             piece = os.read(self._descriptor, min(missing, 1 << 20))
@@ -230,25 +238,25 @@ class _Pipe:
         return b"".join(pieces)
 
 
-def _info(path: Path, headers: list[bytes], limits: Limits) -> VideoInfo:
+def _parse_info(path: Path, headers: list[bytes], limits: Limits) -> VideoInfo:
     try:
         (header,) = headers
         info = _INFO.validate_json(header, strict=True)
     except ValueError as error:  # includes pydantic.ValidationError
-        raise _broken(path) from error
+        raise _invalid_output(path) from error
     if not 0 < info.duration_s <= limits.duration_s or not 0 < info.source_frames <= limits.frames:
-        raise _broken(path)
+        raise _invalid_output(path)
     return info
 
 
-def _said(path: Path, content: bytes) -> MediaError:
+def _reported_error(path: Path, content: bytes) -> MediaError:
     try:
-        word, message = json.loads(content)
-        kind = {reason(kind): kind for kind in (MediaError, MediaTooLarge)}[word]
+        name, message = json.loads(content)
+        kind = {reason(kind): kind for kind in (MediaError, MediaTooLarge)}[name]
         return kind(str(message))
     except (ValueError, KeyError, TypeError):
-        return _broken(path)
+        return _invalid_output(path)
 
 
-def _broken(path: Path) -> MediaError:
-    return MediaError(f"{path.name} cannot be decoded: its decoder speaks nonsense over it; export it again")
+def _invalid_output(path: Path) -> MediaError:
+    return MediaError(f"{path.name} cannot be decoded: the decoder returned invalid output; export the file again")

@@ -9,7 +9,7 @@ from pythonjsonlogger.json import JsonFormatter
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-class _About(logging.Filter):
+class _RequestIdFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id.get()
         return True
@@ -18,7 +18,7 @@ class _About(logging.Filter):
 def configure(level: str) -> None:
     """Configure logging at `level`. Data from callers (metadata, prompts, file names) is never logged."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_About())
+    handler.addFilter(_RequestIdFilter())
     fields = {"levelname": "level", "asctime": "time", "name": "logger"}
     handler.setFormatter(
         JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s", rename_fields=fields)

@@ -28,21 +28,23 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "foley_api_requests", "Calls that have ended.", ["method", "code"], registry=self.registry
-        )
+        self.requests = Counter("foley_api_requests", "Completed calls.", ["method", "code"], registry=self.registry)
         self.request_seconds = Histogram(
-            "foley_api_request_seconds", "How long calls took.", ["method"], buckets=_SECONDS, registry=self.registry
+            "foley_api_request_seconds", "Seconds per call.", ["method"], buckets=_SECONDS, registry=self.registry
         )
-        self.active = Gauge("foley_api_active_requests", "Calls under way.", ["method"], registry=self.registry)
-        self.upload_bytes = Counter("foley_api_upload_bytes", "Bytes of media received.", registry=self.registry)
+        self.active = Gauge("foley_api_active_requests", "Calls in progress.", ["method"], registry=self.registry)
+        self.upload_bytes = Counter("foley_api_upload_bytes", "Bytes of uploaded media.", registry=self.registry)
         self._stages = Histogram(
-            "foley_api_stage_seconds", "How long stages took.", ["stage"], buckets=_SECONDS, registry=self.registry
+            "foley_api_stage_seconds",
+            "Seconds per pipeline stage.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
 
-    def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
+    def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Add a gauge `foley_api_NAME` that calls `value` at each scrape."""
-        Gauge(f"foley_api_{name}", about, registry=self.registry).set_function(value)
+        Gauge(f"foley_api_{name}", help_text, registry=self.registry).set_function(value)
 
     def stage(self, stage: str, seconds: float) -> None:
         """Observe the duration of a pipeline stage."""
@@ -72,13 +74,13 @@ class MetricsServer:
             def do_GET(self) -> None:
                 match self.path.split("?")[0]:
                     case "/metrics":
-                        self._answer(200, generate_latest(metrics.registry) + _triton_metrics(triton()))
+                        self._respond(200, generate_latest(metrics.registry) + _triton_metrics(triton()))
                     case "/ready":
-                        self._answer(*((200, b"ready\n") if ready() else (503, b"not ready\n")))
+                        self._respond(*((200, b"ready\n") if ready() else (503, b"not ready\n")))
                     case _:
                         self.send_error(404)
 
-            def _answer(self, status: int, content: bytes) -> None:
+            def _respond(self, status: int, content: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
                 self.send_header("Content-Length", str(len(content)))
@@ -91,7 +93,9 @@ class MetricsServer:
         try:
             self._server = ThreadingHTTPServer((address, port), Handler)
         except OSError as error:
-            raise OutputError(f"cannot show metrics on {address}:{port} ({error.strerror}); choose another") from error
+            raise OutputError(
+                f"cannot serve metrics on {address}:{port} ({error.strerror}); choose another port"
+            ) from error
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -111,7 +115,7 @@ def _triton_metrics(url: str | None) -> bytes:
     if url is None:
         return b""
     try:
-        with urlopen(url, timeout=TRITON_TIMEOUT_S) as answer:
-            return bytes(answer.read())
+        with urlopen(url, timeout=TRITON_TIMEOUT_S) as response:
+            return bytes(response.read())
     except (URLError, OSError):
         return b""  # the gauge `foley_api_triton_ready` shows the reason

@@ -10,7 +10,7 @@ export interface About { options: Record<string, Option>; profiles: Record<strin
 export interface Video { video: string; duration_s: number; sample_count: number }
 export interface Recording { recording: string; envelope: number[] }
 export interface Take { take: string; recipe: Record<string, unknown>; produced: number[] }
-export interface Wish {
+export interface TakeRequest {
   envelope: number[]; sample_count: number; text: string; audio?: string; negative_text: string;
   seed: number; steps: number; guidance: number; profile: string; variations: number;
 }
@@ -18,14 +18,14 @@ export type Progress =
   | { event: "waiting"; position: number; seconds: number }
   | { event: "progress"; stage: string; done: number; total: number | null; seconds: number };
 type Line = Progress | { event: "envelope"; envelope: number[] } | { event: "takes"; takes: Take[] };
-export type Tell = (progress: Progress) => void;
+export type OnProgress = (progress: Progress) => void;
 
 /** An error that the server reported, with its message. */
-export class Refused extends Error {
+export class ApiError extends Error {
   constructor(message: string, readonly reason: string, readonly retryAfter?: number) { super(message); }
 
   /** Whether the request can be retried. */
-  get passes(): boolean { return this.reason === "LOST" || this.retryAfter !== undefined; }
+  get retryable(): boolean { return this.reason === "LOST" || this.retryAfter !== undefined; }
 }
 
 let token = "";
@@ -41,17 +41,17 @@ async function ask(path: string, options: RequestInit = {}): Promise<Response> {
   }
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => undefined);
-  throw refused(body?.error, answer.status);
+  throw toApiError(body?.error, answer.status);
 }
 
-function lost(): Refused { return new Refused("The connection to the server is lost.", "LOST"); }
+function lost(): ApiError { return new ApiError("The connection to the server is lost.", "LOST"); }
 
 interface ErrorDocument { message: string; reason: string; retry_after_s: number | null }
-function refused(error: ErrorDocument | undefined, status: number): Refused {
-  return error ? new Refused(error.message, error.reason, error.retry_after_s ?? undefined) : new Refused(`The server answered ${status}.`, "UNKNOWN");
+function toApiError(error: ErrorDocument | undefined, status: number): ApiError {
+  return error ? new ApiError(error.message, error.reason, error.retry_after_s ?? undefined) : new ApiError(`The server answered ${status}.`, "UNKNOWN");
 }
 
-/** Awaits a response body; a connection that is lost meanwhile throws `Refused`. */
+/** Awaits a response body; a connection that is lost meanwhile throws `ApiError`. */
 async function read<T>(body: Promise<T>, signal?: AbortSignal): Promise<T> {
   try {
     return await body;
@@ -73,24 +73,24 @@ export async function example(name: string): Promise<File> {
   return new File([await read(answer.blob())], name, { type: answer.headers.get("content-type") ?? "" });
 }
 
-export function addVideo(file: Blob, tell: Tell, signal: AbortSignal): Promise<Video> { return upload("/api/videos", file, tell, signal); }
+export function addVideo(file: Blob, onProgress: OnProgress, signal: AbortSignal): Promise<Video> { return upload("/api/videos", file, onProgress, signal); }
 
-export function addRecording(file: Blob, tell: Tell, signal: AbortSignal): Promise<Recording> { return upload("/api/recordings", file, tell, signal); }
+export function addRecording(file: Blob, onProgress: OnProgress, signal: AbortSignal): Promise<Recording> { return upload("/api/recordings", file, onProgress, signal); }
 
 /** Uploads a file and reports progress, which `fetch` does not support. */
-function upload<T>(path: string, file: Blob, tell: Tell, signal: AbortSignal): Promise<T> {
+function upload<T>(path: string, file: Blob, onProgress: OnProgress, signal: AbortSignal): Promise<T> {
   const request = new XMLHttpRequest(), begun = performance.now(), megabytes = (bytes: number): number => Math.round(bytes / 1e5) / 10;
   return new Promise<T>((done, failed) => {
     signal.throwIfAborted();
     // checked here, since the browser may not receive a response that is sent during the upload
-    if (file.size > largest) throw new Refused(`the file has ${megabytes(file.size)} MB, and this server takes ${Math.floor(largest / 1e6)}; cut it`, "TOO_LARGE");
+    if (file.size > largest) throw new ApiError(`the file has ${megabytes(file.size)} MB, more than the limit of ${Math.floor(largest / 1e6)} MB; shorten it`, "TOO_LARGE");
     signal.addEventListener("abort", () => { request.abort(); failed(signal.reason); }, { once: true });
     request.open("POST", path);
     for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded, total }) =>
-      tell({ event: "progress", stage: "megabyte", done: megabytes(loaded), total: megabytes(total), seconds: (performance.now() - begun) / 1000 });
-    request.onload = () => (request.status < 300 ? done(request.response as T) : failed(refused(request.response?.error, request.status)));
+      onProgress({ event: "progress", stage: "megabyte", done: megabytes(loaded), total: megabytes(total), seconds: (performance.now() - begun) / 1000 });
+    request.onload = () => (request.status < 300 ? done(request.response as T) : failed(toApiError(request.response?.error, request.status)));
     request.onerror = () => failed(lost());
     request.send(file);
   });
@@ -111,20 +111,20 @@ export async function wav(take: string, signal: AbortSignal): Promise<Blob> {
 }
 
 /** Predicts the curve of a video. */
-export async function predict(video: string, tell: Tell, signal: AbortSignal): Promise<number[]> {
-  const last = await follow(`/api/videos/${video}/envelope`, { method: "POST", signal }, tell);
+export async function predict(video: string, onProgress: OnProgress, signal: AbortSignal): Promise<number[]> {
+  const last = await follow(`/api/videos/${video}/envelope`, { method: "POST", signal }, onProgress);
   if (last.event !== "envelope") throw lost();
   return last.envelope;
 }
 
-export async function makeTakes(wish: Wish, tell: Tell, signal: AbortSignal): Promise<Take[]> {
-  const last = await follow("/api/takes", { method: "POST", body: JSON.stringify(wish), signal }, tell);
+export async function createTakes(request: TakeRequest, onProgress: OnProgress, signal: AbortSignal): Promise<Take[]> {
+  const last = await follow("/api/takes", { method: "POST", body: JSON.stringify(request), signal }, onProgress);
   if (last.event !== "takes") throw lost();
   return last.takes;
 }
 
 /** Reads a stream of JSON lines and returns the last one. Aborting also stops the work on the server. */
-async function follow(path: string, options: RequestInit & { signal: AbortSignal }, tell: Tell): Promise<Line> {
+async function follow(path: string, options: RequestInit & { signal: AbortSignal }, onProgress: OnProgress): Promise<Line> {
   const reader = (await ask(path, options)).body!.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", last: Line | undefined;
   while (true) {
@@ -136,9 +136,9 @@ async function follow(path: string, options: RequestInit & { signal: AbortSignal
     rest = lines.pop() ?? "";
     for (const text of lines) {
       const line = JSON.parse(text);
-      if (line.event === "error") throw refused(line.error, 500);
+      if (line.event === "error") throw toApiError(line.error, 500);
       last = line as Line;
-      if (last.event === "waiting" || last.event === "progress") tell(last);
+      if (last.event === "waiting" || last.event === "progress") onProgress(last);
     }
   }
   if (!last) throw lost();
@@ -149,17 +149,17 @@ async function follow(path: string, options: RequestInit & { signal: AbortSignal
 export class Sent<Answer> {
   answer?: Answer;
 
-  constructor(readonly file: Blob, readonly name: string, private readonly send: (file: Blob, tell: Tell, signal: AbortSignal) => Promise<Answer>) {}
+  constructor(readonly file: Blob, readonly name: string, private readonly send: (file: Blob, onProgress: OnProgress, signal: AbortSignal) => Promise<Answer>) {}
 
   /** Uploads the file and returns the server's response, which names it. */
-  async arrive(signal: AbortSignal, tell: Tell = () => {}): Promise<Answer> { return (this.answer = await this.send(this.file, tell, signal)); }
+  async arrive(signal: AbortSignal, onProgress: OnProgress = () => {}): Promise<Answer> { return (this.answer = await this.send(this.file, onProgress, signal)); }
 
   async use<T>(signal: AbortSignal, action: (sent: Answer) => Promise<T>): Promise<T> {
     const known = this.answer;
     try {
       return await action(known ?? (await this.arrive(signal)));
     } catch (error) {
-      if (!known || !(error instanceof Refused) || error.reason !== "NOT_FOUND") throw error;
+      if (!known || !(error instanceof ApiError) || error.reason !== "NOT_FOUND") throw error;
       return action(await this.arrive(signal));
     }
   }

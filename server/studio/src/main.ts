@@ -34,7 +34,7 @@ async function open(file: File): Promise<void> {
   if (!saved && !confirm(`Open ${file.name}? What you made for ${uploaded?.name} goes; save what you want to keep first.`)) return;
   stop(); // work for the previous video
   const sent = new api.Sent<api.Video>(file, file.name, api.addVideo);
-  const known = await work("Sending the video", (signal, tell) => sent.arrive(signal, tell));
+  const known = await work("Sending the video", (signal, onProgress) => sent.arrive(signal, onProgress));
   if (!known) return;
   uploaded = sent;
   saved = true;
@@ -49,7 +49,7 @@ async function open(file: File): Promise<void> {
   player.seek(0);
   void see(sent);
   element("edit").inert = true; // the prediction would overwrite edits
-  const envelope = await work("Looking at the video", (stopped, tell) => sent.use(stopped, (found) => api.predict(found.video, tell, stopped)));
+  const envelope = await work("Looking at the video", (stopped, onProgress) => sent.use(stopped, (found) => api.predict(found.video, onProgress, stopped)));
   if (uploaded !== sent) return;
   element("edit").inert = false;
   if (!envelope) return;
@@ -171,7 +171,7 @@ element<HTMLSelectElement>("shape").onchange = (event) => {
 
 /** Replaces the curve, in the region or everywhere, with the envelope of a sound. */
 async function follow(file: Blob): Promise<void> {
-  const found = await work("Listening to the sound", (signal, tell) => api.addRecording(file, tell, signal));
+  const found = await work("Listening to the sound", (signal, onProgress) => api.addRecording(file, onProgress, signal));
   if (found) edit((curve) => curve.replace(found.envelope, timeline.chosen))();
 }
 chosen("sound", (file) => void follow(file));
@@ -215,7 +215,7 @@ function like(sound: typeof liked): void {
 element("liked").querySelector("button")!.onclick = () => like(undefined);
 chosen("like", async (file) => {
   const sound = new api.Sent<api.Recording>(file, file.name, api.addRecording);
-  if (await work("Sending the sound", (signal, tell) => sound.arrive(signal, tell))) like(sound);
+  if (await work("Sending the sound", (signal, onProgress) => sound.arrive(signal, onProgress))) like(sound);
 });
 
 let profiles: Record<string, api.Settings> = {};
@@ -231,13 +231,13 @@ element<HTMLFormElement>("prompt").onsubmit = async (event) => {
   event.preventDefault();
   const { curve } = timeline, source = uploaded, sound = liked;
   if (!source?.answer || !curve) return;
-  const wish: api.Wish = {
+  const request: api.TakeRequest = {
     envelope: Array.from(curve.values, (value) => Number(value.toFixed(6))), sample_count: source.answer.sample_count,
     text: sound ? "" : field("text").value, negative_text: field("negative").value, seed: field("seed").valueAsNumber, steps: field("steps").valueAsNumber,
     guidance: field("guidance").valueAsNumber, profile: field("profile").value, variations: field("variations").valueAsNumber,
   };
-  const made = await work("Making sound", async (signal, tell) => {
-    const make = (audio?: string): Promise<api.Take[]> => api.makeTakes(audio ? { ...wish, audio } : wish, tell, signal);
+  const made = await work("Making sound", async (signal, onProgress) => {
+    const make = (audio?: string): Promise<api.Take[]> => api.createTakes(audio ? { ...request, audio } : request, onProgress, signal);
     const done = await (sound ? sound.use(signal, (found) => make(found.recording)) : make());
     return Promise.all(done.map(async (take) => {
       const wav = await api.wav(take.take, signal);
@@ -246,7 +246,7 @@ element<HTMLFormElement>("prompt").onsubmit = async (event) => {
   });
   if (!made || uploaded !== source) return;
   const kept = made.map(({ recipe, produced, wav, sound: heard }) =>
-    takes.add({ video: source.name, wish, recipe, produced, wav, sound: heard, ...(sound ? { like: sound.name } : {}) }));
+    takes.add({ video: source.name, request, recipe, produced, wav, sound: heard, ...(sound ? { like: sound.name } : {}) }));
   saved = false;
   player.seek(0);
   heard(kept[0]!);
@@ -264,7 +264,7 @@ takes.onHear = (kept) => {
   timeline.spectrogram = kept?.spectrogram;
   timeline.changed();
 };
-takes.onCurve = (kept) => edit((curve) => curve.replace(kept.wish.envelope))();
+takes.onCurve = (kept) => edit((curve) => curve.replace(kept.request.envelope))();
 takes.onVideo = async (kept) => {
   const source = uploaded;
   if (!source) return;
@@ -322,14 +322,14 @@ function begin(): void {
   api.about().then((found) => {
     element("token").hidden = true;
     element("start").hidden = Boolean(uploaded);
-    element("limits").textContent = `Up to ${found.max_duration_s} seconds; it stays on this server, and is gone when that ends.`;
+    element("limits").textContent = `Up to ${found.max_duration_s} seconds; files stay on this server and are deleted when it stops.`;
     profiles = found.profiles;
     for (const input of document.querySelectorAll<HTMLInputElement | HTMLSelectElement>("[data-option]")) limit(input, found.options[input.dataset.option!]!);
     usual();
     element("examples").hidden = !found.examples.length;
     element("examples").querySelector("span")!.replaceChildren(...found.examples.map((name) => button(name.replace(/\.[^.]*$/, ""), () => void example(name))));
   }).catch((error) => {
-    const closed = error instanceof api.Refused && error.reason === "UNAUTHENTICATED";
+    const closed = error instanceof api.ApiError && error.reason === "UNAUTHENTICATED";
     element("token").hidden = !closed;
     element("start").hidden = closed;
     if (!closed || element("token").querySelector("input")!.value) problem(error);

@@ -9,7 +9,7 @@ import { Spectrogram, spectrogram } from "./spectrogram";
 export interface Kept {
   number: number;
   video: string; // file name
-  wish: api.Wish;
+  request: api.TakeRequest;
   like?: string; // name of the audio prompt
   recipe: Record<string, unknown>;
   produced: number[];
@@ -64,7 +64,7 @@ export class Takes {
     if (this.before === kept) this.before = undefined;
     if (this.current === kept) { this.current = undefined; this.hear(this.all[0]); }
     this.show();
-    say(`Take ${kept.number} is gone.`);
+    say(`Take ${kept.number} was removed.`);
   }
 
   private show(): void {
@@ -79,11 +79,11 @@ export class Takes {
     const item = document.createElement("li"), take = `take ${kept.number}`;
     if (kept === this.current) item.setAttribute("aria-current", "true");
     const what = document.createElement("p"), about = document.createElement("small");
-    what.textContent = `${kept.number}. ${kept.wish.text || (kept.like ? `like ${kept.like}` : "anything")}`;
-    about.textContent = `seed ${kept.recipe["seed"]}, ${kept.recipe["steps"]} steps, guidance ${kept.recipe["guidance"]}, ${kept.wish.profile}`;
+    what.textContent = `${kept.number}. ${kept.request.text || (kept.like ? `like ${kept.like}` : "anything")}`;
+    about.textContent = `seed ${kept.recipe["seed"]}, ${kept.recipe["steps"]} steps, guidance ${kept.recipe["guidance"]}, ${kept.request.profile}`;
     const curves = document.createElement("canvas");
     curves.setAttribute("role", "img");
-    curves.setAttribute("aria-label", "The curve that was asked for, and the one that came out");
+    curves.setAttribute("aria-label", "Requested and produced curve");
     const row = document.createElement("div");
     row.className = "row";
     const stem = `${kept.video.replace(/\.[^.]*$/, "")}-${kept.number}`;
@@ -91,7 +91,7 @@ export class Takes {
       button("Listen", () => this.onPlay(kept), `Listen to ${take}`),
       button("WAV", () => download(kept.wav, `${stem}.wav`), `WAV of ${take}`),
       button("Video", () => this.onVideo(kept), `Video with ${take}`),
-      button("Recipe", () => download(json({ ...kept.recipe, envelope: kept.wish.envelope }), `${stem}.json`), `Recipe of ${take}`),
+      button("Recipe", () => download(json({ ...kept.recipe, envelope: kept.request.envelope }), `${stem}.json`), `Recipe of ${take}`),
       button("Command", () => command(kept, stem), `Command line of ${take}`),
       button("Curve", () => this.onCurve(kept), `Curve of ${take}`),
       button("×", () => this.remove(kept), `Remove ${take}`),
@@ -106,7 +106,7 @@ export class Takes {
 function sketch(canvas: HTMLCanvasElement, kept: Kept): void {
   const context = canvas.getContext("2d")!, style = getComputedStyle(canvas);
   const width = (canvas.width = canvas.clientWidth * devicePixelRatio), height = (canvas.height = canvas.clientHeight * devicePixelRatio);
-  const { envelope } = kept.wish, top = 1.05 * Math.max(0.01, loudest(envelope), loudest(kept.produced));
+  const { envelope } = kept.request, top = 1.05 * Math.max(0.01, loudest(envelope), loudest(kept.produced));
   const path = (values: number[], color: string): void => {
     context.beginPath();
     values.forEach((value, frame) => context.lineTo((frame / values.length) * width, height * (1 - value / top) - 1));
@@ -120,16 +120,16 @@ function sketch(canvas: HTMLCanvasElement, kept: Kept): void {
 
 /** Shows the command line that reproduces a take, and offers its curve file. */
 function command(kept: Kept, stem: string): void {
-  const { wish } = kept, quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`, curve = `${stem}-curve.json`;
+  const { request } = kept, quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`, curve = `${stem}-curve.json`;
   const own = element<HTMLSelectElement>("source-audio").value;
-  const line = ["foley", "generate", quoted(kept.video), "--envelope", quoted(curve), ...(kept.like ? ["--audio", quoted(kept.like)] : ["--text", quoted(wish.text)]),
-    ...(wish.negative_text ? ["--negative-text", quoted(wish.negative_text)] : []), "--seed", String(kept.recipe["seed"]), "--steps", String(kept.recipe["steps"]),
-    "--guidance", String(kept.recipe["guidance"]), "--profile", wish.profile, ...(own === "replace" ? [] : ["--source-audio", own]), "-o", quoted(`${stem}.mp4`)].join(" ");
+  const line = ["foley", "generate", quoted(kept.video), "--envelope", quoted(curve), ...(kept.like ? ["--audio", quoted(kept.like)] : ["--text", quoted(request.text)]),
+    ...(request.negative_text ? ["--negative-text", quoted(request.negative_text)] : []), "--seed", String(kept.recipe["seed"]), "--steps", String(kept.recipe["steps"]),
+    "--guidance", String(kept.recipe["guidance"]), "--profile", request.profile, ...(own === "replace" ? [] : ["--source-audio", own]), "-o", quoted(`${stem}.mp4`)].join(" ");
   const dialog = element<HTMLDialogElement>("command");
   dialog.querySelector("pre")!.textContent = line;
   element("copy").onclick = () => navigator.clipboard?.writeText(line).then(() => { element("copy").textContent = "Copied"; }, () => undefined);
   element("copy").textContent = "Copy";
   element("save-curve").textContent = `Save ${curve}`;
-  element("save-curve").onclick = () => download(curveFile(wish.envelope), curve);
+  element("save-curve").onclick = () => download(curveFile(request.envelope), curve);
   dialog.showModal();
 }

@@ -1,9 +1,9 @@
 /** Long-running work: runs tasks in order, with progress, remaining time and cancellation. */
 
-import { Progress, Refused, Tell } from "./api";
+import { ApiError, OnProgress, Progress } from "./api";
 import { element, noProblem, problem, say } from "./page";
 
-const LONGEST_WAIT_S = 10;
+const MAX_BACKOFF_S = 10;
 let last: Promise<unknown> = Promise.resolve();
 let stopping = new AbortController();
 
@@ -15,29 +15,29 @@ export function stop(): void { stopping.abort(); }
  *
  * If the server is busy or the connection is lost, the task is retried with back-off until it succeeds or is cancelled.
  */
-export function work<T>(what: string, task: (signal: AbortSignal, tell: Tell) => Promise<T>): Promise<T | undefined> {
-  const mine = last.then(() => run(what, task));
-  last = mine;
-  return mine;
+export function work<T>(what: string, task: (signal: AbortSignal, onProgress: OnProgress) => Promise<T>): Promise<T | undefined> {
+  const queued = last.then(() => run(what, task));
+  last = queued;
+  return queued;
 }
 
-async function run<T>(what: string, task: (signal: AbortSignal, tell: Tell) => Promise<T>): Promise<T | undefined> {
+async function run<T>(what: string, task: (signal: AbortSignal, onProgress: OnProgress) => Promise<T>): Promise<T | undefined> {
   const { signal } = (stopping = new AbortController());
   const bar = element<HTMLProgressElement>("progress");
   const begin = (): void => { bar.removeAttribute("value"); say(`${what} …`); };
   busy(true);
   noProblem();
   try {
-    for (let tries = 0; ; tries++) {
+    for (let attempts = 0; ; attempts++) {
       begin();
       try {
         const result = await task(signal, (progress) => show(what, bar, progress));
         noProblem();
-        say(tries ? "The server is there again; all is done." : "");
+        say(attempts ? "Done after retrying." : "");
         return result;
       } catch (error) {
-        if (!(error instanceof Refused && error.passes)) throw error;
-        await wait(error, tries, signal);
+        if (!(error instanceof ApiError && error.retryable)) throw error;
+        await wait(error, attempts, signal);
       }
     }
   } catch (error) {
@@ -56,7 +56,7 @@ function busy(is: boolean): void {
 
 function show(what: string, bar: HTMLProgressElement, progress: Progress): void {
   noProblem();
-  if (progress.event === "waiting") return say(progress.position ? `${what}: ${progress.position} in front of you` : `${what} …`);
+  if (progress.event === "waiting") return say(progress.position ? `${what}: position ${progress.position} in the queue` : `${what} …`);
   const { stage, done, total, seconds } = progress;
   if (!total) {
     bar.removeAttribute("value");
@@ -69,11 +69,11 @@ function show(what: string, bar: HTMLProgressElement, progress: Progress): void 
 }
 
 /** Shows the error and waits before the next attempt; throws an AbortError when aborted. */
-async function wait(why: Refused, tries: number, signal: AbortSignal): Promise<void> {
-  const seconds = Math.min(LONGEST_WAIT_S, Math.ceil(why.retryAfter ?? 2 ** tries));
+async function wait(why: ApiError, attempts: number, signal: AbortSignal): Promise<void> {
+  const seconds = Math.min(MAX_BACKOFF_S, Math.ceil(why.retryAfter ?? 2 ** attempts));
   problem(why);
   for (let left = seconds; left > 0; left--) {
-    say(`Trying again in ${left} s …`);
+    say(`Retrying in ${left} s …`);
     await new Promise<void>((done, failed) => {
       const timer = setTimeout(done, 1000);
       signal.addEventListener("abort", () => { clearTimeout(timer); failed(signal.reason); }, { once: true });

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley.errors import Overloaded
-from foley_server.jobs.line import Line
+from foley_server.jobs.request_queue import RequestQueue
 
 
 def run(work: Coroutine[object, object, object]) -> None:
@@ -22,16 +22,16 @@ def test_11_turns_are_bounded_and_in_order_whoever_goes_away(running, waiting, r
     dice = random.Random(seed)
 
     async def all_of_it():
-        line = Line(running, waiting)
+        queue = RequestQueue(running, waiting)
         began, having, most, refused = [], 0, 0, 0
 
         async def one(number: int) -> None:
             nonlocal having, most, refused
             positions: list[int] = []
             try:
-                with line.place():
-                    assert line.admitted <= running + waiting
-                    async with line.turn(positions.append):
+                with queue.admit():
+                    assert queue.admitted <= running + waiting
+                    async with queue.slot(positions.append):
                         began.append(number)
                         having += 1
                         most = max(most, having)
@@ -58,19 +58,19 @@ def test_11_turns_are_bounded_and_in_order_whoever_goes_away(running, waiting, r
         assert most <= running
         for i, number in enumerate(began):  # two whose turns come in the same moment may begin in either order
             assert sum(other > number for other in began[:i]) < running
-        assert (line.admitted, line.waiting) == (0, 0)
-        async with line.turn(lambda position: None):  # and all turns are free again
-            assert line.waiting == 0
+        assert (queue.admitted, queue.waiting) == (0, 0)
+        async with queue.slot(lambda position: None):  # and all turns are free again
+            assert queue.waiting == 0
 
     run(all_of_it())
 
 
 def test_11_exactly_the_excess_is_refused_at_once():
     async def all_of_it():
-        line = Line(1, 2)
-        with line.place(), line.place(), line.place(), pytest.raises(Overloaded):
-            line.place().__enter__()
-        with line.place():
+        queue = RequestQueue(1, 2)
+        with queue.admit(), queue.admit(), queue.admit(), pytest.raises(Overloaded):
+            queue.admit().__enter__()
+        with queue.admit():
             pass
 
     run(all_of_it())
@@ -78,11 +78,11 @@ def test_11_exactly_the_excess_is_refused_at_once():
 
 def test_those_who_wait_are_told_when_somebody_in_front_goes():
     async def all_of_it():
-        line, told = Line(1, 9), {name: [] for name in "abc"}
+        queue, told = RequestQueue(1, 9), {name: [] for name in "abc"}
         let_go = asyncio.Event()
 
         async def have(name: str) -> None:
-            async with line.turn(told[name].append):
+            async with queue.slot(told[name].append):
                 await let_go.wait()
 
         tasks = {}

@@ -1,4 +1,4 @@
-"""Interceptor of all calls: authentication, authorisation, accounting. Methods not listed in `OPEN` need a token."""
+"""Interceptor of all gRPC calls: authentication, authorisation, rate limits, error statuses and telemetry."""
 
 import asyncio
 import inspect
@@ -24,9 +24,9 @@ from foley_server.telemetry.tracing import call_span
 
 log = logging.getLogger(__name__)
 
-OPEN = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
+PUBLIC_METHODS = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")  # need no token
 _FOLEY = pb.DESCRIPTOR.services_by_name["FoleyService"].full_name
-SCOPES: Mapping[str, Scope] = {
+METHOD_SCOPES: Mapping[str, Scope] = {
     **dict.fromkeys(
         (f"/{_FOLEY}/{name}" for name in ("Generate", "PredictEnvelope", "EmbedPrompt", "CreateGeneration")), "generate"
     ),
@@ -44,7 +44,7 @@ SCOPES: Mapping[str, Scope] = {
 caller: ContextVar[Principal] = ContextVar("caller")
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Adds tokens, rate limits, request ids, error statuses, metrics, logs and traces to all services of a server."""
 
     def __init__(self, tokens: Tokens, metrics: Metrics) -> None:
@@ -56,36 +56,36 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Return a handler that checks the call and then runs it, or that rejects it."""
         handler = await continuation(details)
-        if details.method in OPEN:
+        if details.method in PUBLIC_METHODS:
             return handler
         metadata = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
         method = details.method if handler else "unknown"  # a label value per invented method name would be unbounded
         try:
             principal = self._tokens.principal(metadata.get("authorization"))
-            principal.check(SCOPES.get(details.method))
+            principal.check(METHOD_SCOPES.get(details.method))
         except FoleyError as error:
-            refusal = error
+            rejection = error
 
-            async def refuse(request: Any, context: Any) -> None:
-                async with self._answer(method, metadata, context):
-                    raise refusal
+            async def reject(request: Any, context: Any) -> None:
+                async with self._observe(method, metadata, context):
+                    raise rejection
 
-            return grpc.stream_stream_rpc_method_handler(refuse)
+            return grpc.stream_stream_rpc_method_handler(reject)
         if handler is None:
             return None  # gRPC responds with UNIMPLEMENTED
-        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-        async def call(contents: AsyncIterator[bytes], context: Any) -> Any:
-            async with self._answer(method, metadata, context):
-                with principal.counted():
+        async def call(serialized: AsyncIterator[bytes], context: Any) -> Any:
+            async with self._observe(method, metadata, context):
+                with principal.acquire():
                     caller.set(principal)
-                    messages = _messages(contents, handler.request_deserializer)
-                    request = messages if handler.request_streaming else await _only(messages)
-                    if inspect.isasyncgenfunction(behaviour):
-                        async for response in behaviour(request, context):
+                    messages = _deserialized(serialized, handler.request_deserializer)
+                    request = messages if handler.request_streaming else await _single(messages)
+                    if inspect.isasyncgenfunction(behavior):
+                        async for response in behavior(request, context):
                             await context.write(response)
                         return None
-                    return await behaviour(request, context)
+                    return await behavior(request, context)
 
         # Requests are received as a stream of bytes and parsed here. If gRPC parses them, an invalid message causes a
         # traceback in the log and the status UNKNOWN, and a unary call without a message never gets a response.
@@ -94,11 +94,11 @@ class Guard(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     @asynccontextmanager
-    async def _answer(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[None]:
+    async def _observe(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[None]:
         """Count, log and trace a call; convert its error to a status."""
         id = uuid.uuid4().hex
         logs.request_id.set(id)
-        began = time.monotonic()
+        started_at = time.monotonic()
         status: status_pb2.Status | None = None
         code = "OK"
         await context.send_initial_metadata((("x-request-id", id),))
@@ -117,11 +117,11 @@ class Guard(grpc.aio.ServerInterceptor):
                 code = Cancelled.grpc_status
                 raise asyncio.CancelledError from error
             except Exception:
-                log.exception("%s failed", method)
-                mistake = ServerFailure(f"the server made a mistake; tell its operator the request id {id}")
-                status, code = to_status(mistake, id), mistake.grpc_status
+                log.exception("internal error in %s", method)
+                internal = ServerFailure(f"internal error; report the request id {id} to the server's operator")
+                status, code = to_status(internal, id), internal.grpc_status
             finally:
-                seconds = time.monotonic() - began
+                seconds = time.monotonic() - started_at
                 span.set_attribute("rpc.grpc.status", code)
                 self._metrics.requests.labels(method, code).inc()
                 self._metrics.request_seconds.labels(method).observe(seconds)
@@ -131,15 +131,15 @@ class Guard(grpc.aio.ServerInterceptor):
             await context.abort(getattr(grpc.StatusCode, code), status.message, details)
 
 
-async def _messages(contents: AsyncIterator[bytes], deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-    async for content in contents:
+async def _deserialized(serialized: AsyncIterator[bytes], deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for data in serialized:
         try:
-            yield deserialize(content)
+            yield deserialize(data)
         except DecodeError as error:
-            raise InvalidInput("these bytes are no message of this method; see its definition") from error
+            raise InvalidInput("the message cannot be parsed; see the definition of the method") from error
 
 
-async def _only(messages: AsyncIterator[Any]) -> Any:
+async def _single(messages: AsyncIterator[Any]) -> Any:
     async for message in messages:
         return message
-    raise InvalidInput("this method takes a message, and none came")
+    raise InvalidInput("the request message is missing; send one")

@@ -44,17 +44,17 @@ class Take:
 Item = TypeVar("Item", Video, Recording, Take)
 
 
-class Shelf(Generic[Item]):
+class LruStore(Generic[Item]):
     """LRU container of at most `size` items with unguessable names, each in its own folder.
 
     Args:
         root: Folder to create.
-        what: Kind of item, for error messages.
+        kind: Kind of item, for error messages.
         size: Maximum number of items.
     """
 
-    def __init__(self, root: Path, what: str, size: int) -> None:
-        self._root, self._what, self._size = root, what, size
+    def __init__(self, root: Path, kind: str, size: int) -> None:
+        self._root, self._kind, self._size = root, kind, size
         self._items: OrderedDict[str, Item] = OrderedDict()
         root.mkdir(parents=True)
 
@@ -67,46 +67,46 @@ class Shelf(Generic[Item]):
         try:
             self._items.move_to_end(name)
         except KeyError:
-            raise NotFound(f"this {self._what} is not here any more; send it again") from None
+            raise NotFound(f"this {self._kind} is no longer stored; send it again") from None
         return self._items[name]
 
-    def room(self) -> tuple[str, Path]:
+    def allocate(self) -> tuple[str, Path]:
         """Create a name and an empty folder for a new item."""
         name = secrets.token_urlsafe(12)
         folder = self._root / name
         folder.mkdir()
         return name, folder
 
-    def put(self, name: str, item: Item) -> None:
+    def add(self, name: str, item: Item) -> None:
         """Add an item; evict the least recently used items beyond `size`."""
         self._items[name] = item
         while len(self._items) > self._size:
             oldest, _ = self._items.popitem(last=False)
-            self.drop(oldest)
+            self.remove(oldest)
 
-    def drop(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove an item and its folder."""
         self._items.pop(name, None)
         shutil.rmtree(self._root / name, ignore_errors=True)
 
 
 @dataclass
-class Shelves:
-    """The shelves of the studio.
+class StudioFiles:
+    """The files of the studio.
 
     Attributes:
-        root: Folder of the shelves.
+        root: Parent folder.
         videos: Uploaded videos.
         recordings: Uploaded recordings.
         takes: Generated takes.
     """
 
     root: Path
-    videos: Shelf[Video] = field(init=False)
-    recordings: Shelf[Recording] = field(init=False)
-    takes: Shelf[Take] = field(init=False)
+    videos: LruStore[Video] = field(init=False)
+    recordings: LruStore[Recording] = field(init=False)
+    takes: LruStore[Take] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.videos = Shelf(self.root / "videos", "video", VIDEOS)
-        self.recordings = Shelf(self.root / "recordings", "recording", RECORDINGS)
-        self.takes = Shelf(self.root / "takes", "take", TAKES)
+        self.videos = LruStore(self.root / "videos", "video", VIDEOS)
+        self.recordings = LruStore(self.root / "recordings", "recording", RECORDINGS)
+        self.takes = LruStore(self.root / "takes", "take", TAKES)
