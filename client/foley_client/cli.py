@@ -1,6 +1,5 @@
 """The `foley` command line."""
 
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from foley.application import application
 from foley.audio import read_audio
 from foley.media import probe
 from foley.options import FileOptions, GenerateOptions, OpticalFlow
-from foley.output import replacing
+from foley.output import OutputFiles
 from foley_client import outputs
 from foley_client.connection import ConnectionOptions, connect
 from foley_client.console import ProgressDisplay, print_timings
@@ -118,13 +117,14 @@ def generate(
     if envelope_file:
         request = replace(request, envelope=read_envelope(envelope_file, info.duration_s, chosen.envelope_filter))
     connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, loop)
-    with ExitStack() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
+    with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
         result = backend.generate(request, progress=display.on_progress)
         display.timer.timings_s.update(result.timings_s)
         with display.timer.stage(Stage.WRITE, variations) as stage:
             for i, group in enumerate(numbered):
                 for path in group:
-                    outputs.write(files.enter_context(replacing(path)), result, video, i, chosen.source_audio)
+                    with files.replacing(path) as partial:
+                        outputs.write(partial, result, video, i, chosen.source_audio)
                 stage.advance()
     print_timings(display.timer)
     for group in numbered:
@@ -156,10 +156,11 @@ def predict_envelope(
     outputs.check(output, outputs.ENVELOPE_EXTENSIONS, [video])
     probe(video)
     connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache)
-    with ExitStack() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
+    with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
         envelope = backend.predict_envelope(video, flow=flow, progress=display.on_progress)
         for path in output:
-            outputs.write_envelope(files.enter_context(replacing(path)), envelope)
+            with files.replacing(path) as partial:
+                outputs.write_envelope(partial, envelope)
     for path in output:
         typer.echo(path)
 

@@ -5,10 +5,11 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from foley import clip, envelope_file
-from foley.audio import read_audio
-from foley.envelope import frames, measure, samples, validate
+from foley.audio import read_sound
+from foley.envelope import Floats, frames, measure, samples, validate
 from foley.envelope_filter import low_pass
-from foley.errors import SettingError
+from foley.errors import MediaError, SettingError
+from foley.media import probe
 from foley.options import EnvelopeFilter
 from foley_pipeline.request import EnvelopeInput
 
@@ -33,7 +34,7 @@ def read_envelope(
 
     A curve (.json, .csv) must have as many values as the video has envelope frames. Any other file is decoded as a
     recording, for example of a vocal imitation, and its RMS is measured. A recording shorter than the video is padded
-    with silence; a longer one is cut.
+    with silence; a longer one is cut. The audio of a video counts from its first frame.
 
     Args:
         path: The curve or the recording.
@@ -53,7 +54,7 @@ def read_envelope(
         curve = validate(envelope_file.read(path), None if duration_s is None else frames(duration_s))
         length = len(curve) * clip.HOP if duration_s is None else samples(duration_s)
         return EnvelopeInput(curve, length, source)
-    recording = read_audio(path)
+    recording = _read_recording(path)
     length = len(recording) if duration_s is None else samples(duration_s)
     recording = recording[:length]
     rms = measure(np.pad(recording, (0, length - len(recording))))
@@ -62,3 +63,13 @@ def read_envelope(
         # envelopes.
         rms = np.maximum(low_pass(rms), 0).astype(np.float32)
     return EnvelopeInput(rms, length, source, envelope_filter)
+
+
+def _read_recording(path: Path) -> Floats:
+    """Read a recording as mono, float32 [samples at 16 kHz]; that of a video from its first frame on."""
+    audio = read_sound(path, rate=clip.SAMPLE_RATE_HZ)
+    try:
+        start_s = probe(path).start_s
+    except MediaError:  # it is not a video
+        start_s = audio.start_s
+    return np.asarray(audio.from_time(start_s).mean(axis=0), np.float32)

@@ -34,6 +34,11 @@ class DecodedAudio:
     rate: int
     start_s: float
 
+    def from_time(self, time_s: float) -> Samples:
+        """Return the samples from the PTS `time_s` on, [channels, n]; silence before the first sample."""
+        late = round((self.start_s - time_s) * self.rate)
+        return np.pad(self.samples, ((0, 0), (max(0, late), 0)))[:, max(0, -late) :]
+
 
 def read_audio(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int = SAMPLE_RATE_HZ) -> Samples:
     """Read the audio of an audio or video file as mono.

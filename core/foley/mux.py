@@ -205,9 +205,7 @@ def _mixed(own: DecodedAudio, samples: Samples, rate: int, video_start_s: float)
         The mix, float32 [channels of the source, n], at the sample rate of the source.
     """
     new = resample(samples, rate, own.rate)
-    late = round((own.start_s - video_start_s) * own.rate)
-    aligned = np.pad(own.samples, ((0, 0), (max(0, late), 0)))[:, max(0, -late) :]
-    mix = fit(aligned, new.shape[1]) + new
+    mix = fit(own.from_time(video_start_s), new.shape[1]) + new
     return mix / max(1.0, float(np.abs(mix).max()))
 
 

@@ -247,7 +247,7 @@ def test_what_is_read_is_never_overwritten(foley, media: Path, tmp_path: Path, o
     for name in ("voice.mp4", "folder/../voice.mp4"):
         done = foley("generate", media / "fps2997.mp4", option, recording, "-o", name, "--steps", 1)
         assert done.returncode == 2
-        assert "is the source itself" in done.stderr
+        assert "is the input file" in done.stderr
     assert recording.read_bytes() == before
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,8 @@ from foley.audio import read_audio
 from foley.errors import FoleyError, MediaError, OutputError, SettingError
 from foley.media import probe, read_frames
 from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, Muxed, write_video, write_wav
-from foley.output import check_destination, replacing
+from foley.output import OutputFiles, check_destination, replacing
+from foley_client.curves import read_envelope
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT.parent / "shared" / "media"
@@ -206,6 +206,15 @@ def with_sound(path: Path, sound: np.ndarray, rate: int, late_s: Fraction = Frac
     return path
 
 
+def test_the_envelope_of_a_video_starts_at_its_first_frame(folder: Path) -> None:
+    sound = np.full((1, RATE), 0.5, np.float32)
+    source = with_sound(folder / "source.mkv", sound, RATE, Fraction(1, 2))
+    rms = read_envelope(source, 2.0).envelope
+    assert rms[:45].max() == 0
+    assert rms[55:145].min() > 0.49
+    assert rms[155:].max() == 0
+
+
 @pytest.mark.parametrize("late_s", [Fraction(0), Fraction(1, 4)])
 def test_mix_adds_at_the_rate_of_the_source(folder: Path, late_s: Fraction) -> None:
     rate = 44_100
@@ -300,9 +309,10 @@ def test_several_files_are_written_all_or_none(folder: Path) -> None:
     (folder / "b.wav").write_bytes(b"the result of yesterday")
 
     def write(*sounds: np.ndarray) -> None:
-        with ExitStack() as stack:
+        with OutputFiles() as files:
             for name, sound in zip(("a.wav", "b.wav"), sounds, strict=True):
-                write_wav(stack.enter_context(replacing(folder / name)), sound, RATE)
+                with files.replacing(folder / name) as temporary:
+                    write_wav(temporary, sound, RATE)
 
     with pytest.raises(OutputError):
         write(chirp(10), np.full(10, np.nan, np.float32))
@@ -325,9 +335,9 @@ def test_source_is_never_overwritten(folder: Path) -> None:
     (folder / "hard.mkv").hardlink_to(source)
     before = digest(source)
     for name in ("source.mkv", "link.mkv", "hard.mkv"):
-        with pytest.raises(OutputError, match="is the source itself"):
+        with pytest.raises(OutputError, match="is the input file"):
             check_destination(folder / name, VIDEO_EXTENSIONS, source)
-        with pytest.raises(OutputError, match="is the source itself"):
+        with pytest.raises(OutputError, match="is the input file"):
             write_video(source, chirp(32_000), RATE, folder / name)
     assert digest(source) == before
 

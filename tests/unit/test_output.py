@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from foley.errors import OutputError
 from foley.mux import SOUND_EXTENSIONS, write_wav
-from foley.output import check_destination, replacing
+from foley.output import OutputFiles, check_destination, replacing
 from foley_client.render.storage import Output
 from foley_pipeline.cache import Cache
 
@@ -95,7 +97,7 @@ def test_a_link_to_nothing_makes_its_file(put: Callable[[Path], None], path: Pat
     assert is_sound(elsewhere / "new")
     path.unlink()
     path.symlink_to(elsewhere / "missing" / "new")
-    refuses(put, path, "does not exist|cannot be written")
+    refuses(put, path, "does not exist|cannot write")
 
 
 def test_links_that_lead_to_no_file_are_refused(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
@@ -107,7 +109,7 @@ def test_links_that_lead_to_no_file_are_refused(put: Callable[[Path], None], pat
     refuses(put, path, "not a regular file")
     path.unlink()
     path.symlink_to(path.name)
-    refuses(put, path, "leads back to itself")
+    refuses(put, path, "is a symbolic link to itself")
 
 
 def test_other_names_of_a_file_keep_the_old_content(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
@@ -162,6 +164,61 @@ def test_a_read_only_file_is_not_replaced(put: Callable[[Path], None], path: Pat
         pytest.skip("root may write anywhere")
     refuses(put, path, "read-only")
     assert path.read_bytes() == b"the result of yesterday"
+
+
+def test_files_that_were_replaced_before_a_failure_are_restored(tmp_path: Path) -> None:
+    old, new, last = (tmp_path / name for name in ("old.wav", "new.wav", "last.wav"))
+    old.write_bytes(b"the result of yesterday")
+    old.chmod(0o640)
+
+    def write_all() -> None:
+        with OutputFiles() as files:
+            for path in (old, new, last):
+                with files.replacing(path) as temporary:
+                    write_wav(temporary, SOUND, 16_000)
+            last.mkdir()
+
+    with pytest.raises(OutputError, match=r"last\.wav"):
+        write_all()
+    assert sorted(tmp_path.iterdir()) == [last, old]
+    assert old.read_bytes() == b"the result of yesterday"
+    assert mode(old) == 0o640
+
+
+def test_only_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """A render in a folder leaves what another process writes there at this moment."""
+    program = (
+        "import sys, time; from pathlib import Path; from foley.output import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(b'half'); print(temporary, flush=True); time.sleep(600)"
+    )
+
+    def partial_files() -> set[str]:
+        return {str(path) for path in tmp_path.glob(".foley-*.partial*")}
+
+    def render_here() -> None:
+        with Output(str(tmp_path), tmp_path).claimed(["c.wav"]):
+            pass
+
+    writers, written = [], []
+    for name in ("a.wav", "b.mp4"):
+        writer = subprocess.Popen([sys.executable, "-c", program, tmp_path / name], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout
+        writers.append(writer)
+        written.append(writer.stdout.readline().strip())
+    try:
+        render_here()
+        assert partial_files() == set(written)
+        writers[0].kill()
+        writers[0].wait()
+        render_here()
+        assert partial_files() == {written[1]}
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    render_here()
+    assert partial_files() == set()
 
 
 def test_the_cache_does_not_write_through_links(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foley.errors import MediaError, OutputError
-from foley.output import replacing
+from foley.output import remove_abandoned, replacing
 
 MAX_BYTES = 8 << 30  # of a downloaded file
 
@@ -197,7 +197,7 @@ class Output:
 
     @contextmanager
     def claimed(self, names: list[str]) -> Iterator[None]:
-        """Lock the folder against other renders on this machine, and remove partial files of killed renders.
+        """Lock the folder against other renders on this machine, and remove partial files of killed processes.
 
         A bucket cannot be locked; only write access is checked. Two concurrent renders into one bucket do the same work
         twice, with the same results.
@@ -216,8 +216,7 @@ class Output:
                     lock = claim.enter_context((root / LOCK).open("wb"))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     for folder in {(root / name).parent for name in names}:
-                        for partial in folder.glob(".foley-*.partial*"):
-                            partial.unlink(missing_ok=True)
+                        remove_abandoned(folder)
                 else:
                     self._store.pipe_file(f"{self._root}/{LOCK}", b"")
                     self._store.rm_file(f"{self._root}/{LOCK}")
