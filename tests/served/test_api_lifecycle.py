@@ -30,8 +30,14 @@ def job(steps: int, seed: int = 0) -> Job:
     return Job(Curve(ENVELOPE, 200 * 160), GenerateOptions(text="glass", steps=steps, seed=seed))
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("foley-triton-*")}
+def memory_prefix(server: ApiServer) -> str:
+    """The start of the names of its Triton's shared memory."""
+    (prefix,) = (word.rpartition("=")[2] for word in server.triton().cmdline() if "shm-region-prefix-name" in word)
+    return prefix
+
+
+def shared_memory(prefix: str) -> int:
+    return len(list(Path("/dev/shm").glob(f"{prefix}*")))
 
 
 def until(what: Callable[[], bool], timeout_s: float = 30) -> None:
@@ -80,7 +86,8 @@ def under_way(pool: ThreadPoolExecutor, client: FoleyClient, asked: Job) -> "Fut
 @pytest.mark.parametrize("victim", ["Triton", "a model's process"])
 def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, victim: str) -> None:
     """Checklist B4, 2 and 3; health follows, and Triton comes back by itself."""
-    memory = len(shared_memory())
+    prefix = memory_prefix(server)
+    memory = shared_memory(prefix)
     with server.client() as client, ThreadPoolExecutor(2) as pool:
         calls = [under_way(pool, client, job(1000, seed)) for seed in range(2)]
         triton = server.triton()
@@ -96,7 +103,7 @@ def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, 
         await_serving(server)
         assert ends(client, job(2), Watch()) is None
     assert server.process.poll() is None
-    assert len(shared_memory()) == memory
+    assert (shared_memory(prefix), shared_memory(memory_prefix(server))) == (0, memory)
 
 
 @pytest.mark.long  # the retry has tests of its own; this is both together
@@ -256,8 +263,8 @@ def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) ->
     """Checklist B4, 4: no process, port or shared memory; what it cannot remove itself the next one does."""
     with api_server(tmp_path, bundle=tiny_bundle) as server:
         family = server.family()
-        (prefix,) = (word.rpartition("=")[2] for word in server.triton().cmdline() if "shm-region-prefix-name" in word)
-        assert [name for name in shared_memory() if name.startswith(prefix)]
+        prefix = memory_prefix(server)
+        assert shared_memory(prefix)
         assert {one.name() for one in family} >= {"tritonserver"}
         subprocess.run(["kill", "-SIGSEGV", str(server.process.pid)], check=True)
         assert server.process.wait(60) == -11
@@ -265,7 +272,7 @@ def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) ->
     with api_server(tmp_path, bundle=tiny_bundle) as server:
         server.terminate()
         assert server.process.wait(60) == 0
-    assert not [name for name in shared_memory() if name.startswith(prefix)]
+    assert not shared_memory(prefix)
     listening = {f"{c.laddr.ip}:{c.laddr.port}" for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
     assert not listening & {server.grpc, server.metrics}
 
