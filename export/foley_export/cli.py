@@ -61,26 +61,17 @@ def import_(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder with RoBERTa's files.", show_default="what `fetch` has downloaded")
     ] = None,
-    unet: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM UNet, in place of the official one.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM VAE, in place of the official one.")] = None,
-    vocoder: Annotated[Path | None, typer.Option(help="transformers' SpeechT5HifiGan, likewise.")] = None,
-    clap: Annotated[Path | None, typer.Option(help="transformers' ClapModel or its text half, likewise.")] = None,
 ) -> None:
     """Create a bundle from the published weights. Every tensor in the files is accounted for."""
     from foley_export import importer
     from foley_export.import_plan import Files, plan
 
-    given = {
+    checkpoints = {
         "--rms2sound": rms2sound,
         "--video2rms": video2rms,
         "--bn-inception": bn_inception,
         "--raft": raft,
-        "--unet": unet,
-        "--vae": vae,
-        "--vocoder": vocoder,
-        "--clap": clap,
     }
-    checkpoints = {option: path for option, path in given.items() if path}
     planned = plan(PAPER, Files(checkpoints, tokenizer or cache_folder() / TOKENIZER_FOLDER, opts))
     _show("weights", planned.manifest, importer.write(planned, bundle))
     for path, groups in planned.unused.items():

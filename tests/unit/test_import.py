@@ -141,7 +141,7 @@ def test_safetensors_and_parallel_and_old_files_are_read_alike(official, tmp_pat
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for path in (tmp_path / "raft.bin", tmp_path / "old.pth"):
         origins = plan(TINY, replaced(official, "--raft", path)).origins["optical_flow"]
-        assert all(torch.equal(part.file.tensors[name], content[name]) for part, name in origins.values())
+        assert all(torch.equal(file.tensors[name], content[name]) for file, name in origins.values())
 
 
 # --- what is wrong with the tensors -----------------------------------------------------------------------------
