@@ -166,37 +166,6 @@ def convergence(
 
 
 @app.command()
-def diff(
-    a: Annotated[Path, typer.Argument(help="What the first run wrote with --json.", metavar="A.json")],
-    b: Annotated[Path, typer.Argument(help="What the second one wrote.", metavar="B.json")],
-) -> None:
-    """Compare two runs of the same benchmark: every figure of both, and B relative to A.
-
-    Warns where machine, versions, bundle or settings differ.
-
-    foley-bench diff before.json after.json
-    """
-    from foley_bench import diff as bench
-
-    of_a, of_b = bench.read(a), bench.read(b)
-    compared = bench.table(of_a, of_b)
-    for warning in bench.warnings(of_a, of_b):
-        typer.echo(f"warning: {warning}", err=True)
-    report.show([compared])
-
-
-@app.command()
-def fidelity(
-    video: Annotated[Path, typer.Option(help="Video of at most 10 s to measure with.")] = (EXAMPLES / "drumstick.mp4"),
-) -> None:
-    """Measure the effects of the official pipeline's lossy steps: the figures of docs/fidelity.md."""
-    from foley_bench.fidelity import measure_all
-
-    for effect in measure_all(video):
-        typer.echo(f"{effect.what:<48} {effect.value:10.3g} {effect.unit}")
-
-
-@app.command()
 def quality(
     bundle: BundleFolder, clips: ClipCount = 100, seed: Seed = 0, json_file: JsonFile = None, plots: Plots = None
 ) -> None:
@@ -321,23 +290,6 @@ def gpu(
     loaded = prepare(bundle, precision, say)
     found = measure(loaded, Device(device), precision, rounds, batch, only or [], say)
     report.deliver(found, json_file, report_file)
-
-
-@app.command("perf-analyzer")
-def perf_analyzer(
-    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    bundle: BundleOption = DEMO,
-    server: Annotated[str, typer.Option(help="The Triton that will be driven, HOST:PORT.")] = "localhost:8001",
-) -> None:
-    """Write inputs, commands and configuration for NVIDIA's perf_analyzer and Model Analyzer.
-
-    foley-bench perf-analyzer perf/ && foley-server run & sh perf/commands.sh
-    """
-    from foley_bench import perf_analyzer as tools
-
-    tools.write(bundles.read(bundle).manifest, folder, server)
-    typer.echo(f"{folder / tools.COMMANDS} runs perf_analyzer on every model")
-    typer.echo(f"{folder / tools.MODEL_ANALYZER} is for `model-analyzer profile -f`")
 
 
 def _prepare(json_file: Path | None, plots: Path | None) -> None:

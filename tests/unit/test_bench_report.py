@@ -1,11 +1,8 @@
-"""The shared parts of performance reports: pages, `diff`, loads and Triton's counters."""
+"""The shared parts of performance reports: pages, loads and Triton's counters."""
 
-import json
 import re
 import threading
 import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +12,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from foley.errors import ServerFailure, SettingError
+from foley.errors import ServerFailure
 from foley.stages import networks
-from foley_bench import diff, report, work
+from foley_bench import report, work
 from foley_bench.account import NETWORKS, computed_s
 from foley_bench.load import Load, closed_loop, open_loop, poisson
 from foley_bench.roofline import count_flop
@@ -33,72 +30,6 @@ ABOUT = {
     "bundle": {"name": "tiny", "digest": "0" * 64},
     "settings": {"runs": 3},
 }
-
-Figures = dict[str, Any]
-numbers = st.floats(1e-6, 1e6)
-documents = st.recursive(
-    numbers, lambda inner: st.dictionaries(st.sampled_from(["p50_s", "a b", "networks", "x"]), inner, min_size=1)
-).filter(lambda document: isinstance(document, dict))
-
-
-def in_file(folder: Path, document: object, name: str = "run.json") -> Path:
-    path = folder / name
-    path.write_text(json.dumps(document))
-    return path
-
-
-def ratios(a: Figures, b: Figures) -> list[float]:
-    return [float(cell) for cell in list(diff.table({**ABOUT, **a}, {**ABOUT, **b}).columns)[-1].cells]
-
-
-@given(documents)
-def test_a_run_is_1_times_itself(figures: Figures) -> None:
-    assert set(ratios(figures, figures)) == {1.0}
-
-
-@given(numbers, numbers)
-def test_the_other_way_round_ratios_are_reciprocal(a: float, b: float) -> None:
-    assert diff.ratio(a, b) * diff.ratio(b, a) == pytest.approx(1)
-
-
-def test_what_was_nothing_has_a_ratio_too() -> None:
-    assert diff.ratio(0, 0) == 1
-    assert diff.ratio(0, 2) == np.inf
-    assert diff.ratio(2, 0) == 0
-
-
-def test_only_figures_are_compared() -> None:
-    figures = {"networks": {"vocoder": {"triton_s": 2, "sizes": {}, "name": "x", "done": True, "list": [1]}}, "n": 1}
-    assert diff.figures({**ABOUT, **figures}) == {("networks", "vocoder", "triton_s"): 2.0, ("n",): 1.0}
-    shown = diff.table({**ABOUT, **figures}, {**ABOUT, "n": 3})
-    assert [list(column.cells) for column in shown.columns] == [["n"], ["1"], ["3"], ["3.000"]]
-
-
-def test_another_machine_is_warned_about() -> None:
-    assert not list(diff.warnings(ABOUT, ABOUT))
-    other = {**ABOUT, "machine": {**ABOUT["machine"], "cores": 64}, "bundle": {"name": "demo", "digest": "1" * 64}}
-    warnings = list(diff.warnings(ABOUT, other))
-    assert len(warnings) == 2
-    assert "different machine: cores 2 → 64" in warnings
-
-
-@pytest.mark.parametrize(
-    "text", [None, "", "{", "[1]", "3", "{}", '{"machine": 3}', "[" * 100_000, "\x00", '{"a": ' + "9" * 5000 + "}"]
-)
-def test_what_is_no_report_is_refused(tmp_path: Path, text: str | None) -> None:
-    path = tmp_path / "run.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(SettingError, match=re.escape(str(path))):
-        diff.read(path)
-
-
-def test_a_report_is_read_back_and_a_stranger_has_nothing_in_common(tmp_path: Path) -> None:
-    document = {**ABOUT, "latency": {"p50_s": 1.5}}
-    assert diff.read(in_file(tmp_path, document)) == document
-    with pytest.raises(SettingError, match="no figure in common"):
-        diff.table(document, {**ABOUT, "closed": {"p50_s": 1.5}})
-
 
 def test_a_page_needs_no_other_file_and_text_stays_text() -> None:
     table = Table("<i>network</i>", title="Times & floors", caption="a < b")
