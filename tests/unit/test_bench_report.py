@@ -31,6 +31,7 @@ ABOUT = {
     "settings": {"runs": 3},
 }
 
+
 def test_a_page_needs_no_other_file_and_text_stays_text() -> None:
     table = Table("<i>network</i>", title="Times & floors", caption="a < b")
     table.add_row("<script>alert(1)</script>")
