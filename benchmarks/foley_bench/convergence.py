@@ -50,9 +50,9 @@ def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
     distances: dict[str, list[Distances]] = {start: [] for start in STARTS}
     with watch.stage("pairs", pairs) as stage, torch.inference_mode():
         for before, after in _neighbours(network, video, pairs + 1):
-            ends = [_updates(network, pair, pair.start()) for pair in (before, after)]
+            ends = [_updates(network, pair, pair.initial_estimate()) for pair in (before, after)]
             full = network.upsample(ends[1][-1])
-            moving = after.start()._replace(flow=ends[0][-1].flow)
+            moving = after.initial_estimate()._replace(flow=ends[0][-1].flow)
             for start, estimates in zip(STARTS, (ends[1], _updates(network, after, moving)), strict=True):
                 distances[start].append(np.stack([_levels(network.upsample(one), full) for one in estimates]))
             stage.advance()
@@ -89,7 +89,7 @@ def _neighbours(network: OpticalFlow, video: Path, pairs: int) -> Iterator[tuple
     last: npt.NDArray[np.uint8] | None = None
     for frame in islice(read_frames(video), pairs + 1):
         if last is not None:
-            seen = network.look(torch.from_numpy(np.stack([last, frame])))
+            seen = network.encode_pairs(torch.from_numpy(np.stack([last, frame])))
             if before is not None:
                 yield before, seen
             before = seen

@@ -126,22 +126,22 @@ def _parts(checkpoints: Mapping[str, Path], problems: list[str]) -> list[Part]:
         tensors = {key: layout.normalise(key, tensor) for key, tensor in file.tensors.items()}
         kind = recognise(tensors)
         problems += [
-            f"{file.path} does not fit this network: its {key} are not 0, 1, 2, ...; download it again"
+            f"{file.path} belongs to another network: its {key} are not 0, 1, 2, ...; download it again"
             for key, tensor in tensors.items()
             if key.endswith(_POSITIONS) and not _is_range(tensor)
         ]
         if kind == layout.kind:
             found.append(Part(layout, Checkpoint(file.path, tensors, file.others)))
         else:
-            problems.append(_another_model(file, layout.kind, kind))
+            problems.append(_wrong_model(file, layout.kind, kind))
     return found
 
 
-def _another_model(file: Checkpoint, expected: Kind, kind: Kind | None) -> str:
+def _wrong_model(file: Checkpoint, expected: Kind, kind: Kind | None) -> str:
     if kind is None:
-        looks = f"its tensors are of no model known here: {shorten(list(file.tensors), 4)}"
+        looks = f"its tensors belong to no known model: {shorten(list(file.tensors), 4)}"
     else:
-        looks = f"it looks like {kind.name}" + (f", which is given as {kind.option}" if kind.option else "")
+        looks = f"it looks like {kind.name}" + (f", which is passed as {kind.option}" if kind.option else "")
     return f"{file.path} is not {expected.name}: {looks}; choose another file for {expected.option}"
 
 
@@ -153,7 +153,7 @@ def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manif
             sizes = video2rms_opts.sizes(file.tensors)
         if layout.kind == RMS2SOUND:
             problems += [
-                f"{file.path} was trained with another noise schedule: its {name} are not AudioLDM's"
+                f"{file.path} was trained with another noise schedule: its {name} differ from AudioLDM's; pass another"
                 for name, schedule in _SCHEDULE.items()
                 if name in file.tensors and not _is_close(file.tensors[name], schedule())
             ]
@@ -164,7 +164,7 @@ def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manif
                 # the shortest decimal that rounds to the float32 value: 0.9227, not 0.9226999878883362
                 scale_factor = float(str(tensor.float().numpy()[()])) if tensor.dim() == 0 else 0.0
                 if not 0 < scale_factor < np.inf:
-                    problems.append(f"{file.path} has a scale_factor that is no positive number")
+                    problems.append(f"{file.path} has a scale_factor that is not a positive number; download it again")
                     scale_factor = None
     return preset.model_copy(
         update={
@@ -206,16 +206,16 @@ class _Ledger:
             theirs = part.file.tensors.get(name)
             if theirs is not None:
                 origins[key] = Origin(part.file, name)
-                if not reported and (fault := _misfit(theirs, tensor, network.checkpoint_shape(key))):
+                if not reported and (fault := _incompatibility(theirs, tensor, network.checkpoint_shape(key))):
                     wrong.append(f"{name} {fault}")
             elif not reported and tensor.is_floating_point():
                 missing.append(name)
-        faults = {"lacks tensors": missing, "has unfit tensors": wrong}
+        faults = {"lacks tensors": missing, "has incompatible tensors": wrong}
         return [f"{path} {fault} of {stage}: {shorten(names)}" for fault, names in faults.items() if names]
 
     def unused(self, part: Part) -> tuple[dict[str, int], list[str]]:
         """Return the counts of a file's unused items by what they are, and a problem if any tensor is unexpected."""
-        groups: Counter[str] = Counter({"values that are no tensors": len(part.file.others)})
+        groups: Counter[str] = Counter({"non-tensor values": len(part.file.others)})
         unexpected = []
         for key in part.file.tensors:
             if key in self._used[part.file.path]:
@@ -229,13 +229,13 @@ class _Ledger:
         return {name: count for name, count in groups.items() if count}, [problem] if unexpected else []
 
 
-def _misfit(theirs: Tensor, ours: Tensor, shape: tuple[int, ...]) -> str:
+def _incompatibility(theirs: Tensor, ours: Tensor, shape: tuple[int, ...]) -> str:
     """Return why `theirs` cannot replace `ours`, whose shape in the file is `shape`; empty if it can."""
     if tuple(theirs.shape) != shape:
-        return f"is {list(theirs.shape)} and not {list(shape)}"
+        return f"has shape {list(theirs.shape)} instead of {list(shape)}"
     if theirs.is_floating_point() != ours.is_floating_point():
-        return f"is {theirs.dtype} and not {ours.dtype}".replace("torch.", "")
-    return "" if _is_plain(theirs) else "is no plain tensor"
+        return f"is {theirs.dtype} instead of {ours.dtype}".replace("torch.", "")
+    return "" if _is_plain(theirs) else "is quantized, sparse or not on the CPU"
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -250,4 +250,6 @@ def _is_range(tensor: Tensor) -> bool:
 def _message(problems: Sequence[str]) -> str:
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} things are wrong:\n" + "\n".join(f"- {problem}" for problem in problems)
+    return f"the files have {len(problems)} problems; fix all of them:\n" + "\n".join(
+        f"- {problem}" for problem in problems
+    )

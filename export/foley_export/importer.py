@@ -44,7 +44,7 @@ def _load(network: Network, origins: Mapping[str, Origin]) -> None:
         theirs, ours = file.tensors[name], network.tensor(key)
         if not ours.is_floating_point():
             if not torch.equal(theirs, ours):
-                faults[f"{name} of {file.path} is not the table that the network is built with"] = None
+                faults[f"{name} of {file.path} differs from the table that the network computes"] = None
             continue
         theirs = theirs.to(torch.float32)
         if not theirs.isfinite().all():

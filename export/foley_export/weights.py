@@ -14,7 +14,7 @@ import torch
 
 from foley_export.networks.network import OfficialModule
 
-_KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, not trained
+_COMPUTED_BUFFERS = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, not trained
 
 
 AnyModule = TypeVar("AnyModule", bound=OfficialModule)
@@ -40,11 +40,11 @@ def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
 
 def fill(network: AnyModule, salt: str = "") -> AnyModule:
     """Set the seeded weights of `network` in place and return it, in eval mode."""
-    filled: dict[str, torch.Tensor] = {}
+    weights: dict[str, torch.Tensor] = {}
     for key, tensor in network.state_dict().items():
         official = network.checkpoint_key(key)
-        if tensor.is_floating_point() and "." in official and not any(part in official for part in _KEPT):
-            weights = torch.from_numpy(seeded_tensor(official, network.checkpoint_shape(key), salt))
-            filled[key] = network.from_checkpoint(key, weights)
-    network.load_state_dict(filled, strict=False)
+        if tensor.is_floating_point() and "." in official and not any(part in official for part in _COMPUTED_BUFFERS):
+            tensor = torch.from_numpy(seeded_tensor(official, network.checkpoint_shape(key), salt))
+            weights[key] = network.from_checkpoint(key, tensor)
+    network.load_state_dict(weights, strict=False)
     return network.eval()

@@ -94,7 +94,7 @@ def test_every_official_tensor_is_accounted_for(write, listed):
             if origin.file.path == path
         }
         unused = dict(planned.unused[path])
-        assert unused.pop("values that are no tensors", 0) == (2 if option == "--video2rms" else 0)
+        assert unused.pop("non-tensor values", 0) == (2 if option == "--video2rms" else 0)
         assert unused == UNUSED[option]
         assert len(used) + sum(unused.values()) == len(listed[option])
 

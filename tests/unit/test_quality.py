@@ -26,8 +26,8 @@ from foley_bench.quality.timbre import spectrogram_db, timbre, train_classifier
 from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.unet import ControlNet
 from foley_export.networks.video2rms import REGRESSION_WEIGHTS, Video2RMSRegression
+from foley_export.networks.video2rms_loss import to_classes
 from foley_export.presets import TINY
-from foley_export.targets import to_classes
 from foley_export.weights import fill
 from foley_pipeline.rms2sound import Conditioning
 from foley_training.data.scene import HELD_OUT_STYLE, MATERIALS

@@ -27,6 +27,6 @@ def guided_noise(
 ) -> Tensor:
     """Noise [1, 8, 256, 16] with guidance, from two calls of one row each; timestep [1], envelope [1, 1024]."""
     conditional, unconditional = (
-        denoiser.branch(latents, timestep, text, denoiser.control(envelope)) for text in (embedding, negative)
+        denoiser.predict_noise(latents, timestep, text, denoiser.control(envelope)) for text in (embedding, negative)
     )
     return unconditional + GUIDANCE * (conditional - unconditional)

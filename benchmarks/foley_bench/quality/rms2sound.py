@@ -52,7 +52,7 @@ def latents_without_control(denoiser: Denoiser, condition: Conditioning, samplin
 
     def denoise(latents: Floats, step: Step) -> Floats:
         both = torch.from_numpy(latents).expand(2, -1, -1, -1)
-        prompted, unprompted = denoiser.branch(both, torch.full((2,), step.timestep), embeddings)
+        prompted, unprompted = denoiser.predict_noise(both, torch.full((2,), step.timestep), embeddings)
         guided: Floats = (unprompted + step.guidance * (prompted - unprompted)).numpy()
         return guided
 

@@ -16,7 +16,7 @@ from foley.metrics import event_l1, tolerant_accuracy
 from foley_bench.quality import clips, onsets
 from foley_client import Triton, Watch
 from foley_export.networks.video2rms import REGRESSION_WEIGHTS, Video2RMSRegression
-from foley_export.targets import to_classes
+from foley_export.networks.video2rms_loss import to_classes
 from foley_pipeline.video2rms import clip_features, extract_features
 from foley_training.data.scene import Scene
 from foley_training.feature_rows import loudness
