@@ -41,7 +41,7 @@ class Timing:
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return upper - lower
 
-    def document(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float]:
         """The timing for a JSON document."""
         return {"median_s": self.median_s, "iqr_s": self.iqr_s, "rounds": len(self.seconds)}
 

@@ -23,7 +23,7 @@ def paper_bundle(watch: Watch) -> Bundle:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in `foley-export onnx`
     count = len(networks(PAPER))
     if not (FOLDER / bundles.MANIFEST).exists():
-        with watch.stage("making bundles/paper", count) as stage:
+        with watch.stage("creating bundles/paper", count) as stage:
             for _ in make.init(PAPER, 0, FOLDER):
                 stage.advance()
     if bundles.read(FOLDER).missing_graphs():

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from foley.output import check_destination, replacing
 
-WIDE = 160  # columns where output is redirected
+REDIRECTED_WIDTH = 160  # columns where output is redirected
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -26,14 +26,14 @@ class Report:
 
     Attributes:
         title: what was measured, in a few words.
-        lead: a paragraph on how it was measured and how to read it.
+        description: a paragraph on how it was measured and how to read it.
         document: for JSON; `foley_bench.machine.describe`, `settings`, and figures whose names end in their units.
         tables: tables whose cells are plain text.
         pictures: plots by their captions.
     """
 
     title: str
-    lead: str
+    description: str
     document: Mapping[str, Any]
     tables: Sequence[Table]
     pictures: Mapping[str, Figure]
@@ -41,15 +41,15 @@ class Report:
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Table:
     """A table whose first column is aligned left and whose other columns are aligned right."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, caption=caption or None, caption_justify="left")
+    result = Table(box=box.SIMPLE_HEAD, title=title, caption=caption or None, caption_justify="left")
     for i, heading in enumerate(headings):
-        made.add_column(heading, justify="right" if i else "left", no_wrap=not i, vertical="bottom")
+        result.add_column(heading, justify="right" if i else "left", no_wrap=not i, vertical="bottom")
     for row in rows:
-        made.add_row(*row)
-    return made
+        result.add_row(*row)
+    return result
 
 
-def milliseconds(timing: Mapping[str, float]) -> str:
+def format_ms(timing: Mapping[str, float]) -> str:
     """A timing's document as text: the median and half the interquartile range, in ms."""
     return f"{1e3 * timing['median_s']:.1f} ± {500 * timing['iqr_s']:.1f}"
 
@@ -82,7 +82,7 @@ def lines(
     return figure
 
 
-def prepare(json_file: Path | None, report_file: Path | None) -> None:
+def check_outputs(json_file: Path | None, report_file: Path | None) -> None:
     """Check before a long run that its results can be written.
 
     Raises:
@@ -94,24 +94,24 @@ def prepare(json_file: Path | None, report_file: Path | None) -> None:
         check_destination(report_file, {".html"})
 
 
-def deliver(report: Report, json_file: Path | None, report_file: Path | None) -> None:
+def write(report: Report, json_file: Path | None, report_file: Path | None) -> None:
     """Print the tables, and write the files that are asked for.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    show([*report.tables, about(report.document)])
+    print_tables([*report.tables, describe_run(report.document)])
     write_json(json_file, report.document)
     if report_file is not None:
         with replacing(report_file) as temporary:
-            temporary.write_text(page(report), "utf-8")
+            temporary.write_text(render_html(report), "utf-8")
 
 
-def show(parts: Sequence[Table | str]) -> None:
+def print_tables(parts: Sequence[Table | str]) -> None:
     """Print tables, and text between them, to standard output."""
     console = Console()
     if not console.is_terminal:
-        console.width = WIDE  # no terminal width when redirected; 80 columns would cut figures off
+        console.width = REDIRECTED_WIDTH  # no terminal width when redirected; 80 columns would cut figures off
     console.print(*parts, sep="\n")
 
 
@@ -122,18 +122,18 @@ def write_json(destination: Path | None, document: Mapping[str, Any]) -> None:
             temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def page(report: Report) -> str:
+def render_html(report: Report) -> str:
     """The report as HTML; text that holds markup stays text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         report=report,
         rows=lambda table: list(zip(*(column.cells for column in table.columns), strict=True)),
         pictures={caption: _svg(figure) for caption, figure in report.pictures.items()},
-        about=about(report.document),
+        run=describe_run(report.document),
     )
 
 
-def about(document: Mapping[str, Any]) -> str:
+def describe_run(document: Mapping[str, Any]) -> str:
     """The machine, bundle, commit and versions of a run, in a sentence or two."""
     machine, bundle = document["machine"], document["bundle"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)

@@ -13,13 +13,10 @@ import pytest
 
 from foley.bundle import read
 from foley.stages import networks
-from foley_bench import throughput
 from foley_bench.throughput import CALLERS, SHARES
-from foley_client import Foley, Watch
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SHORT_S = 0.5
-PREDICT = Foley.predict_envelope
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +75,6 @@ def test_latency_accounts_for_all_of_the_time(tiny_bundle: Path, short_video: Pa
         assert all(0 < seconds < found["max_s"] for seconds in found["stages_s"].values())
         # Triton's own counters: networks compute within the calls, and calls last within the clip
         assert all(seconds > 0 for seconds in overhead["networks_s"].values())
-        assert overhead["serving_s"] > 0
-        assert overhead["client_s"] > 0
         assert 0 < overhead["overhead_ms_per_step"] * steps / 1e3 < overhead["overhead_s"]
     step = document["step"]
     parts = [step[f"{part}_ms"] for part in ("network", "queue", "copies", "grpc", "client")]
@@ -96,7 +91,7 @@ def test_throughput_counts_every_step(tiny_bundle: Path, tmp_path: Path) -> None
     for name, row in [*closed.items(), *opened.items()]:
         assert row["clips"] == (max(2, int(name)) if name in closed else 2)
         assert 0 < row["p50_s"] <= row["p95_s"] <= row["max_s"]
-        assert 1 <= row["most_in_flight"] <= row["clips"]
+        assert 1 <= row["max_in_flight"] <= row["clips"]
         denoiser = row["denoiser"]
         batches = {int(size): count for size, count in denoiser["batches"].items()}
         assert sum(batches.values()) == denoiser["executions"]
@@ -104,24 +99,9 @@ def test_throughput_counts_every_step(tiny_bundle: Path, tmp_path: Path) -> None
         assert denoiser["rows"] == row["clips"] * document["settings"]["steps"]
         assert max(batches) <= (int(name) if name in closed else row["clips"])
         assert denoiser["queue_ms"] > 0
-    assert all(row["most_in_flight"] == int(callers) for callers, row in closed.items())
+    assert all(row["max_in_flight"] == int(callers) for callers, row in closed.items())
     rates = [row["arrivals_per_minute"] for row in opened.values()]
     assert all(slower < faster for slower, faster in pairwise(rates))
-
-
-@pytest.mark.long
-def test_throughput_finds_the_envelope_of_a_video_each_time(
-    tiny_bundle: Path, short_video: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(throughput, "CALLERS", (2,))
-    monkeypatch.setattr(throughput, "SHARES", (1.3,))
-    seen = []
-    monkeypatch.setattr(Foley, "predict_envelope", lambda *arguments: seen.append(1) or PREDICT(*arguments))
-    found = throughput.measure(read(tiny_bundle), 2, short_video, 0, Watch())
-    assert len(seen) == 1 + 2 + 2  # warming up, closed, open
-    assert found.document["settings"]["with_video"]
-    assert found.document["settings"]["seconds"] == pytest.approx(SHORT_S)
-    assert "A video's envelope" in found.lead
 
 
 @pytest.mark.parametrize("command", ["stages", "latency", "throughput"])

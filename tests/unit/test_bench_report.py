@@ -14,11 +14,11 @@ from rich.table import Table
 
 from foley.errors import ServerFailure
 from foley.stages import networks
-from foley_bench import report, work
-from foley_bench.account import NETWORKS, computed_s
-from foley_bench.load import Load, closed_loop, open_loop, poisson
+from foley_bench import counters, report
+from foley_bench.counters import Counters
+from foley_bench.load_generator import LoadResult, closed_loop, open_loop, poisson_arrivals
+from foley_bench.overhead import NETWORKS, compute_s_of
 from foley_bench.roofline import count_flop
-from foley_bench.work import Work
 from foley_client import Watch
 from foley_export.presets import PRESETS
 
@@ -37,7 +37,7 @@ def test_a_page_needs_no_other_file_and_text_stays_text() -> None:
     table.add_row("<script>alert(1)</script>")
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
-    page = report.page(report.Report('A "title"', "1 < 2", ABOUT, [table], {"<b>caption</b>": figure}))
+    page = report.render_html(report.Report('A "title"', "1 < 2", ABOUT, [table], {"<b>caption</b>": figure}))
     assert "://" not in page
     assert all(source.startswith("data:image/svg+xml;base64,") for source in re.findall(r'src="([^"]*)"', page))
     assert page.count("<img ") == 1
@@ -56,13 +56,13 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
 
     load = open_loop(job, np.zeros(3), Watch())
     assert (np.sort(load.latencies_s) >= np.array([0.049, 0.099, 0.149])).all()  # at least: the machine may be slow
-    assert load.most_in_flight == 3
+    assert load.max_in_flight == 3
 
 
 def test_callers_ask_again_when_answered() -> None:
     load = closed_loop(lambda: time.sleep(0.02), 2, 6, Watch())
     assert len(load.latencies_s) == 6
-    assert load.most_in_flight == 2
+    assert load.max_in_flight == 2
     assert load.due_s.max() >= 2 * 0.02
 
 
@@ -82,14 +82,14 @@ def test_a_request_that_fails_ends_the_load() -> None:
 
 
 def test_throughput_is_requests_over_the_whole_time() -> None:
-    load = Load(np.array([0.0, 10.0]), np.array([5.0, 20.0]))
+    load = LoadResult(np.array([0.0, 10.0]), np.array([5.0, 20.0]))
     assert load.per_minute == 4
-    assert load.most_in_flight == 1
+    assert load.max_in_flight == 1
 
 
 @given(st.integers(2, 50), st.floats(0.1, 1000), st.integers(0, 5))
 def test_arrivals_keep_their_rate(count: int, per_minute: float, seed: int) -> None:
-    due_s = poisson(count, per_minute, seed)
+    due_s = poisson_arrivals(count, per_minute, seed)
     assert due_s[0] == 0
     assert (np.diff(due_s) >= 0).all()
     assert due_s[-1] == pytest.approx(60 * (count - 1) / per_minute)
@@ -98,7 +98,7 @@ def test_arrivals_keep_their_rate(count: int, per_minute: float, seed: int) -> N
 def test_tritons_counters_are_read_by_execution() -> None:
     """Two requests in one batch count twice in its statistics of requests, once in those of batches."""
     batch = {"count": "1", "ns": "2000000000"}
-    found = work._work(
+    found = counters._counters(
         {
             "inference_stats": {"success": {"count": "2", "ns": "9"}, "queue": {"count": "2", "ns": "500000000"}},
             "batch_stats": [
@@ -106,22 +106,22 @@ def test_tritons_counters_are_read_by_execution() -> None:
             ],
         }
     )
-    assert found == Work(requests=2, queue_s=0.5, batches={2: 1}, copy_s=2.0, compute_s=2.0)
+    assert found == Counters(requests=2, queue_s=0.5, batches={2: 1}, copy_s=2.0, compute_s=2.0)
     assert (found.executions, found.rows) == (1, 2)
-    assert found - found == Work(0, 0.0, {}, 0.0, 0.0)
+    assert found - found == Counters(0, 0.0, {}, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_computing_model_belongs_to_one_stage(preset: str) -> None:
-    for name in {*networks(PRESETS[preset]), *work.computing(PRESETS[preset])}:
+    for name in {*networks(PRESETS[preset]), *counters.compute_models(PRESETS[preset])}:
         assert sum(name.startswith(prefixes) for prefixes in NETWORKS.values()) == 1
 
 
 def test_of_two_networks_beside_each_other_the_longer_counts() -> None:
     seconds = {"optical_flow": 3.0, "flow_features": 1.0, "rgb_features": 3.5, "vae_decoder": 2.0, "vocoder": 1.0}
-    done = {name: Work(1, 0.0, {1: 1}, 0.0, compute_s) for name, compute_s in seconds.items()}
-    assert computed_s("optical flow and features", done) == 4.0
-    assert computed_s("VAE and vocoder", done) == 3.0
+    done = {name: Counters(1, 0.0, {1: 1}, 0.0, compute_s) for name, compute_s in seconds.items()}
+    assert compute_s_of("optical flow and features", done) == 4.0
+    assert compute_s_of("VAE and vocoder", done) == 3.0
 
 
 def test_arithmetic_is_counted() -> None:

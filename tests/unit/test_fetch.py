@@ -424,7 +424,7 @@ def test_the_second_home_is_asked_when_the_first_does_not_have_it(site, tmp_path
 
 @pytest.mark.parametrize("mirror", ["", "ftp://127.0.0.1", "/srv/files", "file:///srv"])
 def test_a_mirror_is_an_address_of_the_web(tmp_path, mirror):
-    with pytest.raises(SettingError, match="the mirror is"):
+    with pytest.raises(SettingError, match="is not an HTTP"):
         fetch(UNKNOWN, tmp_path, mirror, lambda done, total: None)
 
 
@@ -493,7 +493,7 @@ def test_the_command_says_what_there_is_to_fetch():
     done = CliRunner().invoke(app, ["fetch", "--only", "raftt"])
     assert isinstance(done.exception, SettingError)
     assert str(done.exception) == (
-        "there is no published file 'raftt'; choose from rms2sound, video2rms, opts, raft, tokenizer, bn-inception"
+        "unknown file 'raftt'; choose from rms2sound, video2rms, opts, raft, tokenizer, bn-inception"
     )
 
 

@@ -149,7 +149,7 @@ def test_clips_weigh_the_same_in_accuracy_and_contacts_in_f1():
 
 def test_no_clip_of_the_evaluation_was_trained_on():
     evaluated = [*clips.scenes("test", 100, 0), *clips.scenes("test-night", 100, 0)]
-    teachers = clips.other_scenes(0)
+    teachers = clips.classifier_scenes(0)
     trained = [*clips.scenes("train", 100, 0), *clips.scenes("validation", 100, 0)]
     seeds = [{scene.seed for scene in group} for group in (evaluated, teachers, trained)]
     assert len(set.union(*seeds)) == sum(map(len, seeds))
@@ -163,7 +163,7 @@ def test_a_rendered_scene_is_a_stream_of_frames():
 
 
 def test_materials_of_real_sounds_are_recognised_at_any_level():
-    teachers = clips.other_scenes(0)[:120]
+    teachers = clips.classifier_scenes(0)[:120]
     classifier = train_classifier(
         [timbre(clips.sound(scene)) for scene in teachers], [scene.material for scene in teachers]
     )

@@ -61,6 +61,6 @@ def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -
         with embeddings_path.open("wb") as file:  # written last: its presence marks all files as complete
             np.save(file, embeddings)
     mean, deviation = np.load(mean_path, mmap_mode="r"), np.load(deviation_path, mmap_mode="r")
-    first = slice(0, 256)
-    variance = np.var(mean[first], dtype=np.float64) + np.mean(np.square(deviation[first], dtype=np.float64))
+    subset = slice(0, 256)
+    variance = np.var(mean[subset], dtype=np.float64) + np.mean(np.square(deviation[subset], dtype=np.float64))
     return Latents(sounds, mean, deviation, np.load(embeddings_path), float(1 / np.sqrt(variance)))

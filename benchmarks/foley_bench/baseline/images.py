@@ -14,7 +14,7 @@ Images = npt.NDArray[np.uint8]
 QUALITY = 75  # torchvision.io.write_jpeg's default
 _INPUT_SIZE = (224, 224)
 _MEAN_BGR = np.array([104.0, 117.0, 128.0], np.float32)
-_FLOW_AT_REST = 128.0
+_ZERO_FLOW = 128.0
 
 
 def through_jpeg(images: Images) -> Images:
@@ -24,10 +24,10 @@ def through_jpeg(images: Images) -> Images:
 
 def flow_through_jpeg(flow: Images) -> Images:
     """Encode and decode flow [n, h, w, 2], each direction as a colour image of three equal channels."""
-    grey = [
+    decoded = [
         [_through_jpeg(np.repeat(part[..., None], 3, axis=2), "L") for part in np.moveaxis(one, 2, 0)] for one in flow
     ]
-    return np.moveaxis(np.array(grey, np.uint8), 1, 3)
+    return np.moveaxis(np.array(decoded, np.uint8), 1, 3)
 
 
 def rgb_input(frame: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def rgb_input(frame: Tensor) -> Tensor:
 
 def flow_input(flow: Tensor) -> Tensor:
     """BN-Inception's input [2, 224, 224], 0 meaning no motion, of flow uint8 [256, 344, 2]."""
-    return torch.cat([_resized(part) for part in flow.unbind(2)]) - _FLOW_AT_REST
+    return torch.cat([_resized(part) for part in flow.unbind(2)]) - _ZERO_FLOW
 
 
 def _through_jpeg(image: Images, mode: Literal["RGB", "L"]) -> Images:

@@ -11,15 +11,15 @@ from foley_export.networks.denoiser import Denoiser
 
 STEPS = 200
 GUIDANCE = 3.5
-_PADDING = 1  # RoBERTa's token id
+_PAD_ID = 1  # RoBERTa's token id
 
 
-def embed(clap: ClapText, tokens: Sequence[int]) -> Tensor:
+def embed_text(clap: ClapText, tokens: Sequence[int]) -> Tensor:
     """The embedding [1, 512] of a text, its tokens padded to as many as the network reads."""
     positions: int = clap.text_branch.config.max_position_embeddings  # of tokens, after the padding's own
-    missing = (0, positions - _PADDING - 1 - len(tokens))
-    input_ids = functional.pad(torch.tensor([list(tokens)]), missing, value=_PADDING)
-    return clap(input_ids, functional.pad(torch.ones(1, len(tokens), dtype=torch.long), missing))
+    padding = (0, positions - _PAD_ID - 1 - len(tokens))
+    input_ids = functional.pad(torch.tensor([list(tokens)]), padding, value=_PAD_ID)
+    return clap(input_ids, functional.pad(torch.ones(1, len(tokens), dtype=torch.long), padding))
 
 
 def guided_noise(

@@ -13,8 +13,10 @@ from foley_training.data.sound import synthesise
 
 SAMPLES = clip.CLIP_ENVELOPE * clip.HOP  # of a clip: 10 s at 16 kHz
 
-_OTHERS_FROM = 10_000  # index in the test split from which on sounds train the classifier and are not evaluated
-OTHERS_OF_A_MATERIAL = 50
+_FIRST_CLASSIFIER_SCENE = (
+    10_000  # index in the test split from which on sounds train the classifier and are not evaluated
+)
+CLASSIFIER_SCENES_PER_MATERIAL = 50
 
 
 def scenes(split: Split, count: int, seed: int) -> list[Scene]:
@@ -22,10 +24,10 @@ def scenes(split: Split, count: int, seed: int) -> list[Scene]:
     return [make_scene(split, i, seed) for i in range(count)]
 
 
-def other_scenes(seed: int) -> list[Scene]:
+def classifier_scenes(seed: int) -> list[Scene]:
     """Scenes of the test split that are not evaluated, as many of every material, in turn."""
-    count = OTHERS_OF_A_MATERIAL * len(MATERIALS)
-    return [make_scene("test", _OTHERS_FROM + i, seed, MATERIALS[i % len(MATERIALS)]) for i in range(count)]
+    count = CLASSIFIER_SCENES_PER_MATERIAL * len(MATERIALS)
+    return [make_scene("test", _FIRST_CLASSIFIER_SCENE + i, seed, MATERIALS[i % len(MATERIALS)]) for i in range(count)]
 
 
 def sound(scene: Scene) -> Floats:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from foley_bench.quality.truth import PROMPTS
+from foley_bench.quality.ground_truth import PROMPTS
 from foley_bench.quality.video2rms import TOLERANCES
 from foley_bench.report import table
 
@@ -23,8 +23,8 @@ class Target:
     """A target of the trained bundle."""
 
     what: str
-    wanted: str
-    reached: float
+    required: str
+    measured: float
     met: bool
 
 
@@ -33,10 +33,10 @@ def targets(figures: Figures) -> Iterator[Target]:
     stage = figures["video2rms"]
     baseline = stage["regression"]
     for column, value in stage["classification"].items():
-        if (least := baseline[column]) is not None:
+        if (minimum := baseline[column]) is not None:
             below = column == "event_l1"
-            wanted = f"{'<' if below else '>'} {least:.4f} (regression)"
-            yield Target(f"classification {column}", wanted, value, value < least if below else value > least)
+            required = f"{'<' if below else '>'} {minimum:.4f} (regression)"
+            yield Target(f"classification {column}", required, value, value < minimum if below else value > minimum)
     yield _at_least("onset F1 ±50 ms", stage["onset"]["f1_50ms"], F1)
     yield _at_least("onset F1 ±50 ms, held-out style", stage["onset"]["f1_50ms_heldout_style"], F1_HELD_OUT)
     for prompt in PROMPTS:
@@ -47,8 +47,8 @@ def targets(figures: Figures) -> Iterator[Target]:
         yield _at_least(f"{prompt}: material recognised", sound["material_accuracy"], MATERIALS)
 
 
-def _at_least(what: str, reached: float, least: float) -> Target:
-    return Target(what, f"≥ {least}", reached, reached >= least)
+def _at_least(what: str, measured: float, minimum: float) -> Target:
+    return Target(what, f"≥ {minimum}", measured, measured >= minimum)
 
 
 def tables(figures: Figures) -> list[Table]:
@@ -125,10 +125,10 @@ def _rms2sound(figures: Figures) -> Table:
 
 def _targets(figures: Figures) -> Table:
     found = list(targets(figures))
-    rows = {one.what: [one.wanted, f"{one.reached:.4f}", "✓" if one.met else "✗"] for one in found}
+    rows = {one.what: [one.required, f"{one.measured:.4f}", "✓" if one.met else "✗"] for one in found}
     missed = sum(not one.met for one in found)
-    verdict = f"{missed} of {len(found)} targets are missed." if missed else f"All {len(found)} targets are met."
-    return _table("Targets", ["wanted", "measured", ""], rows, verdict)
+    summary = f"{missed} of {len(found)} targets are missed." if missed else f"All {len(found)} targets are met."
+    return _table("Targets", ["required", "measured", ""], rows, summary)
 
 
 def _row(values: Figures, keys: Sequence[str]) -> list[str]:

@@ -51,9 +51,9 @@ def latents_without_control(denoiser: Denoiser, condition: Conditioning, samplin
     embeddings = torch.from_numpy(np.stack([condition.embedding, condition.negative_embedding]))
 
     def denoise(latents: Floats, step: Step) -> Floats:
-        both = torch.from_numpy(latents).expand(2, -1, -1, -1)
-        prompted, unprompted = denoiser.predict_noise(both, torch.full((2,), step.timestep), embeddings)
-        guided: Floats = (unprompted + step.guidance * (prompted - unprompted)).numpy()
+        rows = torch.from_numpy(latents).expand(2, -1, -1, -1)
+        conditional, unconditional = denoiser.predict_noise(rows, torch.full((2,), step.timestep), embeddings)
+        guided: Floats = (unconditional + step.guidance * (conditional - unconditional)).numpy()
         return guided
 
     *_, result = sample(denoise, sampling)

@@ -13,7 +13,7 @@ from foley_export.mel import log_mel
 from foley_training.data.scene import Material
 
 _RANGE_DB = 60.0  # below the loudest cell; quieter cells are clamped, because a vocoder's noise floor is not a timbre
-_SOUNDING = 0.1  # frames count that have at least this share of the loudest frame's RMS
+_ACTIVE_THRESHOLD = 0.1  # frames count that have at least this share of the loudest frame's RMS
 _DB = 20 / np.log(10)  # of one unit of natural logarithm
 
 
@@ -29,7 +29,7 @@ def timbre(waveform: Floats) -> Floats:
     Only sounding frames count, and the mean over the bands is subtracted, so a gain changes nothing.
     """
     envelope = measure(waveform)
-    mel = spectrogram_db(waveform)[envelope >= _SOUNDING * envelope.max()]
+    mel = spectrogram_db(waveform)[envelope >= _ACTIVE_THRESHOLD * envelope.max()]
     mean = mel.mean(0)
     return np.concatenate([mean - mean.mean(), mel.std(0)])
 

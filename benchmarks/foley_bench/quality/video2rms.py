@@ -99,5 +99,7 @@ def load_regression(bundle: Bundle) -> Video2RMSRegression | None:
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise BundleError(f"{path} does not hold the regression baseline of this bundle's Video2RMS") from error
+        raise BundleError(
+            f"{path} does not contain the regression baseline of this bundle's Video2RMS; delete it"
+        ) from error
     return network.eval()

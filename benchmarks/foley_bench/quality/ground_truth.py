@@ -34,7 +34,7 @@ class AudioStats:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The reference of several clips, in their order."""
 
     sounds: Sequence[AudioStats]  # the real ones
@@ -49,9 +49,9 @@ def audio_stats(triton: Triton, waveform: Floats) -> AudioStats:
     return AudioStats(measure(waveform), embed_audio(triton, waveform), timbre(waveform))
 
 
-def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> Truth:
+def measure_ground_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> GroundTruth:
     """Synthesise and measure the real sounds of `scenes`; train the classifier on other scenes of run `seed`."""
-    others = clips.other_scenes(seed)
+    others = clips.classifier_scenes(seed)
     with watch.stage("real sounds", len(scenes) + len(others)) as stage:
         sounds, texts, timbres = [], [], []
         for scene in scenes:
@@ -61,7 +61,7 @@ def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Wat
         for scene in others:
             timbres.append(timbre(clips.sound(scene)))
             stage.advance()
-    return Truth(
+    return GroundTruth(
         sounds=sounds,
         texts=np.stack(texts),
         empty_text=embed_text(triton, ""),
@@ -70,31 +70,33 @@ def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Wat
     )
 
 
-def conditions(truth: Truth, prompt: PromptKind) -> list[Conditioning]:
+def conditions(ground_truth: GroundTruth, prompt: PromptKind) -> list[Conditioning]:
     """Conditions of RMS2Sound: every clip's true envelope, with its caption or its real sound as the prompt."""
-    prompts = truth.texts if prompt == "text" else [real.embedding for real in truth.sounds]
+    prompts = ground_truth.texts if prompt == "text" else [real.embedding for real in ground_truth.sounds]
     return [
-        Conditioning(real.envelope, embedding, truth.empty_text)
-        for real, embedding in zip(truth.sounds, prompts, strict=True)
+        Conditioning(real.envelope, embedding, ground_truth.empty_text)
+        for real, embedding in zip(ground_truth.sounds, prompts, strict=True)
     ]
 
 
-def seeded(sampling: Sampling, count: int) -> list[Sampling]:
+def with_seeds(sampling: Sampling, count: int) -> list[Sampling]:
     """`sampling` for every clip; clip i starts from the noise of seed i."""
     return [replace(sampling, seed=i) for i in range(count)]
 
 
-def scores(made: Sequence[AudioStats], truth: Truth) -> dict[str, float]:
+def scores(generated: Sequence[AudioStats], ground_truth: GroundTruth) -> dict[str, float]:
     """E-L1 and correlation with the requested envelopes, share of recognised materials, CLAP score, Frechet distance.
 
     Means over the clips. The CLAP score is the cosine of the sound's embedding and its caption's.
     """
-    pairs = list(zip(made, truth.sounds, strict=True))
-    embeddings = np.stack([one.embedding for one in made])
+    pairs = list(zip(generated, ground_truth.sounds, strict=True))
+    embeddings = np.stack([one.embedding for one in generated])
     return {
         "event_l1": float(np.mean([event_l1(one.envelope, real.envelope) for one, real in pairs])),
         "envelope_correlation": float(np.mean([correlation(one.envelope, real.envelope) for one, real in pairs])),
-        "material_accuracy": float(truth.classifier.score([one.timbre for one in made], truth.materials)),
-        "clap_score": float((embeddings * truth.texts).sum(1).mean()),
-        "frechet_distance": frechet_distance(embeddings, np.stack([real.embedding for real in truth.sounds])),
+        "material_accuracy": float(
+            ground_truth.classifier.score([one.timbre for one in generated], ground_truth.materials)
+        ),
+        "clap_score": float((embeddings * ground_truth.texts).sum(1).mean()),
+        "frechet_distance": frechet_distance(embeddings, np.stack([real.embedding for real in ground_truth.sounds])),
     }

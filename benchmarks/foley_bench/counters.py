@@ -11,7 +11,7 @@ from foley_client import Triton
 
 
 @dataclass(frozen=True)
-class Work:
+class Counters:
     """Counters of one served model, or their growth.
 
     Attributes:
@@ -28,8 +28,8 @@ class Work:
     copy_s: float
     compute_s: float
 
-    def __sub__(self, before: "Work") -> "Work":
-        return Work(
+    def __sub__(self, before: "Counters") -> "Counters":
+        return Counters(
             self.requests - before.requests,
             self.queue_s - before.queue_s,
             Counter(self.batches) - Counter(before.batches),
@@ -48,7 +48,7 @@ class Work:
         return sum(size * count for size, count in self.batches.items())
 
 
-def computing(manifest: Manifest) -> list[str]:
+def compute_models(manifest: Manifest) -> list[str]:
     """The served models that compute: networks, and DIS where it stands in for the optical flow network."""
     return [
         name
@@ -57,20 +57,20 @@ def computing(manifest: Manifest) -> list[str]:
     ]
 
 
-def read(triton: Triton) -> Mapping[str, Work]:
+def read_counters(triton: Triton) -> Mapping[str, Counters]:
     """The counters of every computing model since the server started."""
-    return {model: _work(triton.statistics(model)) for model in computing(triton.manifest)}
+    return {model: _counters(triton.statistics(model)) for model in compute_models(triton.manifest)}
 
 
-def _work(statistics: Mapping[str, Any]) -> Work:
+def _counters(statistics: Mapping[str, Any]) -> Counters:
     """From the document that Triton gives; it leaves zeros out, and counts a batch once for each of its requests."""
-    of_requests, of_batches = statistics["inference_stats"], statistics.get("batch_stats", [])
-    return Work(
-        requests=int(of_requests["success"].get("count", 0)),
-        queue_s=_seconds(of_requests["queue"]),
-        batches={int(batch["batch_size"]): int(batch["compute_infer"]["count"]) for batch in of_batches},
-        copy_s=sum(_seconds(batch[part]) for batch in of_batches for part in ("compute_input", "compute_output")),
-        compute_s=sum(_seconds(batch["compute_infer"]) for batch in of_batches),
+    request_stats, batch_stats = statistics["inference_stats"], statistics.get("batch_stats", [])
+    return Counters(
+        requests=int(request_stats["success"].get("count", 0)),
+        queue_s=_seconds(request_stats["queue"]),
+        batches={int(batch["batch_size"]): int(batch["compute_infer"]["count"]) for batch in batch_stats},
+        copy_s=sum(_seconds(batch[part]) for batch in batch_stats for part in ("compute_input", "compute_output")),
+        compute_s=sum(_seconds(batch["compute_infer"]) for batch in batch_stats),
     )
 
 

@@ -1,13 +1,11 @@
-"""Where the time of a clip goes: networks, serving and the client.
+"""Splits the time of a clip into networks and overhead.
 
-A client overlaps its calls with each other and with the decoding of the video, which hides what serving adds. The time
-is therefore split on clips whose calls are made one after another (`SerialTriton`). There
+A client overlaps its calls with each other and with the decoding of the video, which hides the overhead. It is
+therefore measured on clips whose calls are made one after another (`SerialTriton`).
 
-    time of the clip = networks + serving + client
-
-Networks: computing, as Triton counts it around every execution. RGB features are computed beside the optical flow and
-its features, so the longer of the two counts; the overhead is never understated. Serving: the rest of the calls, which
-is gRPC, copies, queues and ensembles. Client: time outside calls. Overhead is serving and client together.
+Networks: compute time, as Triton counts it around every execution. RGB features are computed in parallel with the
+optical flow and its features, so the longer of the two counts; the overhead is never understated. Overhead: everything
+else, that is gRPC, copies, queues, ensembles, and the time outside calls.
 """
 
 import threading
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from foley_bench.work import Work
+from foley_bench.counters import Counters
 from foley_client import Triton
 from foley_pipeline.triton import Arrays
 
@@ -61,7 +59,7 @@ class SerialTriton(Triton):
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipTiming:
     """The duration of a clip and of the client's stages, some of which overlap, in seconds."""
 
     wall_s: float
@@ -69,32 +67,27 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Account:
+class TimeBreakdown:
     """The time of a clip whose calls were made one after another, in seconds.
 
     Attributes:
         calls_s: duration of the calls by the model that was called.
-        work: counters by the model that computed.
+        counters: counters by the model that computed.
     """
 
-    clip: Clip
+    clip: ClipTiming
     calls_s: Mapping[str, float]
-    work: Mapping[str, Work]
+    counters: Mapping[str, Counters]
 
     @property
     def networks_s(self) -> Mapping[str, float]:
         """Computing by stage."""
-        return {stage: computed_s(stage, self.work) for stage in NETWORKS}
+        return {stage: compute_s_of(stage, self.counters) for stage in NETWORKS}
 
     @property
     def overhead_s(self) -> float:
         """Everything that is not a network."""
         return self.clip.wall_s - sum(self.networks_s.values())
-
-    @property
-    def serving_s(self) -> float:
-        """The part of the overhead inside calls."""
-        return sum(self.calls_s.values()) - sum(self.networks_s.values())
 
     @property
     def loop_overhead_s(self) -> float:
@@ -104,11 +97,11 @@ class Account:
 
     def step_parts_s(self) -> dict[str, float]:
         """Seconds of all denoising steps with the loop in the client, by part; they add up to "wall"."""
-        denoisers = [work for name, work in self.work.items() if name.startswith(NETWORKS[DENOISING])]
+        denoisers = [counters for name, counters in self.counters.items() if name.startswith(NETWORKS[DENOISING])]
         wall = self.clip.stages_s[DENOISING]
         calls = sum(s for model, s in self.calls_s.items() if model.startswith(NETWORKS[DENOISING]))
         network = self.networks_s[DENOISING]
-        queue, copies = sum(work.queue_s for work in denoisers), sum(work.copy_s for work in denoisers)
+        queue, copies = sum(counters.queue_s for counters in denoisers), sum(counters.copy_s for counters in denoisers)
         return {
             "wall": wall,
             "network": network,
@@ -119,9 +112,9 @@ class Account:
         }
 
 
-def computed_s(stage: str, work: Mapping[str, Work]) -> float:
+def compute_s_of(stage: str, counters: Mapping[str, Counters]) -> float:
     """Seconds of computing for `stage`, where no two calls are made at a time."""
-    models = {name: one.compute_s for name, one in work.items() if name.startswith(NETWORKS[stage])}
+    models = {name: one.compute_s for name, one in counters.items() if name.startswith(NETWORKS[stage])}
     if stage != FEATURES:
         return sum(models.values())
     rgb = models.pop("rgb_features")
