@@ -1,4 +1,4 @@
-"""`foley-bench compare`: a whole clip, the baseline against the server, network by network.
+"""`foley-bench compare`: compares the baseline with the server on a whole clip, network by network.
 
 A clip is made of equal units of work: a chunk of frames, a step of the denoiser, one decoded clip. Each unit is timed
 on both sides in turn, on the same inputs; seconds of a clip are medians times the number of units in it.
@@ -43,19 +43,19 @@ Call = Callable[[], object]
 
 FLOWS: Mapping[str, str] = {"default": "server", "warm": "warm start", "dis": "DIS"}
 LIMITATIONS = (
-    "The effect of the warm start of `fast` on the flow can only be measured with the published weights, because RAFT's "
+    "The effect of the warm start of `fast` on the flow can be measured with the published weights only: RAFT's "
     "updates do not converge with seeded ones. DIS changes the input of Video2RMS."
 )
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of work and the ways to do it.
+    """A unit of work and its implementations.
 
     Attributes:
-        count: number of units in a clip; of the denoiser, in a step.
-        calls: by name. "baseline" and "server" do the same work; others take the place of "server" in some settings.
-        flop: arithmetic of a call, by the name of the call; empty where there is no network.
+        count: Number of units in a clip; of the denoiser, in a step.
+        calls: By name. "baseline" and "server" do the same work; others take the place of "server" in some settings.
+        flop: Arithmetic of a call, by the name of the call; empty where there is no network.
     """
 
     count: float
@@ -65,12 +65,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting of the baseline against a setting of the server.
+    """A configuration of the baseline and one of the server.
 
     Attributes:
-        baseline_steps: denoising steps of the baseline, each with guidance.
-        guided, unguided: denoising steps of the server with guidance and without.
-        flow: the server's optical flow, a key of `FLOWS`.
+        baseline_steps: Denoising steps of the baseline, each with guidance.
+        guided, unguided: Denoising steps of the server with guidance and without.
+        flow: The server's optical flow, a key of `FLOWS`.
     """
 
     what: str
@@ -81,11 +81,11 @@ class Comparison:
 
 
 def measure(bundle: Bundle, full: bool, watch: Watch) -> Report:
-    """Time every unit on both sides: `ROUNDS` times, with `full` as often as a clip has it.
+    """Time every unit on both sides, `ROUNDS` times; with `full`, as often as in a clip.
 
     Raises:
-        BundleError: the bundle has no RAFT, which the baseline needs, or no graphs.
-        ServerUnavailable: no embedded Triton starts here.
+        BundleError: If the bundle has no RAFT, which the baseline needs, or no graphs.
+        ServerUnavailable: If the embedded Triton cannot start.
     """
     if not isinstance(bundle.manifest.optical_flow, OpticalFlowConfig):
         raise BundleError(f"the bundle {bundle.root} has no RAFT; choose a bundle with RAFT, such as bundles/paper")
@@ -127,7 +127,7 @@ def measure(bundle: Bundle, full: bool, watch: Watch) -> Report:
 
 
 def make_comparisons(foley: Foley) -> list[Comparison]:
-    """The same work, the same number of steps, and what users get, which changes the algorithm too."""
+    """Return the comparisons: the same work, the same number of steps, and the profiles."""
     steps = foley.defaults.steps
     comparisons = [Comparison("same work", STEPS, STEPS), Comparison(f"{steps} steps on both sides", steps, steps)]
     for name, flow in (("balanced", "default"), ("fast", "warm"), ("balanced", "dis")):
@@ -139,7 +139,7 @@ def make_comparisons(foley: Foley) -> list[Comparison]:
 
 
 def clip_units(bundle: Bundle, triton: Triton, video: Path) -> dict[str, Unit]:
-    """The units of a clip, in the order of the pipeline; `video` has at least a chunk of frames."""
+    """Return the units of a clip in pipeline order; `video` must have at least one chunk of frames."""
 
     def decode() -> None:
         for _frame in read_frames(video):
@@ -181,7 +181,7 @@ def clip_units(bundle: Bundle, triton: Triton, video: Path) -> dict[str, Unit]:
 def end_to_end(
     comparison: Comparison, work: Mapping[str, Unit], timings: Mapping[str, Mapping[str, Timing]], rate: float
 ) -> dict[str, float]:
-    """Seconds of a clip on both sides, their ratio, and the bound of the server's arithmetic."""
+    """Return the seconds of a clip on both sides, their ratio, and the bound of the server's arithmetic."""
     baseline = sum(_unit_seconds(work, timings, comparison, "baseline").values())
     server = sum(_unit_seconds(work, timings, comparison, "server").values())
     flop = sum(count * work[name].flop.get(call, 0) for name, call, count in _server_calls(work, comparison))
@@ -191,7 +191,7 @@ def end_to_end(
 def _unit_seconds(
     work: Mapping[str, Unit], timings: Mapping[str, Mapping[str, Timing]], comparison: Comparison, side: str
 ) -> dict[str, float]:
-    """Seconds per clip by unit."""
+    """Return the seconds of a clip by unit."""
     if side == "baseline":
         counts = {name: comparison.baseline_steps if name == "denoiser" else unit.count for name, unit in work.items()}
         return {name: counts[name] * timings[name]["baseline"].median_s for name in work}
@@ -202,7 +202,7 @@ def _unit_seconds(
 
 
 def _server_calls(work: Mapping[str, Unit], comparison: Comparison) -> list[tuple[str, str, float]]:
-    """The server's calls of a clip: unit, name of the call, how often."""
+    """Return the server's calls for a clip: unit, name of the call, number of calls."""
     calls: list[tuple[str, str, float]] = []
     for name, unit in work.items():
         if name == "denoiser":
@@ -213,7 +213,7 @@ def _server_calls(work: Mapping[str, Unit], comparison: Comparison) -> list[tupl
 
 
 def _steps(sampling: Sampling) -> tuple[int, int]:
-    """How many steps of a loop have guidance, and how many have none."""
+    """Return the numbers of steps with guidance and without."""
     guidance: list[float] = []
 
     def denoise(latents: Any, step: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`foley-bench convergence`: how far RAFT's flow is from its result after each update.
+"""`foley-bench convergence`: distance of RAFT's flow from its final result after each update.
 
 Video2RMS reads flow as bytes, 255 levels over -20 to 20 pixels, so a difference below half a level is invisible. The
 figures count the values that differ by more from the result of all updates. Updates start from no motion, and from the
@@ -36,11 +36,11 @@ Distances = npt.NDArray[np.float32]  # [updates, values], in levels
 
 
 def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
-    """Follow the updates of the first `pairs` pairs of `video`'s frames after the first; in PyTorch.
+    """Measure all updates of the first `pairs` pairs of frames after the first pair, in PyTorch.
 
     Raises:
-        BundleError: the bundle has no RAFT.
-        MediaError: `video` cannot be used, or has fewer than three frames.
+        BundleError: If the bundle has no RAFT.
+        MediaError: If `video` cannot be used or has fewer than three frames.
     """
     config = bundle.manifest.optical_flow
     if not isinstance(config, OpticalFlowConfig):
@@ -84,7 +84,7 @@ def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
 
 
 def _consecutive_pairs(network: OpticalFlow, video: Path, pairs: int) -> Iterator[tuple[Pairs, Pairs]]:
-    """Yield consecutive pairs of frames, two at a time, of the first `pairs`."""
+    """Yield every two consecutive pairs among the first `pairs` pairs of frames."""
     before: Pairs | None = None
     last: npt.NDArray[np.uint8] | None = None
     for frame in islice(read_frames(video), pairs + 1):
@@ -105,7 +105,7 @@ def _updates(network: OpticalFlow, pair: Pairs, estimate: Estimate) -> list[Esti
 
 
 def _levels(flow: Tensor, full: Tensor) -> Distances:
-    """Absolute difference of two flows [1, 2, h, w], both clamped as the bytes are, in levels: [values]."""
+    """Return the absolute difference of two clamped flows [1, 2, h, w] in quantisation levels: [values]."""
     limit = clip.LARGEST_FLOW
     apart: Distances = (flow.clamp(-limit, limit) - full.clamp(-limit, limit)).abs().flatten().numpy() / LEVEL_PX
     return apart
@@ -123,7 +123,7 @@ def _figures(distances: Distances) -> list[dict[str, float]]:
 
 
 def _sufficient(rows: list[dict[str, float]]) -> int | None:
-    """The least number of updates from which on at most `MAX_VISIBLE` of the values differ; None if there is none."""
+    """Return the smallest number of updates after which at most `MAX_VISIBLE` of the values differ, or None."""
     few = [row["visible_percent"] <= 100 * MAX_VISIBLE for row in rows]
     return next((number for number in range(1, len(rows) + 1) if all(few[number - 1 :])), None)
 

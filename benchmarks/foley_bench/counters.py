@@ -15,11 +15,11 @@ class Counters:
     """Counters of one served model, or their growth.
 
     Attributes:
-        requests: number of calls answered.
-        queue_s: seconds that they waited in the queue, summed.
-        batches: number of executions by batch size.
-        copy_s: seconds that Triton copied tensors of executions in and out.
-        compute_s: seconds of executions; of a network, ONNX Runtime and the Python code around it.
+        requests: Number of calls answered.
+        queue_s: Seconds that they waited in the queue, summed.
+        batches: Number of executions by batch size.
+        copy_s: Seconds that Triton copied tensors of executions in and out.
+        compute_s: Seconds of executions; of a network, ONNX Runtime and the Python code around it.
     """
 
     requests: int
@@ -39,17 +39,17 @@ class Counters:
 
     @property
     def executions(self) -> int:
-        """Number of executions of any batch size."""
+        """Number of executions, of any batch size."""
         return sum(self.batches.values())
 
     @property
     def rows(self) -> int:
-        """Rows of all batches."""
+        """Total number of rows in all batches."""
         return sum(size * count for size, count in self.batches.items())
 
 
 def compute_models(manifest: Manifest) -> list[str]:
-    """The served models that compute: networks, and DIS where it stands in for the optical flow network."""
+    """Return the names of the served networks, and of DIS if it replaces the optical flow network."""
     return [
         name
         for name, stage in stages(manifest).items()
@@ -58,12 +58,12 @@ def compute_models(manifest: Manifest) -> list[str]:
 
 
 def read_counters(triton: Triton) -> Mapping[str, Counters]:
-    """The counters of every computing model since the server started."""
+    """Return the counters of every computing model since the server started."""
     return {model: _counters(triton.statistics(model)) for model in compute_models(triton.manifest)}
 
 
 def _counters(statistics: Mapping[str, Any]) -> Counters:
-    """From the document that Triton gives; it leaves zeros out, and counts a batch once for each of its requests."""
+    """Parse Triton's statistics, which omit zeros and count a batch once for each of its requests."""
     request_stats, batch_stats = statistics["inference_stats"], statistics.get("batch_stats", [])
     return Counters(
         requests=int(request_stats["success"].get("count", 0)),

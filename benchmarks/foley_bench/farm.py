@@ -1,4 +1,4 @@
-"""`foley-bench farm`: the rate of the render farm against a loop over the client, by workers, and by nodes of Ray."""
+"""`foley-bench farm`: throughput of the render farm, compared with an SDK loop, by workers and by Ray nodes."""
 
 import importlib.util
 import os
@@ -40,7 +40,7 @@ STEPS = 25  # the bundle's own
 
 
 def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, log: Callable[[str], None]) -> Report:
-    """Render `rows` rows on each side, in an empty folder."""
+    """Render `rows` rows on each side; `folder` must be empty."""
     all_rows = [row.model_copy(update={"steps": STEPS}) for row in manifest.read(write_manifest(folder, rows))]
     document: dict[str, Any] = {**machine.describe(bundle), "settings": {"rows": rows, "steps": STEPS}}
     with embedded_triton(bundle.root) as triton:
@@ -71,7 +71,7 @@ def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, log: Callable[[s
 
 
 def _overhead(foley: Foley, rows: Sequence[Row], folder: Path) -> dict[str, float]:
-    """Render the same rows on both sides, block by block in turn."""
+    """Render the same rows on both sides, interleaved in blocks."""
     (folder / "loop").mkdir()
     # a block has its own envelopes: neither side profits from those of other blocks
     flat = [row.model_copy(update={"output": row.output.replace("/", "-")}) for row in rows]
@@ -93,7 +93,7 @@ def _overhead(foley: Foley, rows: Sequence[Row], folder: Path) -> dict[str, floa
 
 
 def _loop(foley: Foley, rows: Sequence[Row], folder: Path) -> None:
-    """The loop that a user would write without the farm: an envelope for each video, then a sound for each row."""
+    """Render with the loop that a user would write without the farm; envelopes are reused per video."""
     envelopes: dict[str, Any] = {}
     for row in rows:
         video = Path(row.video)
@@ -108,7 +108,7 @@ def _loop(foley: Foley, rows: Sequence[Row], folder: Path) -> None:
 
 
 def _nodes(bundle: Bundle, folder: Path, rows: Sequence[Row], log: Callable[[str], None]) -> dict[str, Any]:
-    """Rows a minute on Ray's test cluster, of one node of one core, and of two."""
+    """Return rows per minute on Ray's test cluster with one and with two one-core nodes."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     rates = {}
     for count in (1, 2):
@@ -136,7 +136,7 @@ def _threads(url: str, folder: Path, workers: int) -> Iterator[Threads]:
 
 
 def _rate(engine: Engine, rows: Sequence[Row]) -> float:
-    """Rows a minute, after as many warm-up rows as the engine renders at once."""
+    """Return rows per minute, after as many warm-up rows as the engine renders concurrently."""
     slots = sum(engine.places().values())
     _render(engine, [row.model_copy(update={"output": f"warm-{i}.wav"}) for i, row in enumerate(rows[:slots])])
     return 60 * len(rows) / wall_clock(partial(_render, engine, rows))
@@ -172,5 +172,5 @@ def _rates(title: str, heading: str, rates: Mapping[str, float]) -> Table:
 
 
 def has_ray() -> bool:
-    """Whether Ray is installed here."""
+    """Whether Ray is installed."""
     return importlib.util.find_spec("ray") is not None

@@ -1,6 +1,6 @@
-"""`foley-bench latency`: one clip at a time, from a video file to its sound over gRPC, and the overhead of serving.
+"""`foley-bench latency`: latency of single requests from a video to its sound over gRPC, and serving overhead.
 
-Latency is measured as a user meets it; overhead on clips of their own, see `foley_bench.overhead`.
+Latency is measured with overlapping calls, overhead with sequential ones; see `foley_bench.overhead`.
 """
 
 import time
@@ -31,11 +31,11 @@ TARGET_OVERHEAD_PERCENT, TARGET_OVERHEAD_MS = 2, 4  # aims at the paper's size: 
 
 
 def measure(bundle: Bundle, video: Path, runs: int, watch: Watch) -> Report:
-    """Time `runs` clips with each loop, and account for half as many whose calls are made one after another.
+    """Time `runs` clips with each loop, and half as many with sequential calls for the overhead.
 
     Raises:
-        MediaError: `video` is none that can be used.
-        ServerUnavailable: no embedded Triton starts here.
+        MediaError: If `video` cannot be used.
+        ServerUnavailable: If the embedded Triton cannot start.
     """
     duration_s = media.probe(video).duration_s
     with embedded_triton(bundle.root) as triton, closing(SerialTriton(triton.url)) as serial:
@@ -73,7 +73,7 @@ def measure(bundle: Bundle, video: Path, runs: int, watch: Watch) -> Report:
         title=f"Latency of a clip: {bundle.manifest.name}",
         description=f"From a video of {duration_s:g} s to its sound over gRPC, one request at a time, {runs} clips "
         f"with each loop; {sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}. The client "
-        f"overlaps its calls; the overhead is measured on {len(breakdowns['client'])} more clips with sequential calls.",
+        f"overlaps its calls; the overhead is that of {len(breakdowns['client'])} more clips with sequential calls.",
         document=document,
         tables=[_latency_table(document), _overhead_table(document), _step_table(document)],
         pictures={

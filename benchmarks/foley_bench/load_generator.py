@@ -23,19 +23,19 @@ class LoadResult:
 
     @property
     def per_minute(self) -> float:
-        """Requests a minute from the first due time to the last answer, ramp-up and drain included."""
+        """Requests per minute from the first due time to the last response, including ramp-up and drain."""
         done_s = self.due_s + self.latencies_s
         return float(60 * len(done_s) / (done_s.max() - self.due_s.min()))
 
     @property
     def max_in_flight(self) -> int:
-        """The largest number of requests in flight."""
+        """Maximum number of requests in flight."""
         done_s = self.due_s + self.latencies_s
         return max(int(np.sum((self.due_s <= due) & (done_s > due))) for due in self.due_s)
 
 
 def closed_loop(job: Job, callers: int, count: int, watch: Watch) -> LoadResult:
-    """Send `count` requests from `callers`, each of which sends the next when answered; `watch` cancels the jobs."""
+    """Send `count` requests from `callers` concurrent callers; `watch` cancels the jobs."""
     started = time.perf_counter()
 
     def request() -> tuple[float, float]:
@@ -48,7 +48,7 @@ def closed_loop(job: Job, callers: int, count: int, watch: Watch) -> LoadResult:
 
 
 def open_loop(job: Job, due_s: Seconds, watch: Watch) -> LoadResult:
-    """Send requests at the times `due_s` from now, whether earlier ones are answered or not."""
+    """Send requests at the times `due_s` from now, regardless of outstanding ones."""
     started = time.perf_counter()
 
     def request(due: float) -> tuple[float, float]:
@@ -61,7 +61,7 @@ def open_loop(job: Job, due_s: Seconds, watch: Watch) -> LoadResult:
 
 
 def poisson_arrivals(count: int, per_minute: float, seed: int) -> Seconds:
-    """Times of `count` arrivals of a Poisson process, the first at 0, scaled so that their rate is exact."""
+    """Return `count` arrival times of a Poisson process in seconds, from 0, scaled to the exact rate."""
     gaps = np.random.default_rng(seed).exponential(size=count - 1)
     due = np.concatenate([[0.0], np.cumsum(gaps)])
     scaled: Seconds = due / due[-1] * (count - 1) * 60 / per_minute

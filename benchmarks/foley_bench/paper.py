@@ -1,4 +1,4 @@
-"""The bundle at the official sizes, with seeded weights: what performance is measured on."""
+"""The bundle with the official sizes and seeded weights, for performance measurements."""
 
 import logging
 
@@ -14,11 +14,11 @@ FOLDER = CHECKOUT / "bundles" / "paper"
 
 
 def paper_bundle(watch: Watch) -> Bundle:
-    """`bundles/paper` of the checkout, with graphs; what is missing of it is made (minutes, and 2.5 GB).
+    """Return `bundles/paper` of the checkout, with graphs; create what is missing (minutes, 2.5 GB).
 
     Raises:
-        BundleError: what is there is damaged.
-        OutputError: it cannot be written.
+        BundleError: If the existing files are damaged.
+        OutputError: If it cannot be written.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in `foley-export onnx`
     count = len(networks(PAPER))

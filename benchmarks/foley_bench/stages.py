@@ -1,4 +1,4 @@
-"""`foley-bench stages`: every network of a bundle by itself, against the baseline and the roofline bound."""
+"""`foley-bench stages`: every network of a bundle, compared with the baseline and the roofline bound."""
 
 import time
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ BACKENDS = {"baseline": "baseline", "onnxruntime": "ORT", "triton": "Triton"}
 
 
 def measure(bundle: Bundle, rounds: int, watch: Watch) -> Report:
-    """Time every network of `bundle` in PyTorch as the baseline, in ONNX Runtime and through Triton.
+    """Time every network of `bundle` in the baseline, in ONNX Runtime and through Triton.
 
     Args:
-        bundle: the bundle with its graphs.
-        rounds: maximum rounds of calls of each network; after `LIMIT_S` no further round begins.
-        watch: receives the progress.
+        bundle: The bundle with its graphs.
+        rounds: Maximum rounds of calls of each network; after `LIMIT_S` no further round begins.
+        watch: Receives the progress.
 
     Raises:
-        BundleError: the bundle is damaged or has no graphs.
-        ServerUnavailable: no embedded Triton starts here.
+        BundleError: If the bundle is damaged or has no graphs.
+        ServerUnavailable: If the embedded Triton cannot start.
     """
     verify(bundle)
     bundle.need_graphs()

@@ -1,6 +1,6 @@
-"""`foley-bench throughput`: many requests at once, in a closed loop and in an open loop.
+"""`foley-bench throughput`: concurrent requests, in a closed loop and in an open loop.
 
-Closed loop: a number of callers, each of which sends the next request when the last one is answered. Open loop:
+Closed loop: a number of callers, each of which sends its next request after the previous response. Open loop:
 requests arrive in a Poisson process at shares of the capacity. Its latency counts from the moment at which a request
 was due, so that a delay of the benchmark itself counts too.
 """
@@ -35,7 +35,7 @@ def measure(bundle: Bundle, clips: int, watch: Watch) -> Report:
     """Generate at least `clips` sounds with each number of callers, and `clips` at each arrival rate.
 
     Raises:
-        ServerUnavailable: no embedded Triton starts here.
+        ServerUnavailable: If the embedded Triton cannot start.
     """
     work = Watch()
 

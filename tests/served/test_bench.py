@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from foley.bundle import read
 from foley.stages import networks
+from foley_bench import latency
+from foley_bench.cli import app
 from foley_bench.throughput import CALLERS, SHARES
+from foley_client import Triton
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SHORT_S = 0.5
@@ -36,10 +42,18 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([BIN / "foley-bench", *map(str, arguments)], capture_output=True, text=True, timeout=500)
 
 
-def measured(command: str, bundle: Path, folder: Path, *options: object) -> tuple[dict[str, Any], str]:
+def invoke(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`bench` in this process."""
+    result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+def measured(
+    command: str, bundle: Path, folder: Path, *options: object, run: Callable[..., Any] = bench
+) -> tuple[dict[str, Any], str]:
     """What a command wrote as JSON, and what it printed; its page is checked here."""
     file, page = folder / f"{command}.json", folder / f"{command}.html"
-    done = bench(command, "--bundle", bundle, "--json", file, "--report", page, *options)
+    done = run(command, "--bundle", bundle, "--json", file, "--report", page, *options)
     assert done.returncode == 0, done.stderr
     document = json.loads(file.read_text())
     assert document["bundle"] == {"name": "tiny", "digest": read(bundle).digest}
@@ -65,8 +79,12 @@ def test_stages_reports_every_network(tiny_bundle: Path, tmp_path: Path) -> None
         assert figures["flop"] > 0
 
 
-def test_latency_accounts_for_all_of_the_time(tiny_bundle: Path, short_video: Path, tmp_path: Path) -> None:
-    document, printed = measured("latency", tiny_bundle, tmp_path, "--runs", 1, "--video", short_video)
+def test_latency_accounts_for_all_of_the_time(
+    tiny_bundle: Path, triton: Triton, short_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, on the server that is running already."""
+    monkeypatch.setattr(latency, "embedded_triton", lambda _: nullcontext(triton))
+    document, printed = measured("latency", tiny_bundle, tmp_path, "--runs", 1, "--video", short_video, run=invoke)
     steps = document["settings"]["steps"]
     for loop in ("client", "server"):
         assert loop in printed

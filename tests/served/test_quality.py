@@ -3,6 +3,8 @@
 import json
 import math
 import subprocess
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +78,9 @@ def test_steps_compares_the_same_noise(tiny_bundle: Path) -> None:
     assert "dpm++, 2 steps, guidance 3.5" in [cell for column in steps.table(document).columns for cell in column.cells]
 
 
-def test_figures_are_pictures_and_sounds(foley_sdk: Foley, tmp_path: Path) -> None:
+def test_figures_are_pictures_and_sounds(foley_sdk: Foley, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_steps = replace(foley_sdk.defaults, steps=2)
+    monkeypatch.setattr(foley_sdk, "generate", partial(foley_sdk.generate, sampling=few_steps))
     figures.make(foley_sdk, tmp_path, Watch())
     sounds = sorted(tmp_path.glob("*.wav"))
     assert [path.stem.split("-")[0] for path in sounds] == ["figure11"] * 4 + ["figure12"] * 6

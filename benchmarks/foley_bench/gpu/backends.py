@@ -1,4 +1,4 @@
-"""The backends that run a network on a GPU, each a call on tensors on the device.
+"""The backends that run a network on tensors on a GPU.
 
 A backend raises FoleyError if it is unavailable.
 """
@@ -16,7 +16,7 @@ from foley_bench.gpu.device import Device
 from foley_export.networks.network import Network
 
 Call = Callable[[], Sequence[Tensor]]
-"""Runs a network on its inputs; the outputs in the order of the contract."""
+"""Runs a network on its inputs; returns the outputs in the stage's order."""
 
 _DTYPES: Mapping[Half, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -32,7 +32,7 @@ class Workload:
 
 
 def baseline(workload: Workload) -> Call:
-    """Eager PyTorch in float32 in the official order of work, see `foley_bench.baseline`."""
+    """Eager PyTorch in float32 in the official order of work; see `foley_bench.baseline`."""
     return lambda: run(workload.network, workload.inputs)
 
 
@@ -42,7 +42,7 @@ def eager(workload: Workload) -> Call:
 
 
 def autocast(workload: Workload) -> Call:
-    """The same under autocast to half precision."""
+    """The same network under autocast to half precision."""
 
     def call() -> Sequence[Tensor]:
         with torch.autocast(workload.device.name, _DTYPES[workload.half]):
@@ -52,7 +52,7 @@ def autocast(workload: Workload) -> Call:
 
 
 def compiled(workload: Workload) -> Call:
-    """The same, compiled by torch.compile, with CUDA graphs where it can."""
+    """The same network compiled by torch.compile, with CUDA graphs if possible."""
     if not workload.device.is_gpu:
         raise FoleyError("torch.compile is measured on GPUs only")
     call = torch.compile(workload.network, mode="reduce-overhead", dynamic=False)
@@ -66,7 +66,7 @@ def compiled(workload: Workload) -> Call:
 
 
 def onnx_runtime(workload: Workload) -> Call:
-    """The graph in half precision in ONNX Runtime's CUDA provider, inputs and outputs on the device."""
+    """The half-precision graph in ONNX Runtime's CUDA provider, with inputs and outputs on the device."""
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -93,7 +93,7 @@ def onnx_runtime(workload: Workload) -> Call:
 
 
 def tensorrt(workload: Workload) -> Call:
-    """The engine that `foley-export tensorrt` has built, its inputs and outputs on the device."""
+    """The engine built by `foley-export tensorrt`, with inputs and outputs on the device."""
     try:
         import tensorrt as trt
     except ImportError as error:
@@ -146,7 +146,7 @@ def _require(workload: Workload, name: str, command: str) -> Any:
 
 
 def tensors(outputs: object) -> Sequence[Tensor]:
-    """The outputs of a network, which returns one tensor or a tuple of them."""
+    """Return the outputs of a network, which may be one tensor or a tuple, as a sequence."""
     return outputs if isinstance(outputs, tuple) else [outputs]  # type: ignore[list-item]
 
 

@@ -1,4 +1,4 @@
-"""Each network in each backend: error, time and memory; and the same summed to a whole clip."""
+"""Error, time and memory of every network in every backend, and their sums for a clip."""
 
 import math
 import time
@@ -37,13 +37,13 @@ def measure(
     """Time every network of a clip in every backend.
 
     Args:
-        bundle: the bundle with its graphs and engines; backends whose files are missing are skipped.
-        device: where the networks run.
-        half: precision of the half-precision backends.
-        rounds: timed calls of each network in each backend.
-        batch: rows of the denoiser; the other networks of the sound, and the text, run with one.
-        only: measure these networks alone, and no clip; empty for all.
-        log: called with a line of progress.
+        bundle: The bundle with its graphs and engines; backends whose files are missing are skipped.
+        device: Where the networks run.
+        half: Precision of the half-precision backends.
+        rounds: Timed calls of each network in each backend.
+        batch: Rows of the denoiser; the other networks of the sound, and the text, run with one.
+        only: Measure these networks alone, and no clip; empty for all.
+        log: Called with a line of progress.
     """
     before, rates = device.describe(), device.matrix_flop_per_s()
     rate = rates.get({"fp16": "float16", "bf16": "bfloat16"}[half], rates["float32"])
@@ -139,13 +139,13 @@ def _prepare(
 
 
 def _reference(workload: Workload) -> Sequence[torch.Tensor]:
-    """Outputs in float32. The backends are timed as PyTorch runs by default, where convolutions are in TF32."""
+    """Return the outputs in float32 without TF32, which PyTorch enables for convolutions by default."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return [tensor.clone() for tensor in tensors(workload.network(*workload.inputs))]
 
 
 def _clips(found: Mapping[str, Any], steps: int) -> dict[str, dict[str, float]]:
-    """Seconds of all calls of a clip with the official steps and with `steps`, for every backend that has all networks.
+    """Return the seconds of a clip with the official steps and with `steps`, for every backend with all networks.
 
     The speed-ups compare equal steps: the first with the official number, the second with `steps`.
     """

@@ -1,4 +1,4 @@
-"""`foley-bench quality`: the evaluation of both stages of a bundle, on the same clips."""
+"""`foley-bench quality`: evaluates both stages of a bundle on the same clips."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -36,7 +36,7 @@ from foley_training.data.scene import HELD_OUT_STYLE
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of an evaluation, and the data that its plots show."""
+    """The results of an evaluation and the data of its plots."""
 
     figures: dict[str, Any]  # the JSON document, see `docs/quality.md`
     curves: video2rms.Curves
@@ -48,8 +48,8 @@ def evaluate(bundle: Bundle, count: int, seed: int, watch: Watch) -> Evaluation:
     """Measure `bundle` on `count` clips of the test split and as many of the held-out style, both of run `seed`.
 
     Raises:
-        BundleError: the bundle is damaged or has no graphs.
-        ServerUnavailable: no embedded Triton starts here.
+        BundleError: If the bundle is damaged or has no graphs.
+        ServerUnavailable: If the embedded Triton cannot start.
     """
     regression = video2rms.load_regression(bundle)
     denoiser = load_network(bundle, "denoiser")
@@ -57,7 +57,7 @@ def evaluate(bundle: Bundle, count: int, seed: int, watch: Watch) -> Evaluation:
     scenes, held_out_scenes = clips.scenes("test", count, seed), clips.scenes("test-night", count, seed)
     with embedded_triton(bundle.root) as triton:
         curves = video2rms.predict(triton, regression, scenes, watch, "video to envelope")
-        held_out = video2rms.predict(triton, regression, held_out_scenes, watch, f"the same, {HELD_OUT_STYLE}")
+        held_out = video2rms.predict(triton, regression, held_out_scenes, watch, f"video to envelope, {HELD_OUT_STYLE}")
         ground_truth = measure_ground_truth(triton, scenes, seed, watch)
         sampling = Foley(triton).defaults
         samplings = with_seeds(sampling, count)
@@ -106,7 +106,7 @@ def _with_control(
     watch: Watch,
     prompt: PromptKind,
 ) -> tuple[list[AudioStats], float]:
-    """The served sounds, and their E-L1 at the default loudness."""
+    """Return the statistics of the served sounds and their E-L1 at the default loudness."""
     sounds, level_l1 = [], []
     generated = generate(triton, conditionings, samplings)
     with watch.stage(f"sound from {prompt}", len(conditionings)) as stage, closing(generated):
@@ -124,9 +124,9 @@ def _without_control(
     samplings: Sequence[Sampling],
     watch: Watch,
 ) -> float:
-    """E-L1 without the ControlNet."""
+    """Return E-L1 without the ControlNet."""
     l1 = []
-    with watch.stage("the same, without control", len(conditionings)) as stage:
+    with watch.stage("sound without control", len(conditionings)) as stage:
         free = generate_without_control(triton, denoiser, conditionings, samplings)
         for condition, waveform in zip(conditionings, free, strict=True):
             l1.append(_event_l1(waveform, condition))
@@ -139,7 +139,7 @@ def _event_l1(waveform: Floats, condition: Conditioning) -> float:
 
 
 def _between_real(triton: Triton, ground_truth: GroundTruth, seed: int, watch: Watch) -> float:
-    """Frechet distance of as many other real sounds: the figure of a perfect generator."""
+    """Return the Frechet distance to equally many other real sounds: the value of a perfect generator."""
     others = clips.classifier_scenes(seed)[: len(ground_truth.sounds)]
     with watch.stage("other real sounds", len(others)) as stage:
         embeddings = []

@@ -1,4 +1,4 @@
-"""The reference of the evaluation: real sounds of the scenes, their captions, and the classifier of materials."""
+"""The ground truth of the evaluation: real sounds of the scenes, captions, and the classifier of materials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ PROMPTS: tuple[PromptKind, ...] = get_args(PromptKind)
 
 @dataclass(frozen=True)
 class AudioStats:
-    """Measures of one sound of 10 s."""
+    """Statistics of a 10 s sound."""
 
     envelope: Floats  # [1000] at 100 Hz
     embedding: Floats  # CLAP's, [512]
@@ -35,7 +35,7 @@ class AudioStats:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The reference of several clips, in their order."""
+    """The ground truth of several clips, in order."""
 
     sounds: Sequence[AudioStats]  # the real ones
     texts: Floats  # CLAP embeddings of the captions, [clips, 512]
@@ -71,7 +71,7 @@ def measure_ground_truth(triton: Triton, scenes: Sequence[Scene], seed: int, wat
 
 
 def conditions(ground_truth: GroundTruth, prompt: PromptKind) -> list[Conditioning]:
-    """Conditions of RMS2Sound: every clip's true envelope, with its caption or its real sound as the prompt."""
+    """Return every clip's true envelope with its caption or its real sound as the prompt."""
     prompts = ground_truth.texts if prompt == "text" else [real.embedding for real in ground_truth.sounds]
     return [
         Conditioning(real.envelope, embedding, ground_truth.empty_text)
@@ -80,12 +80,12 @@ def conditions(ground_truth: GroundTruth, prompt: PromptKind) -> list[Conditioni
 
 
 def with_seeds(sampling: Sampling, count: int) -> list[Sampling]:
-    """`sampling` for every clip; clip i starts from the noise of seed i."""
+    """Return `sampling` for every clip; clip i has seed i."""
     return [replace(sampling, seed=i) for i in range(count)]
 
 
 def scores(generated: Sequence[AudioStats], ground_truth: GroundTruth) -> dict[str, float]:
-    """E-L1 and correlation with the requested envelopes, share of recognised materials, CLAP score, Frechet distance.
+    """Return E-L1, envelope correlation, material accuracy, CLAP score and Frechet distance.
 
     Means over the clips. The CLAP score is the cosine of the sound's embedding and its caption's.
     """

@@ -40,7 +40,7 @@ class Onsets:
 
 
 def detect(envelope: Floats) -> Onsets:
-    """The onsets of a linear RMS envelope [frames at 125 Hz]."""
+    """Detect the onsets of a linear RMS envelope [frames at 125 Hz]."""
     rate = clip.CLASS_RATE_HZ
     slope = rate * gaussian_filter1d(mu_law(envelope), _SMOOTHING_S * rate, order=1, mode="nearest")
     peaks, _ = find_peaks(slope, height=THRESHOLD, distance=int(np.ceil(_MIN_DISTANCE_S * rate)))
@@ -50,7 +50,7 @@ def detect(envelope: Floats) -> Onsets:
 
 
 def scores(detected: Sequence[Onsets], true_s: Sequence[Times]) -> dict[str, float]:
-    """`accuracy`, `ap` and `f1_50ms`, 0 to 1, of the detected onsets of several clips against the true ones.
+    """Return `accuracy`, `ap` and `f1_50ms`, 0 to 1, of the detected onsets of several clips.
 
     Accuracy and average precision are those of CondFoleyGen (Du et al., CVPR 2023, `predict_onset.py`), which
     Video-Foley and others report: means over the clips of `_clip_scores`, which repairs one thing: the original leaves
@@ -70,7 +70,7 @@ def scores(detected: Sequence[Onsets], true_s: Sequence[Times]) -> dict[str, flo
 
 
 def _clip_scores(detected: Onsets, true_s: Times) -> tuple[float, float]:
-    """Share of the true onsets that are found, and average precision, of one clip with at least one true onset.
+    """Return the share of true onsets found and the average precision, of a clip with at least one true onset.
 
     A true onset takes the most confident detection within the tolerance that is not matched. In the ranking for average
     precision a missed onset stands last, as a positive of confidence 0; a detection that is not matched is a negative.

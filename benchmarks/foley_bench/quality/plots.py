@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, PNG."""
+"""Plots of an evaluation."""
 
 from collections.abc import Iterator
 from pathlib import Path

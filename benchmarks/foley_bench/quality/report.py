@@ -1,4 +1,4 @@
-"""Tables of an evaluation, as the paper's I, II and IV, and the targets."""
+"""Tables of an evaluation, like the paper's I, II and IV, and the targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def _at_least(what: str, measured: float, minimum: float) -> Target:
 
 
 def tables(figures: Figures) -> list[Table]:
-    """Video2RMS (the paper's table I), onsets (part of table IV), RMS2Sound (tables II and IV), and the targets."""
+    """Return tables of Video2RMS (the paper's I), onsets (part of IV), RMS2Sound (II and IV), and the targets."""
     return [_video2rms(figures), _onsets(figures), _rms2sound(figures), _targets(figures)]
 
 
@@ -67,12 +67,10 @@ def _video2rms(figures: Figures) -> Table:
     keys = ["event_l1", *(f"accuracy_pm{tolerance}" for tolerance in TOLERANCES)]
     caption = (
         f"{figures['clips']} test clips of 10 s, as many of the held-out style, seed {figures['seed']}; 125 frames a "
-        "second; truth: RMS 512/128 of the real sound, low-passed. Accuracy in loudness classes of 64, without frames "
-        "silent in both."
+        "second; truth: RMS 512/128 of the real sound, low-passed. Accuracy in 64 loudness classes, excluding frames "
+        "that are silent in both."
     )
-    return _table(
-        "Video2RMS: envelope of a video", headings, {name: _row(row, keys) for name, row in rows.items()}, caption
-    )
+    return _table("Video2RMS", headings, {name: _row(row, keys) for name, row in rows.items()}, caption)
 
 
 def _onsets(figures: Figures) -> Table:
@@ -81,13 +79,13 @@ def _onsets(figures: Figures) -> Table:
     rows = {
         "predicted envelope": _row(onset, keys),
         "predicted, held-out style": _row(onset, [f"{key}_heldout_style" for key in keys]),
-        "true classes: the ceiling": _row(ceiling, keys),
+        "true classes (upper limit)": _row(ceiling, keys),
     }
     caption = (
-        f"{figures['contacts']} contacts. Accuracy and AP as CondFoleyGen: ±0.1 s, non-maximum suppression within "
-        "50 ms; F1: one to one. The detector was fitted to true classes of validation clips."
+        f"{figures['contacts']} contacts. Accuracy and AP as in CondFoleyGen: ±0.1 s, non-maximum suppression within "
+        "50 ms; F1: one-to-one matching. The detector was fitted to true classes of validation clips."
     )
-    return _table("Onsets of the envelope", ["accuracy ↑", "AP ↑", "F1 ±50 ms ↑"], rows, caption)
+    return _table("Onsets", ["accuracy ↑", "AP ↑", "F1 ±50 ms ↑"], rows, caption)
 
 
 def _rms2sound(figures: Figures) -> Table:
@@ -114,13 +112,13 @@ def _rms2sound(figures: Figures) -> Table:
     sampling = figures["sampling"]
     versions = figures["versions"]
     caption = (
-        f"True envelopes; {sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}, clip i "
-        "with seed i. E-L1 and correlation of the raw output, RMS 1024/160. Material: recognised by a classifier that "
-        "learned from other real sounds. CLAP and the Fréchet distance on its embeddings are the bundle's own: compare "
-        "within a bundle. The real sounds' distance is that to as many others. "
+        f"True envelopes; {sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}, seed i for "
+        "clip i. E-L1 and correlation of the raw output, RMS 1024/160. Material: recognised by a classifier trained on "
+        "other real sounds. CLAP score and Fréchet distance use the bundle's CLAP: compare within a bundle only. The "
+        "real sounds' distance is to equally many other real sounds. "
         f"Bundle {versions['bundle']} ({versions['bundle_sha256'][:12]})."
     )
-    return _table("RMS2Sound: sound on an envelope", headings, rows, caption)
+    return _table("RMS2Sound", headings, rows, caption)
 
 
 def _targets(figures: Figures) -> Table:
@@ -132,7 +130,7 @@ def _targets(figures: Figures) -> Table:
 
 
 def _row(values: Figures, keys: Sequence[str]) -> list[str]:
-    """Figures with four decimals; a dash where a bundle lacks the figure or the row has none."""
+    """Format values with four decimals; a dash if there is no value."""
     return ["–" if (value := values.get(key)) is None else f"{value:.4f}" for key in keys]
 
 

@@ -1,4 +1,4 @@
-"""`foley-bench steps`: speed against quality of the diffusion loop's settings, on the same clips and seeds."""
+"""`foley-bench steps`: speed and quality of sampling settings, on the same clips and seeds."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ _COLUMNS = {
 def measure_steps(
     bundle: Bundle, count: int, seed: int, watch: Watch, settings: Sequence[Setting] = SETTINGS
 ) -> dict[str, Any]:
-    """Sounds from text on true envelopes with each of `settings`: the JSON document.
+    """Generate sounds from text and true envelopes with each of `settings`; return the JSON document.
 
     Distances are to the first setting of the same guidance: `mel_distance_db` is the mean difference of log-mel
     spectrograms, 60 dB deep; `waveform_distance` the mean relative L2 distance of waveforms, at which 1.4 is a sound
@@ -106,7 +106,7 @@ def measure_steps(
 
 
 def describe(setting: Setting) -> str:
-    """A setting in words: "dpm++, 25 steps, log-snr"."""
+    """Format a setting, such as "dpm++, 25 steps, log-snr"."""
     words = [setting["sampler"], f"{setting['steps']} steps"]
     if "timestep_spacing" in setting:
         words.append(setting["timestep_spacing"])
@@ -119,7 +119,7 @@ def describe(setting: Setting) -> str:
 
 
 def table(figures: Mapping[str, Any]) -> Table:
-    """The document as a table."""
+    """Return the document as a table."""
     versions = figures["versions"]
     return tables.table(
         "Speed against quality",
