@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def network_inputs(
     """
     selected, method = set(indices.tolist()), DisFlow(config)
     previous: Images | None = None
-    for i, frame in enumerate(render(scene)):
+    for i, frame in enumerate(islice(render(scene), int(max(selected)) + 2)):
         if previous is not None and i - 1 in selected:
             flow = method.flow(np.stack([previous, frame]))[0]
             yield _resize(frame), np.stack([_resize(flow[..., axis]) for axis in range(2)], -1)

@@ -66,9 +66,9 @@ def _video2rms(figures: Figures) -> Table:
     headings = ["E-L1 ↓", *(f"acc. ±{tolerance} ↑" for tolerance in TOLERANCES)]
     keys = ["event_l1", *(f"accuracy_pm{tolerance}" for tolerance in TOLERANCES)]
     caption = (
-        f"{figures['clips']} test clips of 10 s, as many of the held-out style, seed {figures['seed']}; 125 frames a "
-        "second; truth: RMS 512/128 of the real sound, low-passed. Accuracy in 64 loudness classes, excluding frames "
-        "that are silent in both."
+        f"{figures['clips']} test clips of 10 s, equally many in the held-out style, seed {figures['seed']}; 125 "
+        "frames per second; truth: RMS 512/128 of the real sound, low-passed. Accuracy in 64 loudness classes, without "
+        "frames that are silent in both."
     )
     return _table("Video2RMS", headings, {name: _row(row, keys) for name, row in rows.items()}, caption)
 
@@ -112,10 +112,10 @@ def _rms2sound(figures: Figures) -> Table:
     sampling = figures["sampling"]
     versions = figures["versions"]
     caption = (
-        f"True envelopes; {sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}, seed i for "
-        "clip i. E-L1 and correlation of the raw output, RMS 1024/160. Material: recognised by a classifier trained on "
-        "other real sounds. CLAP score and Fréchet distance use the bundle's CLAP: compare within a bundle only. The "
-        "real sounds' distance is to equally many other real sounds. "
+        f"True envelopes; {sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}, seed i "
+        "for clip i. E-L1 and correlation of the raw output, RMS 1024/160. Material: recognised by a classifier "
+        "trained on other real sounds. CLAP score and Fréchet distance use the bundle's CLAP: compare within a bundle "
+        "only. The real sounds' distance is to equally many other real sounds. "
         f"Bundle {versions['bundle']} ({versions['bundle_sha256'][:12]})."
     )
     return _table("RMS2Sound", headings, rows, caption)
