@@ -1,4 +1,4 @@
-"""The bundle at the official sizes, with seeded weights: what performance is measured on."""
+"""The bundle with the official sizes and seeded weights, for performance measurements."""
 
 import logging
 
@@ -14,16 +14,16 @@ FOLDER = CHECKOUT / "bundles" / "paper"
 
 
 def paper_bundle(watch: Watch) -> Bundle:
-    """`bundles/paper` of the checkout, with graphs; what is missing of it is made (minutes, and 2.5 GB).
+    """Return `bundles/paper` of the checkout, with graphs; create what is missing (minutes, 2.5 GB).
 
     Raises:
-        BundleError: what is there is damaged.
-        OutputError: it cannot be written.
+        BundleError: If the existing files are damaged.
+        OutputError: If it cannot be written.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in `foley-export onnx`
     count = len(networks(PAPER))
     if not (FOLDER / bundles.MANIFEST).exists():
-        with watch.stage("making bundles/paper", count) as stage:
+        with watch.stage("creating bundles/paper", count) as stage:
             for _ in make.init(PAPER, 0, FOLDER):
                 stage.advance()
     if bundles.read(FOLDER).missing_graphs():

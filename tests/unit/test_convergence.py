@@ -18,7 +18,7 @@ def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
     assert last == {"visible_percent": 0, "mean_levels": 0, "p99_levels": 0}
     assert before["mean_levels"] > 0
     assert updates["pair before"][-1]["mean_levels"] > 0
-    for start, enough in found["enough_updates"].items():
+    for start, enough in found["sufficient_updates"].items():
         visible = [row["visible_percent"] for row in updates[start]]
         assert enough is None or max(visible[enough - 1 :]) <= 1
         assert enough in (1, None) or visible[enough - 2] > 1

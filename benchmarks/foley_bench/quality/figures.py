@@ -1,4 +1,4 @@
-"""The paper's figures 11 and 12: one text on four envelopes, one envelope for several texts; pictures, sounds."""
+"""The paper's figures 11 and 12: one text with four envelopes, one envelope with several texts."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _DECAY_S = 0.12
 
 
 def shapes() -> dict[str, Floats]:
-    """Figure 11's envelopes: rising to the middle, falling, rising, falling to the middle; [500] at 100 Hz."""
+    """Return figure 11's envelopes, [500] at 100 Hz."""
     return {
         "A shape": _shape(_QUIET, _LOUD, _QUIET),
         "falling": _shape(_LOUD, (_LOUD + _QUIET) / 2, _QUIET),
@@ -35,7 +35,7 @@ def shapes() -> dict[str, Floats]:
 
 
 def hits() -> Floats:
-    """Figure 12's envelope: five hits of unequal strength, [500] at 100 Hz."""
+    """Return figure 12's envelope: five hits of different strength, [500] at 100 Hz."""
     time_s = np.arange(_FRAMES) / clip.ENVELOPE_RATE_HZ
     since_s = time_s - np.array([[start_s] for start_s, _ in _HITS])
     strength = np.array([[strength] for _, strength in _HITS])
@@ -46,15 +46,15 @@ def hits() -> Floats:
 def make(foley: Foley, folder: Path, watch: Watch) -> None:
     """Write `figure11.png`, `figure12.png` and a WAV of 5 s for each of their columns into `folder`, which exists.
 
-    All with the bundle's default sampling and the default loudness, seed 0; how each was made stands in its comment.
+    All use the bundle's default sampling, the default loudness and seed 0; the comment tag records the settings.
     """
     four = {name: (envelope, TEXT) for name, envelope in shapes().items()}
-    _figure(foley, four, f'Figure 11: "{TEXT}" on four envelopes', folder / "figure11", watch)
+    _figure(foley, four, f'Figure 11: "{TEXT}" with four envelopes', folder / "figure11", watch)
     texts: dict[str, tuple[Floats, str]] = {
         material: (hits(), plain_caption(material, "hit")) for material in MATERIALS
     }
     _figure(
-        foley, texts, 'Figure 12: "A person hits … with a wooden stick." on one envelope', folder / "figure12", watch
+        foley, texts, 'Figure 12: "A person hits … with a wooden stick." with one envelope', folder / "figure12", watch
     )
 
 

@@ -39,7 +39,7 @@ def generate(
 def generate_without_control(
     triton: Triton, denoiser: Denoiser, conditions: Sequence[Conditioning], samplings: Sequence[Sampling]
 ) -> Iterator[Floats]:
-    """The same without the ControlNet, in PyTorch since that is not served; VAE and vocoder are."""
+    """Yield the same without the ControlNet: the denoiser runs in PyTorch, VAE and vocoder are served."""
     for condition, sampling in zip(conditions, samplings, strict=True):
         latents = latents_without_control(denoiser, condition, sampling)
         yield triton.infer("latents_to_waveform", latents=latents[None])["waveform"][0, : clips.SAMPLES]
@@ -47,13 +47,13 @@ def generate_without_control(
 
 @torch.inference_mode()
 def latents_without_control(denoiser: Denoiser, condition: Conditioning, sampling: Sampling) -> Floats:
-    """Final latents [8, 256, 16] of the same loop with prompt and guidance, and without the ControlNet."""
+    """Return the final latents [8, 256, 16] of the same loop with guidance, without the ControlNet."""
     embeddings = torch.from_numpy(np.stack([condition.embedding, condition.negative_embedding]))
 
     def denoise(latents: Floats, step: Step) -> Floats:
-        both = torch.from_numpy(latents).expand(2, -1, -1, -1)
-        prompted, unprompted = denoiser.branch(both, torch.full((2,), step.timestep), embeddings)
-        guided: Floats = (unprompted + step.guidance * (prompted - unprompted)).numpy()
+        rows = torch.from_numpy(latents).expand(2, -1, -1, -1)
+        conditional, unconditional = denoiser.predict_noise(rows, torch.full((2,), step.timestep), embeddings)
+        guided: Floats = (unconditional + step.guidance * (conditional - unconditional)).numpy()
         return guided
 
     *_, result = sample(denoise, sampling)

@@ -1,4 +1,4 @@
-"""The reference of the evaluation: real sounds of the scenes, their captions, and the classifier of materials."""
+"""The ground truth of the evaluation: real sounds of the scenes, captions, and the classifier of materials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ PROMPTS: tuple[PromptKind, ...] = get_args(PromptKind)
 
 @dataclass(frozen=True)
 class AudioStats:
-    """Measures of one sound of 10 s."""
+    """Statistics of a 10 s sound."""
 
     envelope: Floats  # [1000] at 100 Hz
     embedding: Floats  # CLAP's, [512]
@@ -34,8 +34,8 @@ class AudioStats:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The reference of several clips, in their order."""
+class GroundTruth:
+    """The ground truth of several clips, in order."""
 
     sounds: Sequence[AudioStats]  # the real ones
     texts: Floats  # CLAP embeddings of the captions, [clips, 512]
@@ -49,9 +49,9 @@ def audio_stats(triton: Triton, waveform: Floats) -> AudioStats:
     return AudioStats(measure(waveform), embed_audio(triton, waveform), timbre(waveform))
 
 
-def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> Truth:
+def measure_ground_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> GroundTruth:
     """Synthesise and measure the real sounds of `scenes`; train the classifier on other scenes of run `seed`."""
-    others = clips.other_scenes(seed)
+    others = clips.classifier_scenes(seed)
     with watch.stage("real sounds", len(scenes) + len(others)) as stage:
         sounds, texts, timbres = [], [], []
         for scene in scenes:
@@ -61,7 +61,7 @@ def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Wat
         for scene in others:
             timbres.append(timbre(clips.sound(scene)))
             stage.advance()
-    return Truth(
+    return GroundTruth(
         sounds=sounds,
         texts=np.stack(texts),
         empty_text=embed_text(triton, ""),
@@ -70,31 +70,33 @@ def measure_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Wat
     )
 
 
-def conditions(truth: Truth, prompt: PromptKind) -> list[Conditioning]:
-    """Conditions of RMS2Sound: every clip's true envelope, with its caption or its real sound as the prompt."""
-    prompts = truth.texts if prompt == "text" else [real.embedding for real in truth.sounds]
+def conditions(ground_truth: GroundTruth, prompt: PromptKind) -> list[Conditioning]:
+    """Return every clip's true envelope with its caption or its real sound as the prompt."""
+    prompts = ground_truth.texts if prompt == "text" else [real.embedding for real in ground_truth.sounds]
     return [
-        Conditioning(real.envelope, embedding, truth.empty_text)
-        for real, embedding in zip(truth.sounds, prompts, strict=True)
+        Conditioning(real.envelope, embedding, ground_truth.empty_text)
+        for real, embedding in zip(ground_truth.sounds, prompts, strict=True)
     ]
 
 
-def seeded(sampling: Sampling, count: int) -> list[Sampling]:
-    """`sampling` for every clip; clip i starts from the noise of seed i."""
+def with_seeds(sampling: Sampling, count: int) -> list[Sampling]:
+    """Return `sampling` for every clip; clip i has seed i."""
     return [replace(sampling, seed=i) for i in range(count)]
 
 
-def scores(made: Sequence[AudioStats], truth: Truth) -> dict[str, float]:
-    """E-L1 and correlation with the requested envelopes, share of recognised materials, CLAP score, Frechet distance.
+def scores(generated: Sequence[AudioStats], ground_truth: GroundTruth) -> dict[str, float]:
+    """Return E-L1, envelope correlation, material accuracy, CLAP score and Frechet distance.
 
     Means over the clips. The CLAP score is the cosine of the sound's embedding and its caption's.
     """
-    pairs = list(zip(made, truth.sounds, strict=True))
-    embeddings = np.stack([one.embedding for one in made])
+    pairs = list(zip(generated, ground_truth.sounds, strict=True))
+    embeddings = np.stack([one.embedding for one in generated])
     return {
         "event_l1": float(np.mean([event_l1(one.envelope, real.envelope) for one, real in pairs])),
         "envelope_correlation": float(np.mean([correlation(one.envelope, real.envelope) for one, real in pairs])),
-        "material_accuracy": float(truth.classifier.score([one.timbre for one in made], truth.materials)),
-        "clap_score": float((embeddings * truth.texts).sum(1).mean()),
-        "frechet_distance": frechet_distance(embeddings, np.stack([real.embedding for real in truth.sounds])),
+        "material_accuracy": float(
+            ground_truth.classifier.score([one.timbre for one in generated], ground_truth.materials)
+        ),
+        "clap_score": float((embeddings * ground_truth.texts).sum(1).mean()),
+        "frechet_distance": frechet_distance(embeddings, np.stack([real.embedding for real in ground_truth.sounds])),
     }

@@ -1,13 +1,11 @@
-"""Where the time of a clip goes: networks, serving and the client.
+"""Splits the time of a clip into networks and overhead.
 
-A client overlaps its calls with each other and with the decoding of the video, which hides what serving adds. The time
-is therefore split on clips whose calls are made one after another (`SerialTriton`). There
+A client overlaps its calls with each other and with the decoding of the video, which hides the overhead. It is
+therefore measured on clips whose calls are made one after another (`SerialTriton`).
 
-    time of the clip = networks + serving + client
-
-Networks: computing, as Triton counts it around every execution. RGB features are computed beside the optical flow and
-its features, so the longer of the two counts; the overhead is never understated. Serving: the rest of the calls, which
-is gRPC, copies, queues and ensembles. Client: time outside calls. Overhead is serving and client together.
+Networks: compute time, as Triton counts it around every execution. RGB features are computed in parallel with the
+optical flow and its features, so the longer of the two counts; the overhead is never understated. Overhead: everything
+else, that is gRPC, copies, queues, ensembles, and the time outside calls.
 """
 
 import threading
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from foley_bench.work import Work
+from foley_bench.counters import Counters
 from foley_client import Triton
 from foley_pipeline.triton import Arrays
 
@@ -31,11 +29,11 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     DENOISING: ("denoiser",),
     DECODING: ("vae_decoder", "vocoder"),
 }
-"""The stages of the client, and the prefixes of the models that compute for each of them."""
+"""Stages of the client -> prefixes of the models that compute them."""
 
 
 class SerialTriton(Triton):
-    """A server called by one thread at a time; sums the duration of the calls of each model."""
+    """A client that makes one call at a time and sums the duration of the calls of each model."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -43,12 +41,12 @@ class SerialTriton(Triton):
         self._lock = threading.Lock()
 
     def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
-        """As `Triton.infer`."""
+        """Call a model; see `Triton.infer`."""
         with self._call(stage):
             return super().infer(stage, outputs, **inputs)
 
     def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
-        """As `Triton.stream`; time that the caller spends between two responses counts."""
+        """Call a decoupled model; see `Triton.stream`. The caller's time between two responses counts."""
         with self._call(stage):
             yield from super().stream(stage, **inputs)
 
@@ -61,54 +59,49 @@ class SerialTriton(Triton):
 
 
 @dataclass(frozen=True)
-class Clip:
-    """The duration of a clip and of the client's stages, some of which overlap, in seconds."""
+class ClipTiming:
+    """The duration of a clip and of the client's stages, which may overlap, in seconds."""
 
     wall_s: float
     stages_s: Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Account:
-    """The time of a clip whose calls were made one after another, in seconds.
+class TimeBreakdown:
+    """The time of a clip with sequential calls, in seconds.
 
     Attributes:
-        calls_s: duration of the calls by the model that was called.
-        work: counters by the model that computed.
+        calls_s: Duration of the calls by the model that was called.
+        counters: Counters by the model that computed.
     """
 
-    clip: Clip
+    clip: ClipTiming
     calls_s: Mapping[str, float]
-    work: Mapping[str, Work]
+    counters: Mapping[str, Counters]
 
     @property
     def networks_s(self) -> Mapping[str, float]:
-        """Computing by stage."""
-        return {stage: computed_s(stage, self.work) for stage in NETWORKS}
+        """Compute time by stage."""
+        return {stage: compute_s_of(stage, self.counters) for stage in NETWORKS}
 
     @property
     def overhead_s(self) -> float:
-        """Everything that is not a network."""
+        """Time outside the networks."""
         return self.clip.wall_s - sum(self.networks_s.values())
 
     @property
-    def serving_s(self) -> float:
-        """The part of the overhead inside calls."""
-        return sum(self.calls_s.values()) - sum(self.networks_s.values())
-
-    @property
     def loop_overhead_s(self) -> float:
-        """The overhead of the diffusion loop; with the loop on the server, that of decoding too."""
+        """The overhead of the diffusion loop; with the server loop, including that of decoding."""
         inside = [DENOISING] if "latents_to_waveform" in self.calls_s else [DENOISING, DECODING]
         return self.clip.stages_s[DENOISING] - sum(self.networks_s[stage] for stage in inside)
 
     def step_parts_s(self) -> dict[str, float]:
-        """Seconds of all denoising steps with the loop in the client, by part; they add up to "wall"."""
-        denoisers = [work for name, work in self.work.items() if name.startswith(NETWORKS[DENOISING])]
+        """Return the seconds of all denoising steps of the client loop, by part; the parts add up to "wall"."""
+        denoisers = [counters for name, counters in self.counters.items() if name.startswith(NETWORKS[DENOISING])]
         wall = self.clip.stages_s[DENOISING]
         calls = sum(s for model, s in self.calls_s.items() if model.startswith(NETWORKS[DENOISING]))
         network = self.networks_s[DENOISING]
-        queue, copies = sum(work.queue_s for work in denoisers), sum(work.copy_s for work in denoisers)
+        queue, copies = sum(counters.queue_s for counters in denoisers), sum(counters.copy_s for counters in denoisers)
         return {
             "wall": wall,
             "network": network,
@@ -119,10 +112,10 @@ class Account:
         }
 
 
-def computed_s(stage: str, work: Mapping[str, Work]) -> float:
-    """Seconds of computing for `stage`, where no two calls are made at a time."""
-    models = {name: one.compute_s for name, one in work.items() if name.startswith(NETWORKS[stage])}
+def compute_s_of(stage: str, counters: Mapping[str, Counters]) -> float:
+    """Return the compute time of `stage` in seconds, for sequential calls."""
+    models = {name: one.compute_s for name, one in counters.items() if name.startswith(NETWORKS[stage])}
     if stage != FEATURES:
         return sum(models.values())
     rgb = models.pop("rgb_features")
-    return max(rgb, sum(models.values()))  # beside each other
+    return max(rgb, sum(models.values()))  # in parallel
