@@ -12,8 +12,9 @@ from foley.application import application
 from foley.bundle import Half
 from foley.errors import OutputError, ServerUnavailable, SettingError
 from foley_bench import report
-from foley_client import Foley, embedded_triton
-from foley_client.console import ProgressWatch
+from foley_client.console import ProgressDisplay
+from foley_client.embedded import embedded_triton
+from foley_pipeline.triton_backend import TritonBackend
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO = _CHECKOUT / "bundles" / "demo"
@@ -61,9 +62,9 @@ def stages(
     from foley_bench import stages as bench
     from foley_bench.paper import paper_bundle
 
-    with ProgressWatch() as watch:
-        measured = bundles.read(bundle) if bundle else paper_bundle(watch)
-        found = bench.measure(measured, rounds, watch)
+    with ProgressDisplay() as display:
+        measured = bundles.read(bundle) if bundle else paper_bundle(display.timer)
+        found = bench.measure(measured, rounds, display.timer)
     report.write(found, json_file, report_file)
 
 
@@ -85,9 +86,9 @@ def compare(
     from foley_bench.paper import paper_bundle
 
     report.check_outputs(json_file, report_file)
-    with ProgressWatch() as watch:
-        measured = bundles.read(bundle) if bundle else paper_bundle(watch)
-        found = bench.measure(measured, full, watch)
+    with ProgressDisplay() as display:
+        measured = bundles.read(bundle) if bundle else paper_bundle(display.timer)
+        found = bench.measure(measured, full, display.timer)
     report.write(found, json_file, report_file)
 
 
@@ -109,8 +110,8 @@ def latency(
     report.check_outputs(json_file, report_file)
     from foley_bench import latency as bench
 
-    with ProgressWatch() as watch:
-        found = bench.measure(bundles.read(bundle), video, runs, watch)
+    with ProgressDisplay() as display:
+        found = bench.measure(bundles.read(bundle), video, runs, display.timer)
     report.write(found, json_file, report_file)
 
 
@@ -131,8 +132,8 @@ def throughput(
     report.check_outputs(json_file, report_file)
     from foley_bench import throughput as bench
 
-    with ProgressWatch() as watch:
-        found = bench.measure(bundles.read(bundle), clips, watch)
+    with ProgressDisplay() as display:
+        found = bench.measure(bundles.read(bundle), clips, display.timer)
     report.write(found, json_file, report_file)
 
 
@@ -153,8 +154,8 @@ def convergence(
     report.check_outputs(json_file, report_file)
     from foley_bench import convergence as bench
 
-    with ProgressWatch() as watch:
-        found = bench.measure(bundles.read(bundle), video, pairs, watch)
+    with ProgressDisplay() as display:
+        found = bench.measure(bundles.read(bundle), video, pairs, display.timer)
     report.write(found, json_file, report_file)
 
 
@@ -173,8 +174,8 @@ def quality(
     from foley_bench.quality.report import tables, targets
 
     _prepare(json_file, plots)
-    with ProgressWatch() as watch:
-        evaluation = evaluate(bundles.read(bundle), clips, seed, watch)
+    with ProgressDisplay() as display:
+        evaluation = evaluate(bundles.read(bundle), clips, seed, display.timer)
     report.print_tables(tables(evaluation.figures))
     report.write_json(json_file, evaluation.figures)
     if plots is not None:
@@ -192,8 +193,8 @@ def steps(bundle: BundleFolder, clips: ClipCount = 24, seed: Seed = 0, json_file
     from foley_bench.quality import steps as steps_bench
 
     report.check_outputs(json_file, None)
-    with ProgressWatch() as watch:
-        figures = steps_bench.measure_steps(bundles.read(bundle), clips, seed, watch)
+    with ProgressDisplay() as display:
+        figures = steps_bench.measure_steps(bundles.read(bundle), clips, seed, display.timer)
     report.print_tables([steps_bench.table(figures)])
     report.write_json(json_file, figures)
 
@@ -210,8 +211,8 @@ def figures(
     from foley_bench.quality.figures import make
 
     _make_folder(output)
-    with ProgressWatch() as watch, embedded_triton(bundle) as triton:
-        make(Foley(triton), output, watch)
+    with ProgressDisplay() as display, embedded_triton(bundle) as triton:
+        make(TritonBackend(triton), output, display.on_progress)
 
 
 @app.command()

@@ -33,8 +33,11 @@ from foley_bench.measurement import Peak, Timing, own_process, peak_memory, serv
 from foley_bench.measurement import measure as measure_calls
 from foley_bench.report import Report, format_ms, stacked_bars, table
 from foley_bench.roofline import count_flop, matrix_rates
-from foley_client import Foley, Triton, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
 from foley_export.make import load_network
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 
 VIDEO = CHECKOUT / "examples" / "steel.mp4"
 ROUNDS = 5
@@ -80,7 +83,7 @@ class Comparison:
     flow: str = "default"
 
 
-def measure(bundle: Bundle, full: bool, watch: Watch) -> Report:
+def measure(bundle: Bundle, full: bool, timer: StageTimer) -> Report:
     """Time every unit on both sides, `ROUNDS` times; with `full`, as often as in a clip.
 
     Raises:
@@ -91,12 +94,12 @@ def measure(bundle: Bundle, full: bool, watch: Watch) -> Report:
         raise BundleError(f"the bundle {bundle.root} has no RAFT; choose a bundle with RAFT, such as bundles/paper")
     bundle.need_graphs()
     threads = pin_threads(bundle)
-    with watch.stage("matrix rate"):
+    with timer.stage("matrix rate"):
         rate = max(matrix_rates().values())
     timings: dict[str, dict[str, Timing]] = {}
     peaks = {"baseline": Peak(), "server": Peak()}
     with embedded_triton(bundle.root) as triton, torch.inference_mode():
-        comparisons = make_comparisons(Foley(triton))
+        comparisons = make_comparisons(TritonBackend(triton))
         work = clip_units(bundle, triton, VIDEO)
         for name, unit in work.items():
             times = math.ceil(STEPS if name == "denoiser" else unit.count)
@@ -105,7 +108,7 @@ def measure(bundle: Bundle, full: bool, watch: Watch) -> Report:
                 processes = own_process if side == "baseline" else server_processes
                 with peak_memory(processes, peaks["baseline" if side == "baseline" else "server"]):
                     call()
-            with watch.stage(name, rounds) as progress:
+            with timer.stage(name, rounds) as progress:
                 timings[name] = measure_calls(unit.calls, rounds, on_round=progress.advance, warm_up=0)
     document = {
         **describe(bundle),
@@ -126,19 +129,19 @@ def measure(bundle: Bundle, full: bool, watch: Watch) -> Report:
     return _report(document, work, timings, comparisons)
 
 
-def make_comparisons(foley: Foley) -> list[Comparison]:
+def make_comparisons(backend: TritonBackend) -> list[Comparison]:
     """Return the comparisons: the same work, the same number of steps, and the profiles."""
-    steps = foley.defaults.steps
+    steps = backend.defaults.steps
     comparisons = [Comparison("same work", STEPS, STEPS), Comparison(f"{steps} steps on both sides", steps, steps)]
     for name, flow in (("balanced", "default"), ("fast", "warm"), ("balanced", "dis")):
         options = GenerateOptions(profile="fast" if name == "fast" else "balanced")
-        guided, unguided = _steps(resolve_sampling(options, foley.triton.manifest.sampling))
+        guided, unguided = _steps(resolve_sampling(options, backend.triton.manifest.sampling))
         what = f"--profile {name}" + (" --flow dis" if flow == "dis" else "")
         comparisons.append(Comparison(what, STEPS, guided, unguided, flow))
     return comparisons
 
 
-def clip_units(bundle: Bundle, triton: Triton, video: Path) -> dict[str, Unit]:
+def clip_units(bundle: Bundle, triton: TritonClient, video: Path) -> dict[str, Unit]:
     """Return the units of a clip in pipeline order; `video` must have at least one chunk of frames."""
 
     def decode() -> None:

@@ -23,9 +23,9 @@ from foley.manifest import OpticalFlowConfig
 from foley.media import read_frames
 from foley_bench.machine import describe
 from foley_bench.report import Report, lines, table
-from foley_client import Watch
 from foley_export.make import load_network
 from foley_export.networks.optical_flow import Estimate, OpticalFlow, Pairs
+from foley_pipeline.progress import StageTimer
 
 LEVEL_PX = 2 * clip.LARGEST_FLOW / 255
 MAX_VISIBLE = 0.01  # the share of visibly different values up to which a number of updates is called sufficient
@@ -35,7 +35,7 @@ COLUMNS = {"visible_percent": "visible\n%", "mean_levels": "mean\nlevels", "p99_
 Distances = npt.NDArray[np.float32]  # [updates, values], in levels
 
 
-def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
+def measure(bundle: Bundle, video: Path, pairs: int, timer: StageTimer) -> Report:
     """Measure all updates of the first `pairs` pairs of frames after the first pair, in PyTorch.
 
     Raises:
@@ -48,7 +48,7 @@ def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
     network = load_network(bundle, "optical_flow")
     assert isinstance(network, OpticalFlow)
     distances: dict[str, list[Distances]] = {start: [] for start in STARTS}
-    with watch.stage("pairs", pairs) as stage, torch.inference_mode():
+    with timer.stage("pairs", pairs) as stage, torch.inference_mode():
         for before, after in _consecutive_pairs(network, video, pairs + 1):
             ends = [_updates(network, pair, pair.initial_estimate()) for pair in (before, after)]
             full = network.upsample(ends[1][-1])

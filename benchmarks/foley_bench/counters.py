@@ -7,7 +7,7 @@ from typing import Any
 
 from foley.manifest import Manifest
 from foley.stages import stages
-from foley_client import Triton
+from foley_pipeline.triton import TritonClient
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def compute_models(manifest: Manifest) -> list[str]:
     ]
 
 
-def read_counters(triton: Triton) -> Mapping[str, Counters]:
+def read_counters(triton: TritonClient) -> Mapping[str, Counters]:
     """Return the counters of every computing model since the server started."""
     return {model: _counters(triton.statistics(model)) for model in compute_models(triton.manifest)}
 

@@ -16,22 +16,20 @@ from rich.table import Table
 from foley.bundle import Bundle
 from foley.envelope import samples
 from foley.media import probe
-from foley.output import replacing
 from foley_bench import machine
 from foley_bench.measurement import interleave, wall_clock
 from foley_bench.ray_nodes import ray_cluster
 from foley_bench.report import Report, lines, table
 from foley_bench.small_video import write_manifest
-from foley_client import Foley, embedded_triton, outputs
-from foley_client.outputs import Result
+from foley_client.embedded import embedded_triton
 from foley_client.render import manifest
 from foley_client.render.engine import Engine, Threads
 from foley_client.render.farm import render_all
 from foley_client.render.row import Row
 from foley_client.render.server import Server
 from foley_client.render.storage import Output
-from foley_pipeline.job import Curve, run
-from foley_pipeline.watch import Watch
+from foley_pipeline.request import EnvelopeInput
+from foley_pipeline.triton_backend import TritonBackend
 
 BLOCK_ROWS = 10  # rows that one side renders before the other one does
 WORKERS = (1, 2, 4)
@@ -44,9 +42,9 @@ def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, log: Callable[[s
     all_rows = [row.model_copy(update={"steps": STEPS}) for row in manifest.read(write_manifest(folder, rows))]
     document: dict[str, Any] = {**machine.describe(bundle), "settings": {"rows": rows, "steps": STEPS}}
     with embedded_triton(bundle.root) as triton:
-        foley = Foley(triton)
+        backend = TritonBackend(triton)
         log("SDK loop and farm, interleaved")
-        document["one_worker"] = _overhead(foley, all_rows, folder)
+        document["one_worker"] = _overhead(backend, all_rows, folder)
         log(f"farm time / loop time: {document['one_worker']['farm_to_loop']:.3f}")
         document["rows_per_minute"] = {}
         for workers in WORKERS:
@@ -70,16 +68,16 @@ def measure(bundle: Bundle, folder: Path, rows: int, ray: bool, log: Callable[[s
     )
 
 
-def _overhead(foley: Foley, rows: Sequence[Row], folder: Path) -> dict[str, float]:
+def _overhead(backend: TritonBackend, rows: Sequence[Row], folder: Path) -> dict[str, float]:
     """Render the same rows on both sides, interleaved in blocks."""
     (folder / "loop").mkdir()
     # a block has its own envelopes: neither side profits from those of other blocks
     flat = [row.model_copy(update={"output": row.output.replace("/", "-")}) for row in rows]
     blocks = [flat[start:][:BLOCK_ROWS] for start in range(0, len(rows) - BLOCK_ROWS + 1, BLOCK_ROWS)]
     for_loop, for_farm = iter(blocks), iter(blocks)
-    with _threads(foley.triton.url, folder / "farm", 1) as engine:
+    with _threads(backend.triton.url, folder / "farm", 1) as engine:
         sides: dict[str, Callable[[], float]] = {
-            "loop": lambda: wall_clock(partial(_loop, foley, next(for_loop), folder / "loop")),
+            "loop": lambda: wall_clock(partial(_loop, backend, next(for_loop), folder / "loop")),
             "farm": lambda: wall_clock(partial(_render, engine, next(for_farm))),
         }
         loop_s, farm_s = interleave(sides, len(blocks)).values()
@@ -92,19 +90,16 @@ def _overhead(foley: Foley, rows: Sequence[Row], folder: Path) -> dict[str, floa
     }
 
 
-def _loop(foley: Foley, rows: Sequence[Row], folder: Path) -> None:
+def _loop(backend: TritonBackend, rows: Sequence[Row], folder: Path) -> None:
     """Render with the loop that a user would write without the farm; envelopes are reused per video."""
-    envelopes: dict[str, Any] = {}
+    envelopes: dict[str, EnvelopeInput] = {}
     for row in rows:
         video = Path(row.video)
-        job = row.job(video, None)
-        if row.video in envelopes:
-            job = replace(job, source=envelopes[row.video])
-        sound = run(foley, job, Watch())
+        request = replace(row.request(video, None), envelope=envelopes.get(row.video))
+        result = backend.generate(request)
         if row.video not in envelopes:
-            envelopes[row.video] = Curve(sound.envelope, samples(probe(video).duration_s))
-        with replacing(folder / row.output) as path:
-            outputs.write(path, Result(video, sound.envelope, sound.takes[0], row.source_audio))
+            envelopes[row.video] = EnvelopeInput(result.envelope, samples(probe(video).duration_s))
+        result.save(folder / row.output, source_audio=row.source_audio)
 
 
 def _nodes(bundle: Bundle, folder: Path, rows: Sequence[Row], log: Callable[[str], None]) -> dict[str, Any]:

@@ -16,21 +16,25 @@ from rich.table import Table
 
 from foley import media
 from foley.bundle import Bundle
-from foley.envelope import samples
+from foley.options import GenerateOptions
 from foley_bench.counters import read_counters
 from foley_bench.inputs import PROMPT
 from foley_bench.machine import describe
 from foley_bench.measurement import interleave
 from foley_bench.overhead import NETWORKS, ClipTiming, SerialTriton, TimeBreakdown
 from foley_bench.report import Report, stacked_bars, table
-from foley_client import Foley, Prompt, Triton, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.request import GenerationRequest
 from foley_pipeline.rms2sound import Loop
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 
 LOOPS: tuple[Loop, ...] = get_args(Loop)
 TARGET_OVERHEAD_PERCENT, TARGET_OVERHEAD_MS = 2, 4  # aims at the paper's size: of the time, and of a step
 
 
-def measure(bundle: Bundle, video: Path, runs: int, watch: Watch) -> Report:
+def measure(bundle: Bundle, video: Path, runs: int, timer: StageTimer) -> Report:
     """Time `runs` clips with each loop, and half as many with sequential calls for the overhead.
 
     Raises:
@@ -39,18 +43,16 @@ def measure(bundle: Bundle, video: Path, runs: int, watch: Watch) -> Report:
     """
     duration_s = media.probe(video).duration_s
     with embedded_triton(bundle.root) as triton, closing(SerialTriton(triton.url)) as serial:
-        sampling = Foley(triton).defaults
-        make: dict[str, Callable[[], ClipTiming]] = {
-            loop: partial(_clip, triton, video, duration_s, loop) for loop in LOOPS
-        }
-        with watch.stage("warming up"):
+        sampling = TritonBackend(triton).defaults
+        make: dict[str, Callable[[], ClipTiming]] = {loop: partial(_clip, triton, video, loop) for loop in LOOPS}
+        with timer.stage("warming up"):
             interleave(make, 1)
-        with watch.stage("clips", runs) as progress:
+        with timer.stage("clips", runs) as progress:
             clips = interleave(make, runs, on_round=progress.advance)
         breakdown: dict[str, Callable[[], TimeBreakdown]] = {
-            loop: partial(_breakdown, serial, video, duration_s, loop) for loop in LOOPS
+            loop: partial(_breakdown, serial, video, loop) for loop in LOOPS
         }
-        with watch.stage("overhead", (runs + 1) // 2) as progress:
+        with timer.stage("overhead", (runs + 1) // 2) as progress:
             breakdowns = interleave(breakdown, (runs + 1) // 2, on_round=progress.advance)
     document = {
         **describe(bundle),
@@ -82,19 +84,18 @@ def measure(bundle: Bundle, video: Path, runs: int, watch: Watch) -> Report:
     )
 
 
-def _clip(triton: Triton, video: Path, duration_s: float, loop: Loop) -> ClipTiming:
+def _clip(triton: TritonClient, video: Path, loop: Loop) -> ClipTiming:
     """Generate one clip as `foley generate` does, without a cache."""
-    foley, watch, prompt = Foley(triton), Watch(), Prompt(PROMPT)
+    request = GenerationRequest(video, options=GenerateOptions(text=PROMPT))
     started = time.perf_counter()
-    envelope, embeddings = foley.prepare(video, prompt, watch)
-    foley.generate(envelope, samples(duration_s), prompt, embeddings=embeddings, loop=loop, watch=watch)
-    return ClipTiming(time.perf_counter() - started, dict(watch.timings_s))
+    result = TritonBackend(triton, loop=loop).generate(request)
+    return ClipTiming(time.perf_counter() - started, result.timings_s)
 
 
-def _breakdown(triton: SerialTriton, video: Path, duration_s: float, loop: Loop) -> TimeBreakdown:
+def _breakdown(triton: SerialTriton, video: Path, loop: Loop) -> TimeBreakdown:
     before = read_counters(triton)
     triton.calls_s.clear()
-    clip = _clip(triton, video, duration_s, loop)
+    clip = _clip(triton, video, loop)
     return TimeBreakdown(
         clip, dict(triton.calls_s), {name: counters - before[name] for name, counters in read_counters(triton).items()}
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from foley_client import Watch
+from foley_pipeline.cancellation import CancelToken
 
 Job = Callable[[], object]
 Seconds = npt.NDArray[np.float64]
@@ -34,8 +34,8 @@ class LoadResult:
         return max(int(np.sum((self.due_s <= due) & (done_s > due))) for due in self.due_s)
 
 
-def closed_loop(job: Job, callers: int, count: int, watch: Watch) -> LoadResult:
-    """Send `count` requests from `callers` concurrent callers; `watch` cancels the jobs."""
+def closed_loop(job: Job, callers: int, count: int, cancel: CancelToken) -> LoadResult:
+    """Send `count` requests from `callers` concurrent callers; `cancel` cancels the jobs."""
     started = time.perf_counter()
 
     def request() -> tuple[float, float]:
@@ -44,10 +44,10 @@ def closed_loop(job: Job, callers: int, count: int, watch: Watch) -> LoadResult:
         return sent - started, time.perf_counter() - sent
 
     with ThreadPoolExecutor(callers) as pool:
-        return _collect(pool, [pool.submit(request) for _ in range(count)], watch)
+        return _collect(pool, [pool.submit(request) for _ in range(count)], cancel)
 
 
-def open_loop(job: Job, due_s: Seconds, watch: Watch) -> LoadResult:
+def open_loop(job: Job, due_s: Seconds, cancel: CancelToken) -> LoadResult:
     """Send requests at the times `due_s` from now, regardless of outstanding ones."""
     started = time.perf_counter()
 
@@ -57,7 +57,7 @@ def open_loop(job: Job, due_s: Seconds, watch: Watch) -> LoadResult:
         return due, time.perf_counter() - started - due
 
     with ThreadPoolExecutor(len(due_s)) as pool:  # one each, so that no request waits for a thread
-        return _collect(pool, [pool.submit(request, due) for due in due_s.tolist()], watch)
+        return _collect(pool, [pool.submit(request, due) for due in due_s.tolist()], cancel)
 
 
 def poisson_arrivals(count: int, per_minute: float, seed: int) -> Seconds:
@@ -68,12 +68,14 @@ def poisson_arrivals(count: int, per_minute: float, seed: int) -> Seconds:
     return scaled
 
 
-def _collect(pool: ThreadPoolExecutor, calls: Sequence["Future[tuple[float, float]]"], watch: Watch) -> LoadResult:
+def _collect(
+    pool: ThreadPoolExecutor, calls: Sequence["Future[tuple[float, float]]"], cancel: CancelToken
+) -> LoadResult:
     try:
         for call in wait(calls, return_when=FIRST_EXCEPTION).done:
             call.result()
     except BaseException:
-        watch.cancel()  # one failed or the user stopped: those in flight stop before their next step
+        cancel.cancel()  # one failed or the user stopped: those in flight stop before their next step
         pool.shutdown(cancel_futures=True)
         raise
     due_s, latencies_s = np.array([call.result() for call in calls]).T

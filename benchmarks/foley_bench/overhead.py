@@ -18,21 +18,20 @@ from dataclasses import dataclass
 import numpy.typing as npt
 
 from foley_bench.counters import Counters
-from foley_client import Triton
-from foley_pipeline.triton import Arrays
+from foley_pipeline.progress import Stage
+from foley_pipeline.triton import Arrays, TritonClient
 
-FEATURES, DENOISING, DECODING = "optical flow and features", "denoising", "VAE and vocoder"
 NETWORKS: Mapping[str, tuple[str, ...]] = {
-    FEATURES: ("optical_flow", "rgb_features", "flow_features"),
-    "Video2RMS": ("video2rms",),
-    "prompt": ("clap_text", "clap_audio"),
-    DENOISING: ("denoiser",),
-    DECODING: ("vae_decoder", "vocoder"),
+    Stage.FEATURES: ("optical_flow", "rgb_features", "flow_features"),
+    Stage.VIDEO2RMS: ("video2rms",),
+    Stage.PROMPT: ("clap_text", "clap_audio"),
+    Stage.DENOISE: ("denoiser",),
+    Stage.DECODE: ("vae_decoder", "vocoder"),
 }
 """Stages of the client -> prefixes of the models that compute them."""
 
 
-class SerialTriton(Triton):
+class SerialTriton(TritonClient):
     """A client that makes one call at a time and sums the duration of the calls of each model."""
 
     def __init__(self, url: str) -> None:
@@ -41,12 +40,12 @@ class SerialTriton(Triton):
         self._lock = threading.Lock()
 
     def infer(self, stage: str, outputs: Sequence[str] | None = None, /, **inputs: npt.ArrayLike) -> Arrays:
-        """Call a model; see `Triton.infer`."""
+        """Call a model; see `TritonClient.infer`."""
         with self._call(stage):
             return super().infer(stage, outputs, **inputs)
 
     def stream(self, stage: str, **inputs: npt.ArrayLike) -> Iterator[Arrays]:
-        """Call a decoupled model; see `Triton.stream`. The caller's time between two responses counts."""
+        """Call a decoupled model; see `TritonClient.stream`. The caller's time between two responses counts."""
         with self._call(stage):
             yield from super().stream(stage, **inputs)
 
@@ -92,15 +91,15 @@ class TimeBreakdown:
     @property
     def loop_overhead_s(self) -> float:
         """The overhead of the diffusion loop; with the server loop, including that of decoding."""
-        inside = [DENOISING] if "latents_to_waveform" in self.calls_s else [DENOISING, DECODING]
-        return self.clip.stages_s[DENOISING] - sum(self.networks_s[stage] for stage in inside)
+        inside = [Stage.DENOISE] if "latents_to_waveform" in self.calls_s else [Stage.DENOISE, Stage.DECODE]
+        return self.clip.stages_s[Stage.DENOISE] - sum(self.networks_s[stage] for stage in inside)
 
     def step_parts_s(self) -> dict[str, float]:
         """Return the seconds of all denoising steps of the client loop, by part; the parts add up to "wall"."""
-        denoisers = [counters for name, counters in self.counters.items() if name.startswith(NETWORKS[DENOISING])]
-        wall = self.clip.stages_s[DENOISING]
-        calls = sum(s for model, s in self.calls_s.items() if model.startswith(NETWORKS[DENOISING]))
-        network = self.networks_s[DENOISING]
+        denoisers = [counters for name, counters in self.counters.items() if name.startswith(NETWORKS[Stage.DENOISE])]
+        wall = self.clip.stages_s[Stage.DENOISE]
+        calls = sum(s for model, s in self.calls_s.items() if model.startswith(NETWORKS[Stage.DENOISE]))
+        network = self.networks_s[Stage.DENOISE]
         queue, copies = sum(counters.queue_s for counters in denoisers), sum(counters.copy_s for counters in denoisers)
         return {
             "wall": wall,
@@ -115,7 +114,7 @@ class TimeBreakdown:
 def compute_s_of(stage: str, counters: Mapping[str, Counters]) -> float:
     """Return the compute time of `stage` in seconds, for sequential calls."""
     models = {name: one.compute_s for name, one in counters.items() if name.startswith(NETWORKS[stage])}
-    if stage != FEATURES:
+    if stage != Stage.FEATURES:
         return sum(models.values())
     rgb = models.pop("rgb_features")
     return max(rgb, sum(models.values()))  # in parallel

@@ -17,21 +17,23 @@ from foley_bench.measurement import measure as timings
 from foley_bench.measurement import memory_bytes, server_processes
 from foley_bench.report import Report, format_ms, stacked_bars, table
 from foley_bench.roofline import count_flop, matrix_rates
-from foley_client import Triton, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
 from foley_export.make import load_network
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.triton import TritonClient
 from foley_server.backend.session import open_session
 
 LIMIT_S = 20.0
 BACKENDS = {"baseline": "baseline", "onnxruntime": "ORT", "triton": "Triton"}
 
 
-def measure(bundle: Bundle, rounds: int, watch: Watch) -> Report:
+def measure(bundle: Bundle, rounds: int, timer: StageTimer) -> Report:
     """Time every network of `bundle` in the baseline, in ONNX Runtime and through Triton.
 
     Args:
         bundle: The bundle with its graphs.
         rounds: Maximum rounds of calls of each network; after `LIMIT_S` no further round begins.
-        watch: Receives the progress.
+        timer: Times the stages.
 
     Raises:
         BundleError: If the bundle is damaged or has no graphs.
@@ -40,13 +42,13 @@ def measure(bundle: Bundle, rounds: int, watch: Watch) -> Report:
     verify(bundle)
     bundle.need_graphs()
     threads = pin_threads(bundle)
-    with watch.stage("matrix rate"):
+    with timer.stage("matrix rate"):
         rates = matrix_rates()
     rate = max(rates.values())
     started = time.perf_counter()
     with embedded_triton(bundle.root) as triton:
         start_s, loaded_bytes = time.perf_counter() - started, memory_bytes(server_processes())
-        found = {name: _network(bundle, name, triton, rate, rounds, watch) for name in networks(bundle.manifest)}
+        found = {name: _network(bundle, name, triton, rate, rounds, timer) for name in networks(bundle.manifest)}
         called_bytes = memory_bytes(server_processes())
     document = {
         **describe(bundle),
@@ -73,8 +75,10 @@ def measure(bundle: Bundle, rounds: int, watch: Watch) -> Report:
     )
 
 
-def _network(bundle: Bundle, name: str, triton: Triton, rate: float, rounds: int, watch: Watch) -> dict[str, Any]:
-    with watch.stage(name, rounds) as progress, torch.inference_mode():
+def _network(
+    bundle: Bundle, name: str, triton: TritonClient, rate: float, rounds: int, timer: StageTimer
+) -> dict[str, Any]:
+    with timer.stage(name, rounds) as progress, torch.inference_mode():
         started = time.perf_counter()
         session = open_session(bundle.path(graph_file(name)))
         load_s = time.perf_counter() - started

@@ -16,12 +16,17 @@ from rich.table import Table
 from foley import clip
 from foley.bundle import Bundle
 from foley.envelope import samples
+from foley.options import GenerateOptions
 from foley_bench.counters import Counters, read_counters
 from foley_bench.inputs import PROMPT
 from foley_bench.load_generator import Job, LoadResult, closed_loop, open_loop, poisson_arrivals
 from foley_bench.machine import describe
 from foley_bench.report import Report, lines, table
-from foley_client import Foley, Prompt, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.triton_backend import TritonBackend
 
 CALLERS = (1, 2, 4, 8, 16)
 SHARES = (0.5, 0.8, 1.0, 1.3)  # of the capacity, at which requests arrive
@@ -31,47 +36,49 @@ SEED = 0  # of the arrival times
 ENVELOPE = np.full(clip.CLIP_ENVELOPE, 0.1, np.float32)  # the work does not depend on its values
 
 
-def measure(bundle: Bundle, clips: int, watch: Watch) -> Report:
+def measure(bundle: Bundle, clips: int, timer: StageTimer) -> Report:
     """Generate at least `clips` sounds with each number of callers, and `clips` at each arrival rate.
 
     Raises:
         ServerUnavailable: If the embedded Triton cannot start.
     """
-    work = Watch()
+    cancel = CancelToken()
+    envelope = EnvelopeInput(ENVELOPE, samples(clip.CLIP_SECONDS))
+    request = GenerationRequest(envelope=envelope, options=GenerateOptions(text=PROMPT))
 
     def job() -> None:
-        foley.generate(ENVELOPE, samples(clip.CLIP_SECONDS), Prompt(PROMPT), watch=work)
+        backend.generate(request, cancel=cancel)
 
     def observe(name: str, count: int, load: Callable[[Job], LoadResult]) -> dict[str, Any]:
-        before = read_counters(foley.triton)["denoiser"]
-        with watch.stage(name, count) as stage:
+        before = read_counters(triton)["denoiser"]
+        with timer.stage(name, count) as stage:
 
             def counted() -> None:
                 job()
                 stage.advance()
 
             found = load(counted)
-        return _figures(found, read_counters(foley.triton)["denoiser"] - before)
+        return _figures(found, read_counters(triton)["denoiser"] - before)
 
     with embedded_triton(bundle.root) as triton:
-        foley = Foley(triton)
-        with watch.stage("warming up"):
+        backend = TritonBackend(triton)
+        with timer.stage("warming up"):
             job()
         closed: dict[str, dict[str, Any]] = {}
         opened: dict[str, dict[str, Any]] = {}
         for callers in CALLERS:
             count = callers * math.ceil(clips / callers)  # all are busy to the end
-            load = partial(closed_loop, callers=callers, count=count, watch=work)
+            load = partial(closed_loop, callers=callers, count=count, cancel=cancel)
             closed[str(callers)] = observe(f"{callers} callers", count, load)
         capacity = closed[str(CALLERS[-1])]["clips_per_minute"]
         for share in SHARES:
             rate = share * capacity
-            load = partial(open_loop, due_s=poisson_arrivals(clips, rate, SEED), watch=work)
+            load = partial(open_loop, due_s=poisson_arrivals(clips, rate, SEED), cancel=cancel)
             opened[str(share)] = {
                 "arrivals_per_minute": rate,
                 **observe(f"{rate:.0f} arrivals per minute", clips, load),
             }
-        sampling = foley.defaults
+        sampling = backend.defaults
     document = {
         **describe(bundle),
         "settings": {

@@ -19,7 +19,7 @@ from foley.stages import networks
 from foley_bench import latency
 from foley_bench.cli import app
 from foley_bench.throughput import CALLERS, SHARES
-from foley_client import Triton
+from foley_pipeline.triton import TritonClient
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SHORT_S = 0.5
@@ -80,7 +80,7 @@ def test_stages_reports_every_network(tiny_bundle: Path, tmp_path: Path) -> None
 
 
 def test_latency_accounts_for_all_of_the_time(
-    tiny_bundle: Path, triton: Triton, short_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, triton: TritonClient, short_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, on the server that is running already."""
     monkeypatch.setattr(latency, "embedded_triton", lambda _: nullcontext(triton))

@@ -5,12 +5,12 @@ import pytest
 from foley.bundle import read
 from foley.errors import BundleError
 from foley_bench.convergence import STARTS, measure
-from foley_client import Watch
+from foley_pipeline.progress import StageTimer
 
 
 def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
     bundle = read(tiny_bundle)
-    found = measure(bundle, repository / "examples" / "steel.mp4", 3, Watch()).document
+    found = measure(bundle, repository / "examples" / "steel.mp4", 3, StageTimer()).document
     updates = found["updates"]
     assert found["settings"]["pairs"] == 3
     assert all(len(updates[start]) == bundle.manifest.optical_flow.updates for start in STARTS)
@@ -26,4 +26,4 @@ def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
 
 def test_a_bundle_without_raft_is_refused(repository):
     with pytest.raises(BundleError, match="no RAFT"):
-        measure(read(repository / "bundles" / "demo"), repository / "examples" / "steel.mp4", 3, Watch())
+        measure(read(repository / "bundles" / "demo"), repository / "examples" / "steel.mp4", 3, StageTimer())

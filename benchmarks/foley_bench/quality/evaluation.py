@@ -26,11 +26,14 @@ from foley_bench.quality.ground_truth import (
     with_seeds,
 )
 from foley_bench.quality.rms2sound import generate, generate_without_control
-from foley_client import Foley, Triton, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
 from foley_export.make import load_network
 from foley_export.networks.denoiser import Denoiser
+from foley_pipeline.progress import StageTimer
 from foley_pipeline.prompt import embed_audio
 from foley_pipeline.rms2sound import Conditioning
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 from foley_training.data.scene import HELD_OUT_STYLE
 
 
@@ -44,7 +47,7 @@ class Evaluation:
     generated: Mapping[PromptKind, Sequence[AudioStats]]
 
 
-def evaluate(bundle: Bundle, count: int, seed: int, watch: Watch) -> Evaluation:
+def evaluate(bundle: Bundle, count: int, seed: int, timer: StageTimer) -> Evaluation:
     """Measure `bundle` on `count` clips of the test split and as many of the held-out style, both of run `seed`.
 
     Raises:
@@ -56,22 +59,22 @@ def evaluate(bundle: Bundle, count: int, seed: int, watch: Watch) -> Evaluation:
     assert isinstance(denoiser, Denoiser)
     scenes, held_out_scenes = clips.scenes("test", count, seed), clips.scenes("test-night", count, seed)
     with embedded_triton(bundle.root) as triton:
-        curves = video2rms.predict(triton, regression, scenes, watch, "video to envelope")
-        held_out = video2rms.predict(triton, regression, held_out_scenes, watch, f"video to envelope, {HELD_OUT_STYLE}")
-        ground_truth = measure_ground_truth(triton, scenes, seed, watch)
-        sampling = Foley(triton).defaults
+        curves = video2rms.predict(triton, regression, scenes, timer, "video to envelope")
+        held_out = video2rms.predict(triton, regression, held_out_scenes, timer, f"video to envelope, {HELD_OUT_STYLE}")
+        ground_truth = measure_ground_truth(triton, scenes, seed, timer)
+        sampling = TritonBackend(triton).defaults
         samplings = with_seeds(sampling, count)
         generated: dict[PromptKind, Sequence[AudioStats]] = {}
         sound_figures: dict[str, dict[str, float]] = {}
         for prompt in PROMPTS:
             conditionings = conditions(ground_truth, prompt)
-            generated[prompt], level_l1 = _with_control(triton, conditionings, samplings, watch, prompt)
+            generated[prompt], level_l1 = _with_control(triton, conditionings, samplings, timer, prompt)
             sound_figures[prompt] = scores(generated[prompt], ground_truth) | {
-                "event_l1_without_control": _without_control(triton, denoiser, conditionings, samplings, watch),
+                "event_l1_without_control": _without_control(triton, denoiser, conditionings, samplings, timer),
                 "event_l1_level": level_l1,
             }
         sound_figures["real"] = scores(ground_truth.sounds, ground_truth) | {
-            "frechet_distance": _between_real(triton, ground_truth, seed, watch)
+            "frechet_distance": _between_real(triton, ground_truth, seed, timer)
         }
         versions = {"foley": __version__, **triton.versions}
     figures = {
@@ -100,16 +103,16 @@ def _video2rms_figures(curves: video2rms.Curves, held_out: video2rms.Curves, cla
 
 
 def _with_control(
-    triton: Triton,
+    triton: TritonClient,
     conditionings: Sequence[Conditioning],
     samplings: Sequence[Sampling],
-    watch: Watch,
+    timer: StageTimer,
     prompt: PromptKind,
 ) -> tuple[list[AudioStats], float]:
     """Return the statistics of the served sounds and their E-L1 at the default loudness."""
     sounds, level_l1 = [], []
     generated = generate(triton, conditionings, samplings)
-    with watch.stage(f"sound from {prompt}", len(conditionings)) as stage, closing(generated):
+    with timer.stage(f"sound from {prompt}", len(conditionings)) as stage, closing(generated):
         for condition, waveform in zip(conditionings, generated, strict=True):
             sounds.append(audio_stats(triton, waveform))
             level_l1.append(_event_l1(loudness.apply(waveform, condition.envelope, "level"), condition))
@@ -118,15 +121,15 @@ def _with_control(
 
 
 def _without_control(
-    triton: Triton,
+    triton: TritonClient,
     denoiser: Denoiser,
     conditionings: Sequence[Conditioning],
     samplings: Sequence[Sampling],
-    watch: Watch,
+    timer: StageTimer,
 ) -> float:
     """Return E-L1 without the ControlNet."""
     l1 = []
-    with watch.stage("sound without control", len(conditionings)) as stage:
+    with timer.stage("sound without control", len(conditionings)) as stage:
         free = generate_without_control(triton, denoiser, conditionings, samplings)
         for condition, waveform in zip(conditionings, free, strict=True):
             l1.append(_event_l1(waveform, condition))
@@ -138,10 +141,10 @@ def _event_l1(waveform: Floats, condition: Conditioning) -> float:
     return event_l1(measure(waveform), condition.envelope)
 
 
-def _between_real(triton: Triton, ground_truth: GroundTruth, seed: int, watch: Watch) -> float:
+def _between_real(triton: TritonClient, ground_truth: GroundTruth, seed: int, timer: StageTimer) -> float:
     """Return the Frechet distance to equally many other real sounds: the value of a perfect generator."""
     others = clips.classifier_scenes(seed)[: len(ground_truth.sounds)]
-    with watch.stage("other real sounds", len(others)) as stage:
+    with timer.stage("other real sounds", len(others)) as stage:
         embeddings = []
         for scene in others:
             embeddings.append(embed_audio(triton, clips.sound(scene)))

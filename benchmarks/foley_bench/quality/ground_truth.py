@@ -13,9 +13,10 @@ from foley.sampler import Sampling
 from foley_bench.quality import clips
 from foley_bench.quality.frechet import frechet_distance
 from foley_bench.quality.timbre import timbre, train_classifier
-from foley_client import Triton, Watch
+from foley_pipeline.progress import StageTimer
 from foley_pipeline.prompt import embed_audio, embed_text
 from foley_pipeline.rms2sound import Conditioning
+from foley_pipeline.triton import TritonClient
 from foley_training.data.caption import plain_caption
 from foley_training.data.scene import Material, Scene
 
@@ -44,15 +45,15 @@ class GroundTruth:
     classifier: Pipeline  # from timbre to material, trained on other real sounds
 
 
-def audio_stats(triton: Triton, waveform: Floats) -> AudioStats:
+def audio_stats(triton: TritonClient, waveform: Floats) -> AudioStats:
     """Measure a sound [160000] without any gain."""
     return AudioStats(measure(waveform), embed_audio(triton, waveform), timbre(waveform))
 
 
-def measure_ground_truth(triton: Triton, scenes: Sequence[Scene], seed: int, watch: Watch) -> GroundTruth:
+def measure_ground_truth(triton: TritonClient, scenes: Sequence[Scene], seed: int, timer: StageTimer) -> GroundTruth:
     """Synthesise and measure the real sounds of `scenes`; train the classifier on other scenes of run `seed`."""
     others = clips.classifier_scenes(seed)
-    with watch.stage("real sounds", len(scenes) + len(others)) as stage:
+    with timer.stage("real sounds", len(scenes) + len(others)) as stage:
         sounds, texts, timbres = [], [], []
         for scene in scenes:
             sounds.append(audio_stats(triton, clips.sound(scene)))

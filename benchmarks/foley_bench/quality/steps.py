@@ -18,7 +18,9 @@ from foley_bench.quality import clips
 from foley_bench.quality.ground_truth import audio_stats, conditions, measure_ground_truth, scores, with_seeds
 from foley_bench.quality.rms2sound import generate
 from foley_bench.quality.timbre import spectrogram_db
-from foley_client import Foley, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.triton_backend import TritonBackend
 
 Setting = Mapping[str, Any]
 """Fields of `foley.sampler.Sampling` that replace the bundle's defaults."""
@@ -64,7 +66,7 @@ _COLUMNS = {
 
 
 def measure_steps(
-    bundle: Bundle, count: int, seed: int, watch: Watch, settings: Sequence[Setting] = SETTINGS
+    bundle: Bundle, count: int, seed: int, timer: StageTimer, settings: Sequence[Setting] = SETTINGS
 ) -> dict[str, Any]:
     """Generate sounds from text and true envelopes with each of `settings`; return the JSON document.
 
@@ -77,13 +79,13 @@ def measure_steps(
     rows: list[dict[str, Any]] = []
     references: dict[float, tuple[list[Floats], float]] = {}  # the reference by guidance
     with embedded_triton(bundle.root) as triton:
-        ground_truth = measure_ground_truth(triton, scenes, seed, watch)
+        ground_truth = measure_ground_truth(triton, scenes, seed, timer)
         conditionings = conditions(ground_truth, "text")
-        defaults = Foley(triton).defaults
+        defaults = TritonBackend(triton).defaults
         for setting in settings:
             sampling = replace(defaults, **setting)
             generated = generate(triton, conditionings, with_seeds(sampling, count))
-            with watch.stage(describe(setting), count) as stage, closing(generated):
+            with timer.stage(describe(setting), count) as stage, closing(generated):
                 waveforms = []
                 started = time.perf_counter()
                 for waveform in generated:

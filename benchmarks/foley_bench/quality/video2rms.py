@@ -14,9 +14,10 @@ from foley.envelope import Floats, class_levels
 from foley.errors import BundleError
 from foley.metrics import event_l1, tolerant_accuracy
 from foley_bench.quality import clips, onsets
-from foley_client import Triton, Watch
 from foley_export.networks.video2rms import REGRESSION_WEIGHTS, Video2RMSRegression
 from foley_export.networks.video2rms_loss import to_classes
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.triton import TritonClient
 from foley_pipeline.video2rms import clip_features, extract_features
 from foley_training.data.scene import Scene
 from foley_training.feature_rows import loudness
@@ -37,15 +38,15 @@ class Curves:
 
 
 def predict(
-    triton: Triton, regression: Video2RMSRegression | None, scenes: Sequence[Scene], watch: Watch, name: str
+    triton: TritonClient, regression: Video2RMSRegression | None, scenes: Sequence[Scene], timer: StageTimer, name: str
 ) -> Curves:
     """Render every scene and predict its envelope with the served networks and, if present, the baseline."""
     levels = class_levels(triton.manifest.video2rms.classes)
     true, classes, regressed = [], [], []
-    with watch.stage(name, len(scenes)) as stage:
+    with timer.stage(name, len(scenes)) as stage:
         for scene in scenes:
             true.append(loudness(clips.sound(scene)))
-            rows = extract_features(triton, clips.Rendered(scene), Watch())
+            rows = extract_features(triton, clips.Rendered(scene), StageTimer())
             features = clip_features(rows[:-1], rows[-1])[None]
             classes.append(triton.infer("video2rms", features=features)["classes"][0])
             if regression is not None:
