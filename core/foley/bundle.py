@@ -68,8 +68,8 @@ class Bundle:
         if missing := self.missing_graphs(precision):
             option = "" if precision == "fp32" else f" --precision {precision}"
             raise BundleError(
-                f"the bundle {self.root} has no graph for {', '.join(missing)}: "
-                f"run `foley-export onnx {self.root}{option}` first"
+                f"the bundle {self.root} has no ONNX graph for {', '.join(missing)}; "
+                f"run `foley-export onnx {self.root}{option}`"
             )
 
 
@@ -82,19 +82,19 @@ def read(root: Path) -> Bundle:
     path = root / MANIFEST
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is not a bundle's manifest: it is larger than 1 MiB")
+            raise BundleError(f"{path} is larger than 1 MiB, so it is not the manifest of a bundle; check the folder")
         text = path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"no bundle at {root}: {path} cannot be read ({error.strerror}). "
-            "`foley-export init` makes one with random weights"
+            f"no bundle at {root}: cannot read {path} ({error.strerror}); "
+            "check the path, or create a bundle with `foley-export init`"
         ) from error
     try:
         return Bundle(root, Manifest.model_validate_json(text))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleError(f"{path} is not valid: {where}: {first['msg']}") from error
+        location = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleError(f"{path} is not valid: {location}: {first['msg']}; create the bundle again") from error
 
 
 def verify(bundle: Bundle) -> None:
@@ -109,13 +109,19 @@ def verify(bundle: Bundle) -> None:
             path = (root / name).resolve()
             present = path.is_file()
         except (OSError, ValueError) as error:  # the name is too long, or contains NUL
-            raise BundleError(f"{bundle.root / MANIFEST} lists {name[:100]!r}, which no file can be called") from error
+            raise BundleError(
+                f"{bundle.root / MANIFEST} lists {name[:100]!r}, an invalid file name; create the bundle again"
+            ) from error
         if not path.is_relative_to(root):
-            raise BundleError(f"{bundle.root / MANIFEST} lists {name}, which lies outside the bundle")
+            raise BundleError(
+                f"{bundle.root / MANIFEST} lists {name}, which is outside the bundle; create the bundle again"
+            )
         if not present:
-            raise BundleError(f"the bundle lacks {path}; make or copy it again")
+            raise BundleError(f"{path} is missing; create or copy the bundle again")
         if file_sha256(path) != expected:
-            raise BundleError(f"{path} is damaged: its content is not what the manifest says; make or copy it again")
+            raise BundleError(
+                f"{path} is damaged: its SHA-256 is not that in the manifest; create or copy the bundle again"
+            )
 
 
 def file_sha256(path: Path) -> str:

@@ -195,14 +195,14 @@ def open_media(path: Path, limits: Limits) -> Iterator[MediaFile]:
         regular = path.is_file()
         file = path.open("rb") if regular else None  # opening a pipe would block
     except OSError as error:
-        raise MediaError(f"{path} cannot be read ({error.strerror}); check the name and the permissions") from error
+        raise MediaError(f"cannot read {path} ({error.strerror}); check the name and the permissions") from error
     if file is None:
-        raise MediaError(f"{path} is not a file; give the name of a media file")
+        raise MediaError(f"{path} is not a file; use the name of a media file")
     with file:
         if size == 0:
             raise MediaError(f"{path.name} is empty; export or download it again")
         if size > limits.bytes:
-            raise MediaTooLarge(f"{path.name} has {size} bytes, the limit is {limits.bytes}; compress it or cut it")
+            raise MediaTooLarge(f"{path.name} has {size} bytes, the limit is {limits.bytes}; compress or cut it")
         head = file.peek(16)
         try:
             container = av.open(
@@ -221,11 +221,11 @@ def open_media(path: Path, limits: Limits) -> Iterator[MediaFile]:
             if any(head.startswith(signature, offset) for offset, signature in _SIGNATURES):
                 raise _damaged(path.name, "its index is missing or broken") from error
             raise MediaError(
-                f"{path.name} is not a video or sound file of a known format; give an MP4, MOV, MKV, WebM, WAV, ..."
+                f"{path.name} is not a video or audio file of a known format; use MP4, MOV, MKV, WebM or WAV"
             ) from error
         with container:
             if len(container.streams) > limits.streams:
-                raise MediaTooLarge(f"{path.name} has more than {limits.streams} streams; export one video track")
+                raise MediaTooLarge(f"{path.name} has more than {limits.streams} streams; export only one video track")
             yield MediaFile(container, path, limits)
 
 

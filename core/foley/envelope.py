@@ -45,7 +45,7 @@ def measure(waveform: Floats, frame_length: int = 1024, hop: int = clip.HOP) -> 
     """
     wave = np.asarray(waveform, np.float32)
     if wave.size == 0:
-        raise EnvelopeError("a sound without samples has no envelope")
+        raise EnvelopeError("the sound has no samples; give a sound with at least one sample")
     wave = np.pad(wave, (0, -wave.size % hop))
     margin = (frame_length - hop) // 2
     # np.pad repeats the reflection if the sound is shorter than the margin
@@ -91,18 +91,18 @@ def validate(values: npt.ArrayLike, expected_frames: int | None = None) -> Float
         with np.errstate(over="ignore"):  # values that overflow float32 become infinite and are refused below
             envelope = np.asarray(values, np.float32)
     except (TypeError, ValueError, OverflowError) as error:
-        raise EnvelopeError("an envelope is one list of RMS values, all of them numbers") from error
+        raise EnvelopeError("an envelope must be a list of numbers, the RMS values") from error
     if envelope.ndim != 1 or envelope.size == 0:
-        raise EnvelopeError("an envelope is one list of at least one RMS value")
+        raise EnvelopeError("an envelope must be a list of at least one RMS value")
     if not np.isfinite(envelope).all():
-        where = int(np.flatnonzero(~np.isfinite(envelope))[0])
-        raise EnvelopeError(f"the envelope's frame {where} is not a finite number")
+        index = int(np.flatnonzero(~np.isfinite(envelope))[0])
+        raise EnvelopeError(f"frame {index} of the envelope is not finite; use finite numbers")
     if (envelope < 0).any():
-        where = int(np.flatnonzero(envelope < 0)[0])
-        raise EnvelopeError(f"the envelope's frame {where} is negative; RMS values start at 0")
+        index = int(np.flatnonzero(envelope < 0)[0])
+        raise EnvelopeError(f"frame {index} of the envelope is negative; RMS values are 0 or more")
     if expected_frames is not None and envelope.size != expected_frames:
         raise EnvelopeError(
             f"the envelope has {envelope.size} frames, the video needs {expected_frames} "
-            f"({clip.ENVELOPE_RATE_HZ} a second)"
+            f"({clip.ENVELOPE_RATE_HZ} per second)"
         )
     return envelope

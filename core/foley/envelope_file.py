@@ -35,14 +35,16 @@ def read(path: Path) -> Floats:
     """
     try:
         if not path.is_file():
-            raise EnvelopeError(f"there is no envelope file {path}; `foley envelope` makes one")
+            raise EnvelopeError(f"the envelope file {path} does not exist; create it with `foley envelope`")
         if path.stat().st_size > MAX_BYTES:
-            raise EnvelopeError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not an envelope")
+            raise EnvelopeError(
+                f"{path} is larger than {MAX_BYTES >> 20} MiB, so it is not an envelope; check the name"
+            )
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except OSError as error:
-        raise EnvelopeError(f"cannot read the envelope {path}: {error.strerror}") from error
+        raise EnvelopeError(f"cannot read the envelope {path} ({error.strerror}); check the permissions") from error
     except UnicodeDecodeError as error:
-        raise EnvelopeError(f"{path} is not an envelope: it is not text") from error
+        raise EnvelopeError(f"{path} is not an envelope: it is not UTF-8 text") from error
     values = _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
     try:
         return validate(values)
@@ -60,7 +62,7 @@ def _from_json(path: Path, text: str) -> npt.ArrayLike:
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise EnvelopeError(f'{path} is not an envelope: expected {{"rate_hz": 100, "rms": [...]}}') from error
     if rate != clip.ENVELOPE_RATE_HZ:
-        raise EnvelopeError(f"{path} has {rate:g} frames a second; {clip.ENVELOPE_RATE_HZ} are needed")
+        raise EnvelopeError(f"{path} has {rate:g} frames per second; resample it to {clip.ENVELOPE_RATE_HZ}")
     values: npt.ArrayLike = rms
     return values
 
@@ -75,8 +77,10 @@ def _from_csv(path: Path, text: str) -> npt.ArrayLike:
     try:
         pairs = [(float(time), float(value)) for time, value in rows[1:]]
     except ValueError as error:
-        raise EnvelopeError(f"{path} is not an envelope: every line needs two numbers") from error
+        raise EnvelopeError(f"{path} is not an envelope: each line must have two numbers") from error
     times = [time for time, _ in pairs]
     if not np.allclose(times, np.arange(len(times)) / clip.ENVELOPE_RATE_HZ, rtol=0.0, atol=0.005):
-        raise EnvelopeError(f"{path}: its times must go up by {1 / clip.ENVELOPE_RATE_HZ} s from 0")
+        raise EnvelopeError(
+            f"{path} is not an envelope: its times must rise from 0 in steps of {1 / clip.ENVELOPE_RATE_HZ} s"
+        )
     return [value for _, value in pairs]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from foley.errors import EnvelopeError, SettingError
 
 _ORDER, _RIPPLE_DB, _STOP_BAND_DB, _CUTOFF = 4, 0.01, 120.0, 0.125  # the cutoff as a share of the Nyquist frequency
-_FEWEST_FRAMES = 2 * _ORDER + 1  # fewer do not determine the initial conditions of both passes
+_MIN_FRAMES = 2 * _ORDER + 1  # fewer do not determine the initial conditions of both passes
 
 
 def low_pass(rms: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -33,9 +33,10 @@ def low_pass(rms: npt.ArrayLike) -> npt.NDArray[np.float64]:
     except ImportError as error:
         raise SettingError("the official envelope filter needs SciPy: pip install 'foley-core[filter]'") from error
     rms = np.asarray(rms)
-    if len(rms) < _FEWEST_FRAMES:
+    if len(rms) < _MIN_FRAMES:
         raise EnvelopeError(
-            f"the official envelope filter needs {_FEWEST_FRAMES} frames, the envelope has {len(rms)}; use no filter"
+            f"the official envelope filter needs at least {_MIN_FRAMES} frames, but the envelope has {len(rms)}; use "
+            "no filter"
         )
     numerator, denominator = signal.ellip(_ORDER, _RIPPLE_DB, _STOP_BAND_DB, _CUTOFF)
     return np.ascontiguousarray(signal.filtfilt(numerator, denominator, rms, method="gust"))

@@ -145,7 +145,7 @@ def write_video(
         SettingError: `source_audio` is unknown.
     """
     if source_audio not in get_args(SourceAudio):
-        raise SettingError(f"source audio is {source_audio!r}; it must be one of {', '.join(get_args(SourceAudio))}")
+        raise SettingError(f"source_audio is {source_audio!r}: use one of {', '.join(get_args(SourceAudio))}")
     check_destination(destination, VIDEO_EXTENSIONS, source)
     _check_waveform(waveform)
     video = read_frames(source, limits)

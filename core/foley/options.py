@@ -52,9 +52,9 @@ class Options(BaseModel):
 class PromptOptions(Options):
     """Options of the prompt."""
 
-    text: str = Field(default="", max_length=2_000, description="What it sounds like, in words. Empty: anything.")
+    text: str = Field(default="", max_length=2_000, description="Text prompt: the sound to generate. Empty: no prompt.")
     negative_text: str = Field(
-        default="", max_length=2_000, description="What it must not sound like, in words; needs a guidance above 1."
+        default="", max_length=2_000, description="Negative text prompt: the sound to avoid. Requires guidance above 1."
     )
 
 
@@ -62,32 +62,36 @@ class SamplingOptions(Options):
     """Options of the sampling. None selects the profile's value, else the bundle's."""
 
     seed: int = Field(
-        default=0, ge=0, le=2**63 - 1, description="Seed of the noise; the same seed makes the same sound."
+        default=0, ge=0, le=2**63 - 1, description="Seed of the noise. The same seed gives the same sound."
     )
     profile: Profile = Field(
         default="balanced",
-        description="How much time the sound is worth. quality: twice the steps. balanced: the bundle's own settings. "
-        "fast: few steps, guidance for half of them, and RAFT with few updates. Other options override it.",
+        description="Trade-off between quality and speed. quality: 50 steps. balanced: the defaults of the bundle. "
+        "fast: 10 steps, guidance for half of them, and RAFT with few updates. Other options override the profile.",
     )
     sampler: Sampler | None = Field(default=None, description="ddim: the official sampler. dpm++: DPM-Solver++ 2M.")
     steps: int | None = Field(default=None, ge=1, le=1_000, description="Number of denoising steps.")
     timestep_spacing: TimestepSpacing | None = Field(
         default=None,
-        description="How dpm++ spaces its noise levels: in timesteps, as Karras et al. 2022, or in log-SNR.",
+        description="Spacing of the noise levels of dpm++. uniform: in timesteps. karras: Karras et al. 2022. log-snr: "
+        "in log-SNR.",
     )
     eta: float | None = Field(
         default=None,
         ge=0.0,
         le=1.0,
-        description="Share of fresh noise in every step of ddim; the official setting is 1.",
+        description="Share of new noise in each step of ddim, 0 to 1. The official setting is 1.",
     )
     guidance: float | None = Field(
-        default=None, ge=1.0, le=100.0, description="Scale of classifier-free guidance; 1 is none and half the work."
+        default=None,
+        ge=1.0,
+        le=100.0,
+        description="Scale of classifier-free guidance. 1: no guidance, at half the cost.",
     )
     guidance_interval: tuple[float, float] | None = Field(
         default=None,
-        description="Lowest and highest noise level, as sigma, with guidance (Kynkäänniemi et al. 2024). Sigma falls "
-        "from 14 to 0.04. Steps outside the interval are half the work.",
+        description="Lowest and highest sigma at which guidance is applied (Kynkäänniemi et al. 2024). Sigma falls "
+        "from 14 to 0.04. Steps outside the interval cost half.",
     )
 
     @model_validator(mode="before")
@@ -103,14 +107,12 @@ class SamplingOptions(Options):
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0.0 <= low <= high <= MAX_SIGMA:
-                message = (
-                    f"guidance_interval is {low:g} to {high:g}: choose two values of 0 to 100, the lower one first"
-                )
+                message = f"guidance_interval is {low:g} to {high:g}: use two values from 0 to 100, the lower one first"
                 raise _blame("guidance_interval", SettingError(message))
         if self.sampler == "dpm++" and self.eta:
-            raise _blame("eta", SettingError("eta belongs to the sampler ddim; leave it out with dpm++"))
+            raise _blame("eta", SettingError("eta applies only to the sampler ddim; omit it with dpm++"))
         if self.sampler == "ddim" and self.timestep_spacing not in (None, "uniform"):
-            message = "timestep_spacing belongs to the sampler dpm++; leave it out with ddim"
+            message = "timestep_spacing applies only to the sampler dpm++; omit it with ddim"
             raise _blame("timestep_spacing", SettingError(message))
         return self
 
@@ -120,21 +122,24 @@ class GenerateOptions(SamplingOptions, PromptOptions):
 
     flow: OpticalFlow | None = Field(
         default=None,
-        description="Optical flow. default: the bundle's. In place of its RAFT: warm, with few updates that start from "
-        "the flow before; dis, OpenCV's DIS.",
+        description="Optical flow method. default: that of the bundle. Alternatives to RAFT: warm starts from the "
+        "previous flow and needs few updates; dis is OpenCV's DIS.",
     )
-    variations: int = Field(default=1, ge=1, le=16, description="Number of sounds to make, with seeds counting up.")
+    variations: int = Field(default=1, ge=1, le=16, description="Number of sounds to generate, with consecutive seeds.")
     loudness: Loudness = Field(
         default="level",
-        description="level: as loud as the envelope over all. follow: exactly on the envelope. peak: the official "
-        "normalisation to the peak.",
+        description="Loudness of the sound. level: match the mean level of the envelope. follow: match the envelope in "
+        "each frame. peak: the official normalisation to the peak.",
     )
 
     @model_validator(mode="after")
     def _check_seeds(self) -> "GenerateOptions":
         if self.seed + self.variations > 2**63:
             raise _blame(
-                "seed", SettingError(f"seed is {self.seed}: there are no {self.variations} seeds from there on")
+                "seed",
+                SettingError(
+                    f"seed is {self.seed}: with {self.variations} variations, use at most 2^63 - {self.variations}"
+                ),
             )
         return self
 
@@ -144,12 +149,13 @@ class FileOptions(GenerateOptions):
 
     source_audio: SourceAudio = Field(
         default="replace",
-        description="The video's own sound: replace it, mix it with the new one, or keep it as a second track.",
+        description="What happens to the audio of the video. replace: it is dropped. mix: it is mixed with the new "
+        "sound. keep: it becomes a second track.",
     )
     envelope_filter: EnvelopeFilter = Field(
         default="none",
-        description="Low-pass filter for the loudness of a recording that is the envelope. official: the zero-phase "
-        "filter of the official RMS2Sound; needs SciPy.",
+        description="Low-pass filter for an envelope that is measured on a recording. official: the zero-phase filter "
+        "of the official RMS2Sound; requires SciPy.",
     )
 
 
@@ -226,14 +232,14 @@ def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"there is no option {name!r}; the options are {', '.join(model.model_fields)}"
     if fault["type"] == "missing" and len(fault["loc"]) == 1:
-        return f"{name} is missing"
+        return f"{name} is required"
     if fault["type"] == "string_unicode":  # bytes from the shell that are not UTF-8
-        return f"{name} is not valid UTF-8; type it again"
+        return f"{name} is not valid UTF-8; use a UTF-8 locale"
     if fault["type"] == "string_too_long":
-        return f"{name} has {len(str(value))} characters: give at most {known[name].high}"
+        return f"{name} has {len(str(value))} characters: use at most {known[name].high}"
     if name in known and fault["type"] != "value_error" and not isinstance(value, Mapping):
         shown = value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
-        return f"{name} is {shown}: choose {known[name].values}"
+        return f"{name} is {shown}: use {known[name].values}"
     return f"{name}: {fault['msg'].removeprefix('Value error, ')}" if name else fault["msg"]
 
 

@@ -61,12 +61,12 @@ class Sampling:
         try:
             values = json.loads(content)
         except ValueError as error:
-            raise SettingError("options is not JSON") from error
+            raise SettingError("the tensor options is not valid JSON; encode it with foley.sampler.Sampling") from error
         if not isinstance(values, dict):
-            raise SettingError("options is not a JSON object")
+            raise SettingError("the tensor options is not a JSON object; encode it with foley.sampler.Sampling")
         window = values.pop("window", 0)
         if not isinstance(window, int) or window < 0:
-            raise SettingError(f"window is {window!r}: choose 0 or more")
+            raise SettingError(f"window is {window!r}: use an integer from 0")
         chosen = SamplingOptions.model_validate(values).model_dump(exclude_none=True, exclude={"profile"})
         return cls(**chosen), window
 

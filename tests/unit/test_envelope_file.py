@@ -157,5 +157,5 @@ def test_a_lost_row_is_noticed_in_a_long_table_too(tmp_path):
     rows = [f"{i / 100},0.1" for i in range(120_000)]
     del rows[90_000]
     (tmp_path / "long.csv").write_text("\n".join(["time_s,rms", *rows]))
-    with pytest.raises(EnvelopeError, match="go up"):
+    with pytest.raises(EnvelopeError, match="rise from 0"):
         envelope_file.read(tmp_path / "long.csv")

@@ -41,7 +41,7 @@ def test_there_is_no_delay():
 
 def test_nine_frames_are_enough_and_eight_are_refused():
     np.testing.assert_allclose(low_pass(np.full(9, 0.5)), 0.5, rtol=5e-3)
-    with pytest.raises(EnvelopeError, match="needs 9 frames, the envelope has 8"):
+    with pytest.raises(EnvelopeError, match="needs at least 9 frames, but the envelope has 8"):
         low_pass(np.full(8, 0.5))
 
 

@@ -179,7 +179,7 @@ def test_bomb_costs_neither_time_nor_memory() -> None:
 
 
 def test_missing_folder_and_pipe_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="cannot be read"):
+    with pytest.raises(MediaError, match="cannot read"):
         probe(tmp_path / "missing.mp4")
     with pytest.raises(MediaError, match="is not a file"):
         probe(tmp_path)

@@ -79,19 +79,19 @@ def test_the_documentation_lists_every_option(repository: Path):
 @pytest.mark.parametrize(
     ("values", "blamed", "words"),
     [
-        ({"steps": 0}, "steps", "steps is 0: choose 1 to 1,000"),
-        ({"steps": "ten"}, "steps", "steps is 'ten': choose 1 to 1,000"),
-        ({"sampler": "euler"}, "sampler", "sampler is 'euler': choose ddim, dpm++"),
-        ({"seed": -1}, "seed", "seed is -1: choose 0 to 2^63 - 1"),
-        ({"guidance": float("nan")}, "guidance", "guidance is nan: choose 1 to 100"),
-        ({"text": "x" * 2001}, "text", "text has 2001 characters: give at most 2000"),
+        ({"steps": 0}, "steps", "steps is 0: use 1 to 1,000"),
+        ({"steps": "ten"}, "steps", "steps is 'ten': use 1 to 1,000"),
+        ({"sampler": "euler"}, "sampler", "sampler is 'euler': use ddim, dpm++"),
+        ({"seed": -1}, "seed", "seed is -1: use 0 to 2^63 - 1"),
+        ({"guidance": float("nan")}, "guidance", "guidance is nan: use 1 to 100"),
+        ({"text": "x" * 2001}, "text", "text has 2001 characters: use at most 2000"),
         ({"text": "\udc80"}, "text", "text is not valid UTF-8"),
         ({"step": 3}, "step", "there is no option 'step'; the options are text, "),
         ({"guidance_interval": (3, 1)}, "guidance_interval", "the lower one first"),
         ({"guidance_interval": "0.3"}, "guidance_interval", "guidance_interval"),
-        ({"sampler": "dpm++", "eta": 0.5}, "eta", "eta belongs to the sampler ddim"),
-        ({"sampler": "ddim", "timestep_spacing": "karras"}, "timestep_spacing", "belongs to the sampler dpm"),
-        ({"seed": 2**63 - 1, "variations": 2}, "seed", "no 2 seeds"),
+        ({"sampler": "dpm++", "eta": 0.5}, "eta", "eta applies only to the sampler ddim"),
+        ({"sampler": "ddim", "timestep_spacing": "karras"}, "timestep_spacing", "applies only to the sampler dpm"),
+        ({"seed": 2**63 - 1, "variations": 2}, "seed", "use at most 2^63 - 2"),
     ],
 )
 def test_what_is_wrong_is_said_in_the_user_s_words(values, blamed, words):
