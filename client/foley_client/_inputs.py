@@ -48,8 +48,8 @@ def generation_request(
     """
     chosen = options.model_dump(exclude_unset=True) if options else {}
     with ExitStack() as files:
-        video_path = files.enter_context(media_file(video)) if video is not None else None
-        audio_path = files.enter_context(media_file(audio)) if audio is not None else None
+        video_path = files.enter_context(media_file(video, "video")) if video is not None else None
+        audio_path = files.enter_context(media_file(audio, "audio")) if audio is not None else None
         given = _envelope(envelope, video_path) if envelope is not None else None
         request = GenerationRequest(video_path, given, audio_path, GenerateOptions(**{**chosen, **settings}))
         weakref.finalize(request, files.pop_all().close)
@@ -60,20 +60,20 @@ def generation_request(
 def prompt_request(text: str, audio: MediaSource | None, negative_text: str) -> Iterator[Prompt]:
     """Build a prompt; the temporary file for bytes exists while the context is active."""
     with ExitStack() as files:
-        path = files.enter_context(media_file(audio)) if audio is not None else None
+        path = files.enter_context(media_file(audio, "audio")) if audio is not None else None
         yield Prompt(text, path, negative_text)
 
 
 @contextmanager
-def media_file(source: MediaSource) -> Iterator[Path]:
-    """Provide a media file as a path; bytes are written to a temporary file."""
+def media_file(source: MediaSource, name: str) -> Iterator[Path]:
+    """Provide a media file as a path; bytes are written to a temporary file called `name`."""
     if not isinstance(source, bytes):
         yield Path(source)
         return
-    with tempfile.NamedTemporaryFile(prefix="foley-") as file:
-        file.write(source)
-        file.flush()
-        yield Path(file.name)
+    with tempfile.TemporaryDirectory(prefix="foley-") as folder:
+        path = Path(folder) / name
+        path.write_bytes(source)
+        yield path
 
 
 def _envelope(envelope: EnvelopeSource, video: Path | None) -> EnvelopeInput:

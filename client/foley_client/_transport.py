@@ -1,7 +1,7 @@
 """gRPC calls of the public API, synchronous and for asyncio, that end when a token is cancelled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 import grpc
@@ -69,7 +69,7 @@ class Transport(_Stubs):
         cancel.check()
         raise Cancelled("the connection was closed")
 
-    def stream(self, method: Any, request: Any, timeout_s: float, cancel: CancelToken) -> Iterator[Any]:
+    def stream(self, method: Any, request: Any, timeout_s: float, cancel: CancelToken) -> Generator[Any, None, None]:
         """Call a method that returns a stream; yield its responses. Errors are those of `call`."""
         responses = method(request, timeout=timeout_s, metadata=self._metadata)
         try:
@@ -104,7 +104,9 @@ class AsyncTransport(_Stubs):
         cancel.check()
         return await _until_cancelled(method(request, timeout=timeout_s, metadata=self._metadata), cancel)
 
-    async def stream(self, method: Any, request: Any, timeout_s: float, cancel: CancelToken) -> AsyncIterator[Any]:
+    async def stream(
+        self, method: Any, request: Any, timeout_s: float, cancel: CancelToken
+    ) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
         cancel.check()
         call = method(request, timeout=timeout_s, metadata=self._metadata)

@@ -305,9 +305,16 @@ def _files(request: GenerationRequest, timer: StageTimer, cancel: CancelToken) -
 
 
 def _chunks(path: Path, kind: pb.FileKind, timer: StageTimer, cancel: CancelToken) -> Iterator[pb.FileChunk]:
-    # gRPC consumes this generator in a thread and hides its errors; call `check_file` first
-    with path.open("rb") as file, timer.stage(Stage.UPLOAD, path.stat().st_size) as stage:
-        while data := file.read(CHUNK_BYTES):
-            cancel.check()
-            yield pb.FileChunk(kind=kind, data=data)
-            stage.advance(len(data))
+    # gRPC consumes this generator in a thread and hides its errors, which therefore also cancel the call
+    try:
+        with path.open("rb") as file, timer.stage(Stage.UPLOAD, path.stat().st_size) as stage:
+            while data := file.read(CHUNK_BYTES):
+                cancel.check()
+                yield pb.FileChunk(kind=kind, data=data)
+                stage.advance(len(data))
+    except OSError as error:
+        cancel.cancel(MediaError(f"{path} cannot be read ({error.strerror}); check the disk and the permissions"))
+        raise
+    except Exception as error:  # of the caller's `on_progress`
+        cancel.cancel(error)
+        raise

@@ -17,7 +17,7 @@ class CancelToken:
     """
 
     def __init__(self) -> None:
-        self._error: FoleyError | None = None
+        self._error: Exception | None = None
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._callbacks: dict[object, Callable[[], object]] = {}
@@ -28,12 +28,12 @@ class CancelToken:
         return self._event.is_set()
 
     @property
-    def error(self) -> FoleyError:
-        """A new instance of the error that the cancelled calls raise."""
+    def error(self) -> Exception:
+        """The error that the cancelled calls raise; of this project's errors, a new instance for every call."""
         error = self._error or Cancelled("cancelled")
-        return type(error)(*error.args)
+        return type(error)(*error.args) if isinstance(error, FoleyError) else error
 
-    def cancel(self, error: FoleyError | None = None) -> None:
+    def cancel(self, error: Exception | None = None) -> None:
         """Cancel the calls: those that wait for a server end within a second, and no new ones start.
 
         Args:

@@ -37,7 +37,7 @@ CANCEL_GRACE_S = 0.5
 # Parameters of the served models that identify what the networks run on; empty if they do not apply.
 PLATFORM = ("target", "precision", "tuning", "engines_sha256")
 
-Answer = tuple[Any, InferenceServerException | FoleyError | None]
+Answer = tuple[Any, Exception | None]
 
 
 class TritonClient:
@@ -210,11 +210,11 @@ class TritonClient:
                 )
                 while True:
                     result, error = responses.get(timeout=CALL_TIMEOUT_S)
-                    if isinstance(error, FoleyError):
-                        raise error
-                    if error is not None:
+                    if isinstance(error, InferenceServerException):
                         ended = True  # an error ends the call
                         raise _translated(error)
+                    if error is not None:
+                        raise error
                     response = result.get_response()
                     if response.outputs:
                         yield {tensor.name: result.as_numpy(tensor.name) for tensor in contract.outputs}
@@ -278,12 +278,12 @@ def _tensors(contract: Stage, inputs: Mapping[str, npt.ArrayLike]) -> list[grpcc
 def _result(answers: "queue.SimpleQueue[Answer]") -> Any:
     """Wait for the result of a call; raises the same errors as `TritonClient.infer`."""
     result, error = answers.get()
-    if isinstance(error, FoleyError):
+    if isinstance(error, InferenceServerException):
+        raise _translated(error) from error
+    if error is not None:  # cancelled
         with suppress(queue.Empty):
             answers.get(timeout=CANCEL_GRACE_S)
         raise error
-    if error is not None:
-        raise _translated(error) from error
     return result
 
 

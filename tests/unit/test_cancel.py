@@ -219,3 +219,37 @@ def test_callbacks_are_called_once_and_only_while_their_block_runs() -> None:
     with pytest.raises(Cancelled), cancel.on_cancel(lambda: calls.append("late")):
         pass
     assert calls == ["running"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_error_of_the_progress_callback_is_the_callers(video: Path, is_async: bool) -> None:
+    """It is raised in gRPC's thread, which would report a broken call."""
+
+    def fail(progress: Progress) -> None:
+        if progress.done:
+            raise ZeroDivisionError
+
+    class Reading(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+                yield from (request for request in requests if not request)
+
+            return grpc.stream_stream_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=(Reading(),))
+    url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+
+    async def main() -> None:
+        async with AsyncFoleyClient(url) as client:
+            await client.generate(video, on_progress=fail)
+
+    try:
+        with pytest.raises(ZeroDivisionError):
+            if is_async:
+                asyncio.run(main())
+            else:
+                with FoleyClient(url) as client:
+                    client.generate(video, on_progress=fail)
+    finally:
+        server.stop(None).wait()

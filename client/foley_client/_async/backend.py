@@ -80,8 +80,9 @@ class AsyncApiBackend:
         `progress` receives the progress of the upload. The call is not retried.
         """
         try:
-            async for event in self._events(request, progress, cancel or CancelToken()):
-                yield _with_inputs(event, request) if isinstance(event, GenerationResult) else event
+            async with aclosing(self._events(request, progress, cancel or CancelToken())) as events:
+                async for event in events:
+                    yield _with_inputs(event, request) if isinstance(event, GenerationResult) else event
         except grpc.RpcError as error:
             failed = _wire.failure(error)
         else:
@@ -218,15 +219,17 @@ class AsyncApiBackend:
     async def _events(self, request: GenerationRequest, progress: OnProgress, cancel: CancelToken) -> AsyncEvents:
         _wire.check_files(request)
         messages = _wire.generate_messages(request, StageTimer(progress), cancel)
-        async for event in self._decoded(self._transport.service.Generate, messages, cancel):
-            yield event
+        async with aclosing(self._decoded(self._transport.service.Generate, messages, cancel)) as events:
+            async for event in events:
+                yield event
 
     async def _decoded(self, method: Any, request: Any, cancel: CancelToken) -> AsyncEvents:
         decoder = EventDecoder()
-        async for message in self._transport.stream(method, request, GENERATE_TIMEOUT_S, cancel):
-            cancel.check()
-            for event in decoder.decode(message):
-                yield event
+        async with aclosing(self._transport.stream(method, request, GENERATE_TIMEOUT_S, cancel)) as messages:
+            async for message in messages:
+                cancel.check()
+                for event in decoder.decode(message):
+                    yield event
         decoder.check_finished()
 
     async def _call(self, method: Any, request: Any, idempotent: bool = False) -> Any:

@@ -157,7 +157,7 @@ class AsyncClient:
         Raises:
             MediaError: The file cannot be read, or the server cannot decode it.
         """
-        with media_file(video) as path, (cancel or CancelToken()).child(timeout) as token:
+        with media_file(video, "video") as path, (cancel or CancelToken()).child(timeout) as token:
             return await self.backend.predict_envelope(path, flow=flow, progress=on_progress, cancel=token)
 
     async def embed_prompt(

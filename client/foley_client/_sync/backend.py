@@ -80,8 +80,9 @@ class ApiBackend:
         `progress` receives the progress of the upload. The call is not retried.
         """
         try:
-            for event in self._events(request, progress, cancel or CancelToken()):
-                yield _with_inputs(event, request) if isinstance(event, GenerationResult) else event
+            with closing(self._events(request, progress, cancel or CancelToken())) as events:
+                for event in events:
+                    yield _with_inputs(event, request) if isinstance(event, GenerationResult) else event
         except grpc.RpcError as error:
             failed = _wire.failure(error)
         else:
@@ -218,15 +219,17 @@ class ApiBackend:
     def _events(self, request: GenerationRequest, progress: OnProgress, cancel: CancelToken) -> Events:
         _wire.check_files(request)
         messages = _wire.generate_messages(request, StageTimer(progress), cancel)
-        for event in self._decoded(self._transport.service.Generate, messages, cancel):
-            yield event
+        with closing(self._decoded(self._transport.service.Generate, messages, cancel)) as events:
+            for event in events:
+                yield event
 
     def _decoded(self, method: Any, request: Any, cancel: CancelToken) -> Events:
         decoder = EventDecoder()
-        for message in self._transport.stream(method, request, GENERATE_TIMEOUT_S, cancel):
-            cancel.check()
-            for event in decoder.decode(message):
-                yield event
+        with closing(self._transport.stream(method, request, GENERATE_TIMEOUT_S, cancel)) as messages:
+            for message in messages:
+                cancel.check()
+                for event in decoder.decode(message):
+                    yield event
         decoder.check_finished()
 
     def _call(self, method: Any, request: Any, idempotent: bool = False) -> Any:

@@ -155,7 +155,7 @@ class Client:
         Raises:
             MediaError: The file cannot be read, or the server cannot decode it.
         """
-        with media_file(video) as path, (cancel or CancelToken()).child(timeout) as token:
+        with media_file(video, "video") as path, (cancel or CancelToken()).child(timeout) as token:
             return self.backend.predict_envelope(path, flow=flow, progress=on_progress, cancel=token)
 
     def embed_prompt(

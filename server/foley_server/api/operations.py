@@ -96,7 +96,7 @@ def operation(row: Row, generations: Generations) -> operations_pb2.Operation:
             stamp.FromNanoseconds(round(seconds * 1e9))
     if live := generations.live(row):
         metadata.queue_position = live.position or 0
-        if live.stage:
+        if live.stage and row.state == "running":  # not the stage at which an earlier attempt ended
             metadata.progress.CopyFrom(stage_to_proto(live.stage))
     elif row.state == "queued":
         metadata.queue_position = 1 + generations.store.count_ahead(row.number)
