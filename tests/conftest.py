@@ -1,4 +1,4 @@
-"""What every kind of test uses: the checkout, a bundle with random weights, and published files with seeded weights."""
+"""Fixtures for all tests: the checkout, a bundle with random weights, and official files with seeded weights."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from foley.manifest import ClapTextConfig, Manifest
 from foley_export.networks import NETWORKS
 from foley_export.weights import seeded_tensor
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for sessions in the tests' own process; must be set before the import
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for sessions in this process; must be set before the import
 
-# Where the suite runs in the background or under nohup, the commands that it starts would inherit signals to ignore.
+# When the suite runs in the background or under nohup, its subprocesses would inherit ignored signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -41,14 +41,14 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle() -> Path:
-    """The tests' bundle, small and random, with graphs that are up to date."""
+    """The bundle `tiny`: small, random weights, up-to-date graphs."""
     subprocess.run(["make", "--silent", "bundle"], cwd=REPOSITORY, check=True)
     return REPOSITORY / "bundles" / "tiny"
 
 
 @pytest.fixture(scope="session")
 def state_dicts() -> Callable[[Manifest], StateDicts]:
-    """`state_dicts(manifest)`: by option, the tensors that its official file holds, used and not."""
+    """`state_dicts(manifest)`: the tensors of each official file by option, unused ones included."""
 
     def make(manifest: Manifest) -> StateDicts:
         files: StateDicts = {}
@@ -104,9 +104,9 @@ def write_tokenizer() -> Callable[[Path, ClapTextConfig], Path]:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory, state_dicts, write_tokenizer) -> Callable[..., tuple[dict[str, Path], Path]]:
-    """`published(manifest, without=())`: the files by option, and the tokenizer's folder.
+    """`published(manifest, without=())`: the official files by option, and the folder of the tokenizer.
 
-    Keys of the RMS2Sound file that start with one of `without` are left out.
+    Keys of the RMS2Sound file that start with a prefix in `without` are omitted.
     """
 
     def make(manifest: Manifest, without: tuple[str, ...] = ()) -> tuple[dict[str, Path], Path]:
@@ -122,7 +122,7 @@ def published(tmp_path_factory, state_dicts, write_tokenizer) -> Callable[..., t
 
 
 def wrapped(option: str, tensors: dict[str, torch.Tensor]) -> dict[str, object]:
-    """The shell that the official file of this option has around its state dict."""
+    """Return `tensors` in the structure of the official file of `option`."""
     if option == "--video2rms":
         return {"epoch": 500, "learning_rate": 1e-3, "optimizer_Video2RMS": tensors}
     return {"state_dict": tensors, "global_step": 300_000} if option == "--rms2sound" else dict(tensors)

@@ -46,7 +46,7 @@ def chaos(
     with TemporaryDirectory(prefix="foley-chaos-") as folder:
         outcome = run_chaos(bundle, Path(folder), rows, kills, seed, ray, typer.echo)
     typer.echo(
-        f"{rows} rows in {outcome.runs} runs and {outcome.seconds:.0f} s; undisturbed {outcome.peaceful_s:.0f} s"
+        f"{rows} rows in {outcome.runs} runs and {outcome.seconds:.0f} s; undisturbed {outcome.undisturbed_s:.0f} s"
     )
     typer.echo("killed: " + (", ".join(f"{number} {name}" for name, number in outcome.kills.items()) or "nothing"))
     _conclude(outcome.faults)

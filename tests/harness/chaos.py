@@ -37,18 +37,18 @@ class Outcome:
         kills: Number of kills by kind of process.
         faults: One sentence for each violated guarantee.
         seconds: Duration of the disturbed runs, until every row was done.
-        peaceful_s: Duration of the undisturbed run in seconds.
+        undisturbed_s: Duration of the undisturbed run in seconds.
     """
 
     runs: int = 0
     kills: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    peaceful_s: float = 0.0
+    undisturbed_s: float = 0.0
 
 
 def chaos(
-    bundle: Path, folder: Path, rows: int, kills: int, seed: int, ray: bool, say: Callable[[str], None]
+    bundle: Path, folder: Path, rows: int, kills: int, seed: int, ray: bool, report: Callable[[str], None]
 ) -> Outcome:
     """Render a manifest in as many runs as it takes while processes are killed, then once without kills.
 
@@ -59,9 +59,9 @@ def chaos(
         kills: Number of processes to kill.
         seed: Seed of the times at which processes are killed.
         ray: Whether to render on a Ray cluster on this machine, where workers are separate processes.
-        say: Called with progress messages.
+        report: Called with progress messages.
     """
-    dice, outcome = random.Random(seed), Outcome()
+    rng, outcome = random.Random(seed), Outcome()
     manifest = write_manifest(folder, rows)
     names = [json.loads(line)["output"] for line in manifest.read_text().splitlines()]
     runs = _Runs(bundle, folder, manifest, rows, ray)
@@ -70,7 +70,7 @@ def chaos(
     began = time.monotonic()
     while True:
         outcome.runs += 1
-        code = _run(runs, folder / "results", plan, dice, done, outcome, say)
+        code = _run(runs, folder / "results", plan, rng, done, outcome, report)
         if code is not None and (code == 0 or not plan):
             break
     outcome.seconds = time.monotonic() - began
@@ -78,16 +78,16 @@ def chaos(
         outcome.faults.append(f"the last run ended with exit code {code}")
     outcome.faults += [f"{name} was rendered {count} times" for name, count in done.items() if count > 1]
 
-    say("the same rows without kills")
+    report("the same rows without kills")
     began = time.monotonic()
-    _run(runs, folder / "peaceful", [], dice, Counter(), outcome, say)
-    outcome.peaceful_s = time.monotonic() - began
+    _run(runs, folder / "peaceful", [], rng, Counter(), outcome, report)
+    outcome.undisturbed_s = time.monotonic() - began
     outcome.faults += compare(folder / "results", folder / "peaceful", names)
     outcome.faults += runs.left()
     return outcome
 
 
-def compare(results: Path, peaceful: Path, names: list[str]) -> list[str]:
+def compare(results: Path, undisturbed: Path, names: list[str]) -> list[str]:
     """Return one sentence for each difference of `results` from the undisturbed run."""
     faults = []
     pages = {f"report-{i + 2}.html" for i in range(len(names) // 100)} | {"report.html"}
@@ -96,7 +96,7 @@ def compare(results: Path, peaceful: Path, names: list[str]) -> list[str]:
     faults += [f"{name} is missing" for name in sorted(expected - found - pages)]
     faults += [f"{name} is left over" for name in sorted(found - expected)]
     for name in sorted(found & set(names)):
-        if not filecmp.cmp(results / name, peaceful / name, shallow=False):
+        if not filecmp.cmp(results / name, undisturbed / name, shallow=False):
             faults.append(f"{name} differs from that of the undisturbed run")
         with suppress(FileNotFoundError):
             about = json.loads((results / (name + SIDECAR)).read_text())
@@ -168,10 +168,10 @@ def _run(
     runs: _Runs,
     results: Path,
     plan: list[str],
-    dice: random.Random,
+    rng: random.Random,
     done: Counter[str],
     outcome: Outcome,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> int | None:
     """Run `foley render` once, and kill processes, which are removed from `plan`.
 
@@ -181,7 +181,7 @@ def _run(
     with (results.parent / "log").open("a") as log:
         process = runs.start(results, log)
         assert process.stdout is not None
-        next_kill, killed = len(done) + dice.randint(1, runs.most_between(done, plan)), False
+        next_kill, killed = len(done) + rng.randint(1, runs.most_between(done, plan)), False
         for line in process.stdout:
             if not line.startswith("{"):
                 continue
@@ -192,17 +192,17 @@ def _run(
                 continue
             done[event["output"]] += 1
             if plan and len(done) >= next_kill and not killed:
-                time.sleep(dice.random())  # kill at an arbitrary point of the next rows
+                time.sleep(rng.random())  # kill at an arbitrary point of the next rows
                 victims = [process] if plan[0] == "driver" else runs.find(plan[0])
                 if not victims:  # it is restarting
                     continue
                 kind = plan.pop(0)
                 with suppress(psutil.Error):
-                    dice.choice(victims).kill()
+                    rng.choice(victims).kill()
                     outcome.kills[kind] += 1
-                    say(f"{kind} killed, {event['done'] + event['skipped']} of {event['total']} there")
+                    report(f"{kind} killed, {event['done'] + event['skipped']} of {event['total']} there")
                 killed = kind == "driver"
-                next_kill = len(done) + dice.randint(1, runs.most_between(done, plan))
+                next_kill = len(done) + rng.randint(1, runs.most_between(done, plan))
         code = process.wait()
         process.stdout.close()
     return None if killed else code

@@ -72,7 +72,7 @@ class _Case:
     cancel_after: int | None = None
 
 
-def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def fuzz(server: ApiServer, folder: Path, count: int, seed: int, report: Callable[[str], None]) -> Outcome:
     """Send `count` cases to `server`, `CALLERS` at a time.
 
     Args:
@@ -80,19 +80,19 @@ def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[
         folder: Folder for the intact media files from which the cases are made.
         count: Number of cases.
         seed: Number of the first case.
-        say: Called with progress messages.
+        report: Called with progress messages.
     """
     outcome = Outcome()
     files = list(seed_files(folder).values())
     with Channel(f"grpc://{server.grpc}").open() as channel, ThreadPoolExecutor(CALLERS) as pool:
 
         def one(number: int) -> tuple[str, str]:
-            dice = random.Random(number)
-            if dice.random() < 0.03:
-                kind, code = "bytes that are no HTTP/2", _garbage(server.grpc, dice)
+            rng = random.Random(number)
+            if rng.random() < 0.03:
+                kind, code = "bytes that are no HTTP/2", _garbage(server.grpc, rng)
             else:
-                case = _case(dice, files)
-                kind, code = case.kind, _ask(channel, case)
+                case = _case(rng, files)
+                kind, code = case.kind, _call(channel, case)
                 if code not in case.allowed:
                     outcome.faults.append(f"case {number} ({case.kind}, {case.method}): {code}")
             return kind, code
@@ -104,7 +104,7 @@ def fuzz(server: ApiServer, folder: Path, count: int, seed: int, say: Callable[[
         for done, ended in enumerate(pool.map(one, range(seed + warm_up, seed + count)), warm_up + 1):
             outcome.codes[ended] += 1
             if done % 250 == 0:
-                say(f"{done} of {count}")
+                report(f"{done} of {count}")
     outcome.faults += _aftermath(server, before)
     return outcome
 
@@ -129,7 +129,7 @@ def _good_request(server: ApiServer) -> None:
         client.embed_prompt("glass")
 
 
-def _ask(channel: grpc.Channel, case: _Case) -> str:
+def _call(channel: grpc.Channel, case: _Case) -> str:
     """Make a call and return the name of its status, or "a traceback" if the status details contain one."""
     call = channel.stream_stream(case.method)(case.messages(), timeout=case.timeout_s)
     try:
@@ -143,34 +143,34 @@ def _ask(channel: grpc.Channel, case: _Case) -> str:
         return str(error.code().name)
 
 
-def _case(dice: random.Random, files: list[bytes]) -> _Case:
-    kinds = (_damaged_video, _damaged_sound, _damaged_generate, _order, _mutated_message, _random_bytes, _others)
-    return dice.choices(kinds, weights=(30, 12, 10, 12, 20, 8, 8))[0](dice, files)
+def _case(rng: random.Random, files: list[bytes]) -> _Case:
+    kinds = (_damaged_video, _damaged_sound, _damaged_generate, _order, _mutated_message, _random_bytes, _invalid_calls)
+    return rng.choices(kinds, weights=(30, 12, 10, 12, 20, 8, 8))[0](rng, files)
 
 
-def _damaged_video(dice: random.Random, files: list[bytes]) -> _Case:
+def _damaged_video(rng: random.Random, files: list[bytes]) -> _Case:
     return _upload(
         "a damaged video",
         "/foley.v1.FoleyService/PredictEnvelope",
         pb.PredictEnvelopeRequest(video=pb.VideoSource()),
         pb.PredictEnvelopeRequest,
         pb.FILE_KIND_VIDEO,
-        mutate(dice, files),
+        mutate(rng, files),
     )
 
 
-def _damaged_sound(dice: random.Random, files: list[bytes]) -> _Case:
+def _damaged_sound(rng: random.Random, files: list[bytes]) -> _Case:
     return _upload(
         "a damaged recording",
         "/foley.v1.FoleyService/EmbedPrompt",
         pb.EmbedPromptRequest(prompt=pb.Prompt(audio=pb.AudioPrompt())),
         pb.EmbedPromptRequest,
         pb.FILE_KIND_AUDIO_PROMPT,
-        mutate(dice, files),
+        mutate(rng, files),
     )
 
 
-def _damaged_generate(dice: random.Random, files: list[bytes]) -> _Case:
+def _damaged_generate(rng: random.Random, files: list[bytes]) -> _Case:
     options = pb.GenerateOptions(prompt=pb.Prompt(text="x"), video=pb.VideoSource(), sampling=pb.Sampling(steps=1))
     case = _upload(
         "a damaged video to make sound for",
@@ -178,10 +178,10 @@ def _damaged_generate(dice: random.Random, files: list[bytes]) -> _Case:
         pb.GenerateRequest(options=options),
         pb.GenerateRequest,
         pb.FILE_KIND_VIDEO,
-        mutate(dice, files),
+        mutate(rng, files),
     )
-    if dice.random() < 0.3:
-        return _Case(case.kind, case.method, case.messages, (*ALWAYS, "CANCELLED"), cancel_after=dice.randrange(3))
+    if rng.random() < 0.3:
+        return _Case(case.kind, case.method, case.messages, (*ALWAYS, "CANCELLED"), cancel_after=rng.randrange(3))
     return case
 
 
@@ -195,23 +195,23 @@ def _upload(kind: str, method: str, first: Any, message: Any, file_kind: int, co
     return _Case(kind, method, messages)
 
 
-def _order(dice: random.Random, files: list[bytes]) -> _Case:
+def _order(rng: random.Random, files: list[bytes]) -> _Case:
     """Return a case with valid messages in a random order, or with no messages."""
     options = pb.GenerateOptions(prompt=pb.Prompt(audio=pb.AudioPrompt()), video=pb.VideoSource())
     parts = [
         pb.GenerateRequest(options=options),
-        pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_VIDEO, data=b"x" * dice.randrange(2_000_000))),
+        pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_VIDEO, data=b"x" * rng.randrange(2_000_000))),
         pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_AUDIO_PROMPT, data=b"x")),
-        pb.GenerateRequest(chunk=pb.FileChunk(kind=dice.randrange(-5, 99))),  # type: ignore[arg-type]
+        pb.GenerateRequest(chunk=pb.FileChunk(kind=rng.randrange(-5, 99))),  # type: ignore[arg-type]
         pb.GenerateRequest(),
     ]
-    chosen = [part.SerializeToString() for part in dice.choices(parts, k=dice.randrange(6))]
+    chosen = [part.SerializeToString() for part in rng.choices(parts, k=rng.randrange(6))]
     return _Case("messages out of order", "/foley.v1.FoleyService/Generate", lambda: iter(chosen))
 
 
-def _mutated_message(dice: random.Random, files: list[bytes]) -> _Case:
+def _mutated_message(rng: random.Random, files: list[bytes]) -> _Case:
     """Return a case with a valid message of which one to five bytes are changed."""
-    method = dice.choice(list(METHODS))
+    method = rng.choice(list(METHODS))
     good: Any = {
         "Generate": pb.GenerateRequest(options=_good_options()),
         "PredictEnvelope": pb.PredictEnvelopeRequest(video=pb.VideoSource(flow=pb.OPTICAL_FLOW_DEFAULT)),
@@ -223,8 +223,8 @@ def _mutated_message(dice: random.Random, files: list[bytes]) -> _Case:
         ),
     }.get(method.rsplit("/", 1)[1], pb.WatchGenerationRequest(name="operations/0123456789abcdef"))
     content = bytearray(good.SerializeToString())
-    for _ in range(dice.randrange(1, 6)):
-        content[dice.randrange(len(content))] = dice.randrange(256)
+    for _ in range(rng.randrange(1, 6)):
+        content[rng.randrange(len(content))] = rng.randrange(256)
     return _Case(
         "a message with changed bytes",
         method,
@@ -243,34 +243,34 @@ def _good_options() -> pb.GenerateOptions:
     )
 
 
-def _random_bytes(dice: random.Random, files: list[bytes]) -> _Case:
-    content = dice.randbytes(dice.choice((0, 1, 10, 1_000, 100_000)))
+def _random_bytes(rng: random.Random, files: list[bytes]) -> _Case:
+    content = rng.randbytes(rng.choice((0, 1, 10, 1_000, 100_000)))
     allowed = (*ALWAYS, "NOT_FOUND")
-    return _Case("random bytes", dice.choice(list(METHODS)), lambda: iter([content]), allowed)
+    return _Case("random bytes", rng.choice(list(METHODS)), lambda: iter([content]), allowed)
 
 
-def _others(dice: random.Random, files: list[bytes]) -> _Case:
+def _invalid_calls(rng: random.Random, files: list[bytes]) -> _Case:
     """Return a case that the SDK cannot produce."""
     huge = pb.GenerateRequest(chunk=pb.FileChunk(kind=pb.FILE_KIND_VIDEO, data=bytes(5 << 20))).SerializeToString()
     generate = "/foley.v1.FoleyService/Generate"
     good = pb.GenerateRequest(options=_good_options()).SerializeToString()
     late = (*ALWAYS, "DEADLINE_EXCEEDED", "CANCELLED")
-    return dice.choice(
+    return rng.choice(
         (
-            _Case("an unknown method", f"{generate}{dice.randrange(99)}", lambda: iter([b""]), ("UNIMPLEMENTED",)),
+            _Case("an unknown method", f"{generate}{rng.randrange(99)}", lambda: iter([b""]), ("UNIMPLEMENTED",)),
             _Case("an unknown service", "/grpc.admin.v1/Shutdown", lambda: iter([b""]), ("UNIMPLEMENTED",)),
             _Case("a message over the limit", generate, lambda: iter([huge]), ("RESOURCE_EXHAUSTED",)),
-            _Case("no message", dice.choice(list(METHODS)), lambda: iter([])),
-            _Case("a deadline that passes", generate, lambda: iter([good]), late, dice.uniform(0.001, 0.1)),
+            _Case("no message", rng.choice(list(METHODS)), lambda: iter([])),
+            _Case("a deadline that passes", generate, lambda: iter([good]), late, rng.uniform(0.001, 0.1)),
         )
     )
 
 
-def _garbage(address: str, dice: random.Random) -> str:
+def _garbage(address: str, rng: random.Random) -> str:
     """Send bytes that are not HTTP/2, or that turn invalid after the HTTP/2 preface; return the status "closed"."""
     host, port = address.rsplit(":", 1)
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    content = dice.choice((b"", preface, b"GET / HTTP/1.1\r\n\r\n")) + dice.randbytes(dice.randrange(5_000))
+    content = rng.choice((b"", preface, b"GET / HTTP/1.1\r\n\r\n")) + rng.randbytes(rng.randrange(5_000))
     with socket.create_connection((host, int(port)), timeout=10) as raw:
         try:
             raw.sendall(content)

@@ -28,7 +28,7 @@ class Snapshot:
         descriptors: Number of open file descriptors of the process itself.
         threads: Number of threads of the process itself.
         children: Number of descendant processes by name.
-        shared_memory_segments: Number of segments on this machine whose names are those of this project's Tritons.
+        shared_memory_segments: Number of shared-memory segments on this machine that Tritons of this project created.
         shared_memory_bytes: Total size of these segments.
         uploads: Number of files of requests on disk.
     """

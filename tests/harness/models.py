@@ -1,4 +1,4 @@
-"""Model repositories: reads laid-out ones, and makes ones with a replaced model."""
+"""Model repositories: read the configuration of a model, or replace a model."""
 
 import shutil
 from pathlib import Path

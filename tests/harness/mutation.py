@@ -33,66 +33,66 @@ def seed_files(folder: Path) -> Mapping[str, bytes]:
     return {ending: _write(folder / f"seed.{ending}", *encoders) for ending, encoders in _FORMATS.items()}
 
 
-def mutate(dice: random.Random, files: list[bytes]) -> bytes:
+def mutate(rng: random.Random, files: list[bytes]) -> bytes:
     """Return one of `files` after one to four mutations."""
-    content = bytearray(dice.choice(files))
-    for _ in range(dice.choice((1, 1, 1, 2, 4))):
-        content = dice.choice(_MUTATORS)(dice, content, files)
+    content = bytearray(rng.choice(files))
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        content = rng.choice(_MUTATORS)(rng, content, files)
     return bytes(content)
 
 
-def _flip(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    for _ in range(dice.randrange(1, 40)):
+def _flip(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+    for _ in range(rng.randrange(1, 40)):
         if content:
-            content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     return content
 
 
-def _cut(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    return content[: dice.randrange(len(content) + 1)]
+def _cut(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+    return content[: rng.randrange(len(content) + 1)]
 
 
-def _zero(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    start, end = _span(dice, content)
+def _zero(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+    start, end = _span(rng, content)
     content[start:end] = bytes(end - start)
     return content
 
 
-def _garbage(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    start, end = _span(dice, content)
-    content[start:end] = dice.randbytes(dice.randrange(2_000))
+def _garbage(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+    start, end = _span(rng, content)
+    content[start:end] = rng.randbytes(rng.randrange(2_000))
     return content
 
 
-def _repeat(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    start, end = _span(dice, content)
-    return content[:end] + content[start:end] * dice.choice((1, 2, 50)) + content[end:]
+def _repeat(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+    start, end = _span(rng, content)
+    return content[:end] + content[start:end] * rng.choice((1, 2, 50)) + content[end:]
 
 
-def _splice(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    other = dice.choice(files)
-    return content[: dice.randrange(len(content) + 1)] + other[dice.randrange(len(other)) :]
+def _splice(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+    other = rng.choice(files)
+    return content[: rng.randrange(len(content) + 1)] + other[rng.randrange(len(other)) :]
 
 
-def _forge(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+def _forge(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
     """Write extreme 32-bit integers near the start, where headers store sizes, counts, rates and durations."""
-    for _ in range(dice.randrange(1, 5)):
+    for _ in range(rng.randrange(1, 5)):
         if len(content) > 8:
-            at = dice.randrange(min(len(content) - 4, 2_000))
-            content[at : at + 4] = dice.choice(_EXTREMES).to_bytes(4, dice.choice(("big", "little")))
+            at = rng.randrange(min(len(content) - 4, 2_000))
+            content[at : at + 4] = rng.choice(_EXTREMES).to_bytes(4, rng.choice(("big", "little")))
     return content
 
 
-def _only_the_head(dice: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
-    return content[: dice.choice((4, 12, 40))] + dice.randbytes(dice.randrange(5_000))
+def _only_the_head(rng: random.Random, content: bytearray, files: list[bytes]) -> bytearray:
+    return content[: rng.choice((4, 12, 40))] + rng.randbytes(rng.randrange(5_000))
 
 
 _MUTATORS = (_flip, _flip, _cut, _zero, _garbage, _repeat, _splice, _forge, _forge, _only_the_head)
 
 
-def _span(dice: random.Random, content: bytearray) -> tuple[int, int]:
-    start = dice.randrange(len(content) + 1)
-    return start, min(len(content), start + dice.choice((1, 16, 200, 3_000)))
+def _span(rng: random.Random, content: bytearray) -> tuple[int, int]:
+    start = rng.randrange(len(content) + 1)
+    return start, min(len(content), start + rng.choice((1, 16, 200, 3_000)))
 
 
 def _write(path: Path, picture: str | None, sound: str | None) -> bytes:

@@ -32,7 +32,7 @@ from harness.api_server import ApiServer, api_server, await_serving
 Result = TypeVar("Result")
 
 CALLERS = 6
-PATIENCE_S = 300.0  # for which a caller retries while servers restart
+RETRY_TIMEOUT_S = 300.0  # for which a caller retries while servers restart
 LEFT_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
 DISTURB_S = (4.0, 12.0)  # between two faults
 GENERATIONS_A_FAULT, LEAST_FAULTS = 20, 3
@@ -64,7 +64,7 @@ class Soak:
         bundle: Folder of a small bundle.
         folder: Folder for data, logs and videos.
         random: Random numbers of the fault injector.
-        say: Called with progress messages.
+        report: Called with progress messages.
         outcome: Result so far.
         lock: Guards `outcome` and `left`.
         left: Request id to expected sound of each long-running generation; None if its caller cancelled it.
@@ -73,7 +73,7 @@ class Soak:
     bundle: Path
     folder: Path
     random: random.Random
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     outcome: Outcome = field(default_factory=Outcome)
     lock: threading.Lock = field(default_factory=threading.Lock)
     left: dict[str, GenerationResult | None] = field(default_factory=dict)
@@ -87,10 +87,10 @@ class Soak:
         """Record and report a violated guarantee."""
         with self.lock:
             self.outcome.faults.append(what)
-        self.say(f"FAULT: {what}")
+        self.report(f"FAULT: {what}")
 
 
-def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def soak(bundle: Path, folder: Path, count: int, seed: int, report: Callable[[str], None]) -> Outcome:
     """Run many generations while callers crash and processes are killed.
 
     In the first half, only Triton and its models are killed; in the second half, the API server is killed, too.
@@ -100,9 +100,9 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str],
         folder: An empty folder, for data, logs and videos.
         count: Number of generations.
         seed: Seed of the requests and of the kills.
-        say: Called with progress messages.
+        report: Called with progress messages.
     """
-    state = Soak(bundle, folder, random.Random(seed), say)
+    state = Soak(bundle, folder, random.Random(seed), report)
     began = time.monotonic()
     requests = _requests(folder)
     port = claim_port("127.0.0.1", 0)  # kept across restarts
@@ -113,13 +113,13 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, say: Callable[[str],
             for one in requests:  # warm up one-time allocations before the baseline snapshot
                 client.backend.wait(client.backend.create(one))
         before = leaks.settled(server)
-        say(f"{count // 2} generations; callers crash, Triton is killed")
+        report(f"{count // 2} generations; callers crash, Triton is killed")
         _phase(state, lambda: server, requests, expected, count // 2, lambda: _kill_triton(state, server))
         await_serving(server)
         state.outcome.faults += leaks.leaks(before, leaks.settled(server, before))
     with ExitStack() as stack:
         current = [stack.enter_context(_server(state, port))]
-        say(f"{count - count // 2} generations; the API itself is killed too")
+        report(f"{count - count // 2} generations; the API itself is killed too")
 
         def restart() -> None:
             if state.random.random() < 0.5:
@@ -205,20 +205,20 @@ def _one(
     server: Callable[[], ApiServer],
     requests: list[GenerationRequest],
     expected: list[GenerationResult],
-    dice: random.Random,
+    rng: random.Random,
 ) -> None:
     """Run one generation in a randomly chosen way."""
-    i = dice.randrange(len(requests))
-    way = dice.random()
+    i = rng.randrange(len(requests))
+    way = rng.random()
     try:
         if way < LEFT_SHARE:
-            _leave(state, server, requests[i], expected[i], dice)
+            _leave(state, server, requests[i], expected[i], rng)
         elif way < LEFT_SHARE + CANCEL_SHARE:
-            _cancel(state, server, requests[i], dice)
+            _cancel(state, server, requests[i], rng)
         elif way < LEFT_SHARE + CANCEL_SHARE + CRASH_SHARE:
-            _crash(state, server(), dice)
+            _crash(state, server(), rng)
         else:
-            result = _patiently(lambda client: client.backend.generate(requests[i]), server)
+            result = _with_retries(lambda client: client.backend.generate(requests[i]), server)
             _compare(state, result, expected[i])
     except Exception as error:
         state.fault(f"a caller got {type(error).__name__}: {error}")
@@ -229,7 +229,7 @@ def _leave(
     server: Callable[[], ApiServer],
     request: GenerationRequest,
     expected: GenerationResult,
-    dice: random.Random,
+    rng: random.Random,
 ) -> None:
     """Create a long-running generation, sometimes twice with one request id; then cancel it or get its result."""
     request_id = str(uuid.uuid4())
@@ -239,26 +239,26 @@ def _leave(
     def create(client: FoleyClient) -> str:
         return client.backend.create(request, request_id=request_id)
 
-    name = _patiently(create, server)
-    if dice.random() < 0.3 and _patiently(create, server) != name:
+    name = _with_retries(create, server)
+    if rng.random() < 0.3 and _with_retries(create, server) != name:
         state.fault(f"{request_id} was accepted twice")
-    if dice.random() < 0.2:
+    if rng.random() < 0.2:
         with state.lock:
             state.left[request_id] = None
-        _patiently(lambda client: client.job(name).cancel(), server)
+        _with_retries(lambda client: client.job(name).cancel(), server)
         state.count("cancelled, left")
         return
-    _compare(state, _patiently(lambda client: client.job(name).wait(), server), expected)
+    _compare(state, _with_retries(lambda client: client.job(name).wait(), server), expected)
 
 
-def _cancel(state: Soak, server: Callable[[], ApiServer], request: GenerationRequest, dice: random.Random) -> None:
+def _cancel(state: Soak, server: Callable[[], ApiServer], request: GenerationRequest, rng: random.Random) -> None:
     """Run a generation, and cancel it while it is in progress."""
     cancel = CancelToken()
-    timer = threading.Timer(dice.uniform(0, 0.5), cancel.cancel)
+    timer = threading.Timer(rng.uniform(0, 0.5), cancel.cancel)
     timer.start()
     endless = replace(request, options=GenerateOptions(text=request.options.text, steps=500))
     with suppress(Cancelled):
-        _patiently(lambda client: client.backend.generate(endless, cancel=cancel), server)
+        _with_retries(lambda client: client.backend.generate(endless, cancel=cancel), server)
     state.count("cancelled")
 
 
@@ -270,18 +270,18 @@ FoleyClient("grpc://" + sys.argv[1]).generate(envelope=np.full(100, 0.1, "f4"), 
 """
 
 
-def _crash(state: Soak, server: ApiServer, dice: random.Random) -> None:
+def _crash(state: Soak, server: ApiServer, rng: random.Random) -> None:
     """Start a caller in a process, and kill it with SIGKILL."""
     process = subprocess.Popen([sys.executable, "-c", _CRASHING, server.grpc], stderr=subprocess.DEVNULL)
-    time.sleep(dice.uniform(0.5, 2.0))
+    time.sleep(rng.uniform(0.5, 2.0))
     process.kill()
     process.wait()
     state.count("crashed")
 
 
-def _patiently(call: Callable[[FoleyClient], Result], server: Callable[[], ApiServer]) -> Result:
-    """Return the result of `call`, which is retried for up to `PATIENCE_S` seconds while servers restart."""
-    until = time.monotonic() + PATIENCE_S
+def _with_retries(call: Callable[[FoleyClient], Result], server: Callable[[], ApiServer]) -> Result:
+    """Return the result of `call`, which is retried for up to `RETRY_TIMEOUT_S` seconds while servers restart."""
+    until = time.monotonic() + RETRY_TIMEOUT_S
     while True:
         try:
             with server().client() as client:

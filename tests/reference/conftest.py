@@ -1,4 +1,4 @@
-"""Fixtures of the tests against what the official implementation computes (`shared/reference/README.md`)."""
+"""Fixtures for the comparison with the official implementation (`shared/reference/README.md`)."""
 
 import gzip
 import json
@@ -15,9 +15,9 @@ _BESIDE_REPOSITORY = Path(__file__).resolve().parents[3] / "shared" / "reference
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of golden vectors and key lists; `FOLEY_REFERENCE` names another one.
+    """The folder of golden vectors and key lists; `FOLEY_REFERENCE` overrides its location.
 
-    Where there is none, the tests are skipped; in CI, where the variable `CI` is set, they fail.
+    Without it, the tests are skipped; in CI, where the variable `CI` is set, they fail.
     """
     folder = Path(os.environ.get("FOLEY_REFERENCE", _BESIDE_REPOSITORY))
     if not (folder / "vectors").is_dir():
@@ -28,13 +28,13 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def vectors(reference: Path) -> Vectors:
-    """The golden vectors, with a memory of what the session's tests have read."""
+    """The golden vectors, which record what the tests of the session read."""
     return Vectors(reference)
 
 
 @pytest.fixture(scope="session")
 def checkpoint_keys(reference: Path) -> Callable[[str], dict]:
-    """`checkpoint_keys(file)`: the content of `checkpoint_keys/<file>`, gzipped or not."""
+    """`checkpoint_keys(file)`: the content of `checkpoint_keys/<file>`, decompressed if it ends in `.gz`."""
 
     def load(file: str) -> dict:
         data = (reference / "checkpoint_keys" / file).read_bytes()

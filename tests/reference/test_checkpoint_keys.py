@@ -1,4 +1,4 @@
-"""Every module's weights are those of the official checkpoints: the same keys, the same shapes."""
+"""The state dict of every module has the keys and shapes of the official checkpoints."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ RMS2SOUND = "rms2sound.json.gz"
 EMA = "rms2sound_ema.json.gz"  # read by test_import_keys.py
 CLAP, VAE = "cond_stage_models.0.model.", "first_stage_model."
 
-# module -> the file that lists its keys, and how those of them begin that are the module's
+# module -> (file that lists its keys, prefixes of the module's keys in that file)
 OFFICIAL_PARTS = {
     OpticalFlow: ("raft_large.json", ("",)),
     RgbFeatures: ("bn_inception.json", ("",)),
@@ -31,7 +31,7 @@ OFFICIAL_PARTS = {
     VaeEncoder: (RMS2SOUND, (f"{VAE}quant_conv.", f"{VAE}encoder.")),
     Vocoder: (RMS2SOUND, (f"{VAE}vocoder.",)),
 }
-# HTSAT's classifier heads, which make no embedding, and what our graph computes itself
+# HTSAT's classifier heads, which the embedding does not use, and buffers that the exported graph computes itself
 UNUSED = tuple(
     f"{CLAP}audio_branch.{part}" for part in ("tscam_conv.", "head.", "spectrogram_extractor.", "logmel_extractor.")
 )
@@ -39,8 +39,8 @@ COMPUTED = ".attn_mask"
 
 
 @pytest.mark.parametrize("module", OFFICIAL_PARTS)
-def test_state_dict_is_the_official_one(module, checkpoint_keys):
-    with torch.device("cpu" if module in (ClapText, ClapAudio) else "meta"):  # CLAP reads its own tensors when built
+def test_state_dict_matches_official_checkpoint(module, checkpoint_keys):
+    with torch.device("cpu" if module in (ClapText, ClapAudio) else "meta"):  # the constructor of CLAP reads tensors
         ours = module(PAPER)
     shapes = {module.checkpoint_key(key): list(ours.checkpoint_shape(key)) for key in ours.state_dict()}
     file, prefixes = OFFICIAL_PARTS[module]
@@ -52,13 +52,13 @@ def test_state_dict_is_the_official_one(module, checkpoint_keys):
     assert shapes == official
 
 
-def test_the_flow_network_has_the_shapes_of_its_own_list(checkpoint_keys):
+def test_flow_features_match_flow_checkpoint(checkpoint_keys):
     with torch.device("meta"):
         ours = FlowFeatures(PAPER)
     shapes = {ours.checkpoint_key(key): list(tensor.shape) for key, tensor in ours.state_dict().items()}
     assert shapes == {key: entry["shape"] for key, entry in checkpoint_keys("bn_inception_flow.json").items()}
 
 
-def test_no_list_of_keys_is_left_out(reference):
+def test_every_key_list_is_used(reference):
     read = {file for file, _ in OFFICIAL_PARTS.values()} | {"bn_inception_flow.json", EMA}
     assert {path.name for path in (reference / "checkpoint_keys").iterdir()} == read

@@ -1,4 +1,4 @@
-"""The official files as they are listed: every one of their tensors is used or known by what it is."""
+"""Import plans for the key lists of the official files: every tensor is used or classified as unused."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ LISTS = {
 }
 NAMES = {"--rms2sound": "ControlNetstep300000.pth", "--video2rms": "checkpoint_000500_Video2RMS.pt"}
 VOCABULARY = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *map(str, range(50_260)), "<mask>"])}
-UNUSED = {  # by name and number, so that nothing moves from used to unused unseen
+UNUSED = {  # category -> number of tensors
     "--rms2sound": {
         "EMA copies": 1024,
         "noise schedule": 13,
@@ -44,7 +44,7 @@ Write = Callable[[Iterable[str], Tensors], Files]
 
 @pytest.fixture(scope="module")
 def listed(checkpoint_keys) -> dict[str, Tensors]:
-    """By option, the tensors of the official file; each is one number, repeated without being stored."""
+    """The tensors of each official file by option; zeros, expanded from one element to save memory."""
     files = {
         option: {
             key: torch.zeros((), dtype=getattr(torch, what["dtype"])).expand(what["shape"])
@@ -63,7 +63,7 @@ def listed(checkpoint_keys) -> dict[str, Tensors]:
 
 @pytest.fixture
 def write(listed, tmp_path: Path) -> Write:
-    """`write(without, more)`: the official files; the RMS2Sound file lacks the keys `without` and holds `more`."""
+    """`write(without, more)`: the official files; the RMS2Sound file lacks the keys `without` and adds `more`."""
 
     def make(without: Iterable[str] = (), more: Tensors | None = None) -> Files:
         paths = {}
@@ -82,10 +82,10 @@ def write(listed, tmp_path: Path) -> Write:
     return make
 
 
-def test_every_official_tensor_is_accounted_for(write, listed):
+def test_every_official_tensor_is_used_or_classified(write, listed):
     official = write()
-    planned = plan(PAPER, official)  # nothing missing, nothing of the wrong shape, nothing unexpected
-    assert planned.manifest == PAPER  # whose sizes are the ones that the files show
+    planned = plan(PAPER, official)  # raises on missing, misshapen or unexpected tensors
+    assert planned.manifest == PAPER  # sizes are derived from the files
     for option, path in official.checkpoints.items():
         used = {
             origin.key
@@ -99,7 +99,7 @@ def test_every_official_tensor_is_accounted_for(write, listed):
         assert len(used) + sum(unused.values()) == len(listed[option])
 
 
-def test_position_ids_of_both_claps_are_dropped(write):
+def test_position_ids_of_both_clap_copies_are_unused(write):
     positions = torch.arange(514)[None]
     official = write(more={f"cond_stage_models.0.{POSITIONS}": positions, f"clap.{POSITIONS}": positions})
     planned = plan(PAPER, official)
@@ -107,8 +107,8 @@ def test_position_ids_of_both_claps_are_dropped(write):
     assert planned.unused[official.checkpoints["--rms2sound"]] == UNUSED["--rms2sound"] | added
 
 
-def test_what_a_published_file_may_lack_is_not_missed(write, listed):
-    """README: `clap.*`, schedule buffers, front-end constants; EMA copies are there or not."""
+def test_optional_tensors_may_be_missing(write, listed):
+    """README: `clap.*`, schedule buffers and front-end constants are optional; so are EMA copies."""
     absent = [
         key
         for key in listed["--rms2sound"]

@@ -1,4 +1,4 @@
-"""The official vectors through the functions that users and measurements call, files included."""
+"""The official vectors through the public functions, which read files."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from foley_client.curves import read_envelope
 
 
 @pytest.mark.parametrize("envelope_filter", ["none", "official"])
-def test_the_envelope_of_a_recording_is_the_official_one(vectors, tmp_path: Path, envelope_filter: EnvelopeFilter):
-    """Except that negative values of the filtered one become 0."""
+def test_envelope_of_recording_matches_official(vectors, tmp_path: Path, envelope_filter: EnvelopeFilter):
+    """The filtered envelope is the official one with negative values set to 0."""
     vector = vectors["envelope_from_audio"]
     waveform = vector["waveform"].astype(np.float32)
     soundfile.write(tmp_path / "voice.wav", waveform, clip.SAMPLE_RATE_HZ, subtype="FLOAT")
@@ -25,13 +25,13 @@ def test_the_envelope_of_a_recording_is_the_official_one(vectors, tmp_path: Path
 
 
 def assert_same_decoding(found: npt.NDArray[np.uint8], official: npt.NDArray[np.uint8]) -> None:
-    """Other versions of libjpeg round a few values to the next level."""
+    """Versions of libjpeg differ by one level in a few values."""
     difference = np.abs(found.astype(int) - official)
     assert difference.max() <= 1
     assert difference.mean() < 0.02
 
 
-def test_the_measured_jpeg_round_trip_is_the_official_one(vectors):
+def test_jpeg_round_trip_matches_official(vectors):
     vector = vectors["jpeg_round_trip"]
     assert_same_decoding(through_jpeg(vector["frames"][:1])[0], vector["frames_after_jpeg"][0])
     flow, official = (np.moveaxis(vector[name][0], 0, 2) for name in ("flow_uint8", "flow_after_jpeg"))

@@ -1,4 +1,4 @@
-"""What `foley-export verify` checks, one module a test: the official numbers, at the official size."""
+"""Runs the checks of `foley-export verify` against the official vectors at the official size, one test per module."""
 
 import sys
 
@@ -8,18 +8,18 @@ from foley_export import cli
 from foley_export.verification import CHECKS
 from foley_export.verification.check import Check, NetworkCheck
 
-FAST_GRAPHS = {"flow_features", "vae_decoder"}  # seconds; all the graphs together take minutes
+FAST_GRAPHS = {"flow_features", "vae_decoder"}  # take seconds; all graphs take minutes
 EXPORTED = [check for check in CHECKS if isinstance(check, NetworkCheck) and check.exported]
 
 
 @pytest.fixture(scope="module")
 def checked() -> set[str]:
-    """Modules that a test of this run has checked."""
+    """Modules checked by this test session."""
     return set()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.module)
-def test_module_computes_the_official_numbers(check: Check, vectors, checked):
+def test_module_matches_official_vectors(check: Check, vectors, checked):
     results = list(check.run(vectors, onnx=check.module in FAST_GRAPHS))
     assert results
     assert any(result.engine == "onnx" for result in results) == (check.module in FAST_GRAPHS)
@@ -27,7 +27,7 @@ def test_module_computes_the_official_numbers(check: Check, vectors, checked):
     checked.add(check.module)
 
 
-def test_no_vector_is_left_out(vectors, checked):
+def test_every_vector_is_used(vectors, checked):
     if checked != {check.module for check in CHECKS}:
         pytest.skip("only a run of all checks can tell")
     assert vectors.unread() == []
@@ -35,8 +35,8 @@ def test_no_vector_is_left_out(vectors, checked):
 
 @pytest.mark.long
 @pytest.mark.parametrize("check", EXPORTED, ids=lambda check: check.module)
-def test_graphs_compute_the_official_numbers(check: NetworkCheck, vectors):
-    """Also in half precision, which stays near float32; nothing is too large for float16."""
+def test_graphs_match_official_vectors(check: NetworkCheck, vectors):
+    """Half precision stays near float32, and no value overflows float16."""
     results = list(check.run(vectors, onnx=True, half="fp16"))
     assert {result.engine for result in results} == {"torch", "onnx", "fp16"}
     assert any(result.what.startswith("largest value") for result in results)
@@ -44,7 +44,7 @@ def test_graphs_compute_the_official_numbers(check: NetworkCheck, vectors):
 
 
 @pytest.mark.long
-def test_vectors_of_another_salt_are_another_networks(reference, monkeypatch, capsys):
+def test_vectors_of_another_salt_fail(reference, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["foley-export", "verify", "--vectors", str(reference), "--salt", "x"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -1,4 +1,4 @@
-"""A real Triton that serves the tests' bundle, for all the tests of this folder that do not start their own."""
+"""Fixtures that serve a bundle with a real Triton, shared by the tests in this folder."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def triton(tiny_bundle: Path) -> Iterator[TritonClient]:
 
 @pytest.fixture(scope="session")
 def demo_triton() -> Iterator[TritonClient]:
-    """The same for the bundle that ships, which is what is served by default."""
+    """A Triton that serves the default bundle, `demo`."""
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("FOLEY_BUNDLE", raising=False)
         with embedded_triton() as server:
@@ -45,15 +45,15 @@ def media(repository: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second and a half of a bright bar that falls."""
+    """A 1.5 s video of a falling bright bar."""
     path = tmp_path_factory.mktemp("video") / "falling.mp4"
     write_small_video(path)
     return path
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test is served from what another one has kept, or from what the user has."""
+def _isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Isolate the cache of each test from other tests and from the user's cache."""
     monkeypatch.setenv("FOLEY_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -62,7 +62,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def foley(triton: TritonClient, tmp_path: Path) -> Command:
-    """The installed `foley` command in an empty folder, against the running server."""
+    """Run the installed `foley` command in an empty folder against the running server."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -1,7 +1,7 @@
-"""Stands for Triton's ONNX Runtime and TensorRT backends where there is no GPU: the same files, on the processor.
+"""Replaces Triton's ONNX Runtime and TensorRT backends on machines without a GPU: runs the same files on the CPU.
 
-Triton calls it as a Python-based backend. A `model.plan` in the tests holds the path of the graph that an engine would
-have been built from.
+Triton calls it as a Python-based backend. In tests, a `model.plan` contains the path of the graph that the engine would
+be built from.
 """
 
 import json
@@ -13,7 +13,7 @@ from foley_server.backend.session import open_session
 
 
 class TritonPythonModel:
-    """Runs what lies in the model's folder under the name that its configuration says."""
+    """Runs the file in the model's folder that `default_model_filename` names."""
 
     def initialize(self, args):
         config = json.loads(args["model_config"])

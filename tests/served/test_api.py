@@ -1,4 +1,4 @@
-"""The public API in front of a real Triton: what it makes is what the pipeline makes, and it says how far it is."""
+"""The public API in front of a real Triton: results equal the pipeline's, and progress is reported."""
 
 import asyncio
 import gc
@@ -56,17 +56,17 @@ def same(ours: GenerationResult, theirs: GenerationResult) -> bool:
     )
 
 
-@pytest.mark.parametrize("form", ["while one waits", "left with the server"])
+@pytest.mark.parametrize("form", ["generate", "create"])
 @pytest.mark.parametrize("source", ["video", "envelope"])
-def test_a_sound_is_the_pipelines_own(
+def test_generate_matches_pipeline(
     client: FoleyClient, backend: TritonBackend, video: Path, source: str, form: str
 ) -> None:
-    request, wanted = REQUEST, ON_ENVELOPE
+    request, arguments = REQUEST, ON_ENVELOPE
     if source == "video":
         request = GenerationRequest(video, options=GenerateOptions(**OPTIONS, loudness="follow"))
-        wanted = {"video": video, **OPTIONS, "loudness": "follow"}
+        arguments = {"video": video, **OPTIONS, "loudness": "follow"}
     expected = backend.generate(request)
-    result = client.generate(**wanted) if form == "while one waits" else client.create(**wanted).wait()
+    result = client.generate(**arguments) if form == "generate" else client.create(**arguments).wait()
     assert same(result, expected)
     for ours, theirs in zip(result.takes, expected.takes, strict=True):
         assert ours.recipe == json.loads(json.dumps(theirs.recipe))
@@ -74,7 +74,7 @@ def test_a_sound_is_the_pipelines_own(
     assert all(seconds > 0 for seconds in result.timings_s.values())
 
 
-def test_an_audio_prompt_goes_along(client: FoleyClient, backend: TritonBackend) -> None:
+def test_audio_prompt_matches_pipeline(client: FoleyClient, backend: TritonBackend) -> None:
     recording = Path("docs/figures/figure12-metal.wav").resolve()
     options = {"steps": 3, "seed": 7, "negative_text": "music"}
     request = GenerationRequest(None, REQUEST.envelope, recording, GenerateOptions(**options))
@@ -88,7 +88,7 @@ def test_an_audio_prompt_goes_along(client: FoleyClient, backend: TritonBackend)
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_an_envelope_is_predicted_and_comes_back_edited(
+def test_predict_envelope_then_generate_from_edited_envelope(
     client: FoleyClient, backend: TritonBackend, video: Path
 ) -> None:
     envelope = client.predict_envelope(video)
@@ -99,7 +99,7 @@ def test_an_envelope_is_predicted_and_comes_back_edited(
     assert len(result.waveform) == len(edited) * clip.HOP
 
 
-def test_events_come_in_their_order(server: ApiServer) -> None:
+def test_generate_events_are_ordered(server: ApiServer) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
             iter([pb.GenerateRequest(options=request_to_proto(REQUEST))]), timeout=60
@@ -119,7 +119,7 @@ def test_events_come_in_their_order(server: ApiServer) -> None:
     assert {one.stage for one in events[-1].finished.stage_times} >= {"denoise", "decode"}
 
 
-def test_a_stream_yields_the_envelope_the_steps_the_sound_and_the_result(client: FoleyClient, video: Path) -> None:
+def test_stream_yields_envelope_steps_audio_and_result(client: FoleyClient, video: Path) -> None:
     upload: list[Progress] = []
     events = list(client.stream(video, **OPTIONS))
     progress = [event for event in events if isinstance(event, Progress)]
@@ -137,12 +137,12 @@ def test_a_stream_yields_the_envelope_the_steps_the_sound_and_the_result(client:
     assert sizes[-1] == (video.stat().st_size, video.stat().st_size)
 
 
-@pytest.mark.parametrize("form", ["while one waits", "left with the server"])
-def test_files_may_be_given_as_bytes_and_results_are_saved(
+@pytest.mark.parametrize("form", ["generate", "create"])
+def test_video_bytes_are_accepted_and_result_is_saved(
     client: FoleyClient, video: Path, tmp_path: Path, form: str
 ) -> None:
-    wanted = {"video": video.read_bytes(), "steps": 1}
-    result = client.generate(**wanted) if form == "while one waits" else client.create(**wanted).wait()
+    arguments = {"video": video.read_bytes(), "steps": 1}
+    result = client.generate(**arguments) if form == "generate" else client.create(**arguments).wait()
     assert same(result, client.generate(video, steps=1))
     for name in ("out.mp4", "out.wav", "out.csv"):
         result.save(tmp_path / name)
@@ -150,7 +150,7 @@ def test_files_may_be_given_as_bytes_and_results_are_saved(
     assert probe(tmp_path / "out.mp4").duration_s == pytest.approx(probe(video).duration_s, abs=0.05)
 
 
-def test_a_generation_is_left_once_however_often_it_is_sent(client: FoleyClient) -> None:
+def test_create_is_idempotent_per_request_id(client: FoleyClient) -> None:
     request_id = str(uuid.uuid4())
     job = client.create(**ON_ENVELOPE, request_id=request_id)
     assert client.create(**ON_ENVELOPE, request_id=request_id).name == job.name
@@ -166,24 +166,24 @@ def test_a_generation_is_left_once_however_often_it_is_sent(client: FoleyClient)
     assert [one.name for one in client.jobs()].count(job.name) == 1
 
 
-def test_a_generation_is_watched_cancelled_listed_and_forgotten(client: FoleyClient) -> None:
+def test_cancelled_job_can_be_deleted(client: FoleyClient) -> None:
     job = client.create(**ON_ENVELOPE | {"steps": 1000})
     with pytest.raises(NotFinished):
         job.delete()
     job.cancel()
     assert job.status.state == "cancelled"
-    job.cancel()  # one that has ended stays as it is
+    job.cancel()  # no effect after the end
     with pytest.raises(Cancelled):
         job.wait()
     job.delete()
-    for gone in (job.name, "operations/none", "operations/../../etc/passwd", "", "x" * 10_000):
+    for name in (job.name, "operations/none", "operations/../../etc/passwd", "", "x" * 10_000):
         with pytest.raises(NotFound):
-            _ = client.job(gone).status
+            _ = client.job(name).status
         with pytest.raises(NotFound):
-            client.job(gone).wait()
+            client.job(name).wait()
 
 
-def test_a_generation_that_fails_says_why(client: FoleyClient, tmp_path: Path) -> None:
+def test_failed_job_reports_its_error(client: FoleyClient, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"not a video" * 100)
     job = client.create(tmp_path / "clip.mp4")
     with pytest.raises(MediaError, match="known format"):
@@ -193,7 +193,7 @@ def test_a_generation_that_fails_says_why(client: FoleyClient, tmp_path: Path) -
     assert isinstance(status.error, MediaError)
 
 
-def test_operations_are_listed_page_by_page_and_waited_for(server: ApiServer, client: FoleyClient) -> None:
+def test_operations_support_wait_and_pagination(server: ApiServer, client: FoleyClient) -> None:
     names = [client.create(**ONE_TAKE).name for _ in range(5)]
     with grpc.insecure_channel(server.grpc) as channel:
         operations = operations_pb2_grpc.OperationsStub(channel)
@@ -217,8 +217,8 @@ def test_operations_are_listed_page_by_page_and_waited_for(server: ApiServer, cl
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_the_asyncio_client_does_the_same(server: ApiServer, client: FoleyClient, video: Path) -> None:
-    async def all_of_it() -> None:
+def test_asyncio_client_matches_synchronous_client(server: ApiServer, client: FoleyClient, video: Path) -> None:
+    async def run() -> None:
         async with AsyncFoleyClient(f"grpc://{server.grpc}") as other:
             assert await other.serving()
             ours, theirs = await asyncio.gather(other.generate(**ON_ENVELOPE), other.generate(**ON_ENVELOPE))
@@ -238,11 +238,11 @@ def test_the_asyncio_client_does_the_same(server: ApiServer, client: FoleyClient
             with pytest.raises(NotFound):
                 await job.status
 
-    asyncio.run(all_of_it())
+    asyncio.run(run())
 
 
-def test_reflection_tells_all_that_there_is(server: ApiServer) -> None:
-    """As grpcurl would ask."""
+def test_reflection_lists_services_and_methods(server: ApiServer) -> None:
+    """The reflection service that grpcurl uses."""
     with grpc.insecure_channel(server.grpc) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         services = set(database.get_services())
@@ -258,7 +258,7 @@ def test_reflection_tells_all_that_there_is(server: ApiServer) -> None:
     ]
 
 
-def test_the_command_line_uses_it_as_it_uses_a_triton(
+def test_cli_output_is_identical_with_api_and_triton(
     server: ApiServer, video: Path, triton: TritonClient, tmp_path: Path
 ) -> None:
     def generate(server: str, name: str) -> bytes:
@@ -278,7 +278,7 @@ def test_the_command_line_uses_it_as_it_uses_a_triton(
     assert result.returncode == 0, result.stderr
 
 
-def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
+def test_invalid_request_names_field_and_runs_no_inference(
     server: ApiServer, client: FoleyClient, triton: TritonClient
 ) -> None:
     before = triton.statistics("denoiser")["inference_count"]
@@ -298,8 +298,8 @@ def test_what_is_wrong_is_said_with_the_field_and_nothing_is_done(
 
 
 @pytest.mark.parametrize(("guidance", "error"), [(1.0, SettingError), (2.0, Cancelled)])
-def test_a_call_that_failed_is_let_go(client: FoleyClient, guidance: float, error: type) -> None:
-    """gRPC's call waits for a lock as it is freed: when the interpreter ends, nobody may be left to give that back."""
+def test_failed_call_is_freed_without_garbage_collection(client: FoleyClient, guidance: float, error: type) -> None:
+    """A gRPC call that is freed takes a lock: at interpreter exit, no other thread may be left to release it."""
 
     def calls() -> int:
         return sum(issubclass(type(one), grpc.Call) for one in gc.get_objects())

@@ -1,4 +1,4 @@
-"""The fuzzer in short (in full: `make test-long`, or `make fuzz` for other numbers)."""
+"""A short run of the fuzzer; `make test-long` runs it in full, `make fuzz` with other seeds."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from harness.fuzz import fuzz
 
 
 @pytest.mark.parametrize("count", [80, pytest.param(2000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
-def test_16_malformed_input_cannot_kill_or_leak(triton: TritonClient, tmp_path: Path, count: int) -> None:
+def test_malformed_input_causes_no_crash_or_leak(triton: TritonClient, tmp_path: Path, count: int) -> None:
     with api_server(tmp_path, triton=triton.url) as server:
         outcome = fuzz(server, tmp_path, count, 0, print)
     assert outcome.faults == []

@@ -1,4 +1,4 @@
-"""The API with a Triton of its own: what happens when one of them is stopped or killed, at any moment."""
+"""The API server and its embedded Triton: shutdown, crashes and hangs."""
 
 import subprocess
 import sys
@@ -27,12 +27,12 @@ ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
 
 
 def sound(steps: int, seed: int = 0) -> dict[str, Any]:
-    """What to generate, for `FoleyClient.generate` and `FoleyClient.create`."""
+    """Return arguments of `FoleyClient.generate` and `FoleyClient.create`."""
     return {"envelope": ENVELOPE, "text": "glass", "steps": steps, "seed": seed}
 
 
 def memory_prefix(server: ApiServer) -> str:
-    """The prefix of the shared-memory regions of its Triton, which no other Triton has."""
+    """Return the prefix of the names of its Triton's shared-memory regions, which is unique to this Triton."""
     (prefix,) = (word.rpartition("=")[2] for word in server.triton().cmdline() if "shm-region-prefix-name" in word)
     return prefix
 
@@ -41,57 +41,61 @@ def shared_memory(prefix: str) -> set[str]:
     return {path.name for path in Path("/dev/shm").glob(f"{prefix}*")}
 
 
-def until(what: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     end = time.monotonic() + timeout_s
-    while not what():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
 def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """One for the crashes of its Triton, and at last for its own end."""
+    """A server for the tests that crash its Triton; `test_sigterm_drains_running_work` ends it."""
     with api_server(tmp_path_factory.mktemp("api"), bundle=tiny_bundle, running=2) as server:
         yield server
 
 
-def ends(client: FoleyClient, asked: dict[str, Any], on_progress: OnProgress = ignore_progress) -> FoleyError | None:
-    """The error that the generation of `asked` ends with."""
+def ends(
+    client: FoleyClient, arguments: dict[str, Any], on_progress: OnProgress = ignore_progress
+) -> FoleyError | None:
+    """Return the error that a generation with `arguments` ends with, or None."""
     try:
-        client.generate(**asked, on_progress=on_progress)
+        client.generate(**arguments, on_progress=on_progress)
     except FoleyError as error:
         return error
     return None
 
 
-def under_way(pool: ThreadPoolExecutor, client: FoleyClient, asked: dict[str, Any]) -> "Future[FoleyError | None]":
-    """A generation that denoises now."""
+def start_denoising(
+    pool: ThreadPoolExecutor, client: FoleyClient, arguments: dict[str, Any]
+) -> "Future[FoleyError | None]":
+    """Start a generation, and return its future once it is denoising."""
     denoising = threading.Event()
 
     def on_progress(progress: Progress) -> None:
         if progress.stage == "denoise" and progress.done:
             denoising.set()
 
-    call = pool.submit(ends, client, asked, on_progress)
+    call = pool.submit(ends, client, arguments, on_progress)
     assert denoising.wait(60)
     return call
 
 
 @pytest.mark.parametrize("victim", ["Triton", "a model's process"])
-def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, victim: str) -> None:
-    """Checklist B4, 2 and 3; health follows, and Triton comes back by itself."""
+def test_triton_crash_fails_only_requests_in_progress(server: ApiServer, victim: str) -> None:
+    """Only the requests in progress fail; health changes, and Triton restarts."""
     prefix = memory_prefix(server)
     memory = len(shared_memory(prefix))
     assert memory
     with server.client() as client, ThreadPoolExecutor(2) as pool:
-        calls = [under_way(pool, client, sound(1000, seed)) for seed in range(2)]
+        calls = [start_denoising(pool, client, sound(1000, seed)) for seed in range(2)]
         triton = server.triton()
         (triton if victim == "Triton" else triton.children()[0]).kill()
         for call in calls:
             error = call.result(timeout=30)
             assert isinstance(error, ServerUnavailable)
             assert error.retry_after_s
-        until(lambda: not client.serving())
+        wait_until(lambda: not client.serving())
         refused = ends(client, sound(1))
         assert isinstance(refused, ServerUnavailable)
         assert refused.retry_after_s
@@ -102,26 +106,26 @@ def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, 
     assert len(shared_memory(memory_prefix(server))) == memory
 
 
-@pytest.mark.long  # the retry has tests of its own; this is both together
-def test_a_client_that_may_try_again_does_not_notice_a_crash(server: ApiServer) -> None:
+@pytest.mark.long  # retries and restarts are tested separately as well
+def test_retrying_client_survives_triton_crash(server: ApiServer) -> None:
     with server.client(max_retries=9) as client, ThreadPoolExecutor(1) as pool:
-        call = under_way(pool, client, sound(300))
+        call = start_denoising(pool, client, sound(300))
         server.triton().kill()
         assert call.result(timeout=60) is None
     await_serving(server)
 
 
 def denoised(job: GenerationJob) -> int:
-    """The number of its denoising steps so far."""
+    """Return the number of completed denoising steps."""
     progress = job.status.progress
     return progress.done if progress and progress.stage == "denoise" else 0
 
 
 @pytest.mark.long
-def test_a_generation_that_was_left_survives_a_crash_of_triton(server: ApiServer) -> None:
+def test_job_survives_triton_crash(server: ApiServer) -> None:
     with server.client(max_retries=4) as client:
         job = client.create(**sound(200, seed=5))
-        until(lambda: denoised(job) > 0)
+        wait_until(lambda: denoised(job) > 0)
         server.triton().kill()
         (take,) = job.wait().takes
         await_serving(server)
@@ -129,15 +133,15 @@ def test_a_generation_that_was_left_survives_a_crash_of_triton(server: ApiServer
     np.testing.assert_array_equal(take.waveform, again.waveform)
 
 
-def test_sigterm_lets_running_work_finish_and_takes_no_more_on(server: ApiServer) -> None:
-    """Checklist B4, 5: health turns first, deploys lose no request. The last test of this server, which it ends."""
+def test_sigterm_drains_running_work(server: ApiServer) -> None:
+    """Health changes first and running requests complete. The last test of this server, which it ends."""
     written = len(server.log.read_text())
     with server.client() as client:
         family = server.family()
         with ThreadPoolExecutor(1) as pool:
-            call = under_way(pool, client, sound(100))
+            call = start_denoising(pool, client, sound(100))
             server.terminate()
-            until(lambda: not client.serving())
+            wait_until(lambda: not client.serving())
             refused = ends(client, sound(1))
             assert isinstance(refused, ServerUnavailable)
             assert refused.retry_after_s
@@ -148,14 +152,14 @@ def test_sigterm_lets_running_work_finish_and_takes_no_more_on(server: ApiServer
     assert "Traceback" not in server.log.read_text()[written:]
 
 
-def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(triton: TritonClient, tmp_path: Path) -> None:
-    """Checklist B4, 6: a request that does not end, and a connection that does nothing, hold nobody up."""
+def test_drain_ends_after_grace_period_with_retryable_errors(triton: TritonClient, tmp_path: Path) -> None:
+    """Neither an endless request nor an idle connection delays the end."""
     with api_server(tmp_path, triton=triton.url, grace=1) as server, server.client() as client:
         job = client.create(**sound(1000, seed=1))
         with server.client() as idle, ThreadPoolExecutor(2) as pool:
             assert idle.serving()
             watching = pool.submit(job.wait)
-            call = under_way(pool, client, sound(1000))
+            call = start_denoising(pool, client, sound(1000))
             began = time.monotonic()
             server.terminate()
             errors = [call.result(timeout=30), watching.exception(timeout=30)]
@@ -166,7 +170,7 @@ def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(triton: Triton
         assert time.monotonic() - began < 15
     store = Store(tmp_path / "data" / "generations.sqlite")
     (row,) = store.page("everyone", 2**62, 2)
-    assert (f"operations/{row.id}", row.state, row.attempts) == (job.name, "queued", 0)  # it begins again
+    assert (f"operations/{row.id}", row.state, row.attempts) == (job.name, "queued", 0)  # it runs again after a restart
 
 
 HANGING = """
@@ -186,33 +190,31 @@ class TritonPythonModel(network_model.TritonPythonModel):
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """A model repository whose denoiser hangs while there is a file `hang` in it."""
+    """A model repository whose denoiser hangs while the file `hang` exists in it."""
     models = tmp_path / "models"
     return replace_model(models, "denoiser", HANGING.format(file=str(models / "hang")))
 
 
-def test_a_model_that_hangs_costs_no_request_more_than_its_time(
-    tiny_bundle: Path, tmp_path: Path, hanging: Path
-) -> None:
-    """A limit on a request holds although the call to Triton cannot be ended, and Triton is restarted."""
+def test_request_timeout_applies_while_model_hangs(tiny_bundle: Path, tmp_path: Path, hanging: Path) -> None:
+    """The time limit of a request applies although the call to Triton cannot be interrupted; Triton is restarted."""
     settings = {"bundle": tiny_bundle, "models": hanging, "request_timeout": 2, "hang_timeout": 4, "running": 1}
     with api_server(tmp_path, **settings) as server, server.client() as client:
         triton = server.triton()
         (hanging / "hang").touch()
         assert isinstance(ends(client, sound(1)), TimedOut)
-        assert triton.is_running()  # it was the limit that ended the request, not the restart
-        until(lambda: not client.serving())
+        assert triton.is_running()  # the limit ended the request, not the restart
+        wait_until(lambda: not client.serving())
         (hanging / "hang").unlink()
         await_serving(server)
         assert ends(client, sound(1)) is None
     assert "has not responded for" in server.log.read_text()
 
 
-def test_sigterm_ends_a_server_whose_model_hangs(tiny_bundle: Path, tmp_path: Path, hanging: Path) -> None:
+def test_sigterm_ends_server_while_model_hangs(tiny_bundle: Path, tmp_path: Path, hanging: Path) -> None:
     with api_server(tmp_path, bundle=tiny_bundle, models=hanging, grace=1) as server, server.client() as client:
         job = client.create(**sound(1000, seed=1))
         with ThreadPoolExecutor(1) as pool:
-            call = under_way(pool, client, sound(1000))
+            call = start_denoising(pool, client, sound(1000))
             (hanging / "hang").touch()
             server.terminate()
             assert isinstance(call.result(timeout=60), ServerUnavailable)
@@ -223,8 +225,8 @@ def test_sigterm_ends_a_server_whose_model_hangs(tiny_bundle: Path, tmp_path: Pa
     assert (f"operations/{row.id}", row.state) == (job.name, "queued")
 
 
-def test_a_server_without_its_triton_answers_and_ends(tiny_bundle: Path, tmp_path: Path) -> None:
-    """It accepts work for later, goes on answering, and stops when asked to."""
+def test_server_without_triton_queues_jobs_and_stops(tiny_bundle: Path, tmp_path: Path) -> None:
+    """It accepts jobs, answers status requests, and stops on SIGTERM."""
     with (
         embedded_triton(tiny_bundle) as triton,
         api_server(tmp_path, triton=triton.url) as server,
@@ -233,7 +235,7 @@ def test_a_server_without_its_triton_answers_and_ends(tiny_bundle: Path, tmp_pat
         port = int(triton.url.rpartition(":")[2])
         listening = (one for one in psutil.net_connections("tcp") if one.status == "LISTEN")
         psutil.Process(next(one.pid for one in listening if one.laddr.port == port)).kill()
-        until(lambda: not client.serving())
+        wait_until(lambda: not client.serving())
         job = client.create(**sound(1))
         for _ in range(20):
             assert job.status.state == "queued"
@@ -241,16 +243,16 @@ def test_a_server_without_its_triton_answers_and_ends(tiny_bundle: Path, tmp_pat
         assert server.process.wait(60) == 0
 
 
-def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(triton: TritonClient, tmp_path: Path) -> None:
-    """kill -9 in the middle (the soak does it at any moment): what was acknowledged is there, once, with its sound."""
-    asked = {str(uuid.uuid4()): sound(30, seed) for seed in range(4)}
+def test_killed_server_resumes_every_job_once(triton: TritonClient, tmp_path: Path) -> None:
+    """SIGKILL during work (the soak test does it at random times): acknowledged jobs exist once, with their sound."""
+    requests = {str(uuid.uuid4()): sound(30, seed) for seed in range(4)}
     with api_server(tmp_path, triton=triton.url, running=2) as server, server.client() as client:
-        names = {request_id: client.create(**one, request_id=request_id).name for request_id, one in asked.items()}
-        until(lambda: any(one.state == "running" for one in client.jobs()))
+        names = {request_id: client.create(**one, request_id=request_id).name for request_id, one in requests.items()}
+        wait_until(lambda: any(one.state == "running" for one in client.jobs()))
         server.kill()
     with api_server(tmp_path, triton=triton.url) as server, server.client() as client:
         assert {one.name for one in client.jobs()} == set(names.values())
-        for request_id, one in asked.items():
+        for request_id, one in requests.items():
             (take,) = client.job(names[request_id]).wait().takes
             (expected,) = client.generate(**one).takes
             np.testing.assert_array_equal(take.waveform, expected.waveform)
@@ -261,8 +263,8 @@ def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(triton: T
 
 
 @pytest.mark.long
-def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Checklist B4, 4: no process, port or shared memory; what it cannot remove itself the next one does."""
+def test_crash_leaves_no_processes_ports_or_shared_memory(tiny_bundle: Path, tmp_path: Path) -> None:
+    """It leaves no process, port or shared memory; the next start removes what a crash could not."""
     with api_server(tmp_path, bundle=tiny_bundle) as server:
         family = server.family()
         prefix = memory_prefix(server)
@@ -279,7 +281,7 @@ def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) ->
     assert not listening & {server.grpc, server.metrics}
 
 
-def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(tmp_path: Path) -> None:
+def test_startup_error_is_one_sentence_with_exit_code_2(tmp_path: Path) -> None:
     command = ["foley-server", "api", f"--data={tmp_path / 'data'}", f"--bundle={tmp_path / 'none'}"]
     command[0] = str(Path(sys.executable).with_name(command[0]))
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

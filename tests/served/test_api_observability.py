@@ -1,4 +1,4 @@
-"""What operators see: traces that go from a call into Triton's spans, and logs that are JSON and hold no secrets."""
+"""Observability: traces that continue into Triton's spans, metrics, health, and JSON logs without secrets."""
 
 import base64
 import gzip
@@ -31,7 +31,7 @@ from foley_server.launcher.triton import claim_port
 from harness.api_server import ApiServer, api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-WANTED = {"envelope": np.full(100, 0.1, np.float32), "text": "a very secret sound", "steps": 3}
+ARGUMENTS = {"envelope": np.full(100, 0.1, np.float32), "text": "a very secret sound", "steps": 3}
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Collector:
 
 
 def request(content: bytes, content_type: str) -> ExportTraceServiceRequest:
-    """What an exporter sent: protobuf from Python, from Triton OTLP's JSON, whose ids are hexadecimal."""
+    """Parse an export request: protobuf from Python; OTLP JSON, with hexadecimal ids, from Triton."""
     if content_type == "application/x-protobuf":
         return ExportTraceServiceRequest.FromString(content)
     ids = re.compile(r'("(?:traceId|spanId|parentSpanId)":)"([0-9a-f]*)"')
@@ -87,7 +87,7 @@ def token() -> str:
 def server(
     collector: Collector, token: str, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApiServer]:
-    """Traces every call, and asks for the token."""
+    """A server that traces every call and requires the token."""
     folder = tmp_path_factory.mktemp("api")
     (folder / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
     with api_server(folder, bundle=tiny_bundle, trace=collector.url, tokens=folder / "tokens.toml") as server:
@@ -95,26 +95,28 @@ def server(
 
 
 def steps(collector: Collector, trace_id: str) -> list[Span]:
-    """The spans of a trace's denoising steps."""
+    """Return the spans of the denoising steps of a trace."""
     return [span for _, span in collector.spans if span.trace_id.hex() == trace_id and span.name == "denoiser"]
 
 
 @pytest.mark.long
-def test_what_is_not_sampled_is_not_traced_by_triton_either(
-    collector: Collector, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_unsampled_calls_are_not_traced_by_triton(collector: Collector, tiny_bundle: Path, tmp_path: Path) -> None:
     settings = {"bundle": tiny_bundle, "trace": collector.url, "trace_share": 0}
     before = list(collector.spans)
     with api_server(tmp_path, **settings) as server, server.client() as client:
-        client.generate(**WANTED)
+        client.generate(**ARGUMENTS)
     assert collector.spans == before
 
 
-def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, server: ApiServer, token: str) -> None:
+def test_trace_continues_into_triton_and_log_has_no_secrets(
+    collector: Collector, server: ApiServer, token: str
+) -> None:
     trace_id, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     metadata = [("traceparent", f"00-{trace_id}-{caller}-01"), ("authorization", f"Bearer {token}")]
-    options = GenerateOptions(text=WANTED["text"], steps=WANTED["steps"])
-    message = request_to_proto(GenerationRequest(envelope=EnvelopeInput(WANTED["envelope"], 16_000), options=options))
+    options = GenerateOptions(text=ARGUMENTS["text"], steps=ARGUMENTS["steps"])
+    message = request_to_proto(
+        GenerationRequest(envelope=EnvelopeInput(ARGUMENTS["envelope"], 16_000), options=options)
+    )
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
             iter([pb.GenerateRequest(options=message)]), metadata=metadata, timeout=60
@@ -122,7 +124,7 @@ def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, ser
         list(call)
         (request_id,) = (value for key, value in call.initial_metadata() if key == "x-request-id")
     with server.client("wrong") as client, pytest.raises(FoleyError):
-        client.generate(**WANTED)
+        client.generate(**ARGUMENTS)
     log = server.log
 
     def exported() -> tuple[list[tuple[str, Span]], list[Span]]:
@@ -141,7 +143,7 @@ def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, ser
     while grown := {span.span_id for span in tritons if span.parent_span_id in below} - below:
         below |= grown
     assert {span.span_id for span in tritons} <= below
-    assert steps(collector, trace_id)  # not all three: 24.10 leaves some calls out
+    assert steps(collector, trace_id)  # Triton 24.10 does not trace every call
     assert "a very secret sound" not in str(collector.spans)
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -153,14 +155,14 @@ def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, ser
         assert secret not in log.read_text()
 
 
-GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes"}  # as Triton documents them; there is no GPU here
+GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes"}  # documented by Triton; absent without a GPU
 
 
-def test_the_dashboard_asks_for_what_the_server_shows_and_probes_are_told(
+def test_dashboard_queries_match_metrics_and_health_command_reports_state(
     server: ApiServer, token: str, repository: Path
 ) -> None:
     with server.client(token) as client:
-        client.generate(**WANTED)
+        client.generate(**ARGUMENTS)
     with urlopen(f"http://{server.metrics}/metrics") as page:
         lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
     with urlopen(f"http://{server.metrics}/ready") as answer:
@@ -169,14 +171,14 @@ def test_the_dashboard_asks_for_what_the_server_shows_and_probes_are_told(
     assert subprocess.run([*health, server.grpc], capture_output=True, check=False).returncode == 0
     triton = server.triton().cmdline()
     grpc_port = next(word.partition("=")[2] for word in triton if word.startswith("--grpc-port"))
-    asked = subprocess.run([*health, f"127.0.0.1:{grpc_port}"], capture_output=True, text=True, check=False)
-    assert asked.stdout == f"127.0.0.1:{grpc_port} is serving\n"
+    response = subprocess.run([*health, f"127.0.0.1:{grpc_port}"], capture_output=True, text=True, check=False)
+    assert response.stdout == f"127.0.0.1:{grpc_port} is serving\n"
     free = f"127.0.0.1:{claim_port('127.0.0.1', 0)}"
-    nobody = subprocess.run([*health, free], capture_output=True, text=True, check=False)
-    assert nobody.returncode == 2
-    assert "does not respond" in nobody.stderr
+    unreachable = subprocess.run([*health, free], capture_output=True, text=True, check=False)
+    assert unreachable.returncode == 2
+    assert "does not respond" in unreachable.stderr
 
-    # not with prometheus_client, which calls Triton's counters what they are not called
+    # not parsed with prometheus_client, which renames Triton's counters
     samples = {
         (re.split(r"[{ ]", line)[0], label, value)
         for line in lines

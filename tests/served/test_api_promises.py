@@ -1,11 +1,7 @@
-"""The checklist B4 of the research notes, where it applies to this API: each test is named after a promise.
+"""Guarantees of the public API: deadlines, cancellation, limits, fairness, tokens and metrics.
 
-Row 12 asks for a setting that Triton 24.10 does not have; here no more than `CHUNKS_ON_SERVER` chunks of a video are on
-their way (test_lifecycle.py).
-
-Crashes and drains (B4: 2 to 6) are in test_api_lifecycle.py, TLS (24) in test_api_tls.py, damaged media and requests
-(16) in test_api_fuzz.py, the sandbox (18, 19) in unit/test_api_sandbox.py, the soak (25) in test_api_soak.py,
-checkpoints (21) in unit/test_checkpoint.py.
+Other files test crashes and drains (test_api_lifecycle.py), TLS (test_api_tls.py), malformed input (test_api_fuzz.py),
+the sandbox (unit/test_api_sandbox.py) and leaks (test_api_soak.py).
 """
 
 import asyncio
@@ -101,28 +97,28 @@ def channel(server: ApiServer) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def until(what: Callable[[], bool], timeout_s: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
     end = time.monotonic() + timeout_s
-    while not what():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def request_folders(server: ApiServer) -> list[Path]:
-    """The folders of the uploads that the server holds now."""
+    """Return the folders of the uploads that the server holds."""
     return [path for path in server.log.parent.glob("data/uploads-*/*") if path.is_dir()]
 
 
-def message(wanted: dict[str, Any]) -> pb.GenerateRequest:
-    """The first message of `Generate`, for arguments of `FoleyClient.generate`."""
-    options = {name: value for name, value in wanted.items() if name != "envelope"}
-    envelope = EnvelopeInput(wanted["envelope"], 160 * len(wanted["envelope"]))
+def message(arguments: dict[str, Any]) -> pb.GenerateRequest:
+    """Return the first message of `Generate` for arguments of `FoleyClient.generate`."""
+    options = {name: value for name, value in arguments.items() if name != "envelope"}
+    envelope = EnvelopeInput(arguments["envelope"], 160 * len(arguments["envelope"]))
     request = GenerationRequest(envelope=envelope, options=GenerateOptions(**options))
     return pb.GenerateRequest(options=request_to_proto(request))
 
 
 def denoised(job: GenerationJob) -> int:
-    """The number of its denoising steps so far."""
+    """Return the number of completed denoising steps."""
     progress = job.status.progress
     return progress.done if progress and progress.stage == "denoise" else 0
 
@@ -136,7 +132,7 @@ def steps(triton: TritonClient) -> int:
 
 
 def metric(server: ApiServer, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels."""
+    """Return the sum of the samples of a metric with these labels."""
     with urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer:
         families = text_string_to_metric_families(answer.read().decode())
     return sum(
@@ -148,14 +144,14 @@ def metric(server: ApiServer, name: str, **labels: str) -> float:
 
 
 def settled_steps(triton: TritonClient) -> int:
-    """The count once two looks, a step apart and more, agree."""
+    """Return the number of steps once two readings, 0.3 s apart, agree."""
     while (before := steps(triton)) != (time.sleep(0.3), steps(triton))[1]:
         pass
     return before
 
 
 def generate_and_cancel(client: FoleyClient, after: int) -> None:
-    """Generate for ever, and cancel after so many steps."""
+    """Start a long generation, and cancel it after `after` steps."""
     cancel = CancelToken()
 
     def on_progress(progress: Progress) -> None:
@@ -165,7 +161,7 @@ def generate_and_cancel(client: FoleyClient, after: int) -> None:
     client.generate(**ENDLESS, on_progress=on_progress, cancel=cancel)
 
 
-def test_1_health_means_health(channel: grpc.Channel) -> None:
+def test_health_reports_known_services(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     serving = health_pb2.HealthCheckResponse.SERVING
     for service in ("", "foley.v1.FoleyService", "google.longrunning.Operations"):
@@ -178,8 +174,8 @@ def test_1_health_means_health(channel: grpc.Channel) -> None:
     watch.cancel()
 
 
-def test_7_no_wait_is_endless(server: ApiServer, tokens: dict[str, str], triton: TritonClient) -> None:
-    """A deadline of the caller's ends the work on the server too, for both clients."""
+def test_client_deadline_stops_work_on_server(server: ApiServer, tokens: dict[str, str], triton: TritonClient) -> None:
+    """A client's deadline also ends the work on the server, with both kinds of gRPC client."""
     options = iter([message(ENDLESS)])
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(options, timeout=0.7, metadata=bearer(tokens["alice"]))
@@ -202,23 +198,23 @@ def test_7_no_wait_is_endless(server: ApiServer, tokens: dict[str, str], triton:
     assert settled_steps(triton) == steps(triton)
 
 
-def test_7_the_clients_set_a_deadline_on_every_call(video: Path) -> None:
-    """Asked of a server that notes what time each call brings."""
-    left: dict[str, float | None] = {}
+def test_clients_set_deadline_on_every_call(video: Path) -> None:
+    """Tested with a server that records the remaining time of each call."""
+    timeouts: dict[str, float | None] = {}
 
-    class Noting(grpc.GenericRpcHandler):
+    class Recording(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
             def answer(requests: object, context: grpc.ServicerContext) -> Iterator[bytes]:
-                left[details.method.rsplit("/", 1)[1]] = context.time_remaining()
+                timeouts[details.method.rsplit("/", 1)[1]] = context.time_remaining()
                 context.abort(grpc.StatusCode.INTERNAL, "noted")
                 yield b""
 
             return grpc.stream_stream_rpc_method_handler(answer)
 
-    noting = grpc.server(ThreadPoolExecutor(2))
-    noting.add_generic_rpc_handlers((Noting(),))
-    url = f"grpc://127.0.0.1:{noting.add_insecure_port('127.0.0.1:0')}"
-    noting.start()
+    recording = grpc.server(ThreadPoolExecutor(2))
+    recording.add_generic_rpc_handlers((Recording(),))
+    url = f"grpc://127.0.0.1:{recording.add_insecure_port('127.0.0.1:0')}"
+    recording.start()
 
     def calls(client: Any) -> Iterator[Callable[[], Any]]:
         yield client.serving
@@ -230,7 +226,7 @@ def test_7_the_clients_set_a_deadline_on_every_call(video: Path) -> None:
         yield lambda: job.status
         yield from (job.wait, job.cancel, job.delete)
 
-    async def ask_all() -> None:
+    async def call_all() -> None:
         async with AsyncFoleyClient(url) as client:
             for call in calls(client):
                 with pytest.raises(FoleyError):
@@ -238,21 +234,21 @@ def test_7_the_clients_set_a_deadline_on_every_call(video: Path) -> None:
             with pytest.raises(FoleyError):
                 _ = [one async for one in client.jobs()]
 
-    asyncio.run(ask_all())
-    from_asyncio = dict(left)
-    left.clear()
+    asyncio.run(call_all())
+    from_asyncio = dict(timeouts)
+    timeouts.clear()
     with FoleyClient(url) as client:
         for call in calls(client):
             with pytest.raises(FoleyError):
                 call()
         with pytest.raises(FoleyError):
             list(client.jobs())
-    noting.stop(None)
-    assert len(left) == len(from_asyncio) == 10
-    assert all(seconds is not None and seconds < 4000 for seconds in (*left.values(), *from_asyncio.values()))
+    recording.stop(None)
+    assert len(timeouts) == len(from_asyncio) == 10
+    assert all(seconds is not None and seconds < 4000 for seconds in (*timeouts.values(), *from_asyncio.values()))
 
 
-def test_8_cancelled_work_stops_within_a_step(alice: FoleyClient, triton: TritonClient) -> None:
+def test_cancelled_generation_stops_denoising(alice: FoleyClient, triton: TritonClient) -> None:
     before = settled_steps(triton)
     with pytest.raises(Cancelled):
         generate_and_cancel(alice, after=5)
@@ -261,15 +257,15 @@ def test_8_cancelled_work_stops_within_a_step(alice: FoleyClient, triton: Triton
     assert 5 <= after - before < 500
 
 
-def test_8_a_cancelled_operation_stops_too(alice: FoleyClient, triton: TritonClient) -> None:
+def test_cancelled_operation_stops_within_a_step(alice: FoleyClient, triton: TritonClient) -> None:
     job = alice.create(**ENDLESS)
-    until(lambda: denoised(job) > 3)
+    wait_until(lambda: denoised(job) > 3)
     job.cancel()
     after = steps(triton)
     assert settled_steps(triton) - after <= 1
 
 
-def test_9_a_request_leaves_nothing_behind_however_it_ends(
+def test_ended_requests_release_all_resources(
     server: ApiServer, alice: FoleyClient, video: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"\0" * 5000)
@@ -294,11 +290,11 @@ def test_9_a_request_leaves_nothing_behind_however_it_ends(
 
     for _ in range(2):
         round_of_requests()
-    until(lambda: state()[2:] == (0, 0))
+    wait_until(lambda: state()[2:] == (0, 0))
     before = state()
     for _ in range(2):
         round_of_requests()
-    until(lambda: all(now <= then for now, then in zip(state(), before, strict=True)))
+    wait_until(lambda: all(now <= then for now, then in zip(state(), before, strict=True)))
 
 
 CRASHING = """
@@ -320,8 +316,10 @@ list(stub.Generate(parts(), metadata=[("authorization", "Bearer " + token)]))
 
 
 @pytest.mark.parametrize("upload", [True, False], ids=["in the middle of an upload", "in the middle of the stream"])
-def test_10_clients_may_crash(server: ApiServer, tokens: dict[str, str], triton: TritonClient, upload: bool) -> None:
-    """kill -9 of as many as there are places: each place is free again, and the work has stopped."""
+def test_crashed_clients_release_their_slots(
+    server: ApiServer, tokens: dict[str, str], triton: TritonClient, upload: bool
+) -> None:
+    """SIGKILL of as many clients as the server admits frees all slots and stops the work."""
     crashing = []
     for _ in range(RUNNING + WAITING):
         command = [sys.executable, "-c", CRASHING, server.grpc, tokens["bob"], str(upload)]
@@ -330,21 +328,19 @@ def test_10_clients_may_crash(server: ApiServer, tokens: dict[str, str], triton:
         one.stdin.write(message(ENDLESS).options.SerializeToString())
         one.stdin.close()
         crashing.append(one)
-    until(lambda: metric(server, "foley_api_admitted") == RUNNING + WAITING)
+    wait_until(lambda: metric(server, "foley_api_admitted") == RUNNING + WAITING)
     for one in crashing:
         one.kill()
         one.wait()
-    until(lambda: metric(server, "foley_api_admitted") == 0)
+    wait_until(lambda: metric(server, "foley_api_admitted") == 0)
     assert settled_steps(triton) == steps(triton)
 
 
-def test_11_the_queue_is_bounded_and_refuses_at_once(
-    server: ApiServer, tokens: dict[str, str], triton: TritonClient
-) -> None:
+def test_full_queue_rejects_excess_at_once(server: ApiServer, tokens: dict[str, str], triton: TritonClient) -> None:
     """Exactly the excess fails, with RetryInfo; the rest succeed."""
     count = RUNNING + WAITING + 3
 
-    def ask(_: int) -> tuple[object, float]:
+    def generate(_: int) -> tuple[object, float]:
         with server.client(tokens["bob"]) as client:
             began = time.monotonic()
             try:
@@ -353,27 +349,27 @@ def test_11_the_queue_is_bounded_and_refuses_at_once(
                 return error, time.monotonic() - began
 
     with ThreadPoolExecutor(count) as pool:
-        ended = list(pool.map(ask, range(count)))
+        ended = list(pool.map(generate, range(count)))
     refused = [(error, seconds) for error, seconds in ended if isinstance(error, FoleyError)]
     assert len(refused) == 3
     for error, seconds in refused:
         assert isinstance(error, Overloaded)
         assert error.retry_after_s
         assert seconds < 1
-    ask(0)  # and there is a place again
+    generate(0)  # a slot is free again
 
 
-def test_11_what_waits_is_told_how_many_are_in_front(server: ApiServer, tokens: dict[str, str]) -> None:
+def test_waiting_calls_receive_their_queue_position(server: ApiServer, tokens: dict[str, str]) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         stub = foley_pb2_grpc.FoleyServiceStub(channel)
 
-        def begin(wanted: dict[str, Any]) -> grpc.Call:
-            return stub.Generate(iter([message(wanted)]), metadata=bearer(tokens["alice"]), timeout=60)
+        def start(arguments: dict[str, Any]) -> grpc.Call:
+            return stub.Generate(iter([message(arguments)]), metadata=bearer(tokens["alice"]), timeout=60)
 
-        running = [begin(ENDLESS) for _ in range(RUNNING)]
+        running = [start(ENDLESS) for _ in range(RUNNING)]
         for call in running:
             assert next(call).accepted.queue_position == 0
-        waiting = [begin(QUICK) for _ in range(WAITING)]
+        waiting = [start(QUICK) for _ in range(WAITING)]
         assert sorted(next(call).accepted.queue_position for call in waiting) == [1, 2]
         running[0].cancel()
         rest = [[event.WhichOneof("event") for event in call] for call in waiting]
@@ -381,8 +377,8 @@ def test_11_what_waits_is_told_how_many_are_in_front(server: ApiServer, tokens: 
     assert all(kinds[-1] == "finished" for kinds in rest)
 
 
-def test_13_a_slow_reader_hurts_itself_only(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
-    """It holds a place, but no turn and no memory that grows; others go on."""
+def test_slow_reader_does_not_block_others(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
+    """It occupies an admission slot, but no execution slot, and memory does not grow; other requests complete."""
     long = {"envelope": np.full(3000, 0.1, np.float32), "steps": 1, "variations": 2}
     process = psutil.Process(server.process.pid)
     alice.generate(**long)
@@ -400,7 +396,7 @@ def test_13_a_slow_reader_hurts_itself_only(server: ApiServer, tokens: dict[str,
             assert list(call)[-1].WhichOneof("event") == "finished"
 
 
-def test_14_shares_are_fair_and_nobody_storms(server: ApiServer, tokens: dict[str, str]) -> None:
+def test_rate_limit_rejects_with_retry_delay(server: ApiServer, tokens: dict[str, str]) -> None:
     with server.client(tokens["slow"]) as client:
         refusals = []
         for _ in range(8):
@@ -422,17 +418,17 @@ def test_14_shares_are_fair_and_nobody_storms(server: ApiServer, tokens: dict[st
         (Unauthenticated("who"), 1),
     ],
 )
-def test_14_only_what_says_so_is_tried_again(error: FoleyError, calls: int) -> None:
-    """A real server that fails each call in the same way, and counts."""
+def test_client_retries_only_retryable_errors(error: FoleyError, calls: int) -> None:
+    """A real server that fails every call in the same way and counts the calls."""
     from foley_pipeline.api.status import to_status
 
     error.retry_after_s = 0.01 if calls > 1 else None
     status = to_status(error)
-    asked = []
+    requests = []
 
     class Failing(operations_pb2_grpc.OperationsServicer):
         def DeleteOperation(self, request: object, context: grpc.ServicerContext) -> None:
-            asked.append(request)
+            requests.append(request)
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
             context.abort(getattr(grpc.StatusCode, error.grpc_status), status.message)
 
@@ -443,10 +439,12 @@ def test_14_only_what_says_so_is_tried_again(error: FoleyError, calls: int) -> N
     with FoleyClient(url, max_retries=2) as client, pytest.raises(type(error)):
         client.job("operations/x").delete()
     failing.stop(None)
-    assert len(asked) == calls
+    assert len(requests) == calls
 
 
-def test_15_size_limits_hold(server: ApiServer, tokens: dict[str, str], alice: FoleyClient, tmp_path: Path) -> None:
+def test_size_limits_are_enforced(
+    server: ApiServer, tokens: dict[str, str], alice: FoleyClient, tmp_path: Path
+) -> None:
     limit = 2**20
     for size, expected in ((limit, MediaError), (limit + 1, MediaTooLarge)):
         (tmp_path / "clip").write_bytes(b"\1" * size)
@@ -467,7 +465,7 @@ def test_15_size_limits_hold(server: ApiServer, tokens: dict[str, str], alice: F
     assert alice.embed_prompt("small")[0].shape == (512,)
 
 
-def test_15_an_upload_that_never_ends_does(server: ApiServer, tokens: dict[str, str]) -> None:
+def test_endless_upload_times_out(server: ApiServer, tokens: dict[str, str]) -> None:
     stop = threading.Event()
 
     def drip() -> Iterator[pb.PredictEnvelopeRequest]:
@@ -483,7 +481,7 @@ def test_15_an_upload_that_never_ends_does(server: ApiServer, tokens: dict[str, 
     assert "upload" in from_call(late.value).args[0]
 
 
-def test_17_too_much_is_refused_before_the_work(alice: FoleyClient, triton: TritonClient) -> None:
+def test_excessive_duration_is_rejected_before_inference(alice: FoleyClient, triton: TritonClient) -> None:
     before = settled_steps(triton)
     too_long = EnvelopeInput(np.zeros(3001, np.float32), 480_001)
     with pytest.raises(MediaTooLarge, match="30 s"):
@@ -493,7 +491,7 @@ def test_17_too_much_is_refused_before_the_work(alice: FoleyClient, triton: Trit
     assert steps(triton) == before
 
 
-def test_18_a_bomb_costs_little_and_is_named(alice: FoleyClient, server: ApiServer, media: Path) -> None:
+def test_decode_bomb_is_rejected_cheaply(alice: FoleyClient, server: ApiServer, media: Path) -> None:
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
     for name in ("decode_bomb_4096x4096.mp4", "ffconcat_reads_a_local_file.mp4", "hls_reads_a_local_file.mp4"):
@@ -506,14 +504,14 @@ def test_18_a_bomb_costs_little_and_is_named(alice: FoleyClient, server: ApiServ
 
 
 def assert_missing(client: FoleyClient, name: str) -> None:
-    """No method finds the generation `name`."""
+    """Assert that every method raises NotFound for the operation `name`."""
     job = client.job(name)
     for method in (lambda: job.status, job.wait, job.cancel, job.delete):
         with pytest.raises(NotFound):
             method()
 
 
-def test_20_names_are_names(alice: FoleyClient) -> None:
+def test_path_like_operation_names_are_not_found(alice: FoleyClient) -> None:
     for name in (
         "operations/../generations.sqlite",
         "operations/%2e%2e",
@@ -525,9 +523,7 @@ def test_20_names_are_names(alice: FoleyClient) -> None:
         assert_missing(alice, name)
 
 
-def test_20_another_tokens_generation_does_not_exist(
-    server: ApiServer, tokens: dict[str, str], alice: FoleyClient
-) -> None:
+def test_jobs_of_other_tokens_are_not_found(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
     job = alice.create(**QUICK)
     with server.client(tokens["bob"]) as bob:
         assert_missing(bob, job.name)
@@ -535,10 +531,10 @@ def test_20_another_tokens_generation_does_not_exist(
     job.wait()
 
 
-def test_22_what_is_not_open_is_closed(
+def test_every_method_except_health_requires_a_token(
     server: ApiServer, tokens: dict[str, str], channel: grpc.Channel, triton: TritonClient
 ) -> None:
-    """Every method that reflection finds, and some that it does not: no token, a wrong one, a wrong scheme."""
+    """Every method found by reflection, and unknown ones: no token, a wrong token, a wrong scheme."""
     with grpc.insecure_channel(server.grpc) as authorized:
         intercepted = grpc.intercept_channel(authorized, _Sending(bearer(tokens["reader"])))
         database = ProtoReflectionDescriptorDatabase(intercepted)
@@ -575,7 +571,7 @@ def test_22_what_is_not_open_is_closed(
 
 
 class _Sending(grpc.StreamStreamClientInterceptor):
-    """Sends metadata along with the calls of a library that cannot."""
+    """Adds metadata to the calls of a library that has no parameter for it."""
 
     def __init__(self, metadata: list[tuple[str, str]]) -> None:
         self._metadata = metadata
@@ -584,7 +580,7 @@ class _Sending(grpc.StreamStreamClientInterceptor):
         return continuation(details._replace(metadata=self._metadata), requests)
 
 
-def test_22_a_token_without_the_scope_may_look_and_not_touch(
+def test_read_scope_allows_only_listing(
     server: ApiServer, tokens: dict[str, str], triton: TritonClient, video: Path
 ) -> None:
     before = settled_steps(triton)
@@ -604,8 +600,8 @@ def test_22_a_token_without_the_scope_may_look_and_not_touch(
     assert not request_folders(server)
 
 
-def test_23_tritons_own_doors_are_closed(triton: TritonClient) -> None:
-    """Loopback only; nothing loads a model, registers memory, or changes what is traced and logged."""
+def test_triton_listens_on_loopback_and_rejects_control_calls(triton: TritonClient) -> None:
+    """It listens on loopback only; loading models, registering memory and changing settings are rejected."""
     (process,) = [
         one
         for one in psutil.process_iter(["name", "cmdline"])
@@ -630,7 +626,7 @@ def test_23_tritons_own_doors_are_closed(triton: TritonClient) -> None:
         assert client.is_server_ready()
 
 
-def test_the_metrics_count_what_happened_and_tritons_stand_beside(server: ApiServer, alice: FoleyClient) -> None:
+def test_metrics_count_requests_and_stages(server: ApiServer, alice: FoleyClient) -> None:
     method = "/foley.v1.FoleyService/Generate"
     before = metric(server, "foley_api_requests_total", method=method, code="OK")
     alice.generate(**QUICK)
@@ -640,15 +636,15 @@ def test_the_metrics_count_what_happened_and_tritons_stand_beside(server: ApiSer
     assert metric(server, "foley_api_admitted") == 0
 
 
-def test_watching_an_operation_costs_no_place(server: ApiServer, alice: FoleyClient) -> None:
-    """More may watch than may work."""
+def test_watchers_occupy_no_admission_slot(server: ApiServer, alice: FoleyClient) -> None:
+    """The number of watchers may exceed the number of admitted requests."""
     job = alice.create(**QUICK | {"steps": 100})
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: job.wait(), range(8)))
     assert all(np.array_equal(one.waveform, results[0].waveform) for one in results)
 
 
-def test_a_wait_for_an_operation_ends_in_time(
+def test_wait_operation_returns_after_its_timeout(
     alice: FoleyClient, channel: grpc.Channel, tokens: dict[str, str]
 ) -> None:
     job = alice.create(**ENDLESS)

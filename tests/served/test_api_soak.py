@@ -1,4 +1,4 @@
-"""The soak in short (in full: `make soak`), and that its oracle finds what is planted for it."""
+"""A short soak test (`make soak` runs it in full), and tests that the harness detects planted faults."""
 
 import random
 import subprocess
@@ -45,7 +45,7 @@ def leaking(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "nothing"])
-def test_25_a_planted_leak_is_found_and_named(leaking: "subprocess.Popen[str]", tmp_path: Path, kind: str) -> None:
+def test_leaks_names_planted_leak(leaking: "subprocess.Popen[str]", tmp_path: Path, kind: str) -> None:
     def do(what: str) -> None:
         assert leaking.stdin
         assert leaking.stdout
@@ -60,8 +60,8 @@ def test_25_a_planted_leak_is_found_and_named(leaking: "subprocess.Popen[str]", 
     assert [one for one in found if one.startswith(kind)] if kind in KINDS else not found, found
 
 
-@pytest.mark.long  # each fault has a test of its own in test_api_lifecycle
-def test_25_nothing_is_lost_doubled_or_leaked(tiny_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.long  # test_api_lifecycle.py tests each fault by itself
+def test_soak_finds_no_faults(tiny_bundle: Path, tmp_path: Path) -> None:
     outcome = soak(tiny_bundle, tmp_path, 30, 3, print)
     assert outcome.faults == []
     assert sum(outcome.ended.values()) >= 30
@@ -79,8 +79,8 @@ if "api" in open("/proc/self/cmdline").read().split("\\0"):
 """
 
 
-def test_25_a_server_that_leaks_is_found_out(triton: TritonClient, tmp_path: Path) -> None:
-    """A real API with a leak in it, under the oracle that the soak and the fuzzer use."""
+def test_leak_of_api_server_is_detected(triton: TritonClient, tmp_path: Path) -> None:
+    """A real API server with a planted leak, checked with the leak detection of the soak test and the fuzzer."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
     environment = {"PYTHONPATH": str(tmp_path / "site")}
@@ -90,8 +90,8 @@ def test_25_a_server_that_leaks_is_found_out(triton: TritonClient, tmp_path: Pat
     assert [one for one in found if one.startswith("descriptors")], found
 
 
-def test_25_what_is_lost_or_wrong_is_found_out(triton: TritonClient, tmp_path: Path) -> None:
-    """The soak's own look at what was left with the server, with a lost one and a wrong one planted."""
+def test_lost_and_wrong_generations_are_detected(triton: TritonClient, tmp_path: Path) -> None:
+    """The soak test's check of long-running generations, with a lost one and a wrong one planted."""
     envelope = np.full(100, 0.1, np.float32)
     state = Soak(tmp_path, tmp_path, random.Random(0), print)
     with api_server(tmp_path, triton=triton.url) as server, server.client() as client:

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS: who is not who they should be gets nothing done, with either client."""
+"""TLS and mutual TLS: untrusted clients and servers are rejected, with both clients."""
 
 import asyncio
 import datetime
@@ -64,7 +64,7 @@ def tls(files: Files, name: str) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def server(triton: TritonClient, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Asks clients for certificates."""
+    """A server that requires client certificates."""
     with api_server(
         tmp_path_factory.mktemp("api"),
         triton=triton.url,
@@ -79,7 +79,7 @@ def server(triton: TritonClient, files: Files, tmp_path_factory: pytest.TempPath
         yield server
 
 
-def test_the_right_certificate_works(server: ApiServer, files: Files) -> None:
+def test_valid_client_certificate_is_accepted(server: ApiServer, files: Files) -> None:
     url = f"grpcs://{server.grpc}"
     with FoleyClient(url, token=files.token, ca=files.path("ca"), **files.pair("client")) as client:
         embedding, _ = client.embed_prompt("glass")
@@ -104,13 +104,13 @@ def test_the_right_certificate_works(server: ApiServer, files: Files) -> None:
     ids=[
         "plaintext to a TLS port",
         "no certificate",
-        "a stranger's certificate",
+        "certificate of another CA",
         "an expired certificate",
-        "a server that is not trusted",
-        "a server that the system does not trust",
+        "untrusted server",
+        "server not trusted by the system",
     ],
 )
-def test_mutual_means_mutual(
+def test_invalid_certificates_are_rejected(
     server: ApiServer, files: Files, triton: TritonClient, scheme: str, ca: str | None, pair: str | None
 ) -> None:
     before = triton.statistics("clap_text")["inference_count"]
@@ -128,7 +128,7 @@ def test_mutual_means_mutual(
 
 
 @pytest.mark.parametrize("pair", [None, "stranger", "expired", "client"])
-def test_the_studio_asks_for_the_same_certificates(server: ApiServer, files: Files, pair: str | None) -> None:
+def test_studio_requires_client_certificate(server: ApiServer, files: Files, pair: str | None) -> None:
     context = ssl.create_default_context(cafile=str(files.path("ca")))
     if pair:
         context.load_cert_chain(files.path(pair), files.path(f"{pair}-key"))
@@ -136,11 +136,11 @@ def test_the_studio_asks_for_the_same_certificates(server: ApiServer, files: Fil
         with urlopen(server.studio, timeout=20, context=context) as answer:
             assert answer.status == 200
         return
-    with pytest.raises(OSError):  # noqa: PT011 - which one depends on who closes first
+    with pytest.raises(OSError):  # noqa: PT011 - the type depends on which side closes first
         urlopen(server.studio, timeout=20, context=context).read()
 
 
-def test_an_expired_server_is_not_believed(triton: TritonClient, files: Files, tmp_path: Path) -> None:
+def test_client_rejects_expired_server_certificate(triton: TritonClient, files: Files, tmp_path: Path) -> None:
     with (
         api_server(tmp_path, triton=triton.url, address="localhost", **tls(files, "expired-server")) as server,
         FoleyClient(f"grpcs://{server.grpc}", ca=files.path("ca")) as client,
@@ -149,7 +149,7 @@ def test_an_expired_server_is_not_believed(triton: TritonClient, files: Files, t
         client.serving()
 
 
-def test_a_tls_port_survives_garbage(server: ApiServer, files: Files) -> None:
+def test_tls_port_survives_garbage(server: ApiServer, files: Files) -> None:
     import socket
 
     for content in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), b"\x16\x03\x01\xff\xff" + b"\0" * 1000, b""):
@@ -161,7 +161,7 @@ def test_a_tls_port_survives_garbage(server: ApiServer, files: Files) -> None:
         assert client.serving()
 
 
-def test_the_command_line_speaks_tls(server: ApiServer, files: Files, video: Path, tmp_path: Path) -> None:
+def test_cli_uses_tls_and_reports_tls_errors(server: ApiServer, files: Files, video: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(files.token + "\n")
 
     def generate(*options: object, **environment: str) -> "subprocess.CompletedProcess[str]":
