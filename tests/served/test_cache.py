@@ -1,4 +1,4 @@
-"""Work that was done before is not done again, nobody hears it, and what depends on a change is done."""
+"""The cache of envelopes and embeddings: hits skip inference and leave results unchanged; changes cause misses."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ TEXT = ("--text", "a stick hits metal", "--steps", 1)
 
 
 class Calls:
-    """Which models were called since the last time one asked, and how often."""
+    """Counts the inferences of each model since the last call of `new`."""
 
     def __init__(self, triton: TritonClient) -> None:
         self._triton = triton
@@ -49,10 +49,10 @@ def sound(path: Path) -> np.ndarray:
     return soundfile.read(path, dtype="int16")[0]
 
 
-def test_only_what_depends_on_a_change_is_done_again(foley, media: Path, tmp_path: Path, calls: Calls) -> None:
+def test_changed_inputs_rerun_only_dependent_models(foley, media: Path, tmp_path: Path, calls: Calls) -> None:
     video = media / "fps2997.mp4"
 
-    def again(*options: object) -> dict[str, int]:
+    def generate(*options: object) -> dict[str, int]:
         done = foley("generate", video, *options, "-o", "sound.wav")
         assert done.returncode == 0, done.stderr
         new = calls.new()
@@ -60,28 +60,28 @@ def test_only_what_depends_on_a_change_is_done_again(foley, media: Path, tmp_pat
         assert cached == ("optical_flow" not in new and "--envelope" not in options)
         return new
 
-    first = again(*TEXT)
+    first = generate(*TEXT)
     assert first.keys() == set(MODELS) - {"clap_audio"}
-    assert first["clap_text"] == 2  # the text, and the empty one that is the negative of every prompt
-    assert again(*TEXT) == {"denoiser": 1}
-    assert again(*TEXT, "--seed", 5, "--guidance", 2) == {"denoiser": 1}
-    assert again("--text", "glass", "--steps", 1) == {"clap_text": 1, "denoiser": 1}
-    assert again(*TEXT, "--negative-text", "glass") == {"denoiser": 1}  # a text is a text, whatever it is for
+    assert first["clap_text"] == 2  # the text, and the empty negative text
+    assert generate(*TEXT) == {"denoiser": 1}
+    assert generate(*TEXT, "--seed", 5, "--guidance", 2) == {"denoiser": 1}
+    assert generate("--text", "glass", "--steps", 1) == {"clap_text": 1, "denoiser": 1}
+    assert generate(*TEXT, "--negative-text", "glass") == {"denoiser": 1}  # shared between text and negative text
     recording = ("--audio", media / "audio_only.m4a", "--steps", 1)
-    assert again(*recording) == {"clap_audio": 1, "denoiser": 1}
-    assert again(*recording, "--seed", 5) == {"denoiser": 1}
+    assert generate(*recording) == {"clap_audio": 1, "denoiser": 1}
+    assert generate(*recording, "--seed", 5) == {"denoiser": 1}
     foley("envelope", video, "-o", "curve.csv").check_returncode()
     assert calls.new() == {}
-    assert again(*TEXT, "--envelope", "curve.csv") == {"denoiser": 1}
-    assert again(*TEXT, "--no-cache").keys() == first.keys()
+    assert generate(*TEXT, "--envelope", "curve.csv") == {"denoiser": 1}
+    assert generate(*TEXT, "--no-cache").keys() == first.keys()
     (tmp_path / "copy.mp4").write_bytes(video.read_bytes())
-    video = tmp_path / "copy.mp4"  # it is the content that counts
-    assert again(*TEXT) == {"denoiser": 1}
+    video = tmp_path / "copy.mp4"  # the key is the content
+    assert generate(*TEXT) == {"denoiser": 1}
     video.write_bytes((media / "vfr.mp4").read_bytes())
-    assert again(*TEXT).keys() == first.keys() - {"clap_text"}
+    assert generate(*TEXT).keys() == first.keys() - {"clap_text"}
 
 
-def test_a_cached_result_is_the_same_to_the_last_bit(foley, media: Path, tmp_path: Path) -> None:
+def test_cached_output_is_bit_identical(foley, media: Path, tmp_path: Path) -> None:
     options = ("generate", media / "fps2997.mp4", "--negative-text", "music", *TEXT, "-o")
     foley(*options, "plain.wav", "-o", "plain.csv", "--no-cache").check_returncode()
     foley(*options, "first.wav", "-o", "first.csv").check_returncode()
@@ -93,7 +93,7 @@ def test_a_cached_result_is_the_same_to_the_last_bit(foley, media: Path, tmp_pat
         np.testing.assert_array_equal(sound(tmp_path / f"{name}.wav"), sound(tmp_path / "plain.wav"))
 
 
-def test_embeddings_and_envelopes_are_the_same_to_the_last_bit(
+def test_cached_embeddings_and_envelopes_are_bit_identical(
     backend: TritonBackend, cached: TritonBackend, media: Path, calls: Calls
 ) -> None:
     video, prompts = media / "vfr.mp4", [Prompt("wood", negative_text="music"), Prompt(audio=media / "audio_only.m4a")]
@@ -109,13 +109,13 @@ def test_embeddings_and_envelopes_are_the_same_to_the_last_bit(
     assert calls.new() == {}
 
 
-def test_the_sdk_keeps_nothing_unless_it_is_told_to(backend: TritonBackend, media: Path, calls: Calls) -> None:
+def test_backend_without_cache_recomputes(backend: TritonBackend, media: Path, calls: Calls) -> None:
     for _ in range(2):
         backend.predict_envelope(media / "short_5_frames.mp4")
         assert calls.new()["optical_flow"] == 1
 
 
-def test_a_damaged_cache_or_none_that_can_be_written_is_not_felt(
+def test_damaged_or_unwritable_cache_is_ignored(
     foley, triton: TritonClient, media: Path, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FOLEY_CACHE", str(tmp_path / "cache"))
@@ -134,7 +134,7 @@ def test_a_damaged_cache_or_none_that_can_be_written_is_not_felt(
     np.testing.assert_array_equal(sound(tmp_path / "c.wav"), sound(tmp_path / "a.wav"))
 
 
-def test_another_bundle_or_version_is_another_entry(
+def test_bundle_and_versions_are_part_of_the_key(
     cached: TritonBackend, triton: TritonClient, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached.embed_prompt(Prompt("wood"))
@@ -145,48 +145,48 @@ def test_another_bundle_or_version_is_another_entry(
         assert calls.new() == {"clap_text": 2}
 
 
-def test_a_video_that_changes_while_it_is_read_is_not_kept(
+def test_video_modified_while_read_is_not_cached(
     cached: TritonBackend, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = tmp_path / "video.mp4"
     video.write_bytes((media / "short_5_frames.mp4").read_bytes())
     infer = cached.triton.infer
 
-    def meanwhile(stage: str, *arguments: object, **inputs: object) -> object:
+    def overwrite_video(stage: str, *arguments: object, **inputs: object) -> object:
         video.write_bytes((media / "vfr.mp4").read_bytes())
         return infer(stage, *arguments, **inputs)
 
-    monkeypatch.setattr(cached.triton, "infer", meanwhile)
+    monkeypatch.setattr(cached.triton, "infer", overwrite_video)
     cached.predict_envelope(video)
     assert not (tmp_path / "results").exists()
 
 
-def test_both_at_once_give_what_each_gives_alone(backend: TritonBackend, media: Path) -> None:
+def test_concurrent_stages_match_separate_calls(backend: TritonBackend, media: Path) -> None:
     """The envelope and the prompt of a video are computed concurrently."""
     video, options = media / "vfr.mp4", GenerateOptions(text="wood", steps=1)
-    whole = backend.generate(GenerationRequest(video, options=options))
-    assert whole.timings_s.keys() == {"prompt", "features", "video2rms", "denoise", "decode"}
+    from_video = backend.generate(GenerationRequest(video, options=options))
+    assert from_video.timings_s.keys() == {"prompt", "features", "video2rms", "denoise", "decode"}
     envelope = backend.predict_envelope(video)
-    np.testing.assert_array_equal(whole.envelope, envelope)
+    np.testing.assert_array_equal(from_video.envelope, envelope)
     given = EnvelopeInput(envelope, samples(probe(video).duration_s), "predicted")
-    alone = backend.generate(GenerationRequest(video, given, options=options))
-    np.testing.assert_array_equal(whole.waveform, alone.waveform)
-    assert {**whole.recipe, "flow": None} == alone.recipe
+    from_envelope = backend.generate(GenerationRequest(video, given, options=options))
+    np.testing.assert_array_equal(from_video.waveform, from_envelope.waveform)
+    assert {**from_video.recipe, "flow": None} == from_envelope.recipe
 
 
 @pytest.mark.parametrize("with_cache", [False, True])
-def test_an_error_of_one_is_raised_and_stops_the_other(
+def test_error_in_one_stage_stops_the_other(
     triton: TritonClient, repository: Path, media: Path, tmp_path: Path, calls: Calls, with_cache: bool
 ) -> None:
     backend = TritonBackend(triton, cache=Cache(tmp_path / "results") if with_cache else None)
     video = repository / "examples" / "steel.mp4"
     with pytest.raises(MediaError, match=r"missing\.wav"):
         backend.generate(GenerationRequest(video, audio=tmp_path / "missing.wav"))
-    assert calls.new().get("video2rms", 0) == 0  # of the chunks some were on their way
+    assert calls.new().get("video2rms", 0) == 0  # some chunks may already be in flight
     with pytest.raises(MediaError, match="no video"):
         backend.generate(GenerationRequest(media / "audio_only.m4a", options=GenerateOptions(text="wood")))
 
 
-def test_an_optical_flow_that_is_not_served_is_named(backend: TritonBackend, media: Path) -> None:
+def test_unknown_optical_flow_is_rejected(backend: TritonBackend, media: Path) -> None:
     with pytest.raises(SettingError, match="'none'"):
         backend.predict_envelope(media / "vfr.mp4", flow="none")  # type: ignore[arg-type]

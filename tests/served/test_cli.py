@@ -1,4 +1,4 @@
-"""The `foley` command on real files: what users give it, and what they get."""
+"""The `foley` command on real files."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ BAD = {
 
 
 @pytest.fixture(autouse=True)
-def _media_is_only_read(media: Path) -> Iterator[None]:
+def _media_is_unchanged(media: Path) -> Iterator[None]:
     def digests() -> dict[str, str]:
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in media.rglob("*") if path.is_file()}
 
@@ -60,7 +60,7 @@ def _media_is_only_read(media: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_video_in_sound_out_exactly_as_long(foley, media: Path, tmp_path: Path, name: str) -> None:
+def test_generated_sound_has_exact_length_of_video(foley, media: Path, tmp_path: Path, name: str) -> None:
     done = foley("generate", media / name, "-o", "sound.wav", "-o", "video.mp4", "--steps", 1)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["sound.wav", "video.mp4"]
@@ -80,18 +80,16 @@ def test_video_in_sound_out_exactly_as_long(foley, media: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("name", "reason"), BAD.items(), ids=BAD)
-def test_bad_video_is_one_sentence_and_nothing_left_behind(
-    foley, media: Path, tmp_path: Path, name: str, reason: str
-) -> None:
-    done = foley("generate", media / name, "-o", "result.mp4", "-o", "result.wav", "--steps", 1)
-    assert done.returncode == 2, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+def test_bad_video_is_reported_and_leaves_no_files(foley, media: Path, tmp_path: Path, name: str, reason: str) -> None:
+    result = foley("generate", media / name, "-o", "result.mp4", "-o", "result.wav", "--steps", 1)
+    assert result.returncode == 2, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
     assert line.startswith("error: ")
     assert reason in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_same_recipe_same_sound_and_seed_zero_is_a_seed(foley, media: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_same_sound(foley, media: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         arguments = ("--text", "a stick hits metal", "--negative-text", "music", "--steps", 2, "--seed", seed)
         foley("generate", media / "fps2997.mp4", *arguments, "-o", f"{name}.wav").check_returncode()
@@ -101,7 +99,7 @@ def test_same_recipe_same_sound_and_seed_zero_is_a_seed(foley, media: Path, tmp_
 
 
 def options(recipe: dict[str, object]) -> list[str]:
-    """The options of `foley generate` that make the sound of a recipe, whose envelope was predicted."""
+    """Return the options of `foley generate` that reproduce a recipe with a predicted envelope."""
     names = ("text", "negative_text", "seed", "steps", "sampler", "timestep_spacing", "guidance", "loudness")
     found = [f"--{name.replace('_', '-')}={recipe[name]}" for name in (*names, "flow", "eta") if recipe[name]]
     low, high = recipe["guidance_interval"]  # type: ignore[misc]
@@ -118,20 +116,18 @@ def options(recipe: dict[str, object]) -> list[str]:
     ],
     ids=" ".join,
 )
-def test_a_sound_is_made_again_from_its_recipe(
-    foley, repository: Path, tmp_path: Path, chosen: list[str], flow: str
-) -> None:
+def test_recipe_reproduces_sound(foley, repository: Path, tmp_path: Path, chosen: list[str], flow: str) -> None:
     video = repository / "examples" / "drumstick.mp4"
     foley("generate", video, "--text=wood", "--steps=3", *chosen, "-o", "first.wav").check_returncode()
     with soundfile.SoundFile(tmp_path / "first.wav") as file:
         recipe = json.loads(file.comment)
     assert recipe["flow"] == flow
     foley("generate", video, *options(recipe), "-o", "again.wav").check_returncode()
-    first, again = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("first.wav", "again.wav"))
-    np.testing.assert_array_equal(again, first)
+    first, repeated = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("first.wav", "again.wav"))
+    np.testing.assert_array_equal(repeated, first)
 
 
-def test_a_recipe_on_a_given_envelope_names_no_optical_flow(foley, media: Path, tmp_path: Path) -> None:
+def test_recipe_has_no_optical_flow_for_given_envelope(foley, media: Path, tmp_path: Path) -> None:
     video = media / "short_5_frames.mp4"
     foley("envelope", video, "-o", "curve.csv").check_returncode()
     on_curve = ("--flow=dis", "--envelope=curve.csv", "--steps=1")
@@ -141,7 +137,7 @@ def test_a_recipe_on_a_given_envelope_names_no_optical_flow(foley, media: Path, 
 
 
 @pytest.mark.parametrize("ending", [".json", ".csv"])
-def test_envelope_goes_out_is_edited_and_comes_back(foley, media: Path, tmp_path: Path, ending: str) -> None:
+def test_edited_envelope_file_controls_sound(foley, media: Path, tmp_path: Path, ending: str) -> None:
     video, curve = media / "fps24_with_audio.mp4", f"curve{ending}"
     foley("envelope", video, "-o", curve, "-o", "curve.png").check_returncode()
     predicted = envelope_file.read(tmp_path / curve)
@@ -163,8 +159,8 @@ def test_envelope_goes_out_is_edited_and_comes_back(foley, media: Path, tmp_path
     assert not (tmp_path / "late.wav").exists()
 
 
-def test_recording_gives_its_loudness_and_another_its_timbre(foley, media: Path, tmp_path: Path) -> None:
-    """A mouth noise shorter than the video: silence follows it."""
+def test_envelope_and_audio_prompt_from_recordings(foley, media: Path, tmp_path: Path) -> None:
+    """A recording shorter than the video is followed by silence."""
     noise = np.random.default_rng(0).standard_normal(16_000) * np.linspace(0.3, 0, 16_000)
     soundfile.write(tmp_path / "voice.wav", noise, 16_000)
     video = media / "fps24_with_audio.mp4"
@@ -180,7 +176,7 @@ def test_recording_gives_its_loudness_and_another_its_timbre(foley, media: Path,
     np.testing.assert_allclose(envelope_file.read(tmp_path / "curve.csv"), filtered.envelope, atol=1e-6)
 
 
-def test_source_audio_is_replaced_mixed_or_kept(foley, media: Path, tmp_path: Path) -> None:
+def test_source_audio_modes(foley, media: Path, tmp_path: Path) -> None:
     video = media / "fps24_with_audio.mp4"
     for mode, tracks in (("replace", 1), ("mix", 1), ("keep", 2)):
         options = ("--source-audio", mode, "--steps", 1, "--envelope", video)
@@ -189,9 +185,9 @@ def test_source_audio_is_replaced_mixed_or_kept(foley, media: Path, tmp_path: Pa
             assert len(result.streams.audio) == tracks
 
 
-def test_variations_are_numbered(foley, media: Path, tmp_path: Path) -> None:
-    done = foley("generate", media / "fps2997.mp4", "--variations", 2, "--steps", 1, "-o", "hit.wav")
-    assert done.stdout.split() == ["hit-1.wav", "hit-2.wav"]
+def test_variations_are_saved_with_numbers(foley, media: Path, tmp_path: Path) -> None:
+    result = foley("generate", media / "fps2997.mp4", "--variations", 2, "--steps", 1, "-o", "hit.wav")
+    assert result.stdout.split() == ["hit-1.wav", "hit-2.wav"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hit-1.wav", "hit-2.wav"]
 
 
@@ -226,36 +222,36 @@ def test_variations_are_numbered(foley, media: Path, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else None,
 )
-def test_bad_option_is_one_sentence_and_exit_code_2(
+def test_invalid_option_exits_with_code_2(
     foley, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
 ) -> None:
-    """Said before the server is asked: there is none."""
+    """Reported before the server is called; no server runs at the address."""
     monkeypatch.setenv("FOLEY_SERVER", "127.0.0.1:9")
-    done = foley("generate", media / "fps2997.mp4", *arguments)
-    assert done.returncode == 2, done.stderr
-    assert reason in done.stderr
-    assert "Traceback" not in done.stderr
+    result = foley("generate", media / "fps2997.mp4", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("option", ["--audio", "--envelope"])
-def test_what_is_read_is_never_overwritten(foley, media: Path, tmp_path: Path, option: str) -> None:
+def test_input_is_never_overwritten(foley, media: Path, tmp_path: Path, option: str) -> None:
     recording = tmp_path / "voice.mp4"
     shutil.copy(media / "fps24_with_audio.mp4", recording)
     before = recording.read_bytes()
     (tmp_path / "folder").mkdir()
     for name in ("voice.mp4", "folder/../voice.mp4"):
-        done = foley("generate", media / "fps2997.mp4", option, recording, "-o", name, "--steps", 1)
-        assert done.returncode == 2
-        assert "is the input file" in done.stderr
+        result = foley("generate", media / "fps2997.mp4", option, recording, "-o", name, "--steps", 1)
+        assert result.returncode == 2
+        assert "is the input file" in result.stderr
     assert recording.read_bytes() == before
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_call_that_is_ended_while_it_writes_leaves_nothing(
+def test_signal_while_writing_leaves_no_files(
     triton: TritonClient, media: Path, tmp_path: Path, end: signal.Signals
 ) -> None:
-    """Of several outputs neither the one under way nor those that were done."""
+    """Neither the unfinished output nor the completed one is left."""
     curve = ("--envelope", media / "fps24_with_audio.mp4")
     command = [BIN / "foley", "generate", media / "fps60.mkv", *curve, "--steps", "1", "--server", triton.url]
     call = subprocess.Popen(
@@ -272,7 +268,7 @@ def test_a_call_that_is_ended_while_it_writes_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_teaches(foley) -> None:
+def test_help_includes_example(foley) -> None:
     for command in ("generate", "envelope"):
         text = foley(command, "--help").stdout
         assert f"foley {command} hits.mp4" in text

@@ -1,4 +1,4 @@
-"""The bundle that ships, served as it is by default: a video goes in, and its sound keeps the predicted time."""
+"""The default bundle, served by default: optical flow is DIS, and the sound follows the predicted envelope."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def video(repository: Path) -> Path:
     return repository / "examples" / "steel.mp4"
 
 
-def test_optical_flow_is_that_of_dis(demo_triton: TritonClient, video: Path) -> None:
+def test_served_optical_flow_matches_dis(demo_triton: TritonClient, video: Path) -> None:
     config = demo_triton.manifest.optical_flow
     assert isinstance(config, DisFlowConfig)
     frames = np.stack(list(islice(read_frames(video), 5)))
@@ -36,7 +36,9 @@ def test_optical_flow_is_that_of_dis(demo_triton: TritonClient, video: Path) -> 
     np.testing.assert_array_equal(served, DisFlow(config).flow(frames))
 
 
-def test_a_clip_gets_its_sound(demo_triton: TritonClient, video: Path, repository: Path, tmp_path: Path) -> None:
+def test_generate_follows_predicted_envelope(
+    demo_triton: TritonClient, video: Path, repository: Path, tmp_path: Path
+) -> None:
     outputs = [option for name in ("clip.mp4", "clip.wav", "curve.json") for option in ("-o", name)]
     command = [BIN / "foley", "generate", video, "--text", "a stick hits metal", "--server", demo_triton.url, *outputs]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300)

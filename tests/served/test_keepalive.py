@@ -1,4 +1,4 @@
-"""A Triton that vanishes during a call: noticed by keepalive; a call that only takes long is not ended."""
+"""gRPC keepalive: a call to an unreachable Triton fails; a long call does not."""
 
 import socket
 import threading
@@ -23,8 +23,8 @@ from harness.models import replace_model
 LATENTS = np.zeros((1, 8, 256, 16), np.float32)
 
 
-class Line:
-    """A connection to a server that can go silent, as when a machine loses its network: nothing closes it."""
+class Proxy:
+    """TCP proxy to a server that can drop all data without closing, as when a machine loses its network."""
 
     def __init__(self, server: str) -> None:
         host, port = server.rsplit(":", 1)
@@ -38,10 +38,10 @@ class Line:
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._server)
-                self._sockets += [near, far]
-                for source, sink in ((near, far), (far, near)):
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self._sockets += [client, server]
+                for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
@@ -56,14 +56,14 @@ class Line:
 
 
 @pytest.fixture
-def line(triton: TritonClient) -> Iterator[Line]:
-    line = Line(triton.url)
-    yield line
-    line.close()
+def proxy(triton: TritonClient) -> Iterator[Proxy]:
+    proxy = Proxy(triton.url)
+    yield proxy
+    proxy.close()
 
 
 def set_keepalive(monkeypatch: pytest.MonkeyPatch, after_ms: int, timeout_ms: int) -> None:
-    """Other times than those that the client has; the longest one that is waited for is a minute else."""
+    """Shorten the keepalive times, which would otherwise delay the test by a minute."""
     options = {
         "grpc.keepalive_time_ms": after_ms,
         "grpc.keepalive_timeout_ms": timeout_ms,
@@ -73,19 +73,19 @@ def set_keepalive(monkeypatch: pytest.MonkeyPatch, after_ms: int, timeout_ms: in
     monkeypatch.setattr(grpc_options, "KEEPALIVE", kept)
 
 
-def test_a_call_whose_server_vanished_ends(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_to_unreachable_server_fails(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     set_keepalive(monkeypatch, 1000, 1000)
-    with TritonClient(line.url) as client, ThreadPoolExecutor() as pool:
+    with TritonClient(proxy.url) as client, ThreadPoolExecutor() as pool:
         client.infer("latents_to_waveform", latents=LATENTS)
-        line.silent.set()
+        proxy.silent.set()
         call = pool.submit(client.infer, "latents_to_waveform", latents=LATENTS)
         with pytest.raises(ServerUnavailable, match="connection to the server was lost"):
             call.result(45)
 
 
-def test_a_stream_whose_server_vanished_ends(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_from_unreachable_server_fails(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     set_keepalive(monkeypatch, 1000, 1000)
-    with TritonClient(line.url) as client, ThreadPoolExecutor() as pool:
+    with TritonClient(proxy.url) as client, ThreadPoolExecutor() as pool:
         events = client.stream(
             "generate",
             envelope=np.zeros(1024),
@@ -94,14 +94,14 @@ def test_a_stream_whose_server_vanished_ends(line: Line, monkeypatch: pytest.Mon
             options=[Sampling(steps=1000).encode(0)],
         )
         next(events)
-        line.silent.set()
+        proxy.silent.set()
         with pytest.raises(ServerUnavailable, match="connection to the server was lost"):
             pool.submit(list, events).result(45)
 
 
 @pytest.mark.long
-def test_a_triton_that_is_stopped_is_noticed_within_a_minute(tiny_bundle: Path) -> None:
-    """With the times that the client has."""
+def test_stopped_triton_is_detected_with_default_keepalive(tiny_bundle: Path) -> None:
+    """Uses the default keepalive times."""
     with embedded_triton(tiny_bundle) as client, ThreadPoolExecutor() as pool:
         server = next(one for one in processes() if one.name() == "tritonserver")
         server.suspend()
@@ -124,10 +124,8 @@ class TritonPythonModel(Network):
 
 
 @pytest.mark.long
-def test_a_call_that_takes_long_is_not_ended(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Triton takes the pings; by gRPC's defaults it would close the connection at the third or fourth."""
+def test_long_call_is_not_terminated(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton accepts the pings; with gRPC's defaults it would close the connection after three or four."""
     models = replace_model(tmp_path / "models", "vocoder", SLOW_MODEL)
     set_keepalive(monkeypatch, grpc_options.MIN_PING_INTERVAL_MS + 1000, 20_000)
     with serve(models, read(tiny_bundle)) as server, TritonClient(server.endpoints.grpc) as client:
@@ -135,5 +133,5 @@ def test_a_call_that_takes_long_is_not_ended(
 
 
 def processes() -> list[psutil.Process]:
-    """Those that this one has started."""
+    """Return the descendants of this process."""
     return psutil.Process().children(recursive=True)

@@ -1,4 +1,4 @@
-"""Starting, stopping and cancelling: nothing goes on, nothing is left behind, whoever ends how."""
+"""Start, stop and cancellation of servers and calls: work stops, and nothing is left behind."""
 
 import contextlib
 import json
@@ -31,19 +31,19 @@ BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
 
 class Traces:
-    """What servers started under one environment leave: processes, run folders, shared memory."""
+    """Processes, run folders and shared memory of the servers started with one environment."""
 
     def __init__(self, folder: Path) -> None:
         self.mark = secrets.token_hex(8)
         self.folder = folder
         folder.mkdir()
         self.started = False
-        self.folders: set[str] = set()  # of servers, ever seen; regions of shared memory are named after them
+        self.folders: set[str] = set()  # run folders seen so far; shared-memory regions have their names as prefix
         self.environment = {**os.environ, "TMPDIR": str(folder), "FOLEY_TEST_MARK": self.mark}
         self.environment.pop("FOLEY_SERVER", None)
 
     def processes(self) -> set[str]:
-        """Command lines of the processes that run now."""
+        """Return the command lines of the running processes."""
         found = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -54,7 +54,7 @@ class Traces:
         return found
 
     def left(self) -> list[str]:
-        """All that is there now."""
+        """Return all processes, shared-memory regions and run folders that exist."""
         processes = self.processes()
         shared = [path.name for folder in self.folders for path in Path("/dev/shm").glob(f"{folder}*")]
         return [*processes, *shared, *(path.name for path in self.folder.iterdir())]
@@ -72,7 +72,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
 
 
 @pytest.mark.long
-def test_two_servers_live_side_by_side_and_leave_nothing(
+def test_two_servers_run_concurrently_and_leave_nothing(
     triton: TritonClient, tiny_bundle: Path, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in traces.environment.items():
@@ -87,7 +87,7 @@ def test_two_servers_live_side_by_side_and_leave_nothing(
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_server_of_a_call_ends_with_it(
+def test_embedded_server_ends_with_killed_call(
     repository: Path, tiny_bundle: Path, tmp_path: Path, traces: Traces, end: signal.Signals
 ) -> None:
     command = [BIN / "foley", "generate", repository / "examples" / "drumstick.mp4", "--bundle", tiny_bundle]
@@ -105,10 +105,10 @@ def test_server_of_a_call_ends_with_it(
 
 
 @pytest.mark.parametrize("loop", ["client", "server"])
-def test_ctrl_c_stops_the_denoising_within_a_step(
+def test_ctrl_c_stops_denoising_within_a_step(
     triton: TritonClient, repository: Path, tmp_path: Path, loop: str
 ) -> None:
-    """Shown from Triton's statistics: after Ctrl-C the denoiser runs one step more, at most."""
+    """Triton's statistics show that after Ctrl-C the denoiser runs at most one more step."""
     curve = tmp_path / "curve.json"
     curve.write_text(envelope_file.dumps(np.full(800, 0.1, np.float32), ".json"))
     command = [BIN / "foley", "generate", repository / "examples" / "drumstick.mp4", "--envelope", curve]
@@ -129,15 +129,13 @@ def test_ctrl_c_stops_the_denoising_within_a_step(
     assert "stopped" in message
     time.sleep(0.5)
     done = steps()
-    assert done - interrupted < 100  # of 1000: the signal's way takes a while, the rest of the loop is not run
+    assert done - interrupted < 100  # of 1000: the signal takes time to arrive
     time.sleep(0.5)
     assert steps() == done
     assert list(tmp_path.iterdir()) == [curve]
 
 
-def test_ctrl_c_stops_the_work_on_the_video_within_the_chunks_on_the_server(
-    triton: TritonClient, repository: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_stops_feature_extraction(triton: TritonClient, repository: Path, tmp_path: Path) -> None:
     video = repository / "examples" / "drumstick.mp4"
     command = [BIN / "foley", "generate", video, "--text", "wood", "--server", triton.url, "-o", "result.mp4"]
 
@@ -157,15 +155,15 @@ def test_ctrl_c_stops_the_work_on_the_video_within_the_chunks_on_the_server(
     assert "Traceback" not in message
     time.sleep(0.5)
     done = chunks()
-    assert done - interrupted < 6  # of about 15: two are on the server, and the signal's way takes a while
+    assert done - interrupted < 6  # of about 15: two are on the server, and the signal takes time to arrive
     time.sleep(0.5)
     assert chunks() == done
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.long
-def test_what_a_killed_server_leaves_the_next_one_removes(tiny_bundle: Path, traces: Traces) -> None:
-    """kill -9 of `foley-server` itself: TritonClient ends with it, and its files with the next start."""
+def test_next_start_removes_files_of_killed_server(tiny_bundle: Path, traces: Traces) -> None:
+    """After SIGKILL of `foley-server`, its Triton ends; the next start removes the files."""
     command = [BIN / "foley-server", "run", "--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0"]
 
     def start() -> "subprocess.Popen[str]":
@@ -180,18 +178,18 @@ def test_what_a_killed_server_leaves_the_next_one_removes(tiny_bundle: Path, tra
     (left,) = traces.folder.iterdir()
     while traces.processes():
         time.sleep(0.1)
-    beside = start()
+    second = start()
     assert not left.exists()
     third = start()
-    assert len(list(traces.folder.iterdir())) == 2  # what a server that runs uses is left alone
-    for server in (beside, third):
+    assert len(list(traces.folder.iterdir())) == 2  # files of running servers are kept
+    for server in (second, third):
         server.terminate()
         assert server.wait(60) == 0
 
 
 @pytest.mark.parametrize("victim", ["tritonserver", "stub"])
-def test_a_server_that_has_lost_a_process_ends_and_says_so(tiny_bundle: Path, traces: Traces, victim: str) -> None:
-    """Requests to a model whose process has died would wait for ever."""
+def test_server_exits_when_a_process_dies(tiny_bundle: Path, traces: Traces, victim: str) -> None:
+    """Requests to a model whose process has died would otherwise wait forever."""
     command = [BIN / "foley-server", "run", "--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0"]
     server = subprocess.Popen(
         command, env=traces.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -207,8 +205,8 @@ def test_a_server_that_has_lost_a_process_ends_and_says_so(tiny_bundle: Path, tr
     assert "Traceback" not in message
 
 
-def refusal(*options: object) -> str:
-    """What `foley-server run` says when it does not start."""
+def startup_error(*options: object) -> str:
+    """Return the error of `foley-server run`, which must not start."""
     command = [BIN / "foley-server", "run", *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -217,22 +215,22 @@ def refusal(*options: object) -> str:
     return done.stderr
 
 
-def test_port_in_use_is_said_so(triton: TritonClient, tiny_bundle: Path) -> None:
+def test_rejects_port_in_use(triton: TritonClient, tiny_bundle: Path) -> None:
     port = triton.url.rsplit(":", 1)[1]
-    assert port in refusal("--bundle", tiny_bundle, "--grpc-port", port, "--metrics-port", "0")
+    assert port in startup_error("--bundle", tiny_bundle, "--grpc-port", port, "--metrics-port", "0")
 
 
-def test_address_and_model_repository_that_cannot_be(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_rejects_invalid_address_and_model_repository(tiny_bundle: Path, tmp_path: Path) -> None:
     ports = ("--bundle", tiny_bundle, "--grpc-port", "0", "--metrics-port", "0")
-    assert "203.0.113.1" in refusal(*ports, "--address", "203.0.113.1")
-    assert "nowhere" in refusal(*ports, "--models", tmp_path / "nowhere")
+    assert "203.0.113.1" in startup_error(*ports, "--address", "203.0.113.1")
+    assert "nowhere" in startup_error(*ports, "--models", tmp_path / "nowhere")
 
 
-def test_unusable_bundle_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Missing, damaged or without graphs: `foley-server run` says which file, and ends with exit code 2."""
+def test_rejects_unusable_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Missing, damaged or without graphs: the message names the file; the exit code is 2."""
 
     def serve(bundle: Path) -> str:
-        return refusal("--bundle", bundle, "--grpc-port", "0", "--metrics-port", "0")
+        return startup_error("--bundle", bundle, "--grpc-port", "0", "--metrics-port", "0")
 
     assert "nowhere/manifest.json" in serve(tmp_path / "nowhere")
     plain, bundle = tmp_path / "plain", tmp_path / "bundle"
@@ -250,21 +248,21 @@ def test_unusable_bundle_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_bundles_are_seeded_and_never_half_written(tmp_path: Path) -> None:
+def test_init_is_seeded_and_keeps_existing_bundle(tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         init = [BIN / "foley-export", "init", tmp_path / name, "--preset", "tiny", "--seed", str(seed)]
         subprocess.run(init, check=True, timeout=120)
     a, b, c = ((tmp_path / name / "manifest.json").read_text() for name in "abc")
     assert a == b != c
-    again = subprocess.run(init, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
+    repeated = subprocess.run(init, capture_output=True, text=True, timeout=120)
+    assert repeated.returncode == 2
+    assert "exists already" in repeated.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
 @pytest.fixture
 def stopped(triton: TritonClient, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """`stopped(model)`: waits until `model` was called once more, then stops the server's process with SIGSTOP."""
+    """`stopped(model)`: waits for the next inference of `model`, then stops the server process with SIGSTOP."""
     servers = [one for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"]
     (server,) = (one for one in servers if port_of(triton) in {net.laddr.port for net in one.net_connections()})
 
@@ -300,7 +298,7 @@ def port_of(triton: TritonClient) -> int:
         ("envelope", [], "optical_flow"),
     ],
 )
-def test_ctrl_c_ends_a_call_to_a_server_that_has_fallen_silent(
+def test_ctrl_c_ends_call_to_unresponsive_server(
     triton: TritonClient,
     stopped: Callable[[str], None],
     repository: Path,
@@ -316,7 +314,7 @@ def test_ctrl_c_ends_a_call_to_a_server_that_has_fallen_silent(
     call = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
         stopped(model)
-        time.sleep(0.5)  # answers that are on their way arrive
+        time.sleep(0.5)  # responses in flight arrive
         assert call.poll() is None
         call.send_signal(signal.SIGINT)
         _, message = call.communicate(timeout=30)
@@ -328,7 +326,7 @@ def test_ctrl_c_ends_a_call_to_a_server_that_has_fallen_silent(
 
 
 @pytest.mark.parametrize("loop", ["client", "server"])
-def test_a_token_ends_a_call_to_a_server_that_has_fallen_silent(
+def test_cancel_token_ends_call_to_unresponsive_server(
     triton: TritonClient, stopped: Callable[[str], None], loop: Literal["client", "server"]
 ) -> None:
     cancel = CancelToken()

@@ -1,4 +1,4 @@
-"""The diffusion loop: the same in the client and in the server, alone and in company."""
+"""The diffusion loop in the client and on the server gives the same sound, with and without batching."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -40,7 +40,7 @@ def wave(backend: TritonBackend, sampling: Sampling) -> np.ndarray:
     ],
     ids=["dpm++", "ddim eta 1", "guidance 1", "one step", "all switches"],
 )
-def test_client_and_server_make_the_same_sound(backend: TritonBackend, sampling: Sampling) -> None:
+def test_client_and_server_loop_match(backend: TritonBackend, sampling: Sampling) -> None:
     in_client = wave(backend, sampling)
     in_server = wave(TritonBackend(backend.triton, loop="server"), sampling)
     assert in_client.shape == (SAMPLES,)
@@ -49,8 +49,8 @@ def test_client_and_server_make_the_same_sound(backend: TritonBackend, sampling:
     assert not np.allclose(wave(backend, Sampling(steps=sampling.steps, seed=3)), in_client, atol=1e-3)
 
 
-def test_steps_of_several_clients_are_merged_and_nobody_hears_it(triton: TritonClient, backend: TritonBackend) -> None:
-    """Shown from Triton's own statistics: fewer executions than steps. While one runs, the others wait."""
+def test_batching_steps_of_several_clients_preserves_sound(triton: TritonClient, backend: TritonBackend) -> None:
+    """Triton's statistics show fewer executions than steps: steps that wait for the model are batched."""
     samplings = [Sampling("ddim" if seed % 2 else "dpm++", steps=15, seed=seed) for seed in range(4)]
     alone = [wave(backend, sampling) for sampling in samplings]
     before = triton.statistics("denoiser")
@@ -58,31 +58,31 @@ def test_steps_of_several_clients_are_merged_and_nobody_hears_it(triton: TritonC
         together = list(pool.map(wave, [backend, TritonBackend(other)] * 2, samplings))
     after = triton.statistics("denoiser")
 
-    def grown(key: str) -> int:
+    def increase(key: str) -> int:
         return int(after[key]) - int(before[key])
 
-    assert grown("inference_count") == 60
-    assert grown("execution_count") < 60
+    assert increase("inference_count") == 60
+    assert increase("execution_count") < 60
     batches = {int(one["batch_size"]) for one in after["batch_stats"]}
     assert max(batches) > 1
     for ours, theirs in zip(together, alone, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_variations_count_seeds_up(backend: TritonBackend) -> None:
+def test_variations_use_consecutive_seeds(backend: TritonBackend) -> None:
     takes = backend.generate(request(Sampling(steps=2, seed=5), "glass", negative_text="music", variations=3)).takes
     assert [take.recipe["seed"] for take in takes] == [5, 6, 7]
-    again = backend.generate(request(Sampling(steps=2, seed=6), "glass", negative_text="music"))
-    np.testing.assert_allclose(takes[1].waveform, again.waveform, atol=1e-4)
+    single = backend.generate(request(Sampling(steps=2, seed=6), "glass", negative_text="music"))
+    np.testing.assert_allclose(takes[1].waveform, single.waveform, atol=1e-4)
 
 
-def test_a_negative_text_is_not_left_without_effect(backend: TritonBackend) -> None:
+def test_rejects_negative_text_without_guidance(backend: TritonBackend) -> None:
     with pytest.raises(SettingError, match="higher guidance"):
         backend.generate(request(Sampling(guidance=1.0), "glass", negative_text="music"))
 
 
-def test_longer_than_a_clip_is_made_of_windows_without_a_gap(backend: TritonBackend) -> None:
-    """Seven windows: more than one batch of the VAE and the vocoder takes."""
+def test_long_sound_is_assembled_from_windows_without_gaps(backend: TritonBackend) -> None:
+    """Seven windows, more than one batch of the VAE and the vocoder."""
     samples = 60 * 16_000 + 123
     envelope = EnvelopeInput(np.full(frames(samples / 16_000), 0.1, np.float32), samples)
     events: list[Progress] = []
@@ -102,7 +102,7 @@ def test_longer_than_a_clip_is_made_of_windows_without_a_gap(backend: TritonBack
     assert known.envelope is result.envelope
 
 
-def test_bad_settings_are_refused_on_both_sides(triton: TritonClient) -> None:
+def test_invalid_settings_are_rejected_by_client_and_server(triton: TritonClient) -> None:
     with pytest.raises(EnvelopeError, match="frames"):
         EnvelopeInput(ENVELOPE[:-1], SAMPLES)
     with pytest.raises(SettingError, match="variations"):

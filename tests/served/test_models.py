@@ -1,4 +1,4 @@
-"""Every model of the contract is served, READY, and as `foley.stages` says."""
+"""Every model of the contract is served, ready, and configured as `foley.stages` specifies."""
 
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +14,7 @@ from foley_pipeline.triton import TritonClient
 from foley_server.launcher.model_config import DATA_TYPES, dims
 
 
-def test_every_model_is_ready_and_has_its_contract(triton: TritonClient) -> None:
+def test_every_model_is_ready_and_matches_its_contract(triton: TritonClient) -> None:
     for name, stage in triton.stages.items():
         assert triton._client.is_model_ready(name), name
         config = triton._client.get_model_config(name).config
@@ -28,7 +28,7 @@ def test_every_model_is_ready_and_has_its_contract(triton: TritonClient) -> None
     assert served == set(triton.stages)
 
 
-def test_frames_to_features_does_not_depend_on_the_chunks(triton: TritonClient) -> None:
+def test_frames_to_features_is_independent_of_chunks(triton: TritonClient) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (6, clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 3), np.uint8)
     whole = triton.infer("frames_to_features", frames=frames)
     first = triton.infer("frames_to_features", frames=frames[:4])
@@ -38,8 +38,8 @@ def test_frames_to_features_does_not_depend_on_the_chunks(triton: TritonClient) 
         np.testing.assert_allclose(np.concatenate([first[name], second[name]]), whole[name], atol=1e-4)
 
 
-def test_text_embeddings_are_unit_vectors_and_padding_changes_nothing(triton: TritonClient) -> None:
-    """The empty text and characters outside of ASCII are prompts like any other."""
+def test_text_embeddings_are_unit_vectors_unaffected_by_padding(triton: TritonClient) -> None:
+    """Includes the empty text and non-ASCII characters."""
     texts = ["", "a stick hits metal", "Schlägt 木 🥁" * 20]
     together = triton.infer("text_to_embedding", text=[[text.encode()] for text in texts])["embedding"]
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
@@ -48,7 +48,7 @@ def test_text_embeddings_are_unit_vectors_and_padding_changes_nothing(triton: Tr
         np.testing.assert_allclose(alone, embedding, atol=1e-5)
 
 
-def test_what_does_not_fit_the_contract_is_refused_and_the_server_lives(triton: TritonClient) -> None:
+def test_invalid_inputs_are_rejected_and_server_stays_ready(triton: TritonClient) -> None:
     with pytest.raises(InvalidInput, match="latents"):
         triton.infer("vae_decoder", latents=np.zeros((1, 8, 256, 15)))
     with pytest.raises(InvalidInput, match="UTF-8"):
@@ -56,8 +56,8 @@ def test_what_does_not_fit_the_contract_is_refused_and_the_server_lives(triton: 
     assert triton._client.is_server_ready()
 
 
-def test_a_request_with_bad_values_does_not_fail_those_beside_it(triton: TritonClient) -> None:
-    """Shown from Triton's statistics to have shared batches."""
+def test_invalid_request_does_not_fail_others_in_batch(triton: TritonClient) -> None:
+    """Triton's statistics show that the requests shared batches."""
     ids = np.zeros((1, 8), np.int64)
     bad = np.full((1, 8), 10**9, np.int64)
 
@@ -83,12 +83,12 @@ def test_a_request_with_bad_values_does_not_fail_those_beside_it(triton: TritonC
 
 
 @pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foley_pipeline.triton.CONNECT_TIMEOUT_S", 1.0)
 
 
-@pytest.mark.usefixtures("_impatient")
-def test_a_server_that_is_not_there_is_said_to_be() -> None:
+@pytest.mark.usefixtures("_short_connect_timeout")
+def test_unreachable_server_is_reported() -> None:
     with pytest.raises(ServerUnavailable, match="no server responds"):
         TritonClient("127.0.0.1:9")
 
@@ -96,14 +96,14 @@ def test_a_server_that_is_not_there_is_said_to_be() -> None:
 @pytest.mark.parametrize(
     "url", ["", "localhost", "http://localhost:8001", "localhost:8001/", "localhost:port", "a b:1"]
 )
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_rejects_malformed_address(url: str) -> None:
     with pytest.raises(SettingError, match="HOST:PORT"):
         TritonClient(url)
 
 
-@pytest.mark.usefixtures("_impatient")
-def test_a_server_of_another_kind_is_said_to_be_one() -> None:
-    """gRPC without Triton's services, and a web server."""
+@pytest.mark.usefixtures("_short_connect_timeout")
+def test_server_other_than_triton_is_reported() -> None:
+    """A gRPC server without Triton's services, and a web server."""
     other = grpc.server(ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()

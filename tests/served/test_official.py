@@ -1,4 +1,4 @@
-"""Published files -> import -> ONNX -> TritonClient -> `foley generate`: what comes out is what PyTorch computes."""
+"""Official files -> import -> ONNX -> Triton -> `foley generate`: the output matches PyTorch."""
 
 import shutil
 import subprocess
@@ -29,7 +29,7 @@ from foley_pipeline.video2rms import clip_features
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SALT = "import:"
-SCALE_FACTOR = 0.75  # of the published files that `published` writes
+SCALE_FACTOR = 0.75  # in the files that the fixture `published` writes
 SAMPLING = Sampling("ddim", steps=4, guidance=2.0, seed=11)
 NOT_NEEDED = ("optical_flow_warm", "clap_audio")
 TEXT, NEGATIVE = "a stick hits metal", "music"
@@ -40,7 +40,7 @@ def run(*command: object) -> None:
 
 
 def import_bundle(preset: Manifest, files: Files, destination: Path) -> None:
-    """As a user does at the official size; the command has no other sizes, so small ones go past it."""
+    """Import with the command at the official size, and with the library at sizes that the command rejects."""
     if preset is PAPER:
         options = chain.from_iterable(files.checkpoints.items())
         run(BIN / "foley-export", "import", *options, "--tokenizer", files.tokenizer, "-o", destination)
@@ -49,7 +49,7 @@ def import_bundle(preset: Manifest, files: Files, destination: Path) -> None:
 
 
 def make_graphs(preset: Manifest, bundle: Path, other: Path) -> None:
-    """As a user does; at the small size, to save half a minute, what the sound does not need comes from elsewhere."""
+    """Export the graphs; at the small size, copy graphs that the sound does not need, to save half a minute."""
     if preset is PAPER:
         run(BIN / "foley-export", "onnx", bundle)
         return
@@ -65,7 +65,7 @@ def make_graphs(preset: Manifest, bundle: Path, other: Path) -> None:
 
 @torch.inference_mode()
 def torch_envelope(manifest: Manifest, video: Path) -> Floats:
-    """Video2RMS and what comes before it, in PyTorch, with weights straight from the rule: [frames at 100 Hz]."""
+    """Run Video2RMS and its feature extractors in PyTorch with seeded weights; returns [frames at 100 Hz]."""
     flow, rgb, flow_features, video2rms = (
         fill(NETWORKS[stage](manifest), SALT)
         for stage in ("optical_flow", "rgb_features", "flow_features", "video2rms")
@@ -82,7 +82,7 @@ def torch_envelope(manifest: Manifest, video: Path) -> Floats:
 
 @torch.inference_mode()
 def torch_sound(manifest: Manifest, tokenizer: RobertaTokenizer, envelope: Floats, length: int) -> Floats:
-    """RMS2Sound in PyTorch: [length] samples at 16 kHz, as `--loudness peak` makes them."""
+    """Run RMS2Sound in PyTorch with `--loudness peak`; returns [length] samples at 16 kHz."""
     clap, denoiser, vae, vocoder = (
         fill(NETWORKS[stage](manifest), SALT) for stage in ("clap_text", "denoiser", "vae_decoder", "vocoder")
     )
@@ -112,7 +112,7 @@ def torch_sound(manifest: Manifest, tokenizer: RobertaTokenizer, envelope: Float
     ids=lambda preset: preset.name,
 )
 @pytest.mark.long
-def test_published_files_make_the_sound_that_torch_makes(preset, published, media, tiny_bundle, tmp_path):
+def test_imported_bundle_matches_torch(preset, published, media, tiny_bundle, tmp_path):
     video, sound, curve = media / "fps2997.mp4", tmp_path / "sound.wav", tmp_path / "curve.json"
     files = Files(*published(preset))
     bundle = tmp_path / "bundle"
@@ -138,7 +138,7 @@ def test_published_files_make_the_sound_that_torch_makes(preset, published, medi
     )
     duration_s = probe(video).duration_s
     expected_curve = torch_envelope(manifest, video)
-    # no class is another: they are further apart than the file's six decimals
+    # the classes are further apart than the six decimals of the file, so no class differs
     np.testing.assert_allclose(envelope_file.read(curve), expected_curve, rtol=0, atol=1e-6)
     tokenizer = RobertaTokenizer.from_pretrained(files.tokenizer)
     expected = torch_sound(manifest, tokenizer, expected_curve, samples(duration_s))

@@ -1,4 +1,4 @@
-"""With a proxy in the environment, as in companies, what runs on this machine is reached without it."""
+"""With a proxy in the environment, servers on this machine are reached directly."""
 
 import os
 import socket
@@ -15,13 +15,13 @@ BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
-@pytest.fixture(params=["refuses", "never answers"])
+@pytest.fixture(params=["refusing", "unresponsive"])
 def environment(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Variables that name a proxy for everything."""
+    """An environment in which all proxy variables name a proxy that does not work."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     with socket.socket() as proxy:
         proxy.bind(("127.0.0.1", 0))
-        if request.param == "never answers":
+        if request.param == "unresponsive":
             proxy.listen()
         yield kept | dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{proxy.getsockname()[1]}")
 
@@ -33,7 +33,7 @@ def run(environment: dict[str, str], folder: Path, *arguments: object) -> str:
     return done.stdout
 
 
-def test_a_call_to_a_triton_and_one_that_starts_its_own(
+def test_calls_to_triton_bypass_proxy(
     environment: dict[str, str], tiny_bundle: Path, video: Path, tmp_path: Path
 ) -> None:
     generate = ["foley", "generate", video, "--text=wood", "--steps=2"]
@@ -53,7 +53,7 @@ def test_a_call_to_a_triton_and_one_that_starts_its_own(
     assert {path.name for path in tmp_path.iterdir()} == {"own.wav", "run.wav"}
 
 
-def test_the_public_api_and_its_metrics(
+def test_calls_to_public_api_bypass_proxy(
     environment: dict[str, str], tiny_bundle: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in PROXY_VARIABLES:

@@ -1,4 +1,4 @@
-"""The SDK as its users call it, on a public API and on a Triton of its own."""
+"""The SDK with the public API and with Triton directly."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ def expected(triton: TritonClient, video: Path) -> GenerationResult:
         return foley.generate(video, **OPTIONS)
 
 
-def same(result: GenerationResult, expected: GenerationResult) -> None:
+def assert_same(result: GenerationResult, expected: GenerationResult) -> None:
     np.testing.assert_allclose(result.waveform, expected.waveform, atol=1e-4)
     np.testing.assert_array_equal(result.envelope, expected.envelope)
     names = expected.recipe.keys() - {"video", "audio"}
@@ -59,10 +59,10 @@ def same(result: GenerationResult, expected: GenerationResult) -> None:
     }
 
 
-def test_one_call_makes_a_video_with_sound(client: FoleyClient, video: Path, expected: GenerationResult) -> None:
+def test_generate_reports_progress_and_recipe(client: FoleyClient, video: Path, expected: GenerationResult) -> None:
     events: list[Progress] = []
     result = client.generate(str(video), on_progress=events.append, timeout=120, **OPTIONS)
-    same(result, expected)
+    assert_same(result, expected)
     assert result.recipe["video"] == video.name
     stages = [event.stage for event in events]
     assert stages.index("features") < stages.index("denoise")
@@ -72,7 +72,7 @@ def test_one_call_makes_a_video_with_sound(client: FoleyClient, video: Path, exp
     assert result.timings_s.keys() >= {"features", "video2rms", "denoise", "decode"}
 
 
-def test_results_are_saved(client: FoleyClient, video: Path, tmp_path: Path) -> None:
+def test_results_are_saved_as_video_and_wav(client: FoleyClient, video: Path, tmp_path: Path) -> None:
     result = client.generate(video.read_bytes(), options=GenerateOptions(steps=1), variations=2)
     result.save(tmp_path / "out.mp4")
     result.save(tmp_path / "second.wav", variation=1)
@@ -82,19 +82,17 @@ def test_results_are_saved(client: FoleyClient, video: Path, tmp_path: Path) -> 
     assert (tmp_path / "out.mp4").stat().st_size > video.stat().st_size
 
 
-def test_a_stream_brings_the_envelope_early_and_the_sound_in_parts(
-    client: FoleyClient, video: Path, expected: GenerationResult
-) -> None:
+def test_stream_yields_envelope_and_audio_chunks(client: FoleyClient, video: Path, expected: GenerationResult) -> None:
     events = list(client.stream(video, **OPTIONS))
     *_, result = events
     assert isinstance(result, GenerationResult)
-    same(result, expected)
+    assert_same(result, expected)
     chunks = [event for event in events if isinstance(event, AudioChunk)]
     np.testing.assert_array_equal(np.concatenate([chunk.samples for chunk in chunks]), result.waveform)
     assert any(isinstance(event, Progress) and event.envelope is not None for event in events)
 
 
-def test_leaving_a_stream_stops_the_work(client: FoleyClient, video: Path) -> None:
+def test_leaving_stream_stops_work(client: FoleyClient, video: Path) -> None:
     for event in client.stream(video, steps=1000):
         if isinstance(event, Progress) and event.stage == "denoise" and event.done:
             break
@@ -103,7 +101,7 @@ def test_leaving_a_stream_stops_the_work(client: FoleyClient, video: Path) -> No
     assert time.monotonic() - began < 60
 
 
-def test_an_envelope_is_predicted_edited_and_sounded(client: FoleyClient, video: Path) -> None:
+def test_generate_from_edited_envelope(client: FoleyClient, video: Path) -> None:
     envelope = client.predict_envelope(video)
     louder = np.minimum(envelope * 2 + 0.05, 1)
     result = client.generate(video, envelope=louder, steps=1)
@@ -111,12 +109,12 @@ def test_an_envelope_is_predicted_edited_and_sounded(client: FoleyClient, video:
     assert (result.recipe["envelope"], result.recipe["video"]) == ("given", video.name)
 
 
-def test_embeddings_are_of_unit_length(client: FoleyClient) -> None:
+def test_embeddings_have_unit_length(client: FoleyClient) -> None:
     for embedding in client.embed_prompt("glass", negative_text="music"):
         np.testing.assert_allclose(np.linalg.norm(embedding), 1, rtol=1e-5)
 
 
-def test_a_timeout_and_a_token_end_a_call(client: FoleyClient, video: Path) -> None:
+def test_timeout_and_cancel_token_end_call(client: FoleyClient, video: Path) -> None:
     with pytest.raises(TimedOut, match=r"timeout of 1\.5 s"):
         client.generate(video, steps=1000, timeout=1.5)
     cancel = CancelToken()
@@ -129,19 +127,17 @@ def test_a_timeout_and_a_token_end_a_call(client: FoleyClient, video: Path) -> N
         client.generate(video, steps=1000, on_progress=stop, cancel=cancel)
 
 
-def test_an_unknown_option_is_refused_before_anything_is_sent(client: FoleyClient, video: Path) -> None:
+def test_rejects_unknown_option(client: FoleyClient, video: Path) -> None:
     with pytest.raises(SettingError, match="no option 'stepz'"):
         client.generate(video, stepz=3)
 
 
-def test_a_job_is_created_watched_cancelled_and_deleted(
-    client: FoleyClient, video: Path, expected: GenerationResult
-) -> None:
+def test_job_lifecycle(client: FoleyClient, video: Path, expected: GenerationResult) -> None:
     job = client.create(video.read_bytes(), **OPTIONS)
     result = job.wait(timeout=120)
-    same(result, expected)
+    assert_same(result, expected)
     assert (job.status.state, job.status.error) == ("succeeded", None)
-    same(client.job(job.name).wait(), expected)
+    assert_same(client.job(job.name).wait(), expected)
     assert job.name in [status.name for status in client.jobs()]
     job.delete()
     with pytest.raises(NotFound):
@@ -158,16 +154,16 @@ def test_a_job_is_created_watched_cancelled_and_deleted(
     assert long.status.state == "cancelled"
 
 
-def test_the_asyncio_client_does_the_same(server: ApiServer, video: Path, expected: GenerationResult) -> None:
+def test_asyncio_client_matches_synchronous_client(server: ApiServer, video: Path, expected: GenerationResult) -> None:
     async def main() -> None:
         async with AsyncFoleyClient(f"grpc://{server.grpc}") as client:
             results = await asyncio.gather(*(client.generate(video, **OPTIONS) for _ in range(2)))
             for result in results:
-                same(result, expected)
+                assert_same(result, expected)
             events = [event async for event in client.stream(video, **OPTIONS)]
             assert isinstance(events[-1], GenerationResult)
             job = await client.create(video, **OPTIONS)
-            same(await job.wait(timeout=120), expected)
+            assert_same(await job.wait(timeout=120), expected)
             assert (await job.status).state == "succeeded"
             assert job.name in [status.name async for status in client.jobs()]
             with pytest.raises(TimedOut):

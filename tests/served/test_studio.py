@@ -1,4 +1,4 @@
-"""The studio's HTTP against a real server; its page is in test_studio_page."""
+"""The studio's HTTP API on a real server; test_studio_page.py tests the page."""
 
 import json
 import re
@@ -45,31 +45,29 @@ def upload(server: ApiServer, video: Path) -> dict[str, Any]:
     return answer.json()
 
 
-def test_the_curve_is_the_pipelines_and_so_is_the_sound(server: ApiServer, triton: TritonClient, video: Path) -> None:
+def test_envelope_and_take_match_pipeline(server: ApiServer, triton: TritonClient, video: Path) -> None:
     sent = upload(server, video)
     *_, found = lines(requests.post(f"{server.studio}api/videos/{sent['video']}/envelope", stream=True))
     request = GenerationRequest(video, options=GenerateOptions(steps=3, seed=4))
     theirs = TritonBackend(triton).generate(request)
     np.testing.assert_allclose(found["envelope"], theirs.envelope, atol=1e-6)
-    wish = {"envelope": found["envelope"], "sample_count": sent["sample_count"], "steps": 3, "seed": 4}
-    *_, made = lines(requests.post(f"{server.studio}api/takes", json=wish, stream=True))
+    body = {"envelope": found["envelope"], "sample_count": sent["sample_count"], "steps": 3, "seed": 4}
+    *_, made = lines(requests.post(f"{server.studio}api/takes", json=body, stream=True))
     (take,) = made["takes"]
     wave, rate = soundfile.read(BytesIO(requests.get(f"{server.studio}api/takes/{take['take']}.wav").content))
     assert (rate, len(wave)) == (16_000, sent["sample_count"])
-    np.testing.assert_allclose(wave, theirs.waveform, atol=2e-4)  # 16 bits, and the curve's six digits
+    np.testing.assert_allclose(wave, theirs.waveform, atol=2e-4)  # 16-bit samples; six digits of the envelope
     assert take["recipe"]["seed"] == 4
     assert len(take["produced"]) == len(found["envelope"])
 
 
 @pytest.mark.parametrize("source_audio", ["replace", "mix", "keep"])
-def test_a_take_goes_into_its_video_as_everywhere_else(
-    server: ApiServer, media: Path, tmp_path: Path, source_audio: SourceAudio
-) -> None:
-    """Muxed in the sandbox, and byte for byte what `foley.mux` makes of the same sound."""
+def test_mux_matches_write_video(server: ApiServer, media: Path, tmp_path: Path, source_audio: SourceAudio) -> None:
+    """Muxed in the sandbox, byte-identical to the output of `foley.mux`."""
     source = media / "fps24_with_audio.mp4"
     sent = upload(server, source)
-    wish = {"envelope": [0.1] * -(-sent["sample_count"] // 160), "sample_count": sent["sample_count"], "steps": 2}
-    *_, made = lines(requests.post(f"{server.studio}api/takes", json=wish))
+    body = {"envelope": [0.1] * -(-sent["sample_count"] // 160), "sample_count": sent["sample_count"], "steps": 2}
+    *_, made = lines(requests.post(f"{server.studio}api/takes", json=body))
     wav = requests.get(f"{server.studio}api/takes/{made['takes'][0]['take']}.wav").content
     wave, rate = soundfile.read(BytesIO(wav), dtype="float32")
     address = f"{server.studio}api/videos/{sent['video']}/mux"
@@ -82,7 +80,7 @@ def test_a_take_goes_into_its_video_as_everywhere_else(
 
 
 @pytest.mark.parametrize("name", ["mjpeg.mov", "animated.gif", "odd_size_161x121_yuv444.mkv", "vfr.mp4"])
-def test_a_preview_has_the_pictures_that_the_networks_see(server: ApiServer, media: Path, name: str) -> None:
+def test_preview_has_the_frames_of_the_networks(server: ApiServer, media: Path, name: str) -> None:
     sent = upload(server, media / name)
     answer = requests.get(f"{server.studio}api/videos/{sent['video']}/preview.mp4")
     assert answer.headers["content-type"] == "video/mp4"
@@ -95,43 +93,43 @@ def test_a_preview_has_the_pictures_that_the_networks_see(server: ApiServer, med
         shown = [frame.to_ndarray(format="rgb24") for frame in made.decode(video=0)]
     assert len(shown) == len(seen)
     for ours, theirs in zip(shown, seen, strict=True):
-        assert np.abs(ours.astype(int) - theirs).mean() < 8  # of 255: chroma at half the size, and compression
+        assert np.abs(ours.astype(int) - theirs).mean() < 8  # of 255: chroma subsampling and compression
 
 
-def test_it_offers_the_examples_of_a_folder(server: ApiServer, repository: Path) -> None:
-    offered = requests.get(f"{server.studio}api/about").json()["examples"]
-    assert offered == ["drumstick.mp4", "steel.mp4"]
-    for name in offered:
+def test_examples_are_listed_and_served(server: ApiServer, repository: Path) -> None:
+    examples = requests.get(f"{server.studio}api/about").json()["examples"]
+    assert examples == ["drumstick.mp4", "steel.mp4"]
+    for name in examples:
         answer = requests.get(f"{server.studio}api/examples/{name}")
         assert answer.content == (repository / "examples" / name).read_bytes()
     for other in ("kuberay.yaml", "..%2FREADME.md", "nothing"):
         assert requests.get(f"{server.studio}api/examples/{other}").status_code == 404
 
 
-def test_a_new_prompt_on_the_same_curve_never_touches_the_video(server: ApiServer, triton: TritonClient) -> None:
+def test_take_from_envelope_does_not_run_video2rms(server: ApiServer, triton: TritonClient) -> None:
     before = triton.statistics("video2rms")["execution_count"]
     for text in ("wood", "glass"):
-        wish = {"envelope": [0.1] * 50, "text": text, "steps": 2}
-        assert lines(requests.post(f"{server.studio}api/takes", json=wish))[-1]["event"] == "takes"
+        body = {"envelope": [0.1] * 50, "text": text, "steps": 2}
+        assert lines(requests.post(f"{server.studio}api/takes", json=body))[-1]["event"] == "takes"
     assert triton.statistics("video2rms")["execution_count"] == before
 
 
-def test_going_away_stops_the_work(server: ApiServer, triton: TritonClient) -> None:
-    wish = {"envelope": [0.1] * 100, "steps": 1000}
-    answer = requests.post(f"{server.studio}api/takes", json=wish, stream=True)
+def test_closed_connection_stops_work(server: ApiServer, triton: TritonClient) -> None:
+    body = {"envelope": [0.1] * 100, "steps": 1000}
+    answer = requests.post(f"{server.studio}api/takes", json=body, stream=True)
     for line in answer.iter_lines():
         if json.loads(line).get("done", 0) > 3:
             break
     answer.close()
     counts = []
-    while len(counts) < 3 or counts[-1] != counts[-3]:  # no step any more
+    while len(counts) < 3 or counts[-1] != counts[-3]:  # until the count is stable
         counts.append(int(triton.statistics("denoiser")["execution_count"]))
         time.sleep(5 * TICK_S)
         assert len(counts) < 60
     assert counts[-1] - counts[0] < 100
 
 
-def test_what_cannot_be_used_is_said_and_nothing_is_kept(server: ApiServer, media: Path) -> None:
+def test_invalid_requests_are_rejected(server: ApiServer, media: Path) -> None:
     def refused(path: str, status: int, words: str, **options: Any) -> None:
         answer = requests.request(options.pop("method", "POST"), f"{server.studio}{path}", **options)
         assert answer.status_code == status, answer.text
@@ -154,22 +152,20 @@ def test_what_cannot_be_used_is_said_and_nothing_is_kept(server: ApiServer, medi
         assert answer.status_code in (201, 400, 413), hostile.name
 
 
-def test_only_the_page_itself_may_ask(server: ApiServer) -> None:
+def test_only_same_origin_requests_are_accepted(server: ApiServer) -> None:
     address = server.studio
     page = requests.get(address)
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    assert not re.search(r"(?:src|href)=\"(?!/static/|data:,)", page.text)  # nothing from other hosts
+    assert not re.search(r"(?:src|href)=\"(?!/static/|data:,)", page.text)  # no resources from other hosts
     assert requests.get(address, headers={"Host": "attacker.example"}).status_code == 403
     assert (
         requests.post(f"{address}api/takes", json={}, headers={"Origin": "http://attacker.example"}).status_code == 403
     )
 
 
-def test_with_tokens_it_asks_for_one_and_counts_a_request_to_its_last_byte(
-    triton: TritonClient, tmp_path: Path
-) -> None:
+def test_token_is_required_and_concurrency_limited_until_response_ends(triton: TritonClient, tmp_path: Path) -> None:
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 1))
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
@@ -177,12 +173,12 @@ def test_with_tokens_it_asks_for_one_and_counts_a_request_to_its_last_byte(
         assert requests.get(f"{server.studio}api/about").status_code == 401
         allowed = requests.get(f"{server.studio}api/about", headers={"Authorization": f"Bearer {token}"})
         assert allowed.json()["profiles"]["balanced"]["steps"] > 0
-        assert requests.get(server.studio).status_code == 200  # the page itself asks for it
+        assert requests.get(server.studio).status_code == 200  # the page itself needs no token
         bearer = {"Authorization": f"Bearer {token}"}
-        wish = {"envelope": [0.1] * 100, "steps": 1000}
-        first = requests.post(f"{server.studio}api/takes", json=wish, headers=bearer, stream=True)
-        told = first.iter_lines(chunk_size=1)  # which ends the request when it is gone
-        assert json.loads(next(told))["event"] in ("waiting", "progress")
+        body = {"envelope": [0.1] * 100, "steps": 1000}
+        first = requests.post(f"{server.studio}api/takes", json=body, headers=bearer, stream=True)
+        events = first.iter_lines(chunk_size=1)  # closing the response ends the request
+        assert json.loads(next(events))["event"] in ("waiting", "progress")
         second = requests.get(f"{server.studio}api/about", headers=bearer)
         assert second.status_code == 429
         assert second.json()["error"]["retry_after_s"] > 0
@@ -193,14 +189,14 @@ def test_with_tokens_it_asks_for_one_and_counts_a_request_to_its_last_byte(
             time.sleep(TICK_S)
 
 
-def test_a_full_server_says_when_to_come_again(triton: TritonClient, tmp_path: Path) -> None:
+def test_full_server_responds_with_retry_after(triton: TritonClient, tmp_path: Path) -> None:
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0}
     with api_server(tmp_path, **settings) as server:
-        wish = {"envelope": [0.1] * 100, "steps": 1000}
-        with requests.post(f"{server.studio}api/takes", json=wish, stream=True) as first:
-            told = first.iter_lines(chunk_size=1)
-            next(told)
-            second = requests.post(f"{server.studio}api/takes", json=wish)
+        body = {"envelope": [0.1] * 100, "steps": 1000}
+        with requests.post(f"{server.studio}api/takes", json=body, stream=True) as first:
+            events = first.iter_lines(chunk_size=1)
+            next(events)
+            second = requests.post(f"{server.studio}api/takes", json=body)
         assert second.status_code == 429
         assert second.json()["error"]["reason"] == "OVERLOADED"
         assert int(second.headers["Retry-After"]) >= 1

@@ -44,7 +44,7 @@ def server(demo_triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def busy_server(triton: TritonClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Takes one request at a time."""
+    """A server that accepts one request at a time."""
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "running": 1, "waiting": 0, "upload_mib": 41}
     with api_server(tmp_path_factory.mktemp("busy"), **settings) as server:
         yield server
@@ -55,7 +55,7 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium here; Debian's package is called chromium")
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it beeps once a second
+    microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # beeps once a second
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-quic", *quiet, *microphone]
@@ -66,7 +66,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """`open_page(address)`: the page; at the end none may have made a mistake, or loaded anything from elsewhere."""
+    """`open_page(address)`: the page; fails at the end on script errors and on requests to other hosts."""
     problems: list[str] = []
     contexts = []
 
@@ -75,11 +75,13 @@ def open_page(browser: Browser) -> Iterator[Open]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda told: _note(problems, told.text) if told.type == "error" else None)
+        page.on("console", lambda message: _note(problems, message.text) if message.type == "error" else None)
         page.on(
             "request",
-            lambda asked: (
-                None if asked.url.startswith((address, "blob:", "data:")) else problems.append(f"asked for {asked.url}")
+            lambda request: (
+                None
+                if request.url.startswith((address, "blob:", "data:"))
+                else problems.append(f"asked for {request.url}")
             ),
         )
         page.goto(address)
@@ -92,12 +94,12 @@ def open_page(browser: Browser) -> Iterator[Open]:
 
 
 def _note(problems: list[str], text: str) -> None:
-    if "Failed to load resource" not in text:  # Chromium's word for every answer that is an error
+    if "Failed to load resource" not in text:  # logged by Chromium for every error response
         problems.append(text)
 
 
-def predicted(page: Page, video: Path | str) -> Page:
-    """Open a video, or an example, and wait for its curve."""
+def open_video(page: Page, video: Path | str) -> Page:
+    """Open a video or an example, and wait for its envelope."""
     if isinstance(video, str):
         page.get_by_role("button", name=video, exact=True).click()
     else:
@@ -107,20 +109,20 @@ def predicted(page: Page, video: Path | str) -> Page:
 
 
 def curve(page: Page) -> NDArray[np.float32]:
-    """What "Save the curve" saves, as `foley` reads it."""
+    """Return the envelope that "Save the curve" saves."""
     with page.expect_download() as saving:
         page.get_by_role("button", name="Save the curve").click()
     return envelope_file.read(saved(saving.value, page))
 
 
 def saved(download: Any, _: Page) -> Path:
-    """The file that was saved, under the name that the page gave it."""
+    """Return the downloaded file, renamed to the name that the page suggested."""
     path = Path(download.path())
     return path.rename(path.with_name(download.suggested_filename))
 
 
-def spot(page: Page, across: float, up: float) -> tuple[float, float]:
-    """A place in the lane of the curve, below the pictures: shares of the width, and of the height from the ground."""
+def position(page: Page, across: float, up: float) -> tuple[float, float]:
+    """Return the page coordinates of a point in the lane of the curve, given as shares of its width and height."""
     box = page.locator("#timeline").bounding_box()
     assert box
     top, ground = 80, box["height"] - (86 if page.locator("#list li").count() else 2)
@@ -128,23 +130,23 @@ def spot(page: Page, across: float, up: float) -> tuple[float, float]:
 
 
 def drag(page: Page, *spots: tuple[float, float]) -> None:
-    """With the mouse, from one spot of the curve's lane over the next ones."""
-    page.mouse.move(*spot(page, *spots[0]))
+    """Drag the mouse in the lane of the curve from the first spot over the others."""
+    page.mouse.move(*position(page, *spots[0]))
     page.mouse.down()
     for at in spots[1:]:
-        page.mouse.move(*spot(page, *at), steps=8)
+        page.mouse.move(*position(page, *at), steps=8)
     page.mouse.up()
 
 
-def choose(page: Page, from_s: float, to_s: float) -> None:
-    """Choose a region by its ends."""
+def select_region(page: Page, from_s: float, to_s: float) -> None:
+    """Select a region by its ends."""
     for end, seconds in (("Region from", from_s), ("to", to_s)):
         page.get_by_role("spinbutton", name=end, exact=True).fill(f"{seconds:.2f}")
         page.keyboard.press("Enter")
 
 
 def tones(page: Page, across: float, lane: str) -> int:
-    """How many colours a column of the time line has, in the lane of the pictures or of the spectrogram."""
+    """Return the number of colours in a column of the time line, in the lane of the frames or the spectrogram."""
     found: int = page.evaluate(
         """([across, lane]) => {
             const line = document.getElementById("timeline"), scale = devicePixelRatio, height = line.height / scale;
@@ -168,12 +170,10 @@ def make(page: Page, text: str, count: int, steps: int = 4) -> Locator:
     return takes
 
 
-def test_open_see_edit_generate_compare_export(
-    open_page: Open, server: ApiServer, repository: Path, tmp_path: Path
-) -> None:
+def test_full_workflow(open_page: Open, server: ApiServer, repository: Path, tmp_path: Path) -> None:
     page = open_page(server.studio)
     expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
-    predicted(page, "steel")
+    open_video(page, "steel")
     first = curve(page)
     expected = requests.post(f"{server.studio}api/videos", data=(repository / "examples/steel.mp4").read_bytes())
     answer = requests.post(f"{server.studio}api/videos/{expected.json()['video']}/envelope")
@@ -192,13 +192,13 @@ def test_open_see_edit_generate_compare_export(
 
     page.get_by_role("spinbutton", name="Takes").fill("2")
     takes = make(page, "a stick hits metal", 2)
-    expect(page.get_by_role("button", name="Pause")).to_be_visible()  # it plays by itself
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()  # plays automatically
     page.wait_for_timeout(300)
     assert tones(page, 0.3, "pictures") > 20
-    assert tones(page, 0.3, "spectrogram") > 20  # here is sound
-    assert tones(page, 0.97, "spectrogram") < 20  # and here is none
+    assert tones(page, 0.3, "spectrogram") > 20  # sound
+    assert tones(page, 0.97, "spectrogram") < 20  # silence
     expect(page.locator('li[aria-current="true"]')).to_contain_text("1. a stick hits metal")
-    page.keyboard.press("2")  # A/B, while it plays
+    page.keyboard.press("2")  # A/B comparison during playback
     expect(page.locator('li[aria-current="true"]')).to_contain_text("2. a stick hits metal")
     page.keyboard.press("x")
     expect(page.locator('li[aria-current="true"]')).to_contain_text("1. a stick hits metal")
@@ -211,7 +211,7 @@ def test_open_see_edit_generate_compare_export(
     wave, rate = soundfile.read(wav, dtype="float32")
     assert wav.name == "steel-1.wav"
     assert (rate, len(wave)) == (16_000, 160_000)
-    assert np.corrcoef(measure(wave), drawn)[0, 1] > 0.7  # it follows what was drawn
+    assert np.corrcoef(measure(wave), drawn)[0, 1] > 0.7  # follows the drawn curve
     with page.expect_download() as saving:
         takes.last.get_by_role("button", name="Recipe").click()
     recipe = json.loads(saved(saving.value, page).read_text())
@@ -232,24 +232,24 @@ def test_open_see_edit_generate_compare_export(
     command, *arguments = shlex.split(line)
     assert command == "foley"
     assert arguments[-1] == "steel-1.mp4"
-    ran = subprocess.run(
+    completed = subprocess.run(
         [BIN / command, *arguments, "-o", "same.wav", "--no-cache", "--server", server.grpc], cwd=tmp_path
     )
-    assert ran.returncode == 0
+    assert completed.returncode == 0
     same, _ = soundfile.read(tmp_path / "same.wav", dtype="float32")
     np.testing.assert_allclose(same, wave, atol=2 / 32768)
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-def test_points_are_dragged(open_page: Open, server: ApiServer, video: Path) -> None:
-    page = predicted(open_page(server.studio), video)
+def test_points_can_be_dragged(open_page: Open, server: ApiServer, video: Path) -> None:
+    page = open_video(open_page(server.studio), video)
     page.get_by_label("Shape").select_option("A")
     before = curve(page)
     peak = int(before.argmax())
     page.get_by_role("button", name="Points").click()
     height = float(before.max())
-    top = 1.25 * height if height > 0.05 else 0.05  # of the lane, unless the prediction was louder
+    top = 1.25 * height if height > 0.05 else 0.05  # level at the top of the lane
     drag(page, (0.5, height / max(top, 0.3 * height)), (0.25, 0.4))
     after = curve(page)
     assert after.argmax() == pytest.approx(0.25 * len(after), abs=2)
@@ -262,8 +262,8 @@ def test_points_are_dragged(open_page: Open, server: ApiServer, video: Path) -> 
     np.testing.assert_array_equal(curve(page), before)
 
 
-def test_all_is_done_with_the_keyboard(open_page: Open, server: ApiServer, video: Path) -> None:
-    page = predicted(open_page(server.studio), video)
+def test_keyboard_covers_all_actions(open_page: Open, server: ApiServer, video: Path) -> None:
+    page = open_video(open_page(server.studio), video)
     before = curve(page)
     page.locator("#timeline").focus()
     for _ in range(3):
@@ -275,7 +275,7 @@ def test_all_is_done_with_the_keyboard(open_page: Open, server: ApiServer, video
     after = curve(page)
     assert not after[30:70].any()
     np.testing.assert_array_equal(after[70:], before[70:])
-    choose(page, 0.80, 1.20)
+    select_region(page, 0.80, 1.20)
     page.locator("#timeline").focus()
     page.keyboard.press("-")
     np.testing.assert_allclose(curve(page)[80:120], 0.8 * before[80:120], atol=2e-6)
@@ -289,8 +289,8 @@ def test_all_is_done_with_the_keyboard(open_page: Open, server: ApiServer, video
     expect(page.locator("#list li")).to_have_count(1, timeout=WORK_MS)
 
 
-def test_picture_and_sound_stay_in_step(open_page: Open, server: ApiServer) -> None:
-    page = predicted(open_page(server.studio), "drumstick")
+def test_video_and_sound_stay_synchronised(open_page: Open, server: ApiServer) -> None:
+    page = open_video(open_page(server.studio), "drumstick")
     make(page, "wood", 1)
 
     def positions() -> tuple[float, float]:
@@ -306,18 +306,18 @@ def test_picture_and_sound_stay_in_step(open_page: Open, server: ApiServer) -> N
     assert heard - first == pytest.approx(time.monotonic() - began, abs=0.2)
     assert seen == pytest.approx(heard, abs=0.1)
 
-    choose(page, 0.50, 1.00)
+    select_region(page, 0.50, 1.00)
     page.get_by_label("Loop the region").check()
     rounds = []
     for _ in range(12):
         page.wait_for_timeout(150)
         rounds.append(positions()[0])
     assert all(0.45 <= at <= 1.05 for at in rounds[2:])
-    assert np.diff(rounds[2:]).min() < -0.2  # it went back
+    assert np.diff(rounds[2:]).min() < -0.2  # looped
 
 
-def test_a_sound_gives_its_loudness(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
-    page = predicted(open_page(server.studio), video)
+def test_envelope_from_recording(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
+    page = open_video(open_page(server.studio), video)
     wave = np.concatenate([np.zeros(8_000), 0.3 * np.sin(np.arange(16_000) / 4)]).astype(np.float32)
     soundfile.write(tmp_path / "beep.wav", wave, 16_000)
     page.set_input_files("#sound", tmp_path / "beep.wav")
@@ -325,8 +325,8 @@ def test_a_sound_gives_its_loudness(open_page: Open, server: ApiServer, video: P
     taken = curve(page)
     np.testing.assert_allclose(taken, measure(wave)[: len(taken)], atol=1e-4)
 
-    choose(page, 0.4, 1.2)
-    page.get_by_role("button", name="Record one").click()  # the browser's own microphone for tests
+    select_region(page, 0.4, 1.2)
+    page.get_by_role("button", name="Record one").click()  # Chromium's fake microphone
     page.wait_for_timeout(1300)
     page.get_by_role("button", name="Stop recording").click()
     expect(page.get_by_role("button", name="Record one")).to_be_visible()
@@ -334,11 +334,11 @@ def test_a_sound_gives_its_loudness(open_page: Open, server: ApiServer, video: P
     recorded = curve(page)
     assert recorded[40:120].max() > 0.01
     assert not np.array_equal(recorded[40:120], taken[40:120])
-    np.testing.assert_array_equal(recorded[120:], taken[120:])  # the region only
+    np.testing.assert_array_equal(recorded[120:], taken[120:])  # only the region changes
 
 
-def test_curves_come_from_files(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
-    page = predicted(open_page(server.studio), video)
+def test_envelope_from_file(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
+    page = open_video(open_page(server.studio), video)
     wave = np.abs(np.sin(np.arange(len(curve(page))) / 9)).astype(np.float32)
     for suffix in envelope_file.EXTENSIONS:
         (tmp_path / f"curve{suffix}").write_text(envelope_file.dumps(wave, suffix))
@@ -353,7 +353,7 @@ def test_curves_come_from_files(open_page: Open, server: ApiServer, video: Path,
         page.get_by_role("button", name="Dismiss").click()
 
 
-def test_sending_shows_how_far_it_is(open_page: Open, server: ApiServer, repository: Path) -> None:
+def test_upload_shows_progress(open_page: Open, server: ApiServer, repository: Path) -> None:
     page = open_page(server.studio)
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 80_000}
     page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
@@ -364,26 +364,26 @@ def test_sending_shows_how_far_it_is(open_page: Open, server: ApiServer, reposit
     expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
 
 
-def test_a_refusal_is_heard_while_much_is_being_sent(
+def test_rejection_is_shown_during_large_upload(
     open_page: Open, busy_server: ApiServer, video: Path, tmp_path: Path
 ) -> None:
-    much = tmp_path / "much.mp4"
-    much.write_bytes(video.read_bytes() + bytes(40 * 2**20))
+    large = tmp_path / "much.mp4"
+    large.write_bytes(video.read_bytes() + bytes(40 * 2**20))
     page = open_page(busy_server.studio)
-    wish = {"envelope": [0.1] * 100, "steps": 1000}
-    with requests.post(f"{busy_server.studio}api/takes", json=wish, stream=True) as other:
-        told = other.iter_lines(chunk_size=1)
-        next(told)
-        page.set_input_files("#file", much)
+    body = {"envelope": [0.1] * 100, "steps": 1000}
+    with requests.post(f"{busy_server.studio}api/takes", json=body, stream=True) as other:
+        events = other.iter_lines(chunk_size=1)
+        next(events)
+        page.set_input_files("#file", large)
         expect(page.get_by_role("alert")).to_contain_text("at its request limit of 1")
         page.get_by_role("button", name="Cancel").click()
-    too_much = tmp_path / "too-much.mp4"
-    too_much.write_bytes(bytes(42 * 2**20))
-    page.set_input_files("#file", too_much)
+    too_large = tmp_path / "too-much.mp4"
+    too_large.write_bytes(bytes(42 * 2**20))
+    page.set_input_files("#file", too_large)
     expect(page.get_by_role("alert")).to_contain_text("44 MB, more than the limit of 42 MB")
 
 
-def test_files_are_dropped(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
+def test_files_can_be_dropped(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
     page = open_page(server.studio)
 
     def drop(path: Path, kind: str) -> None:
@@ -406,8 +406,8 @@ def test_files_are_dropped(open_page: Open, server: ApiServer, video: Path, tmp_
     np.testing.assert_allclose(curve(page)[:140], measure(wave)[:140], atol=1e-4)
 
 
-def test_a_sound_to_be_like(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
-    page = predicted(open_page(server.studio), video)
+def test_audio_prompt(open_page: Open, server: ApiServer, video: Path, tmp_path: Path) -> None:
+    page = open_video(open_page(server.studio), video)
     soundfile.write(tmp_path / "gong.wav", 0.3 * np.sin(np.arange(32_000) / 4), 16_000)
     page.set_input_files("#like", tmp_path / "gong.wav")
     expect(page.get_by_text("like gong.wav")).to_be_visible()
@@ -419,13 +419,13 @@ def test_a_sound_to_be_like(open_page: Open, server: ApiServer, video: Path, tmp
     expect(page.get_by_label("What it is", exact=True)).to_be_enabled()
 
 
-def test_cancelling_says_so_and_leaves_everything(open_page: Open, server: ApiServer, video: Path) -> None:
-    page = predicted(open_page(server.studio), video)
+def test_cancel_keeps_takes(open_page: Open, server: ApiServer, video: Path) -> None:
+    page = open_video(open_page(server.studio), video)
     make(page, "wood", 1)
     page.get_by_label("Steps").fill("1000")
     page.get_by_role("button", name="Make sound").click()
     expect(page.locator("#status")).to_contain_text("of 1000", timeout=WORK_MS)
-    page.get_by_role("button", name="Video with take 1").click()  # waits for its turn
+    page.get_by_role("button", name="Video with take 1").click()  # queued
     with page.expect_download():
         page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#list li")).to_have_count(1)
@@ -437,36 +437,36 @@ def test_cancelling_says_so_and_leaves_everything(open_page: Open, server: ApiSe
 
 
 @pytest.mark.parametrize("name", ["mjpeg.mov", "animated.gif"])
-def test_what_the_browser_cannot_play_is_shown(open_page: Open, server: ApiServer, media: Path, name: str) -> None:
-    page = predicted(open_page(server.studio), media / name)
-    expect(page.locator("#video")).to_have_js_property("videoWidth", 344)  # of the server's preview
+def test_preview_is_shown_for_unplayable_formats(open_page: Open, server: ApiServer, media: Path, name: str) -> None:
+    page = open_video(open_page(server.studio), media / name)
+    expect(page.locator("#video")).to_have_js_property("videoWidth", 344)  # width of the server's preview
     page.wait_for_timeout(500)
     assert tones(page, 0.5, "pictures") > 3
 
 
-def test_what_was_made_is_not_lost_unasked(open_page: Open, server: ApiServer, video: Path) -> None:
-    page = predicted(open_page(server.studio), video)
+def test_unsaved_takes_require_confirmation(open_page: Open, server: ApiServer, video: Path) -> None:
+    page = open_video(open_page(server.studio), video)
     make(page, "wood", 1)
-    asked: list[str] = []
+    messages: list[str] = []
 
-    def answer(dialog: Dialog, yes: bool) -> None:
-        asked.append(dialog.message)
+    def respond(dialog: Dialog, yes: bool) -> None:
+        messages.append(dialog.message)
         if yes:
             dialog.accept()
         else:
             dialog.dismiss()
 
-    page.once("dialog", lambda dialog: answer(dialog, False))
+    page.once("dialog", lambda dialog: respond(dialog, False))
     page.set_input_files("#other", video)
     page.wait_for_timeout(300)
-    assert "save what you want to keep" in asked[0]
+    assert "save what you want to keep" in messages[0]
     expect(page.locator("#list li")).to_have_count(1)
-    page.once("dialog", lambda dialog: answer(dialog, True))
+    page.once("dialog", lambda dialog: respond(dialog, True))
     page.set_input_files("#other", video)
     expect(page.locator("#list li")).to_have_count(0)
 
 
-def test_a_refusal_is_told_in_words(open_page: Open, server: ApiServer, media: Path, tmp_path: Path) -> None:
+def test_rejected_video_shows_message(open_page: Open, server: ApiServer, media: Path, tmp_path: Path) -> None:
     page = open_page(server.studio)
     (tmp_path / "no.mp4").write_text("no video")
     for bad, words in ((tmp_path / "no.mp4", "not a video"), (media / "empty.mp4", "empty")):
@@ -477,12 +477,12 @@ def test_a_refusal_is_told_in_words(open_page: Open, server: ApiServer, media: P
     expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
 
 
-def test_a_busy_server_is_asked_again(open_page: Open, busy_server: ApiServer, video: Path) -> None:
-    page = predicted(open_page(busy_server.studio), video)
-    wish = {"envelope": [0.1] * 100, "steps": 1000}
-    with requests.post(f"{busy_server.studio}api/takes", json=wish, stream=True) as other:
-        told = other.iter_lines(chunk_size=1)
-        next(told)
+def test_busy_server_is_retried(open_page: Open, busy_server: ApiServer, video: Path) -> None:
+    page = open_video(open_page(busy_server.studio), video)
+    body = {"envelope": [0.1] * 100, "steps": 1000}
+    with requests.post(f"{busy_server.studio}api/takes", json=body, stream=True) as other:
+        events = other.iter_lines(chunk_size=1)
+        next(events)
         page.get_by_label("Steps").fill("3")
         page.get_by_role("button", name="Make sound").click()
         expect(page.get_by_role("alert")).to_contain_text("at its request limit of 1")
@@ -491,15 +491,13 @@ def test_a_busy_server_is_asked_again(open_page: Open, busy_server: ApiServer, v
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_a_lost_connection_is_taken_up_again(
-    open_page: Open, triton: TritonClient, video: Path, tmp_path: Path
-) -> None:
-    """The server is killed in the middle of a take; the next one on that port knows nothing, and gets all it needs."""
+def test_reconnects_after_server_restart(open_page: Open, triton: TritonClient, video: Path, tmp_path: Path) -> None:
+    """The server is killed during a take; the page uploads everything again to the next server on the same port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         settings = {"triton": triton.url, "studio": True, "studio_port": free.getsockname()[1]}
     soundfile.write(tmp_path / "gong.wav", 0.3 * np.sin(np.arange(32_000) / 4), 16_000)
     with api_server(tmp_path, **settings) as server:
-        page = predicted(open_page(server.studio), video)
+        page = open_video(open_page(server.studio), video)
         page.set_input_files("#like", tmp_path / "gong.wav")
         expect(page.get_by_text("like gong.wav")).to_be_visible()
         page.get_by_label("Steps").fill("120")
@@ -514,15 +512,15 @@ def test_a_lost_connection_is_taken_up_again(
         takes = page.locator("#list li")
         expect(takes).to_have_count(1, timeout=WORK_MS)
         with page.expect_download() as saving:
-            takes.first.get_by_role("button", name="Video with").click()  # which is sent again for it
+            takes.first.get_by_role("button", name="Video with").click()  # uploads the video again
         with av.open(saving.value.path()) as made:
             assert {stream.type for stream in made.streams} == {"video", "audio"}
 
 
-@pytest.mark.long  # the page is patient
-def test_a_silent_server_is_a_lost_one(open_page: Open, triton: TritonClient, video: Path, tmp_path: Path) -> None:
+@pytest.mark.long  # the timeout of the page is long
+def test_unresponsive_server_counts_as_lost(open_page: Open, triton: TritonClient, video: Path, tmp_path: Path) -> None:
     with api_server(tmp_path, triton=triton.url, studio=True, studio_port=0) as server:
-        page = predicted(open_page(server.studio), video)
+        page = open_video(open_page(server.studio), video)
         page.get_by_label("Steps").fill("500")
         page.get_by_role("button", name="Make sound").click()
         expect(page.locator("#status")).to_contain_text("of 500", timeout=WORK_MS)
@@ -533,11 +531,9 @@ def test_a_silent_server_is_a_lost_one(open_page: Open, triton: TritonClient, vi
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_waiting_for_a_lost_server_can_be_stopped(
-    open_page: Open, triton: TritonClient, video: Path, tmp_path: Path
-) -> None:
+def test_retry_can_be_cancelled(open_page: Open, triton: TritonClient, video: Path, tmp_path: Path) -> None:
     with api_server(tmp_path, triton=triton.url, studio=True, studio_port=0) as server:
-        page = predicted(open_page(server.studio), video)
+        page = open_video(open_page(server.studio), video)
         drawn = curve(page)
     page.get_by_role("button", name="Make sound").click()
     expect(page.get_by_role("alert")).to_contain_text("lost")
@@ -546,7 +542,7 @@ def test_waiting_for_a_lost_server_can_be_stopped(
     np.testing.assert_array_equal(curve(page), drawn)
 
 
-def test_the_page_asks_for_a_token_where_there_are_some(open_page: Open, triton: TritonClient, tmp_path: Path) -> None:
+def test_page_requests_token(open_page: Open, triton: TritonClient, tmp_path: Path) -> None:
     token = new_token()
     (tmp_path / "tokens.toml").write_text(entry("alice", token, ["generate"], 1e6, 10))
     settings = {"triton": triton.url, "studio": True, "studio_port": 0, "tokens": tmp_path / "tokens.toml"}
@@ -560,8 +556,8 @@ def test_the_page_asks_for_a_token_where_there_are_some(open_page: Open, triton:
         expect(page.get_by_role("heading", name="Drop a silent video here")).to_be_visible()
 
 
-def test_fingers_draw_and_zoom(open_page: Open, server: ApiServer, video: Path) -> None:
-    page = predicted(open_page(server.studio, viewport=TABLET, has_touch=True), video)
+def test_touch_draws_and_zooms(open_page: Open, server: ApiServer, video: Path) -> None:
+    page = open_video(open_page(server.studio, viewport=TABLET, has_touch=True), video)
     before = curve(page)
     cdp = page.context.new_cdp_session(page)
 
@@ -570,16 +566,18 @@ def test_fingers_draw_and_zoom(open_page: Open, server: ApiServer, video: Path) 
         cdp.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
     page.locator("#timeline").scroll_into_view_if_needed()
-    touch("touchStart", spot(page, 0.4, 0.5))
+    touch("touchStart", position(page, 0.4, 0.5))
     for across in (0.45, 0.5, 0.6):
-        touch("touchMove", spot(page, across, 0.5))
+        touch("touchMove", position(page, across, 0.5))
     touch("touchEnd")
     drawn = curve(page)
     assert drawn[round(0.5 * len(drawn))] > 0
     assert not np.array_equal(drawn, before)
-    touch("touchStart", spot(page, 0.4, 0.5))
-    touch("touchStart", spot(page, 0.4, 0.5), spot(page, 0.6, 0.5))  # the second finger takes back what the first drew
-    touch("touchMove", spot(page, 0.2, 0.5), spot(page, 0.8, 0.5))
+    touch("touchStart", position(page, 0.4, 0.5))
+    touch(
+        "touchStart", position(page, 0.4, 0.5), position(page, 0.6, 0.5)
+    )  # the second finger undoes the stroke of the first
+    touch("touchMove", position(page, 0.2, 0.5), position(page, 0.8, 0.5))
     touch("touchEnd")
     np.testing.assert_array_equal(curve(page), drawn)
     page.get_by_role("button", name="Region").click()
@@ -587,17 +585,17 @@ def test_fingers_draw_and_zoom(open_page: Open, server: ApiServer, video: Path) 
     width = float(page.get_by_label("to", exact=True).input_value()) - float(
         page.get_by_role("spinbutton", name="Region from").input_value()
     )
-    assert width == pytest.approx(len(drawn) / 300, rel=0.1)  # a third of it is on show
+    assert width == pytest.approx(len(drawn) / 300, rel=0.1)  # a third is visible
     scrolled = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
     assert not scrolled
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [LAPTOP, TABLET], ids=["laptop", "tablet"])
-def test_it_is_accessible(
+def test_page_is_accessible(
     open_page: Open, server: ApiServer, video: Path, tmp_path: Path, scheme: str, viewport: dict[str, int]
 ) -> None:
-    """By axe, in each of its states."""
+    """Checked with axe in every state of the page."""
     if not AXE.is_file():
         pytest.skip("npm ci in server/studio/ brings axe")
     page = open_page(server.studio, color_scheme=scheme, viewport=viewport)
@@ -613,7 +611,7 @@ def test_it_is_accessible(
     page.set_input_files("#file", tmp_path / "no.mp4")
     expect(page.get_by_role("alert")).to_contain_text("not a video")
     check()
-    predicted(page, video)
+    open_video(page, video)
     check()
     takes = make(page, "wood", 1)
     check()
