@@ -1,4 +1,4 @@
-"""Long-running generations: real store, real media on disk; only the networks behind the engine are left out."""
+"""Long-running generations with a real store and real media files; only the networks are replaced."""
 
 import asyncio
 import sqlite3
@@ -29,7 +29,7 @@ TIMEOUT_S = 20.0
 
 @dataclass
 class Networks:
-    """Makes every sound at once, or when `go` is set; or fails."""
+    """Returns a sound at once, or when `go` is set; or raises `error`."""
 
     ready: bool = True
     draining: bool = False
@@ -54,7 +54,7 @@ class Networks:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Generations]]:
-    """`make(engine, store)`: over folders that stay the same within a test, as after a restart."""
+    """`make(engine, store)`: generations in folders that persist within a test, as across a restart."""
     (tmp_path / "uploads").mkdir(exist_ok=True)
     made: list[Generations] = []
 
@@ -82,13 +82,13 @@ async def add(generations: Generations, file: Path | None = None):
     )
 
 
-async def until(what: Callable[[], bool]) -> None:
-    while not what():
+async def wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
         await asyncio.sleep(0.01)
 
 
 def run(scenario: Awaitable[None]) -> None:
-    """Run `scenario`; one that hangs fails."""
+    """Run `scenario` with a timeout."""
     asyncio.run(asyncio.wait_for(scenario, TIMEOUT_S))
 
 
@@ -97,16 +97,16 @@ async def stop(task: "asyncio.Task[None]") -> None:
     await asyncio.wait([task])
 
 
-def test_nothing_is_removed_that_this_store_did_not_write(make, tmp_path, monkeypatch):
-    """Other people's folders beside ours, a replica's generations, and those of a store whose file was lost."""
+def test_sweep_keeps_files_of_others(make, tmp_path, monkeypatch):
+    """Unrelated folders, generations of a replica, and those of a store whose file was lost."""
     monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.05)
-    others = {
+    unrelated = {
         "photos/one.jpg": b"1",
         f"{uuid.uuid4().hex}/video": b"2",
         f"{uuid.uuid4()}/video": b"3",
         "backups/deep/er": b"4",
     }
-    for name, content in others.items():
+    for name, content in unrelated.items():
         (tmp_path / "media" / name).parent.mkdir(parents=True)
         (tmp_path / "media" / name).write_bytes(content)
 
@@ -114,18 +114,18 @@ def test_nothing_is_removed_that_this_store_did_not_write(make, tmp_path, monkey
         generations = make()
         work = asyncio.create_task(generations.run())
         row = await add(generations)
-        await until(lambda: generations.store.by_id(row.id).ended)
+        await wait_until(lambda: generations.store.by_id(row.id).ended)
         await generations.delete(generations.store.by_id(row.id))
         await asyncio.sleep(0.3)  # several sweeps
         await stop(work)
         assert not (tmp_path / "media" / row.id).exists()
 
     run(scenario())
-    assert {name: (tmp_path / "media" / name).read_bytes() for name in others} == others
+    assert {name: (tmp_path / "media" / name).read_bytes() for name in unrelated} == unrelated
 
 
-def test_uploads_that_were_cut_off_are_removed_and_accepted_ones_never(make, tmp_path, monkeypatch):
-    """A process that was killed between the upload and its acceptance; and one that accepts while the sweep reads."""
+def test_sweep_removes_only_unaccepted_uploads(make, tmp_path, monkeypatch):
+    """A process killed between upload and acceptance, and acceptances during the sweep."""
     monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.0)
     file = tmp_path / "video"
     file.write_bytes(b"video")
@@ -138,7 +138,7 @@ def test_uploads_that_were_cut_off_are_removed_and_accepted_ones_never(make, tmp
         generations = make(Networks(supervisor=SimpleNamespace(ready=False)))
         sweep = asyncio.create_task(generations._sweep())
         rows = await asyncio.gather(*(add(generations, file) for _ in range(50)))
-        await until(lambda: not generations.store.reserved())
+        await wait_until(lambda: not generations.store.reserved())
         await stop(sweep)
         kept = {path.name for path in (tmp_path / "media").iterdir()}
         assert kept == {row.id for row in rows}
@@ -146,7 +146,7 @@ def test_uploads_that_were_cut_off_are_removed_and_accepted_ones_never(make, tmp
     run(scenario())
 
 
-def test_of_two_uploads_with_one_request_id_one_is_kept(make, tmp_path, monkeypatch):
+def test_concurrent_uploads_with_one_request_id_keep_one(make, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.02)
     file = tmp_path / "video"
     file.write_bytes(b"video")
@@ -159,7 +159,7 @@ def test_of_two_uploads_with_one_request_id_one_is_kept(make, tmp_path, monkeypa
             *(generations.add("alice", request_id, "digest", request_to_proto(REQUEST), [file]) for _ in range(2))
         )
         assert both[0].id == both[1].id
-        await until(lambda: not generations.store.reserved())
+        await wait_until(lambda: not generations.store.reserved())
         await stop(sweep)
         assert [path.name for path in (tmp_path / "media").iterdir()] == [both[0].id]
 
@@ -167,7 +167,7 @@ def test_of_two_uploads_with_one_request_id_one_is_kept(make, tmp_path, monkeypa
 
 
 class Paused(Store):
-    """Waits in `by_id` and `count_ahead`, as on a slow disk, while `hold` is set."""
+    """Delays `by_id` and `count_ahead`, as a slow disk does, while `hold` is set."""
 
     hold = False
 
@@ -185,8 +185,8 @@ class Paused(Store):
 
 
 @pytest.mark.parametrize("watchers", [1, 8])
-def test_a_watcher_that_comes_while_the_work_begins_sees_its_end(make, tmp_path, watchers):
-    """The clients' own pattern, `create` and then `wait`; the watcher comes before the worker claims the row."""
+def test_watcher_before_claim_sees_the_end(make, tmp_path, watchers):
+    """`create` followed by `wait`, as the clients do; the watcher arrives before the worker claims the row."""
 
     async def scenario() -> None:
         store = Paused(tmp_path / "store.sqlite")
@@ -202,13 +202,13 @@ def test_a_watcher_that_comes_while_the_work_begins_sees_its_end(make, tmp_path,
                 pass
 
         await asyncio.gather(*map(follow, watching))
-        await until(lambda: not generations._live)
+        await wait_until(lambda: not generations._live)
         await stop(work)
 
     run(scenario())
 
 
-def test_cancelling_stops_work_that_somebody_watches_from_its_beginning(make, tmp_path):
+def test_cancel_stops_watched_work(make, tmp_path):
     async def scenario() -> None:
         store = Paused(tmp_path / "store.sqlite")
         engine = Networks(go=asyncio.Event())
@@ -219,24 +219,22 @@ def test_cancelling_stops_work_that_somebody_watches_from_its_beginning(make, tm
         await asyncio.sleep(0)
         work = asyncio.create_task(generations.run())
         progress = await watching
-        await until(lambda: engine.began > 0)
+        await wait_until(lambda: engine.began > 0)
         await generations.cancel(await generations.find("alice", f"operations/{row.id}"))
         assert progress.ended
-        await until(lambda: engine.stopped == engine.began)
-        await until(lambda: not generations._live)
+        await wait_until(lambda: engine.stopped == engine.began)
+        await wait_until(lambda: not generations._live)
         await stop(work)
 
     run(scenario())
 
 
-@pytest.mark.parametrize("state", ["Triton is gone", "the server drains"])
-def test_the_loop_runs_on_and_ends_while_nothing_can_be_begun(make, state):
-    """An accepted generation must not make the workers spin: other tasks run, and a cancellation ends them."""
+@pytest.mark.parametrize("state", ["triton unavailable", "draining"])
+def test_idle_workers_do_not_spin(make, state):
+    """An accepted generation must not make the workers spin: other tasks run, and cancellation ends the loop."""
 
     async def scenario() -> None:
-        engine = Networks(
-            draining=state == "the server drains", supervisor=SimpleNamespace(ready=state != "Triton is gone")
-        )
+        engine = Networks(draining=state == "draining", supervisor=SimpleNamespace(ready=state != "triton unavailable"))
         generations = make(engine, workers=2)
         work = asyncio.create_task(generations.run())
         await asyncio.sleep(0.05)
@@ -259,8 +257,8 @@ def test_the_loop_runs_on_and_ends_while_nothing_can_be_begun(make, state):
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])
-def test_an_outcome_survives_a_store_that_cannot_be_written_for_a_while(make, tmp_path, monkeypatch, outcome):
-    """A trigger of SQLite refuses every change of a row, as a full disk does."""
+def test_outcome_is_stored_after_write_failures(make, tmp_path, monkeypatch, outcome):
+    """A trigger of SQLite rejects every update, as a full disk does."""
     monkeypatch.setattr(module, "STORE_RETRY_S", 0.05)
 
     async def scenario() -> None:
@@ -268,7 +266,7 @@ def test_an_outcome_survives_a_store_that_cannot_be_written_for_a_while(make, tm
         generations = make(engine)
         row = await add(generations)
         work = asyncio.create_task(generations.run())
-        await until(lambda: engine.began > 0)
+        await wait_until(lambda: engine.began > 0)
         with sqlite3.connect(tmp_path / "store.sqlite") as other:
             other.execute("CREATE TRIGGER full BEFORE UPDATE ON generations BEGIN SELECT RAISE(ABORT, 'full'); END")
         engine.go.set()
@@ -276,7 +274,7 @@ def test_an_outcome_survives_a_store_that_cannot_be_written_for_a_while(make, tm
         assert generations.store.by_id(row.id).state == "running"
         with sqlite3.connect(tmp_path / "store.sqlite") as other:
             other.execute("DROP TRIGGER full")
-        await until(lambda: generations.store.by_id(row.id).ended)
+        await wait_until(lambda: generations.store.by_id(row.id).ended)
         assert generations.store.by_id(row.id).state == outcome
         assert engine.began == 1
         await stop(work)

@@ -1,4 +1,4 @@
-"""Requests as messages and back, and what is wrong with a message."""
+"""Conversion of requests and results to messages and back, and validation of messages."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +31,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 def values(option):
-    """Any value of an option."""
+    """Return a strategy for the valid values of an option."""
     if option.choices:
         return st.sampled_from(option.choices)
     if option.low is None:
@@ -43,7 +43,7 @@ def values(option):
 
 @st.composite
 def all_options(draw):
-    """Any options, each of them left out half of the time."""
+    """Draw any valid options, half of them set."""
     chosen = {one.name: draw(values(one)) for one in describe(GenerateOptions) if draw(st.booleans())}
     if chosen.get("sampler") == "ddim":
         chosen.pop("timestep_spacing", None)
@@ -53,24 +53,24 @@ def all_options(draw):
 
 
 @given(all_options(), st.none() | envelopes(), st.booleans())
-def test_a_request_comes_back_as_it_was_sent(options, envelope, recorded):
+def test_request_round_trip(options, envelope, recorded):
     if recorded:
         options = GenerateOptions(**options.model_dump(exclude={"text"}))
-    if envelope:  # the optical flow is for videos
+    if envelope:  # optical flow requires a video
         options = GenerateOptions(**options.model_dump(exclude={"flow"}))
     request = GenerationRequest(None if envelope else VIDEO, envelope, RECORDING if recorded else None, options)
     message = pb.GenerateOptions.FromString(request_to_proto(request).SerializeToString())
-    again = request_from_proto(message, VIDEO, RECORDING)
-    assert (again.options, again.video, again.audio) == (request.options, request.video, request.audio)
+    decoded = request_from_proto(message, VIDEO, RECORDING)
+    assert (decoded.options, decoded.video, decoded.audio) == (request.options, request.video, request.audio)
     if envelope:
-        np.testing.assert_array_equal(again.envelope.envelope, envelope.envelope)
-        assert again.envelope.samples == envelope.samples
+        np.testing.assert_array_equal(decoded.envelope.envelope, envelope.envelope)
+        assert decoded.envelope.samples == envelope.samples
     else:
-        assert again.envelope is None
+        assert decoded.envelope is None
 
 
 def options(**changes):
-    """A good message with some fields changed: `sampling__seed=1` is options.sampling.seed."""
+    """Return a valid message with changed fields: `sampling__seed=1` sets options.sampling.seed."""
     message = pb.GenerateOptions(video=pb.VideoSource(), prompt=pb.Prompt(text="a"))
     for path, value in changes.items():
         *parents, name = path.split("__")
@@ -128,39 +128,39 @@ def options(**changes):
         ({"envelope__envelope__rms": [0.1], "envelope__sample_count": -1}, "envelope.sample_count"),
     ],
 )
-def test_17_what_is_wrong_is_named(changes, field):
+def test_invalid_value_names_field(changes, field):
     with pytest.raises(InvalidInput) as refused:
         request_from_proto(options(**changes), VIDEO, RECORDING)
     assert refused.value.field == field
 
 
-def test_17_a_source_is_needed():
+def test_rejects_missing_source():
     with pytest.raises(InvalidInput) as refused:
         request_from_proto(pb.GenerateOptions(prompt=pb.Prompt(text="a")), VIDEO, RECORDING)
     assert refused.value.field == "source"
 
 
 @given(st.binary(max_size=300))
-def test_16_any_bytes_are_a_request_or_are_refused(content):
+def test_arbitrary_bytes_parse_or_are_rejected(content):
     try:
         message = pb.GenerateOptions.FromString(content)
-    except Exception:  # protobuf refuses it, and gRPC with it
+    except Exception:  # rejected by protobuf, and therefore by gRPC
         return
     with suppress(InvalidInput):
         assert isinstance(request_from_proto(message, VIDEO, RECORDING), GenerationRequest)
 
 
 @given(st.lists(st.integers(0, 200_000), min_size=1, max_size=3))
-def test_a_result_comes_back_from_its_chunks(lengths):
+def test_result_round_trip(lengths):
     random = np.random.default_rng(0)
     takes = [Take(random.random(n, np.float32), {"seed": i}) for i, n in enumerate(lengths)]
     result = GenerationResult(np.full(3, 0.1, np.float32), takes, {"denoise": 1.5, "decode": 0.25})
     message = result_to_proto("id", result)
     sounds = {i: b"".join(chunks(take.waveform.tobytes())) for i, take in enumerate(takes)}
-    again = result_from_proto(message, result.envelope, sounds)
-    assert again.envelope is result.envelope
-    assert again.timings_s == result.timings_s
-    for ours, theirs in zip(again.takes, takes, strict=True):
+    decoded = result_from_proto(message, result.envelope, sounds)
+    assert decoded.envelope is result.envelope
+    assert decoded.timings_s == result.timings_s
+    for ours, theirs in zip(decoded.takes, takes, strict=True):
         np.testing.assert_array_equal(ours.waveform, theirs.waveform)
         assert ours.recipe == theirs.recipe
     if lengths[0]:

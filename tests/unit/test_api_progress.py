@@ -1,4 +1,4 @@
-"""Events of a generation: what every caller receives, however slowly it reads."""
+"""Events of a generation reach every caller, at any reading speed."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ def shown(event) -> str:
 
 
 @pytest.mark.parametrize("reader", ["late", "fast", "slow"])
-def test_every_reader_receives_the_last_state_of_every_stage(reader: str) -> None:
+def test_every_reader_receives_last_state_of_every_stage(reader: str) -> None:
     """The envelope comes after the stages of the video and before those of the sound."""
 
     async def main() -> None:
@@ -64,7 +64,7 @@ def test_every_reader_receives_the_last_state_of_every_stage(reader: str) -> Non
     asyncio.run(main())
 
 
-def test_an_error_comes_after_the_progress_before_it() -> None:
+def test_error_follows_earlier_progress() -> None:
     async def main() -> list[str]:
         progress, seen = Progress("id"), []
         progress.report(StageProgress(Stage.FEATURES, 3, 30))

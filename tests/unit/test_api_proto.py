@@ -1,4 +1,4 @@
-"""The public API's definition: lint-clean by buf, and what Python runs is made of it."""
+"""The definition of the public API passes buf's lint, and the generated Python modules are current."""
 
 import importlib.util
 import shutil
@@ -18,7 +18,7 @@ BUF = Path(sys.executable).with_name("buf")
 
 
 def generator(proto: Path) -> ModuleType:
-    """`generate.py` of the folder `proto`."""
+    """Import `generate.py` from the folder `proto`."""
     spec = importlib.util.spec_from_file_location("generate", proto / "generate.py")
     assert spec
     assert spec.loader
@@ -28,7 +28,7 @@ def generator(proto: Path) -> ModuleType:
 
 
 def lint(proto: Path, image: Path) -> str:
-    """What buf says about the definitions in `proto`."""
+    """Return buf's findings for the definitions in `proto`."""
     generator(proto).image(image)
     command = [BUF, "lint", image, "--path", "foley/v1/foley.proto", "--config", "buf.yaml"]
     run = subprocess.run(
@@ -38,8 +38,8 @@ def lint(proto: Path, image: Path) -> str:
     return run.stdout
 
 
-def test_the_generated_modules_are_current(tmp_path):
-    """`make proto` makes them anew."""
+def test_generated_modules_are_current(tmp_path):
+    """`make proto` regenerates them."""
     generator(ROOT / "proto").modules(tmp_path)
     made = sorted(path.name for path in tmp_path.iterdir())
     assert made == ["foley_pb2.py", "foley_pb2.pyi", "foley_pb2_grpc.py"]
@@ -47,7 +47,7 @@ def test_the_generated_modules_are_current(tmp_path):
         assert (API / name).read_text() == (tmp_path / name).read_text()
 
 
-def test_bufs_standard_rules_find_nothing(tmp_path):
+def test_buf_lint_passes(tmp_path):
     assert lint(ROOT / "proto", tmp_path / "image.binpb") == ""
 
 
@@ -59,7 +59,7 @@ def test_bufs_standard_rules_find_nothing(tmp_path):
         ("  // Samples a second.\n", "", "comment"),
     ],
 )
-def test_a_planted_violation_is_found(tmp_path, good, bad, rule):
+def test_buf_lint_finds_planted_violation(tmp_path, good, bad, rule):
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
     definition = tmp_path / "proto" / "foley" / "v1" / "foley.proto"
     text = definition.read_text()
@@ -68,18 +68,18 @@ def test_a_planted_violation_is_found(tmp_path, good, bad, rule):
     assert rule in lint(tmp_path / "proto", tmp_path / "image.binpb")
 
 
-def test_every_field_says_who_sets_it():
-    """google.api.field_behavior, as AIP-203 asks; members of a oneof say it by being one."""
-    silent = [
+def test_every_field_has_field_behavior():
+    """AIP-203 requires google.api.field_behavior, except for members of a oneof."""
+    unannotated = [
         field.full_name
         for message in pb.DESCRIPTOR.message_types_by_name.values()
         for field in message.fields
         if not field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
         and (field.containing_oneof is None or len(field.containing_oneof.fields) == 1)
     ]
-    assert silent == []
+    assert unannotated == []
 
 
-def test_every_enum_has_a_zero_that_says_nothing():
+def test_every_enum_has_unspecified_zero():
     for enum in pb.DESCRIPTOR.enum_types_by_name.values():
         assert enum.values_by_number[0].name.endswith("_UNSPECIFIED")

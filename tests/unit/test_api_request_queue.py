@@ -1,4 +1,4 @@
-"""Admission: how many are let in, whose turn it is, and that nobody is forgotten."""
+"""Admission: number of admitted requests, order of execution, and positions in the queue."""
 
 import asyncio
 import random
@@ -18,28 +18,28 @@ def run(work: Coroutine[object, object, object]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.integers(0, 5), st.integers(1, 25), st.integers(0, 2**32))
-def test_11_turns_are_bounded_and_in_order_whoever_goes_away(running, waiting, requests, seed):
-    dice = random.Random(seed)
+def test_slots_are_bounded_and_granted_in_order(running, waiting, requests, seed):
+    rng = random.Random(seed)
 
-    async def all_of_it():
+    async def scenario():
         queue = RequestQueue(running, waiting)
-        began, having, most, refused = [], 0, 0, 0
+        started, active, max_active, refused = [], 0, 0, 0
 
         async def one(number: int) -> None:
-            nonlocal having, most, refused
+            nonlocal active, max_active, refused
             positions: list[int] = []
             try:
                 with queue.admit():
                     assert queue.admitted <= running + waiting
                     async with queue.slot(positions.append):
-                        began.append(number)
-                        having += 1
-                        most = max(most, having)
+                        started.append(number)
+                        active += 1
+                        max_active = max(max_active, active)
                         try:
-                            for _ in range(dice.randrange(3)):
+                            for _ in range(rng.randrange(3)):
                                 await asyncio.sleep(0)
                         finally:
-                            having -= 1
+                            active -= 1
                     assert positions[-1] == 0
                     assert positions == sorted(positions, reverse=True)
             except Overloaded as error:
@@ -49,51 +49,51 @@ def test_11_turns_are_bounded_and_in_order_whoever_goes_away(running, waiting, r
         tasks = []
         for number in range(requests):
             tasks.append(asyncio.create_task(one(number)))
-            for _ in range(dice.randrange(3)):
+            for _ in range(rng.randrange(3)):
                 await asyncio.sleep(0)
-            if dice.random() < 0.3:
-                dice.choice(tasks).cancel()
+            if rng.random() < 0.3:
+                rng.choice(tasks).cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert not [error for error in ended if isinstance(error, Exception)]
-        assert most <= running
-        for i, number in enumerate(began):  # two whose turns come in the same moment may begin in either order
-            assert sum(other > number for other in began[:i]) < running
+        assert max_active <= running
+        for i, number in enumerate(started):  # slots granted at the same time may start in any order
+            assert sum(other > number for other in started[:i]) < running
         assert (queue.admitted, queue.waiting) == (0, 0)
-        async with queue.slot(lambda position: None):  # and all turns are free again
+        async with queue.slot(lambda position: None):  # all slots are free again
             assert queue.waiting == 0
 
-    run(all_of_it())
+    run(scenario())
 
 
-def test_11_exactly_the_excess_is_refused_at_once():
-    async def all_of_it():
+def test_rejects_exactly_the_excess():
+    async def scenario():
         queue = RequestQueue(1, 2)
         with queue.admit(), queue.admit(), queue.admit(), pytest.raises(Overloaded):
             queue.admit().__enter__()
         with queue.admit():
             pass
 
-    run(all_of_it())
+    run(scenario())
 
 
-def test_those_who_wait_are_told_when_somebody_in_front_goes():
-    async def all_of_it():
-        queue, told = RequestQueue(1, 9), {name: [] for name in "abc"}
-        let_go = asyncio.Event()
+def test_waiting_requests_receive_position_updates():
+    async def scenario():
+        queue, positions = RequestQueue(1, 9), {name: [] for name in "abc"}
+        release = asyncio.Event()
 
-        async def have(name: str) -> None:
-            async with queue.slot(told[name].append):
-                await let_go.wait()
+        async def hold_slot(name: str) -> None:
+            async with queue.slot(positions[name].append):
+                await release.wait()
 
         tasks = {}
         for name in "abc":
-            tasks[name] = asyncio.create_task(have(name))
+            tasks[name] = asyncio.create_task(hold_slot(name))
             await asyncio.sleep(0)
         tasks["b"].cancel()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        let_go.set()
+        release.set()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-        assert told == {"a": [0], "b": [1], "c": [2, 1, 0]}
+        assert positions == {"a": [0], "b": [1], "c": [2, 1, 0]}
 
-    run(all_of_it())
+    run(scenario())

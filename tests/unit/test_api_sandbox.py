@@ -1,4 +1,4 @@
-"""Untrusted media in a process of its own: the same pictures, and a bound on what a bomb can cost."""
+"""Untrusted media are decoded in a sandboxed process with identical results and bounded cost."""
 
 import gc
 import os
@@ -29,9 +29,9 @@ SANDBOX = Sandbox(LIMITS, memory_bytes=2 << 30, cpu_s=20, wall_s=30)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left():
-    """No process, living or not, and no descriptor."""
-    gc.collect()  # descriptors that earlier tests left for it must not be closed during this one
+def _no_leaks():
+    """No process, zombies included, and no descriptor is left."""
+    gc.collect()  # close the descriptors of earlier tests now, not during this test
     process = psutil.Process()
     children, descriptors = process.children(), process.num_fds()
     yield
@@ -40,7 +40,7 @@ def _nothing_is_left():
 
 
 def decoders():
-    """Those that run now."""
+    """Return the running decoder processes."""
     return [one for one in psutil.Process().children() if "foley_server.sandbox.decoder" in one.cmdline()]
 
 
@@ -56,15 +56,15 @@ def write_video(path, seconds, size=(64, 48)):
     return path
 
 
-def test_a_video_is_read_as_in_this_process():
-    ours, theirs = SANDBOX.loader.video(EXAMPLE), read_frames(EXAMPLE, LIMITS)
-    assert ours.info == theirs.info
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
+def test_video_matches_decoding_in_process():
+    decoded, expected = SANDBOX.loader.video(EXAMPLE), read_frames(EXAMPLE, LIMITS)
+    assert decoded.info == expected.info
+    assert len(decoded) == len(expected)
+    for a, b in zip(decoded, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_recording_is_read_as_in_this_process(tmp_path):
+def test_recording_matches_decoding_in_process(tmp_path):
     soundfile.write(tmp_path / "voice.wav", np.random.default_rng(0).normal(0, 0.1, (200_000, 2)), 44_100)
     np.testing.assert_array_equal(
         SANDBOX.loader.audio(tmp_path / "voice.wav"), read_audio(tmp_path / "voice.wav", LIMITS)
@@ -72,8 +72,8 @@ def test_a_recording_is_read_as_in_this_process(tmp_path):
 
 
 @pytest.mark.skipif(not MEDIA.is_dir(), reason=f"no media files at {MEDIA}; set FOLEY_MEDIA to their folder")
-def test_19_bad_files_are_refused_for_the_same_reason():
-    def refusal(read):
+def test_errors_match_decoding_in_process():
+    def rejection(read):
         try:
             for _ in read():
                 pass
@@ -83,10 +83,10 @@ def test_19_bad_files_are_refused_for_the_same_reason():
 
     for path in sorted(MEDIA.iterdir()):
         if path.suffix in (".mp4", ".mkv", ".webm", ".gif", ".mov", ".m4a"):
-            assert refusal(lambda: SANDBOX.loader.video(path)) == refusal(lambda: read_frames(path, LIMITS)), path  # noqa: B023
+            assert rejection(lambda: SANDBOX.loader.video(path)) == rejection(lambda: read_frames(path, LIMITS)), path  # noqa: B023
 
 
-def test_19_a_playlist_reads_no_other_file(tmp_path):
+def test_playlists_read_no_other_file(tmp_path):
     secret = write_video(tmp_path / "secret.mp4", 1)
     for name, content in {
         "concat": f"ffconcat version 1.0\nfile {secret}\n",
@@ -109,14 +109,14 @@ def test_19_a_playlist_reads_no_other_file(tmp_path):
         ({"packets": 29}, "packets"),
     ],
 )
-def test_18_a_limit_is_met_before_the_decoding(tmp_path, limit, word):
+def test_limits_apply_before_decoding(tmp_path, limit, word):
     video = write_video(tmp_path / "video.mp4", 1)
     with pytest.raises(MediaTooLarge, match=word):
         Sandbox(Limits(**limit), 2 << 30, 20, 30).loader.video(video)
 
 
-def test_18_thousands_of_streams_and_tiny_packets_cost_little(tmp_path):
-    """5,000 packets of one sample each, and more streams than anybody needs."""
+def test_many_streams_and_packets_are_rejected_fast(tmp_path):
+    """5,000 packets of one sample each, in more streams than the limit."""
     with av.open(str(tmp_path / "many.mkv"), "w") as file:
         streams = [file.add_stream("pcm_s16le", 8_000, layout="mono") for _ in range(20)]
         for i in range(5_000):
@@ -130,7 +130,7 @@ def test_18_thousands_of_streams_and_tiny_packets_cost_little(tmp_path):
         assert time.monotonic() - began < 5
 
 
-def test_19_processor_time_is_bounded(tmp_path):
+def test_cpu_time_is_bounded(tmp_path):
     heavy = write_video(tmp_path / "heavy.mp4", 20, (640, 480))
     sandbox = Sandbox(LIMITS, 2 << 30, cpu_s=1, wall_s=60)
     began = time.monotonic()
@@ -140,14 +140,14 @@ def test_19_processor_time_is_bounded(tmp_path):
     assert time.monotonic() - began < 15
 
 
-def test_19_memory_is_bounded(tmp_path):
+def test_memory_is_bounded(tmp_path):
     video = write_video(tmp_path / "video.mp4", 1, (1920, 1080))
     with pytest.raises(MediaError):
         for _ in Sandbox(LIMITS, memory_bytes=220 << 20, cpu_s=20, wall_s=30).loader.video(video):
             pass
 
 
-def test_19_a_decoder_that_hangs_is_given_up(tmp_path):
+def test_hanging_decoder_times_out(tmp_path):
     sandbox = Sandbox(LIMITS, 2 << 30, cpu_s=20, wall_s=1.5)
     video = sandbox.loader.video(write_video(tmp_path / "video.mp4", 30))
     frames = iter(video)
@@ -159,7 +159,7 @@ def test_19_a_decoder_that_hangs_is_given_up(tmp_path):
             pass
 
 
-def test_19_a_decoder_that_is_killed_costs_this_file_only(tmp_path):
+def test_killed_decoder_raises_media_error(tmp_path):
     video = SANDBOX.loader.video(write_video(tmp_path / "video.mp4", 30))
     frames = iter(video)
     next(frames)
@@ -170,7 +170,7 @@ def test_19_a_decoder_that_is_killed_costs_this_file_only(tmp_path):
             pass
 
 
-def test_who_stops_reading_ends_the_decoder(tmp_path):
+def test_closing_the_iterator_ends_the_decoder(tmp_path):
     frames = iter(SANDBOX.loader.video(write_video(tmp_path / "video.mp4", 30)))
     next(frames)
     assert decoders()
@@ -178,7 +178,7 @@ def test_who_stops_reading_ends_the_decoder(tmp_path):
     assert not decoders()
 
 
-def test_two_files_at_once_do_not_wait_for_each_other(tmp_path):
+def test_files_are_decoded_concurrently(tmp_path):
     slow = iter(SANDBOX.loader.video(write_video(tmp_path / "slow.mp4", 30)))
     next(slow)
     assert sum(1 for _ in SANDBOX.loader.video(write_video(tmp_path / "quick.mp4", 1))) == 30
@@ -211,20 +211,20 @@ out.write(decoder.PREFIX.pack(b"E", len(content)) + content)
 """
 
 
-def test_19_the_decoder_has_nothing(tmp_path, monkeypatch):
-    """Said by a program that bounds itself as the decoder does, started in its place."""
+def test_decoder_has_no_privileges(tmp_path, monkeypatch):
+    """Checked by a program that replaces the decoder and applies the same limits to itself."""
     program = tmp_path / "python"
     program.write_text(PROBING.format(python=sys.executable))
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    with pytest.raises(MediaError) as said:
+    with pytest.raises(MediaError) as raised:
         SANDBOX.loader.video(EXAMPLE)
     Path("/tmp/foley-decoder-was-here").unlink(missing_ok=True)
-    assert str(said.value) == "[]"
+    assert str(raised.value) == "[]"
 
 
-def lying(tmp_path, monkeypatch, program):
-    """Let `program` speak in the decoder's place."""
+def replace_decoder(tmp_path, monkeypatch, program):
+    """Replace the decoder with `program`."""
     file = tmp_path / "python"
     file.write_text(f"#!{sys.executable}\nimport sys, struct, time\nout = sys.stdout.buffer\n{program}")
     file.chmod(0o755)
@@ -246,15 +246,15 @@ def lying(tmp_path, monkeypatch, program):
         "sys.exit(3)",
     ],
 )
-def test_a_decoder_that_speaks_nonsense_is_not_believed(tmp_path, monkeypatch, program):
-    lying(tmp_path, monkeypatch, program)
+def test_invalid_decoder_output_raises_media_error(tmp_path, monkeypatch, program):
+    replace_decoder(tmp_path, monkeypatch, program)
     with pytest.raises(MediaError):
         SANDBOX.loader.video(EXAMPLE)
 
 
-def test_a_decoder_that_never_ends_is_stopped_by_what_it_promised(tmp_path, monkeypatch):
+def test_frames_beyond_the_announced_length_raise_media_error(tmp_path, monkeypatch):
     video = SANDBOX.loader.video(EXAMPLE)
-    lying(
+    replace_decoder(
         tmp_path, monkeypatch, f"while True: out.write(struct.pack('<cI', b'D', {FRAME_BYTES}) + bytes({FRAME_BYTES}))"
     )
     before = psutil.Process().memory_info().rss
@@ -266,7 +266,7 @@ def test_a_decoder_that_never_ends_is_stopped_by_what_it_promised(tmp_path, monk
     assert psutil.Process().memory_info().rss - before < 100 << 20
 
 
-def test_many_at_once_from_many_threads(tmp_path):
+def test_concurrent_reads_from_threads(tmp_path):
     path = write_video(tmp_path / "video.mp4", 1)
     failures = []
 
@@ -284,8 +284,8 @@ def test_many_at_once_from_many_threads(tmp_path):
     assert failures == []
 
 
-def test_more_than_a_thousand_open_files_do_not_matter():
-    """`select.select` takes no descriptor above 1023; idle connections hold as many."""
+def test_works_with_more_than_1024_open_files():
+    """`select.select` accepts no descriptor above 1023; idle connections can hold as many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]

@@ -1,4 +1,4 @@
-"""Settings of the API: where they come from, and that what is wrong is said before anything starts."""
+"""Settings of the API: precedence of their sources, and validation at start."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from foley_server.telemetry.metrics import Metrics
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 
 
-def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path, monkeypatch):
+def test_flags_override_environment_and_environment_overrides_file(tmp_path, monkeypatch):
     file = tmp_path / "api.toml"
     file.write_text('running = 3\nwaiting = 3\nstored = 3\nlog_level = "debug"\n')
     monkeypatch.setenv("FOLEY_API_RUNNING", "2")
@@ -23,7 +23,7 @@ def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path, mo
     assert load([]).stored == 3
 
 
-def test_the_defaults_are_valid_and_closed():
+def test_defaults_are_valid_and_bind_to_loopback():
     settings = load([])
     assert settings.address == settings.metrics_address == "127.0.0.1"
     assert settings.limits.duration_s == settings.duration
@@ -53,7 +53,7 @@ def test_the_defaults_are_valid_and_closed():
         (["stray"], "stray"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_that_names_it(arguments, word):
+def test_invalid_setting_is_named_in_one_sentence(arguments, word):
     with pytest.raises(SettingError) as refused:
         load(arguments)
     assert word in str(refused.value)
@@ -61,19 +61,19 @@ def test_what_is_wrong_is_one_sentence_that_names_it(arguments, word):
 
 
 @pytest.mark.parametrize("content", ["running = 0", "nonsense = 1", "not toml ["])
-def test_a_file_is_checked_as_flags_are(tmp_path, content):
+def test_config_file_is_validated(tmp_path, content):
     (tmp_path / "api.toml").write_text(content)
     with pytest.raises(SettingError):
         load(["--config", str(tmp_path / "api.toml")])
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_invalid_settings_are_reported_together():
     with pytest.raises(SettingError) as refused:
         load(["--running", "0", "--waiting", "-1"])
     assert {"running", "waiting"} <= set(re.findall(r"\w+", str(refused.value)))
 
 
-def test_help_explains_every_setting(capsys):
+def test_help_describes_every_setting(capsys):
     with pytest.raises(SystemExit) as end:
         load(["--help"])
     assert end.value.code == 0
@@ -83,7 +83,7 @@ def test_help_explains_every_setting(capsys):
         assert field.description
 
 
-def test_the_page_for_operators_names_every_setting_and_metric():
+def test_operations_page_lists_every_setting_and_metric():
     for name in Settings.model_fields:
         assert f"`--{name.replace('_', '-')}`" in OPERATIONS, name
     for family in Metrics().registry.collect():

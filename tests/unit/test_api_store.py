@@ -1,4 +1,4 @@
-"""What is kept of long-running generations, whatever happens to the process that keeps it."""
+"""Persistent state of long-running generations, including after crashes."""
 
 import os
 import random
@@ -32,7 +32,7 @@ def add(store, owner="alice", request_id=None):
     return store.add(uuid.uuid4().hex, owner, request_id or str(uuid.uuid4()), "digest", b"options")
 
 
-def test_a_request_id_is_one_generation_of_one_owner(store):
+def test_request_id_is_unique_per_owner(store):
     first = add(store, request_id="r")
     assert add(store, request_id="r") == first
     assert add(store, owner="bob", request_id="r").id != first.id
@@ -42,7 +42,7 @@ def test_a_request_id_is_one_generation_of_one_owner(store):
     assert [row.id for row in store.page("alice", 2**62, 10)] == [first.id]
 
 
-def test_the_oldest_is_claimed_first_and_once(store):
+def test_oldest_is_claimed_first_and_once(store):
     rows = [add(store) for _ in range(20)]
     with ThreadPoolExecutor(8) as pool:
         claimed = list(pool.map(lambda _: store.claim(), range(25)))
@@ -52,45 +52,45 @@ def test_the_oldest_is_claimed_first_and_once(store):
     assert {row.attempts for row in found} == {1}
 
 
-def test_it_ends_once(store):
+def test_generation_ends_once(store):
     row = add(store)
     store.claim()
     with ThreadPoolExecutor(8) as pool:
         ended = list(pool.map(lambda i: store.end(row.id, "succeeded" if i % 2 else "cancelled", b"x"), range(16)))
     assert ended.count(True) == 1
-    store.requeue(row.id, counts=True)  # too late
+    store.requeue(row.id, counts=True)  # no effect after the end
     assert store.find("alice", row.id).ended
     assert store.claim() is None
 
 
-def test_what_is_put_back_is_next_again(store):
+def test_requeued_generation_is_claimed_next(store):
     first, second = add(store), add(store)
     store.claim()
     store.requeue(first.id, counts=False)
     assert store.count_ahead(second.number) == 1
-    again = store.claim()
-    assert (again.id, again.attempts) == (first.id, 1)
+    claimed = store.claim()
+    assert (claimed.id, claimed.attempts) == (first.id, 1)
     store.requeue(first.id, counts=True)
     assert store.claim().attempts == 2
     assert (store.count("queued"), store.count("running")) == (1, 1)
 
 
-def test_what_was_under_way_begins_again_after_a_restart(tmp_path):
+def test_running_generations_are_queued_after_restart(tmp_path):
     store = Store(tmp_path / "store.sqlite")
     running, queued, done = add(store), add(store), add(store)
     store.end(done.id, "succeeded", b"result")
     assert store.claim().id == running.id
     store.close()
-    again = Store(tmp_path / "store.sqlite")
-    assert [again.by_id(row.id).state for row in (running, queued, done)] == ["queued", "queued", "succeeded"]
-    assert again.expired(time.time() + 1) == [done.id]
-    again.remove(done.id)
-    assert again.by_id(done.id) is None
-    assert again.reserved() == {done.id}  # until its media are removed
-    again.close()
+    reopened = Store(tmp_path / "store.sqlite")
+    assert [reopened.by_id(row.id).state for row in (running, queued, done)] == ["queued", "queued", "succeeded"]
+    assert reopened.expired(time.time() + 1) == [done.id]
+    reopened.remove(done.id)
+    assert reopened.by_id(done.id) is None
+    assert reopened.reserved() == {done.id}  # until its media are removed
+    reopened.close()
 
 
-def test_an_id_is_reserved_until_it_is_accepted_or_released(store):
+def test_id_is_reserved_until_accepted_or_released(store):
     for id in ("a", "b", "c"):
         store.reserve(id)
     row = store.add("a", "alice", "r", "digest", b"options")
@@ -115,18 +115,18 @@ while True:
 """
 
 
-def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+def test_sigkill_loses_no_acknowledged_change(tmp_path):
     path, added, ended = tmp_path / "store.sqlite", set(), set()
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(6):
         process = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True)
-        timer = threading.Timer(dice.uniform(0.3, 0.6), process.kill)
+        timer = threading.Timer(rng.uniform(0.3, 0.6), process.kill)
         timer.start()
-        said, _ = process.communicate()
-        for line in said.splitlines():
-            what, _, id = line.partition(" ")
+        output, _ = process.communicate()
+        for line in output.splitlines():
+            event, _, id = line.partition(" ")
             if len(id) == 32:
-                (added if what == "added" else ended).add(id)
+                (added if event == "added" else ended).add(id)
     assert len(added) > 20
     store = Store(path)
     kept = {row.id: row.state for row in store.page("alice", 2**62, 10**6)}
@@ -137,7 +137,7 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     store.close()
 
 
-def test_another_file_is_no_store(tmp_path):
+def test_rejects_file_that_is_not_a_store(tmp_path):
     (tmp_path / "store.sqlite").write_bytes(os.urandom(5000))
     with pytest.raises(OutputError, match="--data"):
         Store(tmp_path / "store.sqlite")
@@ -145,10 +145,10 @@ def test_another_file_is_no_store(tmp_path):
         Store(tmp_path / "nowhere" / "store.sqlite")
 
 
-@pytest.fixture(params=["a folder", "a bucket"])
+@pytest.fixture(params=["folder", "bucket"])
 def media(request, tmp_path, monkeypatch):
-    """A store of each kind; the bucket is that of a real S3 server on loopback."""
-    if request.param == "a folder":
+    """A media store in a folder, and one in a bucket of a real S3 server on loopback."""
+    if request.param == "folder":
         yield MediaStore(str(tmp_path / "media"))
         return
     (tmp_path / "buckets" / "foley").mkdir(parents=True)
@@ -163,12 +163,12 @@ def media(request, tmp_path, monkeypatch):
         "AWS_ALLOW_HTTP": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    yield MediaStore("s3://foley/some/prefix")  # its first request is counts again until the server is there
+    yield MediaStore("s3://foley/some/prefix")  # retries its first request until the server is ready
     server.send_signal(signal.SIGTERM)
     server.communicate()
 
 
-def test_media_come_back_and_go(media, tmp_path):
+def test_media_are_stored_and_removed(media, tmp_path):
     file = tmp_path / "video"
     file.write_bytes(os.urandom(3_000_000))
     media.put("a" * 32, "video", file)
@@ -185,7 +185,7 @@ def test_media_come_back_and_go(media, tmp_path):
         media.get("a" * 32, "video")
 
 
-def test_a_place_that_is_not_there_is_said_at_the_start(tmp_path):
+def test_unusable_media_location_is_reported_at_start(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="media cannot be stored"):
         MediaStore(str(tmp_path / "file"))
@@ -203,7 +203,7 @@ while True:
 """
 
 
-def test_kill_9_in_the_middle_of_a_put_leaves_the_whole_or_nothing(tmp_path):
+def test_put_is_atomic_under_sigkill(tmp_path):
     for number in range(1, 5):
         command = [sys.executable, "-c", PUTTING, tmp_path / "media", str(number)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE)

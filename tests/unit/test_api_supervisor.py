@@ -1,4 +1,4 @@
-"""What the supervisor does when its Triton cannot be started, or stops serving; the Triton itself is left out."""
+"""The supervisor when its Triton fails to start or stops serving; the Triton itself is replaced."""
 
 import errno
 import time
@@ -16,7 +16,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 class Source:
-    """Raises each of `errors` in turn; serves where it is None, and after the last of them."""
+    """Raises each of `errors` in turn; serves where it is None, and after the last one."""
 
     def __init__(self, *errors: Exception | None) -> None:
         self.errors = list(errors)
@@ -44,15 +44,15 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "READINESS_CHECK_S", 0.0)
 
 
-def until(what: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
-    while not what():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize("error", [FULL, ServerUnavailable("no wheel"), RuntimeError("a mistake")])
-def test_a_first_start_that_fails_is_raised(error: Exception) -> None:
+def test_error_at_first_start_is_raised(error: Exception) -> None:
     supervisor = Supervisor(Source(error), lambda ready: None)
     with pytest.raises(FoleyError if not isinstance(error, RuntimeError) else RuntimeError) as raised:
         supervisor.start()
@@ -61,19 +61,19 @@ def test_a_first_start_that_fails_is_raised(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [FULL, ServerUnavailable("not now"), RuntimeError("a mistake")])
-def test_a_later_start_that_fails_is_tried_again(error: Exception) -> None:
+def test_failed_restart_is_retried(error: Exception) -> None:
     source, changes = Source(None, error, error), list[bool]()
     supervisor = Supervisor(source, changes.append)
     supervisor.start()
     source.alive = False
-    until(lambda: supervisor.starts == 2 and supervisor.ready)
+    wait_until(lambda: supervisor.starts == 2 and supervisor.ready)
     assert changes[0]
     assert changes[-1]
     assert False in changes
     supervisor.stop()
 
 
-def test_a_model_that_answers_no_call_has_triton_restarted() -> None:
+def test_unresponsive_model_restarts_triton() -> None:
     source = Source()
     supervisor = Supervisor(source, lambda ready: None, hang_timeout_s=5.0)
     supervisor.start()
@@ -81,6 +81,6 @@ def test_a_model_that_answers_no_call_has_triton_restarted() -> None:
     time.sleep(0.1)
     assert (supervisor.starts, source.killed) == (1, 0)
     source.silence_s = 6.0
-    until(lambda: supervisor.starts == 2)
+    wait_until(lambda: supervisor.starts == 2)
     assert source.killed == 1
     supervisor.stop()

@@ -1,4 +1,4 @@
-"""Bearer tokens: who is let in, to what, how often; and that the file holds no token."""
+"""Bearer tokens: authentication, scopes, rate limits, and the token file, which holds no token."""
 
 import os
 
@@ -24,7 +24,7 @@ def file(tmp_path, token):
     return path
 
 
-def test_22_who_is_known_is_let_in(file, token):
+def test_valid_token_is_accepted(file, token):
     principal = Tokens(file).principal(f"Bearer {token}")
     assert principal.name == "alice"
     principal.check("generate")
@@ -33,7 +33,7 @@ def test_22_who_is_known_is_let_in(file, token):
         principal.check("read")
 
 
-def test_22_the_file_holds_no_token(file, token):
+def test_file_contains_no_token(file, token):
     assert token not in file.read_text()
     assert token.removeprefix("foley_") not in file.read_text()
 
@@ -54,20 +54,20 @@ def test_22_the_file_holds_no_token(file, token):
         "Bearer " + "x" * 10**6,
     ],
 )
-def test_22_who_is_not_is_not(file, token, authorization):
+def test_rejects_invalid_authorization(file, token, authorization):
     with pytest.raises(Unauthenticated):
         Tokens(file).principal(authorization and authorization.replace("{}", token))
 
 
 @given(st.text())
-def test_22_no_text_is_a_token(tmp_path_factory, text):
+def test_rejects_arbitrary_text(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     path.write_text(entry("alice", new_token(), SCOPES, 60, 2))
     with pytest.raises(Unauthenticated):
         Tokens(path).principal(text)
 
 
-def test_without_a_file_everyone_may_do_everything():
+def test_without_file_everything_is_allowed():
     everyone = Tokens(None).principal(None)
     for scope in SCOPES:
         everyone.check(scope)
@@ -76,7 +76,7 @@ def test_without_a_file_everyone_may_do_everything():
             pass
 
 
-def test_14_a_token_has_its_share_of_calls_at_once(file, token):
+def test_concurrent_calls_are_limited(file, token):
     tokens = Tokens(file)
     with tokens.principal(f"Bearer {token}").acquire(), tokens.principal(f"Bearer {token}").acquire():
         with pytest.raises(RateLimited) as refused, tokens.principal(f"Bearer {token}").acquire():
@@ -86,7 +86,7 @@ def test_14_a_token_has_its_share_of_calls_at_once(file, token):
         pass
 
 
-def test_14_a_token_has_its_share_of_calls_a_minute(file, token, monkeypatch):
+def test_calls_per_minute_are_limited(file, token, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("foley_server.api.tokens.time.monotonic", lambda: now)
     principal = Tokens(file).principal(f"Bearer {token}")
@@ -108,20 +108,20 @@ def test_14_a_token_has_its_share_of_calls_a_minute(file, token, monkeypatch):
     assert calls() == 60
 
 
-def test_the_file_is_read_again_when_it_changes(file, token):
+def test_changed_file_is_reloaded(file, token):
     tokens = Tokens(file)
     other = new_token()
     with tokens.principal(f"Bearer {token}").acquire():
         file.write_text(file.read_text() + entry("bob", other, ["read"], 1, 1))
         assert tokens.principal(f"Bearer {other}").name == "bob"
-        assert tokens.principal(f"Bearer {token}")._active == 1  # what is under way still counts
+        assert tokens.principal(f"Bearer {token}")._active == 1  # calls in progress still count
     file.write_text(entry("bob", other, ["read"], 1, 1))
     with pytest.raises(Unauthenticated):
         tokens.principal(f"Bearer {token}")
 
 
 @pytest.mark.parametrize("content", [b"not toml [", b"\xff\xfe", b"[tokens.x]\nsha256 = 'short'\n", None])
-def test_a_file_that_breaks_leaves_those_before_valid(file, token, content):
+def test_invalid_file_keeps_previous_tokens(file, token, content):
     tokens = Tokens(file)
     if content is None:
         file.unlink()
@@ -144,7 +144,7 @@ def test_a_file_that_breaks_leaves_those_before_valid(file, token, content):
         ('"alice"', '"../alice"'),
     ],
 )
-def test_what_is_wrong_in_the_file_is_refused(file, before, after):
+def test_rejects_invalid_file(file, before, after):
     text = file.read_text()
     assert before in text
     file.write_text(text.replace(before, after))
@@ -152,7 +152,7 @@ def test_what_is_wrong_in_the_file_is_refused(file, before, after):
         Tokens(file)
 
 
-def test_the_command_makes_one_that_works(tmp_path):
+def test_token_command_creates_valid_token(tmp_path):
     result = CliRunner().invoke(app, ["token", "carol", "--scope", "read", "--concurrent-requests", "1"])
     assert result.exit_code == 0
     path = tmp_path / "tokens.toml"
@@ -165,7 +165,7 @@ def test_the_command_makes_one_that_works(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["a b"], ["carol", "--scope", "all"], ["carol", "--requests-per-minute", "0"]])
-def test_the_command_refuses_what_the_file_could_not_hold(arguments):
+def test_token_command_rejects_invalid_arguments(arguments):
     result = CliRunner().invoke(app, ["token", *arguments])
     assert isinstance(result.exception, FoleyError)
     assert result.stdout == ""

@@ -1,4 +1,4 @@
-"""Files in messages: written in the order and the size that is allowed, and gone afterwards."""
+"""Uploads: files in message chunks, with validated order and size, removed afterwards."""
 
 import asyncio
 import hashlib
@@ -27,16 +27,16 @@ async def stream(messages):
 
 
 def receive(root, messages, kinds=(V,), max_bytes=10_000_000):
-    """The files' contents and the hash that came of `messages`."""
+    """Return the contents of the uploaded files, and their hash."""
 
-    async def all_of_it():
+    async def run():
         with Uploads(root, max_bytes).folder() as folder:
             files = {kind: {V: folder.video, A: folder.recording}[kind] for kind in kinds}
             digest = await folder.receive(stream(messages), files)
             return [file.read_bytes() for file in files.values()], digest
 
     try:
-        return asyncio.run(all_of_it())
+        return asyncio.run(run())
     finally:
         assert list(root.iterdir()) == []
 
@@ -44,7 +44,7 @@ def receive(root, messages, kinds=(V,), max_bytes=10_000_000):
 @given(
     st.lists(st.binary(min_size=1, max_size=50), min_size=1), st.lists(st.binary(min_size=1, max_size=50), min_size=1)
 )
-def test_what_is_sent_is_what_is_there(tmp_path_factory, video, recording):
+def test_upload_preserves_content(tmp_path_factory, video, recording):
     root = tmp_path_factory.mktemp("uploads")
     messages = [*(chunk(V, data) for data in video), *(chunk(A, data) for data in recording)]
     files, digest = receive(root, messages, (V, A))
@@ -71,14 +71,14 @@ def test_what_is_sent_is_what_is_there(tmp_path_factory, video, recording):
         ([chunk(V), pb.GenerateRequest()], (V,), "part"),
     ],
 )
-def test_17_anything_else_is_refused_and_leaves_nothing(tmp_path, messages, kinds, field):
+def test_rejects_invalid_messages_and_leaves_no_files(tmp_path, messages, kinds, field):
     with pytest.raises(InvalidInput) as refused:
         receive(tmp_path, messages, kinds)
     assert refused.value.field == field
 
 
 @pytest.mark.parametrize("size", [999, 1000, 1001])
-def test_15_the_size_is_a_limit(tmp_path, size):
+def test_size_limit(tmp_path, size):
     messages = [chunk(V, b"x" * 500), chunk(V, b"x" * (size - 500))]
     if size <= 1000:
         assert len(receive(tmp_path, messages, max_bytes=1000)[0][0]) == size
@@ -88,7 +88,7 @@ def test_15_the_size_is_a_limit(tmp_path, size):
 
 
 @pytest.mark.parametrize("messages", [[], [chunk(V)], [pb.GenerateRequest()]])
-def test_17_options_come_first(messages):
+def test_options_must_come_first(messages):
     with pytest.raises(InvalidInput) as refused:
         asyncio.run(read_first(stream(messages), "options"))
     assert refused.value.field == "part"

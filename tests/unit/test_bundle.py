@@ -1,4 +1,4 @@
-"""Bundles are checked before use: every fault is a BundleError that names the file."""
+"""Bundles are verified before use: every fault is a BundleError that names the file."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ CONTENT = {"networks/denoiser.onnx": b"graph", "networks/denoiser.safetensors": 
 
 
 def write(root: Path, **changes: object) -> Path:
-    """A whole bundle, with `changes` in its manifest."""
+    """Write a valid bundle with `changes` in its manifest."""
     for path, content in CONTENT.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content)
@@ -25,7 +25,7 @@ def write(root: Path, **changes: object) -> Path:
     return root
 
 
-def test_a_whole_bundle_is_read_and_passes(tmp_path):
+def test_valid_bundle_is_read_and_verified(tmp_path):
     opened = bundle.read(write(tmp_path))
     bundle.verify(opened)
     assert opened.manifest.name == "small"
@@ -33,40 +33,40 @@ def test_a_whole_bundle_is_read_and_passes(tmp_path):
     assert set(opened.missing_graphs()) == set(networks(opened.manifest)) - {"denoiser"}
 
 
-def change_nothing_but(content: bytes) -> Callable[[Path], object]:
+def write_manifest(content: bytes) -> Callable[[Path], object]:
     return lambda root: (root / bundle.MANIFEST).write_bytes(content)
 
 
 UNREADABLE: dict[str, Callable[[Path], object]] = {
     "missing": lambda root: (root / bundle.MANIFEST).unlink(),
-    "a folder": lambda root: ((root / bundle.MANIFEST).unlink(), (root / bundle.MANIFEST).mkdir()),
-    "empty": change_nothing_but(b""),
-    "no JSON": change_nothing_but(b"name: small"),
-    "binary": change_nothing_but(bytes(range(256))),
-    "a list": change_nothing_but(b"[]"),
-    "nested without end": change_nothing_but(b'{"name":' + b"[" * 100_000),
+    "folder": lambda root: ((root / bundle.MANIFEST).unlink(), (root / bundle.MANIFEST).mkdir()),
+    "empty": write_manifest(b""),
+    "not JSON": write_manifest(b"name: small"),
+    "binary": write_manifest(bytes(range(256))),
+    "list": write_manifest(b"[]"),
+    "deeply nested": write_manifest(b'{"name":' + b"[" * 100_000),
     "huge": lambda root: (root / bundle.MANIFEST).open("r+b").truncate(2**40),
-    "an unknown key": lambda root: write(root, novelty=1),
-    "an unknown key inside": lambda root: write(root, vocoder={"wdith": 64}),
-    "another schema": lambda root: write(root, schema_version=2),
-    "no name": change_nothing_but(b'{"schema_version": 1}'),
-    "a name that is a path": lambda root: write(root, name="../x"),
-    "a size of zero": lambda root: write(root, denoiser={"width": 0}),
-    "a size of another type": lambda root: write(root, denoiser={"width": "wide"}),
-    "a file without hash": lambda root: write(root, files={"a": None}),
+    "unknown key": lambda root: write(root, novelty=1),
+    "unknown nested key": lambda root: write(root, vocoder={"wdith": 64}),
+    "unknown schema version": lambda root: write(root, schema_version=2),
+    "no name": write_manifest(b'{"schema_version": 1}'),
+    "path as name": lambda root: write(root, name="../x"),
+    "zero size": lambda root: write(root, denoiser={"width": 0}),
+    "size of wrong type": lambda root: write(root, denoiser={"width": "wide"}),
+    "file without hash": lambda root: write(root, files={"a": None}),
 }
 
 
-@pytest.mark.parametrize("spoil", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_a_manifest_that_cannot_be_used_is_named(tmp_path, spoil):
+@pytest.mark.parametrize("damage", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_invalid_manifest_is_named(tmp_path, damage):
     write(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(BundleError) as caught:
+    damage(tmp_path)
+    with pytest.raises(BundleError) as raised:
         bundle.read(tmp_path)
-    assert str(tmp_path / bundle.MANIFEST) in str(caught.value)
+    assert str(tmp_path / bundle.MANIFEST) in str(raised.value)
 
 
-def test_the_key_that_is_wrong_is_named(tmp_path):
+def test_invalid_key_is_named(tmp_path):
     with pytest.raises(BundleError, match=r"vocoder\.wdith"):
         bundle.read(write(tmp_path, vocoder={"wdith": 64}))
 
@@ -97,19 +97,19 @@ def test_optical_flow_is_a_network_or_dis(tmp_path, optical_flow, expected):
         ("fast", r"optical_flow"),
     ],
 )
-def test_what_is_wrong_with_the_optical_flow_is_said(tmp_path, optical_flow, message):
+def test_invalid_optical_flow_is_reported(tmp_path, optical_flow, message):
     with pytest.raises(BundleError, match=message):
         bundle.read(write(tmp_path, optical_flow=optical_flow))
 
 
-def test_a_missing_folder_is_named_and_so_is_the_remedy(tmp_path):
-    with pytest.raises(BundleError, match="foley-export init") as caught:
+def test_missing_folder_is_named_with_remedy(tmp_path):
+    with pytest.raises(BundleError, match="foley-export init") as raised:
         bundle.read(tmp_path / "nowhere")
-    assert str(tmp_path / "nowhere") in str(caught.value)
+    assert str(tmp_path / "nowhere") in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda path: path.unlink(),
         lambda path: path.write_bytes(b"weighty"),
@@ -117,18 +117,18 @@ def test_a_missing_folder_is_named_and_so_is_the_remedy(tmp_path):
         lambda path: path.write_bytes(b""),
         lambda path: (path.unlink(), path.mkdir()),
     ],
-    ids=["missing", "changed", "cut", "empty", "a folder"],
+    ids=["missing", "changed", "truncated", "empty", "folder"],
 )
-def test_a_file_that_is_not_what_the_manifest_says_is_named(tmp_path, spoil):
+def test_file_that_differs_from_manifest_is_named(tmp_path, damage):
     opened = bundle.read(write(tmp_path))
-    spoil(tmp_path / "networks/denoiser.safetensors")
-    with pytest.raises(BundleError) as caught:
+    damage(tmp_path / "networks/denoiser.safetensors")
+    with pytest.raises(BundleError) as raised:
         bundle.verify(opened)
-    assert str(tmp_path.resolve() / "networks/denoiser.safetensors") in str(caught.value)
+    assert str(tmp_path.resolve() / "networks/denoiser.safetensors") in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["../secret", "networks/../../secret", "ABSOLUTE", "link"])
-def test_a_path_outside_of_the_bundle_is_refused_even_where_its_hash_is_right(tmp_path, name):
+def test_rejects_path_outside_the_bundle(tmp_path, name):
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     root = tmp_path / "bundle"
@@ -136,19 +136,19 @@ def test_a_path_outside_of_the_bundle_is_refused_even_where_its_hash_is_right(tm
     (root / "link").symlink_to(secret)
     name = str(secret) if name == "ABSOLUTE" else name
     opened = bundle.read(write(root, files={name: bundle.file_sha256(secret)}))
-    with pytest.raises(BundleError, match="outside") as caught:
+    with pytest.raises(BundleError, match="outside") as raised:
         bundle.verify(opened)
-    assert name in str(caught.value)
+    assert name in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["", ".", "a\0b", "x" * 5_000], ids=["empty", "itself", "NUL", "endless"])
-def test_a_name_that_no_file_has_is_refused(tmp_path, name):
+@pytest.mark.parametrize("name", ["", ".", "a\0b", "x" * 5_000], ids=["empty", "dot", "NUL", "too long"])
+def test_rejects_invalid_file_name(tmp_path, name):
     opened = bundle.read(write(tmp_path, files={name: "0" * 64}))
     with pytest.raises(BundleError):
         bundle.verify(opened)
 
 
-def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
+def test_digest_depends_on_content_not_location(tmp_path):
     first = bundle.read(write(tmp_path / "a"))
     assert bundle.read(write(tmp_path / "b")).digest == first.digest
     changed = {**first.manifest.files, "networks/denoiser.onnx": "0" * 64}

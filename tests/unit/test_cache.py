@@ -1,4 +1,4 @@
-"""The cache on disk: what was put in comes out to the last bit, or not at all; what is wrong with it is not felt."""
+"""The cache on disk returns exactly what was stored or nothing, and its failures are ignored."""
 
 import os
 import stat
@@ -39,14 +39,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(folder: Path) -> Cache:
-    """With one entry."""
+    """A cache with one entry."""
     cache = Cache(folder)
     cache.put(ABOUT, ENTRY)
     return cache
 
 
 @given(about=WORDS, array=arrays(np.float32, array_shapes(min_dims=0, max_dims=3, min_side=0), elements=FINITE))
-def test_what_is_put_comes_out_to_the_last_bit(about: list[str], array: np.ndarray) -> None:
+def test_round_trip_is_bit_identical(about: list[str], array: np.ndarray) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Path(folder))
         assert cache.get(about, array.shape) is None
@@ -55,12 +55,12 @@ def test_what_is_put_comes_out_to_the_last_bit(about: list[str], array: np.ndarr
         assert found is not None
         assert found.dtype == np.float32
         assert found.shape == array.shape
-        assert found.tobytes() == array.tobytes()  # the sign of a zero too
+        assert found.tobytes() == array.tobytes()  # includes the sign of zero
         assert found.flags.writeable
 
 
 @given(one=WORDS, other=WORDS)
-def test_every_word_counts_and_where_it_ends(one: list[str], other: list[str]) -> None:
+def test_key_depends_on_every_word(one: list[str], other: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Path(folder))
         cache.put(one, ENTRY)
@@ -70,7 +70,7 @@ def test_every_word_counts_and_where_it_ends(one: list[str], other: list[str]) -
 
 
 @given(sizes=st.lists(st.integers(0, 300), max_size=30), limit=st.integers(0, 2000))
-def test_the_limit_is_kept_whatever_comes(sizes: list[int], limit: int) -> None:
+def test_size_limit_is_enforced(sizes: list[int], limit: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Path(folder), limit)
         for i, length in enumerate(sizes):
@@ -78,7 +78,7 @@ def test_the_limit_is_kept_whatever_comes(sizes: list[int], limit: int) -> None:
             assert size(Path(folder)) <= limit
 
 
-def test_what_was_not_used_for_the_longest_time_goes_first(folder: Path) -> None:
+def test_least_recently_used_entry_is_evicted(folder: Path) -> None:
     cache = Cache(folder, 3 * (32 + ENTRY.nbytes))
     seen: set[Path] = set()
     for i in range(3):
@@ -92,29 +92,29 @@ def test_what_was_not_used_for_the_longest_time_goes_first(folder: Path) -> None
     assert kept == [0, 2, 3]
 
 
-def test_what_is_larger_than_the_whole_cache_moves_nothing_out(cache: Cache, folder: Path) -> None:
+def test_entry_larger_than_the_cache_evicts_nothing(cache: Cache, folder: Path) -> None:
     small = Cache(folder, size(folder))
     small.put(["large"], np.zeros(1000, np.float32))
     assert small.get(ABOUT, ENTRY.shape) is not None
     assert small.get(["large"], (1000,)) is None
 
 
-@given(where=st.integers(0, 32 + ENTRY.nbytes - 1), bit=st.integers(0, 7))
-def test_a_bit_that_has_changed_is_a_miss(where: int, bit: int) -> None:
+@given(position=st.integers(0, 32 + ENTRY.nbytes - 1), bit=st.integers(0, 7))
+def test_changed_bit_is_a_miss(position: int, bit: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         cache = Cache(Path(name))
         cache.put(ABOUT, ENTRY)
         path = the_entry(Path(name))
         content = bytearray(path.read_bytes())
-        content[where] ^= 1 << bit
+        content[position] ^= 1 << bit
         path.write_bytes(content)
         assert cache.get(ABOUT, ENTRY.shape) is None
-        cache.put(ABOUT, ENTRY)  # it is made again, and well again
+        cache.put(ABOUT, ENTRY)  # replaces the damaged entry
         assert cache.get(ABOUT, ENTRY.shape) is not None
 
 
 @given(length=st.integers(0, 100))
-def test_an_entry_of_another_length_is_a_miss(length: int) -> None:
+def test_entry_of_wrong_length_is_a_miss(length: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         cache = Cache(Path(name))
         cache.put(ABOUT, ENTRY)
@@ -124,31 +124,31 @@ def test_an_entry_of_another_length_is_a_miss(length: int) -> None:
         assert (cache.get(ABOUT, ENTRY.shape) is None) == (length != len(content))
 
 
-def test_an_entry_under_the_name_of_another_is_a_miss(cache: Cache, folder: Path) -> None:
-    mine = the_entry(folder)
+def test_entry_under_another_name_is_a_miss(cache: Cache, folder: Path) -> None:
+    path = the_entry(folder)
     cache.put(["other"], ENTRY + 1)
-    (other,) = set(folder.iterdir()) - {mine}
-    mine.write_bytes(other.read_bytes())
+    (other,) = set(folder.iterdir()) - {path}
+    path.write_bytes(other.read_bytes())
     assert cache.get(ABOUT, ENTRY.shape) is None
 
 
-def test_values_that_are_no_numbers_are_not_given_out(cache: Cache) -> None:
+def test_entry_with_nan_is_a_miss(cache: Cache) -> None:
     cache.put(["broken"], np.array([1, np.nan], np.float32))
     assert cache.get(["broken"], (2,)) is None
 
 
-def test_what_stands_in_an_entrys_place_is_a_miss(cache: Cache, folder: Path) -> None:
-    """A folder, a pipe that nobody writes to, a link in a circle."""
+def test_non_file_entry_is_a_miss(cache: Cache, folder: Path) -> None:
+    """A folder, a pipe without a writer, a circular link."""
     path = the_entry(folder)
     path.unlink()
-    for stand in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path.name)):
-        stand()
+    for create in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path.name)):
+        create()
         assert cache.get(ABOUT, ENTRY.shape) is None
         cache.put(ABOUT, ENTRY)
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-def test_a_folder_that_cannot_be_used_is_no_cache(tmp_path: Path) -> None:
+def test_unusable_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     for folder in (tmp_path / "file", tmp_path / "file" / "results", Path("/proc/nowhere"), tmp_path / ("x" * 300)):
         cache = Cache(folder)
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_used_is_no_cache(tmp_path: Path) -> None:
         assert cache.get(ABOUT, ENTRY.shape) is None
 
 
-def test_a_full_disk_is_not_felt(folder: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_ignored(folder: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> int:
         path.touch()
         raise OSError(28, "No space left on device")
@@ -166,10 +166,10 @@ def test_a_full_disk_is_not_felt(folder: Path, cache: Cache, monkeypatch: pytest
     monkeypatch.undo()
     assert cache.get(["new"], ENTRY.shape) is None
     assert cache.get(ABOUT, ENTRY.shape) is not None
-    the_entry(folder)  # and nothing half-written
+    the_entry(folder)  # no partial file is left
 
 
-def test_a_folder_that_is_only_read_still_serves(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_folder_is_still_read(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(30, "Read-only file system")
 
@@ -182,25 +182,25 @@ def test_a_folder_that_is_only_read_still_serves(cache: Cache, monkeypatch: pyte
     assert cache.get(["new"], ENTRY.shape) is None
 
 
-def test_the_folder_is_ours_alone_and_its_names_say_nothing(cache: Cache, folder: Path) -> None:
+def test_folder_is_private_and_file_names_are_hashes(cache: Cache, folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     cache.put(["../../outside", "\0", "a/b"], ENTRY)
     assert all(len(path.name) == 64 and int(path.name, 16) for path in folder.iterdir())
 
 
-def test_only_what_a_cache_has_written_is_ever_removed(folder: Path) -> None:
-    """Also what a process that was killed left half-written."""
+def test_eviction_removes_only_cache_files(folder: Path) -> None:
+    """Also partial files of killed processes."""
     folder.mkdir(parents=True)
-    theirs = [folder / "take.wav", folder / "notes", folder / ".foley-0123456789abcdef.partial.mp4"]
-    left = folder / ".foley-0123456789abcdef.partial"
-    for path in (*theirs, left):
+    unrelated = [folder / "take.wav", folder / "notes", folder / ".foley-0123456789abcdef.partial.mp4"]
+    partial = folder / ".foley-0123456789abcdef.partial"
+    for path in (*unrelated, partial):
         path.write_bytes(bytes(500))
         os.utime(path, (0, 0))
     cache = Cache(folder, 100)
     cache.put(ABOUT, ENTRY)
     assert cache.get(ABOUT, ENTRY.shape) is not None
-    assert all(path.exists() for path in theirs)
-    assert not left.exists()
+    assert all(path.exists() for path in unrelated)
+    assert not partial.exists()
 
 
 PROGRAM = """
@@ -217,8 +217,8 @@ for i in range(300):
 """
 
 
-def test_several_processes_and_threads_at_once(folder: Path) -> None:
-    """Room for eight entries, so that they move each other's out all the time."""
+def test_concurrent_processes_and_threads(folder: Path) -> None:
+    """Space for eight entries, so that the processes evict each other's entries."""
     others = [subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)]) for _ in range(3)]
     cache = Cache(folder, 2000)
 
@@ -238,8 +238,8 @@ def test_several_processes_and_threads_at_once(folder: Path) -> None:
     assert all(len(path.name) == 64 for path in folder.iterdir())
 
 
-def test_the_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for `foley-export fetch`, whose files lie beside it."""
+def test_folder_follows_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to the files of `foley-export fetch`."""
     for name in ("FOLEY_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
@@ -254,7 +254,7 @@ def test_the_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatc
     assert default_folder() is None
 
 
-def test_content_is_hashed_anew_where_the_file_was_changed(tmp_path: Path) -> None:
+def test_changed_file_is_hashed_again(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(b"one")
     first = content_sha256(path)

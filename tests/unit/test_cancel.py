@@ -1,4 +1,4 @@
-"""`CancelToken.cancel` from another thread, and `timeout`, end every call of the SDK while the server is silent."""
+"""`CancelToken.cancel` from another thread, and `timeout`, end every call of the SDK to an unresponsive server."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from foley_client import AsyncFoleyClient, CancelToken, FoleyClient, Progress
 from foley_pipeline.progress import StageTimer
 
 ENVELOPE = np.full(100, 0.1, np.float32)
-END_S = 20.0  # every deadline of the clients is later
+END_S = 20.0  # shorter than every deadline of the clients
 Call = Callable[..., Any]
 
 
@@ -42,8 +42,8 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.fixture
-def silent() -> Iterator[tuple[str, threading.Event]]:
-    """The address of a server that accepts connections and says nothing, and an event that is set by the first one."""
+def unresponsive() -> Iterator[tuple[str, threading.Event]]:
+    """The address of a server that accepts connections but never responds, and an event set by the first connection."""
     connected = threading.Event()
     open_connections = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -73,8 +73,10 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_call_to_a_silent_server_is_cancelled(silent: tuple[str, threading.Event], video: Path, call: Call) -> None:
-    url, connected = silent
+def test_call_to_unresponsive_server_is_cancelled(
+    unresponsive: tuple[str, threading.Event], video: Path, call: Call
+) -> None:
+    url, connected = unresponsive
     cancel = CancelToken()
     with FoleyClient(url) as client, ThreadPoolExecutor(1) as pool:
         running = pool.submit(call, client, video, cancel=cancel)
@@ -82,17 +84,19 @@ def test_a_call_to_a_silent_server_is_cancelled(silent: tuple[str, threading.Eve
         assert not running.done()
         cancel.cancel()
         assert isinstance(running.exception(END_S), Cancelled)
-        with pytest.raises(Cancelled):  # and nothing begins after that
+        with pytest.raises(Cancelled):  # no new call starts
             call(client, video, cancel=cancel)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_call_to_a_silent_server_times_out(silent: tuple[str, threading.Event], video: Path, call: Call) -> None:
-    with FoleyClient(silent[0]) as client, pytest.raises(TimedOut, match=r"timeout of 0\.2 s"):
+def test_call_to_unresponsive_server_times_out(
+    unresponsive: tuple[str, threading.Event], video: Path, call: Call
+) -> None:
+    with FoleyClient(unresponsive[0]) as client, pytest.raises(TimedOut, match=r"timeout of 0\.2 s"):
         call(client, video, timeout=0.2)
 
     async def main() -> None:
-        async with AsyncFoleyClient(silent[0]) as client:
+        async with AsyncFoleyClient(unresponsive[0]) as client:
             with pytest.raises(TimedOut, match=r"timeout of 0\.2 s"):
                 await asyncio.wait_for(call(client, video, timeout=0.2), END_S)
 
@@ -100,10 +104,10 @@ def test_a_call_to_a_silent_server_times_out(silent: tuple[str, threading.Event]
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_call_of_the_asyncio_client_is_cancelled_and_its_task_is_not(
-    silent: tuple[str, threading.Event], video: Path, call: Call
+def test_cancelling_asyncio_call_does_not_cancel_its_task(
+    unresponsive: tuple[str, threading.Event], video: Path, call: Call
 ) -> None:
-    url, connected = silent
+    url, connected = unresponsive
     cancel = CancelToken()
 
     async def main() -> str:
@@ -122,28 +126,28 @@ def test_a_call_of_the_asyncio_client_is_cancelled_and_its_task_is_not(
 
 
 @pytest.mark.parametrize("call", [CALLS["generate a video"], CALLS["predict_envelope"]])
-def test_an_upload_of_the_asyncio_client_that_is_cancelled_raises_cancelled(video: Path, call: Call) -> None:
-    """gRPC ends such a call with asyncio.CancelledError, in a task that nobody has cancelled."""
+def test_cancelled_asyncio_upload_raises_cancelled(video: Path, call: Call) -> None:
+    """gRPC ends such a call with asyncio.CancelledError, although no task was cancelled."""
 
-    class Reading(grpc.GenericRpcHandler):
+    class Consuming(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
             def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
                 yield from (request for request in requests if not request)
 
             return grpc.stream_stream_rpc_method_handler(answer)
 
-    server = grpc.server(ThreadPoolExecutor(1), handlers=(Reading(),))
+    server = grpc.server(ThreadPoolExecutor(1), handlers=(Consuming(),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     cancel = CancelToken()
 
-    def cancel_at_the_first_chunk(progress: Progress) -> None:
+    def cancel_at_first_chunk(progress: Progress) -> None:
         if progress.stage == "upload" and progress.done:
             cancel.cancel()
 
     async def main() -> None:
         async with AsyncFoleyClient(f"grpc://127.0.0.1:{port}") as client:
-            uploading = call(client, video, cancel=cancel, on_progress=cancel_at_the_first_chunk)
+            uploading = call(client, video, cancel=cancel, on_progress=cancel_at_first_chunk)
             with pytest.raises(Cancelled):
                 await asyncio.wait_for(uploading, END_S)
 
@@ -151,11 +155,11 @@ def test_an_upload_of_the_asyncio_client_that_is_cancelled_raises_cancelled(vide
     server.stop(None).wait()
 
 
-def test_a_cancelled_task_of_the_asyncio_client_is_cancelled(silent: tuple[str, threading.Event]) -> None:
+def test_cancelled_asyncio_task_raises_cancelled_error(unresponsive: tuple[str, threading.Event]) -> None:
     async def main() -> None:
-        async with AsyncFoleyClient(silent[0]) as client:
+        async with AsyncFoleyClient(unresponsive[0]) as client:
             task = asyncio.create_task(client.generate(envelope=ENVELOPE))
-            await asyncio.to_thread(silent[1].wait, END_S)
+            await asyncio.to_thread(unresponsive[1].wait, END_S)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -163,7 +167,7 @@ def test_a_cancelled_task_of_the_asyncio_client_is_cancelled(silent: tuple[str, 
     asyncio.run(main())
 
 
-def test_waiting_for_the_next_attempt_is_cancelled() -> None:
+def test_retry_delay_is_cancelled() -> None:
     cancel = CancelToken()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cancel.sleep, 10 * END_S)
@@ -171,7 +175,7 @@ def test_waiting_for_the_next_attempt_is_cancelled() -> None:
         assert isinstance(waiting.exception(END_S), Cancelled)
 
 
-def test_a_child_is_cancelled_with_its_parent_and_does_not_cancel_it() -> None:
+def test_parent_cancels_child_but_not_vice_versa() -> None:
     parent, timer = CancelToken(), StageTimer()
     with pytest.raises(ZeroDivisionError), parent.child() as child, timer.stage("dividing"):
         raise ZeroDivisionError
@@ -188,7 +192,7 @@ def test_a_child_is_cancelled_with_its_parent_and_does_not_cancel_it() -> None:
         pass
 
 
-def test_the_first_error_given_to_a_token_is_raised_by_it_and_by_its_children() -> None:
+def test_first_error_is_raised_by_token_and_children() -> None:
     parent = CancelToken()
     with parent.child() as child:
         parent.cancel(TimedOut("too late"))
@@ -198,7 +202,7 @@ def test_the_first_error_given_to_a_token_is_raised_by_it_and_by_its_children() 
                 token.check()
 
 
-def test_the_timer_of_a_timeout_ends_with_its_block() -> None:
+def test_timeout_timer_ends_with_its_block() -> None:
     def running() -> list[threading.Thread]:
         return [one for one in threading.enumerate() if isinstance(one, threading.Timer) and not one.finished.is_set()]
 
@@ -208,7 +212,7 @@ def test_the_timer_of_a_timeout_ends_with_its_block() -> None:
     child.check()
 
 
-def test_callbacks_are_called_once_and_only_while_their_block_runs() -> None:
+def test_callbacks_run_once_within_their_block() -> None:
     calls: list[str] = []
     cancel = CancelToken()
     with cancel.on_cancel(lambda: calls.append("ended")):
@@ -222,21 +226,21 @@ def test_callbacks_are_called_once_and_only_while_their_block_runs() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_an_error_of_the_progress_callback_is_the_callers(video: Path, is_async: bool) -> None:
-    """It is raised in gRPC's thread, which would report a broken call."""
+def test_progress_callback_error_is_raised_to_caller(video: Path, is_async: bool) -> None:
+    """It is raised in gRPC's thread, which would report a failed call."""
 
     def fail(progress: Progress) -> None:
         if progress.done:
             raise ZeroDivisionError
 
-    class Reading(grpc.GenericRpcHandler):
+    class Consuming(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
             def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
                 yield from (request for request in requests if not request)
 
             return grpc.stream_stream_rpc_method_handler(answer)
 
-    server = grpc.server(ThreadPoolExecutor(1), handlers=(Reading(),))
+    server = grpc.server(ThreadPoolExecutor(1), handlers=(Consuming(),))
     url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
 

@@ -1,4 +1,4 @@
-"""What `pip install ./client` brings, and what the client says about the libraries that only its extras bring."""
+"""Dependencies of `pip install ./client`, and errors for libraries that only its extras install."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OF_EXTRAS = ("fsspec", "jinja2", "matplotlib", "ray", "rich", "s3fs", "scipy", "typer")
 
-# A module whose place in sys.modules is None cannot be found or imported, as if it were not installed.
+# A module that is None in sys.modules cannot be imported, as if it were not installed.
 WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys({missing!r}))
@@ -28,7 +28,7 @@ def foley_without(missing: tuple[str, ...], folder: Path, *arguments: str) -> su
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a new environment with NumPy 2, the SDK, and nothing else."""
+    """The `bin` folder of a new environment with NumPy 2 and the SDK only."""
     folder = tmp_path_factory.mktemp("client")
     venv.create(folder, with_pip=True)
     components = [ROOT / component for component in ("core", "pipeline", "client")]
@@ -36,7 +36,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
-def test_the_sdk_installs_with_numpy_2_and_without_torch_triton_and_the_extras(environment: Path) -> None:
+def test_sdk_installs_with_numpy_2_and_without_heavy_dependencies(environment: Path) -> None:
     freeze = subprocess.run(
         [environment / "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
     )
@@ -47,7 +47,7 @@ def test_the_sdk_installs_with_numpy_2_and_without_torch_triton_and_the_extras(e
     assert {name for name in versions if name.startswith("foley")} == {"foley-core", "foley-pipeline", "foley-client"}
 
 
-def test_the_sdk_works_with_numpy_2(environment: Path) -> None:
+def test_sdk_works_with_numpy_2(environment: Path) -> None:
     program = """
 import sys
 from pathlib import Path
@@ -62,13 +62,13 @@ print(np.__version__.split(".")[0], video.width, envelope.measure(np.ones(16000,
     assert run.stdout == "2 344 1.0\n"
 
 
-def test_the_command_without_typer_is_one_sentence(environment: Path) -> None:
+def test_command_without_typer_prints_one_sentence(environment: Path) -> None:
     run = subprocess.run([environment / "foley", "--help"], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == "error: the command line needs typer and rich: pip install 'foley-client[cli]'\n"
 
 
-def test_importing_the_sdk_imports_nothing_of_the_extras() -> None:
+def test_importing_the_sdk_imports_no_extras() -> None:
     program = f"import sys, foley_client; print(sorted(set({OF_EXTRAS!r}) & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
@@ -84,7 +84,7 @@ def test_importing_the_sdk_imports_nothing_of_the_extras() -> None:
         ("ray", ["render", "a.csv", "-o", "out", "--ray", "auto"], "--ray needs ray: *[ray]"),
     ],
 )
-def test_what_needs_an_extra_that_is_not_installed_is_one_sentence(
+def test_missing_extra_is_reported_in_one_sentence(
     tmp_path: Path, missing: str, arguments: list[str], sentence: str
 ) -> None:
     run = foley_without((missing,), tmp_path, *arguments)
@@ -94,7 +94,7 @@ def test_what_needs_an_extra_that_is_not_installed_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_making_sound_needs_nothing_of_the_render_farm(tmp_path: Path) -> None:
+def test_generate_needs_no_render_dependencies(tmp_path: Path) -> None:
     run = foley_without(("fsspec", "jinja2", "ray", "matplotlib"), tmp_path, "generate", "missing.mp4", "-o", "a.wav")
     assert (run.returncode, run.stdout) == (2, "")
     assert "missing.mp4" in run.stderr

@@ -1,4 +1,4 @@
-"""What the clients of the public API try again, against a real gRPC server that fails first."""
+"""Retries of the clients, against a real gRPC server that fails first."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ ENVELOPE = np.full(100, 0.1, np.float32)
 
 @dataclass
 class Restarting(foley_pb2_grpc.FoleyServiceServicer):
-    """Answers UNAVAILABLE without RetryInfo, as a proxy does while a server restarts, `failures` times."""
+    """Responds UNAVAILABLE without RetryInfo `failures` times, as a proxy does while a server restarts."""
 
     failures: int = 2
     calls: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ def wait(kind: str, url: str, max_retries: int = 3) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_waiting_for_a_result_survives_a_restart(server: tuple[Restarting, str], kind: str) -> None:
+def test_wait_survives_server_restart(server: tuple[Restarting, str], kind: str) -> None:
     service, url = server
     wait(kind, url)
     assert service.calls == ["watch"] * 3
@@ -86,15 +86,15 @@ def test_retries_are_bounded(server: tuple[Restarting, str], kind: str) -> None:
     assert service.calls == ["watch"] * 2
 
 
-def test_a_generation_is_not_started_twice(server: tuple[Restarting, str]) -> None:
-    """Only RetryInfo says that a call which is not idempotent has had no effect."""
+def test_generate_is_not_retried_without_retry_info(server: tuple[Restarting, str]) -> None:
+    """Only RetryInfo states that a call which is not idempotent had no effect."""
     service, url = server
     with FoleyClient(url) as client, pytest.raises(ServerUnavailable):
         client.generate(envelope=ENVELOPE)
     assert service.calls == ["generate"]
 
 
-def test_delays_grow_are_capped_and_are_never_shorter_than_the_server_asks() -> None:
+def test_retry_delays_grow_are_capped_and_respect_retry_info() -> None:
     lost, busy = ServerUnavailable("gone"), Overloaded("busy")
     busy.retry_after_s = 5.0
     for retries in range(7):
@@ -109,14 +109,14 @@ def test_delays_grow_are_capped_and_are_never_shorter_than_the_server_asks() -> 
         retry_delay_s(lost, 8, 8, idempotent=True)
 
 
-def test_a_channel_shows_no_token_and_has_the_ports_of_the_api() -> None:
+def test_channel_hides_token_and_has_default_ports() -> None:
     assert "secret" not in repr(Channel("grpcs://host", token="secret"))
     assert Channel("grpcs://host").target == "host:443"
     assert Channel("grpc://host").target == "host:8080"
     assert Channel("grpc://[::1]:9").target == "[::1]:9"
 
 
-def test_exported_certificates_do_not_break_calls_of_a_server_without_tls(repository: Path, tmp_path: Path) -> None:
+def test_certificate_variable_is_ignored_without_tls(repository: Path, tmp_path: Path) -> None:
     command = [Path(sys.executable).with_name("foley"), "generate", repository / "examples" / "steel.mp4"]
     done = subprocess.run(
         [*command, "--server", "localhost", "-o", tmp_path / "out.wav"],

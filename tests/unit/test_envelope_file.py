@@ -1,4 +1,4 @@
-"""Envelope files: what is written comes back, and no file, however hostile, raises anything but EnvelopeError."""
+"""Envelope files round-trip, and invalid files raise only EnvelopeError."""
 
 import json
 import os
@@ -26,13 +26,13 @@ def read_bytes(content: bytes, suffix: str) -> np.ndarray:
 
 @given(curve=curves, suffix=suffixes)
 @settings(deadline=None, max_examples=100)
-def test_what_is_written_comes_back(curve, suffix):
+def test_round_trip(curve, suffix):
     envelope = np.array(curve, np.float32)
     text = envelope_file.dumps(envelope, suffix)
-    back = read_bytes(text.encode(), suffix)
-    assert back.dtype == np.float32
-    np.testing.assert_allclose(back, envelope, rtol=1e-6, atol=5.1e-7)
-    assert envelope_file.dumps(back, suffix) == text  # a second trip changes nothing
+    restored = read_bytes(text.encode(), suffix)
+    assert restored.dtype == np.float32
+    np.testing.assert_allclose(restored, envelope, rtol=1e-6, atol=5.1e-7)
+    assert envelope_file.dumps(restored, suffix) == text  # stable after the first round trip
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def test_what_is_written_comes_back(curve, suffix):
         ('{"rate_hz": 100, "rms": [0, 0.5, 1]}', ".json"),
         ('{"rms": [0, 0.5, 1.0], "rate_hz": 100.0, "note": "drawn by hand"}', ".JSON"),
         ("time_s,rms\n0,0\n0.01,0.5\n0.02,1\n", ".csv"),
-        ("time_s,rms\n0,0\n\n0.01,0.5\n0.02,1\n,\n\n", ".csv"),  # rows that were emptied
-        ("\ufefftime_s, rms\r\n0.00, 0\r\n0.01, 0.5\r\n0.02, 1", ".CSV"),  # as spreadsheets save it
+        ("time_s,rms\n0,0\n\n0.01,0.5\n0.02,1\n,\n\n", ".csv"),  # emptied rows
+        ("\ufefftime_s, rms\r\n0.00, 0\r\n0.01, 0.5\r\n0.02, 1", ".CSV"),  # as saved by spreadsheets
     ],
 )
-def test_a_file_written_by_hand_is_read(content, suffix):
+def test_handwritten_files_are_read(content, suffix):
     np.testing.assert_array_equal(read_bytes(content.encode(), suffix), np.array([0, 0.5, 1], np.float32))
 
 
@@ -53,61 +53,61 @@ def json_file(rms: object, rate: object = 100) -> bytes:
     return json.dumps({"rate_hz": rate, "rms": rms}).encode()
 
 
-HOSTILE = {
+INVALID = {
     "empty": b"",
-    "white space": b" \n\n",
+    "whitespace": b" \n\n",
     "binary": bytes(range(256)) * 8,
     "NUL bytes": b"time_s,rms\n0.00,\x000.5\n",
     "UTF-16": '{"rate_hz": 100, "rms": [0.5]}'.encode("utf-16"),
     "another format": b"<xml/>",
-    "a list": b"[0.1, 0.2]",
-    "a number": b"5",
+    "list": b"[0.1, 0.2]",
+    "number": b"5",
     "null": b"null",
-    "half a document": b'{"rate_hz": 100, "rms": [0.1, 0.',
+    "truncated document": b'{"rate_hz": 100, "rms": [0.1, 0.',
     "no rate": b'{"rms": [0.1]}',
     "no values": b'{"rate_hz": 100}',
-    "nested without end": b'{"rate_hz":100,"rms":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deeply nested": b'{"rate_hz":100,"rms":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "nested": json_file([[[[0.1]]], 3]),
-    "an object": json_file({"0": 0.1}),
+    "object": json_file({"0": 0.1}),
     "text": json_file("loud"),
-    "texts": json_file(["loud"]),
+    "list of texts": json_file(["loud"]),
     "nulls": json_file([None]),
-    "truths": json_file([True]),
+    "booleans": json_file([True]),
     "numbers as text": json_file(["0.1"]),
-    "an empty list": json_file([]),
+    "empty list": json_file([]),
     "NaN": json_file([0.1, float("nan")]),
     "infinity": json_file([float("inf")]),
     "negative": json_file([0.1, -0.1]),
-    "past float32": json_file([1e39]),
-    "past float64": json_file([10**400]),
-    "past Python's digits": b'{"rate_hz": 100, "rms": [' + b"9" * 5_000 + b"]}",
+    "above float32": json_file([1e39]),
+    "above float64": json_file([10**400]),
+    "above Python's digit limit": b'{"rate_hz": 100, "rms": [' + b"9" * 5_000 + b"]}",
     "another rate": json_file([0.1], 125),
-    "a rate that is no number": json_file([0.1], ["100"]),
-    "a header alone": b"time_s,rms\n",
+    "rate of wrong type": json_file([0.1], ["100"]),
+    "header only": b"time_s,rms\n",
     "no header": b"0.00,0.5\n0.01,0.5\n",
     "another header": b"time,level\n0.00,0.5\n",
-    "a column missing": b"time_s,rms\n0\n0.5\n0.01\n0.5\n",
-    "a column too many": b"time_s,rms\n0,0.5,0.01,0.5\n",
-    "an uneven table": b"time_s,rms\n0.00,0.5\n0.01\n",
+    "missing column": b"time_s,rms\n0\n0.5\n0.01\n0.5\n",
+    "extra columns": b"time_s,rms\n0,0.5,0.01,0.5\n",
+    "uneven rows": b"time_s,rms\n0.00,0.5\n0.01\n",
     "CSV words": b"time_s,rms\n0.00,loud\n",
     "CSV NaN": b"time_s,rms\n0.00,nan\n",
     "CSV NaN time": b"time_s,rms\nnan,0.5\n",
     "CSV negative": b"time_s,rms\n0.00,-0.5\n",
     "CSV infinity": b"time_s,rms\n0.00,1e39\n",
     "CSV at another rate": b"time_s,rms\n0.000,0.5\n0.008,0.5\n0.016,0.5\n0.024,0.5\n",
-    "CSV backwards": b"time_s,rms\n0.01,0.5\n0.00,0.5\n",
-    "a field without end": b"time_s,rms\n0.00," + b"9" * 200_000 + b"\n",
-    "a quote without end": b'time_s,rms\n0.00,"0.5\n',
+    "CSV times decrease": b"time_s,rms\n0.01,0.5\n0.00,0.5\n",
+    "huge field": b"time_s,rms\n0.00," + b"9" * 200_000 + b"\n",
+    "unclosed quote": b'time_s,rms\n0.00,"0.5\n',
 }
 
 
 @pytest.mark.parametrize("suffix", envelope_file.EXTENSIONS)
-@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("content", INVALID.values(), ids=INVALID.keys())
 @pytest.mark.filterwarnings("error")
-def test_a_file_that_is_no_envelope_is_refused_by_name(content, suffix):
-    with pytest.raises(EnvelopeError, match=f"curve{suffix}") as caught:
+def test_invalid_file_is_named(content, suffix):
+    with pytest.raises(EnvelopeError, match=f"curve{suffix}") as raised:
         read_bytes(content, suffix)
-    assert len(str(caught.value)) < 500
+    assert len(str(raised.value)) < 500
 
 
 json_values = st.recursive(
@@ -126,7 +126,7 @@ rows = st.lists(st.lists(st.floats().map(repr) | st.text(max_size=5), max_size=3
     suffix=suffixes,
 )
 @settings(deadline=None, max_examples=300)
-def test_no_content_raises_anything_else(content, suffix):
+def test_arbitrary_content_raises_only_envelope_error(content, suffix):
     try:
         envelope = read_bytes(content, suffix)
     except EnvelopeError:
@@ -137,23 +137,23 @@ def test_no_content_raises_anything_else(content, suffix):
     assert (envelope >= 0).all()
 
 
-def test_a_huge_file_is_refused_unread(tmp_path):
+def test_huge_file_is_rejected_unread(tmp_path):
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
-        file.truncate(2**40)  # sparse: reading it would fill the memory
+        file.truncate(2**40)  # sparse; reading it would exhaust memory
     with pytest.raises(EnvelopeError, match=r"huge\.json"):
         envelope_file.read(path)
 
 
-def test_what_is_no_file_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe.csv")  # reading it would wait for ever
+def test_rejects_missing_pipe_and_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")  # reading it would block
     for path in (tmp_path / "missing.json", tmp_path / "pipe.csv", tmp_path):
         with pytest.raises(EnvelopeError, match=path.name):
             envelope_file.read(path)
 
 
-def test_a_lost_row_is_noticed_in_a_long_table_too(tmp_path):
-    """The tolerance of times is absolute: a relative one grows beyond a frame after 500 s."""
+def test_missing_row_is_detected_in_long_table(tmp_path):
+    """The tolerance of times is absolute: a relative one exceeds a frame after 500 s."""
     rows = [f"{i / 100},0.1" for i in range(120_000)]
     del rows[90_000]
     (tmp_path / "long.csv").write_text("\n".join(["time_s,rms", *rows]))

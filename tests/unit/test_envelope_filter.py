@@ -1,4 +1,4 @@
-"""The official low-pass filter of envelopes, and the option that applies it to the loudness of a recording."""
+"""The official low-pass filter of envelopes, and the option that applies it to a recording."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ FRAMES = 200
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """Two seconds of noise with sudden changes of loudness; the filter overshoots after each."""
+    """Two seconds of noise with abrupt changes of loudness, after which the filter overshoots."""
     noise = np.random.default_rng(0).standard_normal(FRAMES * clip.HOP) * 0.1
     noise[: FRAMES * clip.HOP // 2] = 0
     soundfile.write(tmp_path / "voice.wav", noise, clip.SAMPLE_RATE_HZ, subtype="FLOAT")
@@ -29,44 +29,44 @@ def recording(tmp_path: Path) -> Path:
 
 @settings(deadline=None)  # the first call imports SciPy
 @given(level=st.floats(0.01, 1))
-def test_a_constant_level_is_kept(level):
+def test_constant_level_is_preserved(level):
     np.testing.assert_allclose(low_pass(np.full(clip.CLIP_CLASSES, level)), level, rtol=3e-3)  # twice the ripple
 
 
-def test_there_is_no_delay():
-    there = np.exp(-(((np.arange(401) - 200) / 20) ** 2))
-    np.testing.assert_allclose(low_pass(there), low_pass(there[::-1])[::-1], atol=1e-6)
-    assert low_pass(there).argmax() == 200
+def test_filter_has_no_delay():
+    pulse = np.exp(-(((np.arange(401) - 200) / 20) ** 2))
+    np.testing.assert_allclose(low_pass(pulse), low_pass(pulse[::-1])[::-1], atol=1e-6)
+    assert low_pass(pulse).argmax() == 200
 
 
-def test_nine_frames_are_enough_and_eight_are_refused():
+def test_needs_at_least_nine_frames():
     np.testing.assert_allclose(low_pass(np.full(9, 0.5)), 0.5, rtol=5e-3)
     with pytest.raises(EnvelopeError, match="needs at least 9 frames, but the envelope has 8"):
         low_pass(np.full(8, 0.5))
 
 
-def test_without_scipy_the_error_names_it(monkeypatch):
+def test_missing_scipy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(SettingError, match=r"needs SciPy: pip install 'foley-core\[filter\]'"):
         low_pass(np.full(100, 0.5))
 
 
-def test_the_loudness_of_a_recording_is_filtered_on_request_only(recording):
+def test_recording_is_filtered_only_on_request(recording):
     measured = envelope.measure(soundfile.read(recording, dtype="float32")[0])
     np.testing.assert_array_equal(read_envelope(recording, 2.0).envelope, measured)
     filtered = read_envelope(recording, 2.0, "official").envelope
-    assert low_pass(measured).min() < 0  # else the next line does not test the lower bound
+    assert low_pass(measured).min() < 0  # so that the next line tests the lower bound
     np.testing.assert_array_equal(filtered, np.maximum(low_pass(measured), 0).astype(np.float32))
     envelope.validate(filtered, FRAMES)
 
 
-def test_a_filter_needs_a_recording(tmp_path):
+def test_rejects_filter_for_envelope_file(tmp_path):
     (tmp_path / "curve.csv").write_text(envelope_file.dumps(np.full(FRAMES, 0.1, np.float32), ".csv"))
     with pytest.raises(SettingError, match="applies to recordings"):
         read_envelope(tmp_path / "curve.csv", 2.0, "official")
 
 
-def test_a_manifest_with_a_filter_but_no_recording_is_refused(tmp_path):
+def test_manifest_rejects_filter_without_recording(tmp_path):
     (tmp_path / "clips.csv").write_text(
         "video,output,envelope,envelope_filter\n"
         "a.mp4,1.mp4,voice.wav,official\n"

@@ -1,4 +1,4 @@
-"""Which gRPC channels go through the proxy of the environment."""
+"""gRPC channels and the proxy of the environment."""
 
 import socket
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ CHECK = "/grpc.health.v1.Health/Check"
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A listener that the environment names as the proxy of everything; it never answers."""
+    """A listener that the environment names as proxy; it never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(20)
         for name in ("grpc_proxy", "https_proxy", "http_proxy"):
@@ -24,7 +24,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield listener
 
 
-def test_other_machines_are_reached_through_the_proxy(proxy: socket.socket) -> None:
+def test_remote_host_is_reached_through_proxy(proxy: socket.socket) -> None:
     with Channel("grpc://foley.example:8001").open() as channel:
         call = channel.unary_unary(CHECK).future(b"", timeout=20)
         connection, _ = proxy.accept()
@@ -34,7 +34,7 @@ def test_other_machines_are_reached_through_the_proxy(proxy: socket.socket) -> N
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_this_machine_is_not(proxy: socket.socket, host: str) -> None:
+def test_local_host_bypasses_proxy(proxy: socket.socket, host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(20)
         with Channel(f"grpc://{host}:{server.getsockname()[1]}").open() as channel:
@@ -48,10 +48,10 @@ def test_this_machine_is_not(proxy: socket.socket, host: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["LOCALHOST:1", "127.1.2.3:1", "[::1]:8001", "0.0.0.0:8001", "[::]:1"])
-def test_names_of_this_machine(target: str) -> None:
+def test_local_targets(target: str) -> None:
     assert is_this_machine(target)
 
 
 @pytest.mark.parametrize("target", ["localhost.example:1", "10.0.0.1:1", "[2001:db8::1]:1", "127.0.0.1.example:80"])
-def test_names_of_other_machines(target: str) -> None:
+def test_remote_targets(target: str) -> None:
     assert not is_this_machine(target)

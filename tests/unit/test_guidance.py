@@ -1,4 +1,4 @@
-"""What guidance does to rows that share a batch, on a small denoiser."""
+"""Classifier-free guidance of rows that share a batch, on a small denoiser."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert np.linalg.norm(actual - expected) <= TOLERANCE * np.linalg.norm(expected)
 
 
-def test_it_combines_two_separate_calls(denoiser, inputs):
+def test_guidance_combines_conditional_and_unconditional(denoiser, inputs):
     latents, timestep, envelope, embedding, negative_embedding, guidance = inputs
     control = denoiser.control(envelope)
     conditional = denoiser.predict_noise(latents, timestep[:, 0], embedding, control)
@@ -48,7 +48,7 @@ def test_it_combines_two_separate_calls(denoiser, inputs):
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [([3.5, 1, 7, 1], 6), ([1, 1, 1, 1], 4), ([2, 2, 2, 2], 8)])
-def test_rows_without_guidance_cost_one_branch(denoiser, inputs, guidance, rows):
+def test_rows_without_guidance_run_one_branch(denoiser, inputs, guidance, rows):
     batches = []
     handle = denoiser.unet.register_forward_pre_hook(lambda _, arguments: batches.append(len(arguments[0])))
     denoiser(*inputs[:-1], torch.tensor(guidance, dtype=torch.float32)[:, None])
@@ -56,6 +56,6 @@ def test_rows_without_guidance_cost_one_branch(denoiser, inputs, guidance, rows)
     assert batches == [rows]
 
 
-def test_every_row_is_a_request_of_its_own(denoiser, inputs):
+def test_rows_are_independent(denoiser, inputs):
     alone = [denoiser(*(tensor[i : i + 1] for tensor in inputs)) for i in range(len(inputs[0]))]
     assert_close(denoiser(*inputs), torch.cat(alone))

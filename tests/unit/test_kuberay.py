@@ -1,4 +1,4 @@
-"""The KubeRay manifest: pods by Kubernetes' own schema, the rest by KubeRay's fields, its command by ours."""
+"""The KubeRay manifest: pods match Kubernetes schemas, other fields match KubeRay's, and the command is valid."""
 
 import shlex
 
@@ -90,12 +90,12 @@ def check(manifest):
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_it_is_what_the_cluster_takes(manifest):
+def test_manifest_matches_schema(manifest):
     check(manifest)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda spec: spec.update(entryPoint="x"),
         lambda spec: spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),
@@ -104,13 +104,13 @@ def test_it_is_what_the_cluster_takes(manifest):
         lambda spec: spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0].update(images="x"),
     ],
 )
-def test_the_check_finds_what_is_wrong(manifest, spoil):
-    spoil(manifest["spec"])
+def test_schema_rejects_invalid_manifest(manifest, damage):
+    damage(manifest["spec"])
     with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
         check(manifest)
 
 
-def test_its_command_is_one_of_ours(manifest, tmp_path):
+def test_entrypoint_is_valid_command(manifest, tmp_path):
     program, *words = shlex.split(manifest["spec"]["entrypoint"])
     assert program == "foley"
     assert "--ray" in words

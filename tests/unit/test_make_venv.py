@@ -1,6 +1,6 @@
-"""deploy/make_venv.sh: which Python `make demo` and `make install` use.
+"""deploy/make_venv.sh: the Python that `make demo` and `make install` use.
 
-The interpreters and uv are scripts that answer what the real ones would, since one machine has only some of them.
+The interpreters and uv are scripts that respond like the real ones, since one machine has only some of them.
 """
 
 import shutil
@@ -41,7 +41,7 @@ BROKEN = "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n"
 
 @dataclass
 class Machine:
-    """A folder of programs that is the whole PATH."""
+    """A folder of programs that is the entire PATH."""
 
     folder: Path
     log: list[str] = field(default_factory=list)
@@ -52,8 +52,8 @@ class Machine:
         path.chmod(0o755)
 
     def interpreter(self, name: str, version: str, ensurepip: bool = True, headers: bool = True) -> None:
-        answers = {"version": version, "ensurepip": int(not ensurepip), "headers": int(not headers)}
-        self.add(name, INTERPRETER.format(name=name, folder=self.folder, log=self.folder / "log", **answers))
+        values = {"version": version, "ensurepip": int(not ensurepip), "headers": int(not headers)}
+        self.add(name, INTERPRETER.format(name=name, folder=self.folder, log=self.folder / "log", **values))
 
     def uv(self, name: str = "uv", error: str = "") -> None:
         self.add(name, UV.format(log=self.folder / "log", error=error))
@@ -63,7 +63,7 @@ class Machine:
         self.add("c++", "#!/bin/sh\n")
 
     def make_venv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the script for the folder `venv`; what the programs were asked to do is in `log` after it."""
+        """Run the script for the folder `venv`; afterwards, `log` holds the calls of the programs."""
         run = subprocess.run(
             ["/bin/sh", ROOT / "deploy" / "make_venv.sh", "venv", *arguments],
             cwd=self.folder,
@@ -97,7 +97,7 @@ def machine(tmp_path: Path) -> Machine:
         ({"python": "3.12"}, False, "python"),
     ],
 )
-def test_the_newest_python_that_triton_supports_is_chosen(
+def test_newest_supported_python_is_used(
     machine: Machine, interpreters: Mapping[str, str], compiler: bool, chosen: str
 ) -> None:
     for name, version in interpreters.items():
@@ -109,7 +109,7 @@ def test_the_newest_python_that_triton_supports_is_chosen(
     assert machine.log == [f"{chosen} -m venv venv"]
 
 
-def test_a_python_that_does_not_start_or_lacks_ensurepip_is_passed_over(machine: Machine) -> None:
+def test_python_that_fails_or_lacks_ensurepip_is_skipped(machine: Machine) -> None:
     machine.add("python3.12", BROKEN)
     machine.interpreter("python3.11", "3.11", ensurepip=False)
     machine.interpreter("python3.10", "3.10")
@@ -124,9 +124,7 @@ UV_VENV = "uv venv --quiet --seed --python 3.12 venv"
     ("version", "compiler", "headers"),
     [("3.14", True, True), ("3.13", False, True), ("3.13", True, False), ("3.9", True, True)],
 )
-def test_without_a_usable_python_the_uv_on_path_brings_one(
-    machine: Machine, version: str, compiler: bool, headers: bool
-) -> None:
+def test_uv_on_path_installs_python(machine: Machine, version: str, compiler: bool, headers: bool) -> None:
     machine.interpreter("python3", version, headers=headers)
     machine.uv()
     if compiler:
@@ -135,7 +133,7 @@ def test_without_a_usable_python_the_uv_on_path_brings_one(
     assert machine.log == [UV_VENV]
 
 
-def test_uv_comes_from_pypi_where_there_is_none(machine: Machine) -> None:
+def test_uv_is_installed_from_pypi(machine: Machine) -> None:
     machine.interpreter("python3", "3.14")
     machine.uv("uv-of-pypi")
     before = set(machine.folder.iterdir())
@@ -144,7 +142,7 @@ def test_uv_comes_from_pypi_where_there_is_none(machine: Machine) -> None:
     assert set(machine.folder.iterdir()) - before == {machine.folder / "log"}  # the environment of uv is removed
 
 
-def one_sentence(run: subprocess.CompletedProcess[str], words: Iterable[str]) -> None:
+def assert_one_sentence(run: subprocess.CompletedProcess[str], words: Iterable[str]) -> None:
     assert run.returncode == 1
     assert run.stdout == ""
     assert run.stderr.startswith("error: ")
@@ -153,22 +151,22 @@ def one_sentence(run: subprocess.CompletedProcess[str], words: Iterable[str]) ->
         assert word in run.stderr
 
 
-def test_a_machine_without_python_gets_one_sentence(machine: Machine) -> None:
-    one_sentence(machine.make_venv(), ["no Python 3.10 to 3.12", "python3-venv", "PYTHON"])
+def test_missing_python_is_reported(machine: Machine) -> None:
+    assert_one_sentence(machine.make_venv(), ["no Python 3.10 to 3.12", "python3-venv", "PYTHON"])
 
 
-def test_a_python_without_venv_gets_one_sentence(machine: Machine) -> None:
+def test_missing_venv_is_reported(machine: Machine) -> None:
     machine.interpreter("python3", "3.11", ensurepip=False)
-    one_sentence(machine.make_venv(), ["no Python 3.10 to 3.12", "install python3-venv"])
+    assert_one_sentence(machine.make_venv(), ["no Python 3.10 to 3.12", "install python3-venv"])
 
 
-def test_a_download_that_fails_gets_one_sentence_with_the_reason(machine: Machine) -> None:
+def test_failed_download_is_reported_with_reason(machine: Machine) -> None:
     machine.interpreter("python3", "3.14")
     machine.uv(error="error: Request failed after 3 retries\n  cause: dns error")
-    one_sentence(machine.make_venv(), ["Request failed after 3 retries", "dns error", "set PYTHON"])
+    assert_one_sentence(machine.make_venv(), ["Request failed after 3 retries", "dns error", "set PYTHON"])
 
 
-def test_the_python_that_the_user_names_is_used(machine: Machine) -> None:
+def test_specified_python_is_used(machine: Machine) -> None:
     machine.interpreter("python3.12", "3.12")
     machine.interpreter("mine", "3.10")
     assert machine.make_venv("mine").returncode == 0
@@ -184,20 +182,18 @@ def test_the_python_that_the_user_names_is_used(machine: Machine) -> None:
         ("3.12", False, "install python3-venv"),
     ],
 )
-def test_why_the_python_that_the_user_names_cannot_be_used(
-    machine: Machine, version: str, ensurepip: bool, words: str
-) -> None:
-    machine.interpreter("python3.12", "3.12")  # not used in its place
+def test_unusable_specified_python_is_reported(machine: Machine, version: str, ensurepip: bool, words: str) -> None:
+    machine.interpreter("python3.12", "3.12")  # not used as a fallback
     machine.interpreter("mine", version, ensurepip=ensurepip)
-    one_sentence(machine.make_venv("mine"), ["mine cannot be used", words])
+    assert_one_sentence(machine.make_venv("mine"), ["mine cannot be used", words])
     assert machine.log == []
 
 
-def test_a_python_that_the_user_names_and_that_is_not_there_gets_one_sentence(machine: Machine) -> None:
-    one_sentence(machine.make_venv("python3.99"), ["python3.99 cannot be used", "does not start"])
+def test_missing_specified_python_is_reported(machine: Machine) -> None:
+    assert_one_sentence(machine.make_venv("python3.99"), ["python3.99 cannot be used", "does not start"])
 
 
-def test_make_passes_on_what_the_user_names(machine: Machine) -> None:
+def test_make_passes_python_variable(machine: Machine) -> None:
     command = ["make", "--dry-run", "demo", f"VENV={machine.folder / 'venv'}"]
     for arguments, passed in (([], "''"), (["PYTHON=/opt/python 3/bin/python"], "'/opt/python 3/bin/python'")):
         run = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""RAFT for a video: the lookup against torch's own sampling, and chains of pairs that start from each other's flow."""
+"""RAFT for a video: the correlation lookup against `grid_sample`, and chains that warm-start from the previous flow."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def _no_gradients():
 
 
 def sampled(first: torch.Tensor, second: torch.Tensor, points: torch.Tensor, levels: int, radius: int) -> torch.Tensor:
-    """What torchvision's RAFT looks up: `grid_sample` at every level."""
+    """Look up correlations like torchvision's RAFT, with `grid_sample` at every level."""
     channels, height, width = first.shape[1:]
     side = torch.arange(-radius, radius + 1.0)
     offsets = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1)
@@ -44,7 +44,7 @@ def sampled(first: torch.Tensor, second: torch.Tensor, points: torch.Tensor, lev
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=60)
-def test_the_lookup_reads_between_places_and_zeros_outside(levels, radius, height, width, spread, seed):
+def test_lookup_interpolates_and_pads_with_zeros(levels, radius, height, width, spread, seed):
     random = torch.Generator().manual_seed(seed)
     first, second = torch.randn(2, 2, 5, height, width, generator=random)
     columns, rows = torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")
@@ -66,14 +66,14 @@ def frames() -> torch.Tensor:
     return torch.randint(0, 256, (6, 256, 344, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def test_without_a_chain_it_is_raft(frames):
+def test_chain_of_one_matches_raft(frames):
     alone = warm(chain=1, first_updates=TINY.optical_flow.updates)
     exact = OpticalFlow(TINY)
     exact.load_state_dict(alone.state_dict())
     torch.testing.assert_close(alone.flow(frames), exact.eval().flow(frames))
 
 
-def test_each_pair_of_a_chain_starts_from_the_flow_of_the_one_before(frames):
+def test_pairs_of_a_chain_start_from_the_previous_flow(frames):
     network = warm(chain=3, first_updates=2, warm_updates=1)
     expected: list[Estimate] = []
     for nth in range(5):
@@ -87,18 +87,18 @@ def test_each_pair_of_a_chain_starts_from_the_flow_of_the_one_before(frames):
     one_by_one = Estimate(*map(torch.cat, zip(*expected, strict=True)))
     flow = network.flow(frames)
     torch.testing.assert_close(flow, _upsample(one_by_one.flow, network.mask_predictor(one_by_one.hidden)))
-    chunks = torch.cat([network.flow(frames[:4]), network.flow(frames[3:])])  # of whole chains
+    chunks = torch.cat([network.flow(frames[:4]), network.flow(frames[3:])])  # cut between chains
     torch.testing.assert_close(flow, chunks)
 
 
-def test_the_numbers_of_updates_are_those_of_the_manifest(frames):
+def test_number_of_updates_follows_manifest(frames):
     network = warm(chain=2, first_updates=3, warm_updates=1)
     sizes = []
     network.update_block.flow_head.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    network.flow(frames)  # 5 pairs: 3 chains, the last of which is filled up
+    network.flow(frames)  # 5 pairs: 3 chains, the last one padded
     assert sizes == [3, 3, 3, 3]
 
 
-def test_default_numbers_are_fewer_than_rafts():
+def test_default_updates_are_fewer_than_those_of_raft():
     config = OpticalFlowConfig()
     assert config.first_updates + (config.chain - 1) * config.warm_updates < config.chain * config.updates

@@ -1,4 +1,4 @@
-"""The options of a request are the same everywhere: every surface is compared with `foley.options`, field by field."""
+"""Every interface has the options of `foley.options`, compared field by field."""
 
 import inspect
 from dataclasses import fields
@@ -24,7 +24,7 @@ OPTIONS = {option.name: option for option in describe(FileOptions)}
 DEFAULTS = SamplingDefaults()
 
 
-def test_the_command_line_has_every_option_with_its_help_default_and_choices():
+def test_cli_has_every_option_with_help_default_and_choices():
     parameters = {one.name: one for one in typer.main.get_command(cli.app).commands["generate"].params}
     for name, option in OPTIONS.items():
         parameter = parameters[name]
@@ -35,7 +35,7 @@ def test_the_command_line_has_every_option_with_its_help_default_and_choices():
         assert get_args(annotation)[0] == FileOptions.model_fields[name].annotation
 
 
-def test_a_row_of_a_manifest_has_every_option():
+def test_manifest_row_has_every_option():
     files = {"video", "output", "audio", "envelope"}
     assert Row.model_fields.keys() == OPTIONS.keys() | files
     assert set(manifest.SETTINGS) == (OPTIONS.keys() | files) - {"video", "output"}
@@ -43,7 +43,7 @@ def test_a_row_of_a_manifest_has_every_option():
         assert Row.model_fields[name].default == OPTIONS[name].default
 
 
-def test_the_messages_of_the_api_have_every_option_and_every_choice():
+def test_api_messages_have_every_option_and_choice():
     message = pb.GenerateOptions()
     found = {}
     for group in GROUPS:
@@ -58,13 +58,13 @@ def test_the_messages_of_the_api_have_every_option_and_every_choice():
             assert [value.name for value in one.enum_type.values[1:]] == names
 
 
-def test_the_tensor_of_generate_has_every_option_of_the_sampling():
+def test_options_tensor_has_every_sampling_option():
     sampling = {one.name for one in fields(Sampling)}
     assert sampling == SamplingOptions.model_fields.keys() - {"profile"}
     assert SamplingDefaults.model_fields.keys() < sampling
 
 
-def test_the_studio_takes_every_option():
+def test_studio_accepts_every_option():
     assert TakeRequest.model_fields.keys() == GenerateOptions.model_fields.keys() | {
         "envelope",
         "sample_count",
@@ -72,12 +72,12 @@ def test_the_studio_takes_every_option():
     }
 
 
-def test_the_documentation_lists_every_option(repository: Path):
+def test_documentation_lists_every_option(repository: Path):
     assert (repository / "docs" / "options.md").read_text().endswith(markdown())
 
 
 @pytest.mark.parametrize(
-    ("values", "blamed", "words"),
+    ("values", "field", "words"),
     [
         ({"steps": 0}, "steps", "steps is 0: use 1 to 1,000"),
         ({"steps": "ten"}, "steps", "steps is 'ten': use 1 to 1,000"),
@@ -94,23 +94,23 @@ def test_the_documentation_lists_every_option(repository: Path):
         ({"seed": 2**63 - 1, "variations": 2}, "seed", "use at most 2^63 - 2"),
     ],
 )
-def test_what_is_wrong_is_said_in_the_user_s_words(values, blamed, words):
+def test_invalid_option_is_reported_in_plain_words(values, field, words):
     with pytest.raises(SettingError, match=words.replace("+", r"\+").replace("^", r"\^")) as refused:
         FileOptions(**values)
-    assert refused.value.field == blamed
+    assert refused.value.field == field
     assert "Input should" not in str(refused.value)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_invalid_options_are_reported_together():
     with pytest.raises(SettingError, match=r"steps is 0.*guidance is 0"):
         GenerateOptions(steps=0, guidance=0)
 
 
-def test_a_cell_of_a_table_may_hold_a_pair():
+def test_pair_is_parsed_from_text():
     assert GenerateOptions.model_validate({"guidance_interval": "0.3 100"}).guidance_interval == (0.3, 100.0)
 
 
-def test_an_option_beats_the_profile_and_the_profile_beats_the_bundle():
+def test_option_overrides_profile_and_profile_overrides_bundle():
     bundle = SamplingDefaults(sampler="ddim", steps=200, guidance=3.0)
     assert resolve_sampling(GenerateOptions(), bundle) == Sampling("ddim", 200, 3.0)
     assert resolve_sampling(GenerateOptions(profile="quality"), bundle) == Sampling("ddim", 50, 3.0)
@@ -122,23 +122,25 @@ def test_an_option_beats_the_profile_and_the_profile_beats_the_bundle():
 @pytest.mark.parametrize("bundle", [DEFAULTS, SamplingDefaults(sampler="ddim")])
 @pytest.mark.parametrize("sampler", [None, "ddim", "dpm++"])
 def test_every_profile_works_with_every_sampler(profile, bundle, sampler):
-    """A profile's spacing is for dpm++, and is no reason to refuse a sampler that the user or the bundle chose."""
+    """A profile's timestep spacing applies to dpm++, and does not reject another sampler chosen by user or bundle."""
     sampling = resolve_sampling(GenerateOptions(profile=profile, sampler=sampler), bundle)
     assert sampling.sampler == (sampler or bundle.sampler)
 
 
-def test_an_option_that_the_chosen_sampler_does_not_have_is_refused():
+def test_rejects_option_of_another_sampler():
     with pytest.raises(SettingError, match="timestep_spacing"):
         resolve_sampling(GenerateOptions(timestep_spacing="karras"), SamplingDefaults(sampler="ddim"))
     with pytest.raises(SettingError, match="eta"):
         resolve_sampling(GenerateOptions(eta=1.0), DEFAULTS)
 
 
-def test_the_flow_of_a_profile_yields_to_a_bundle_that_is_served_without_it():
+def test_profile_flow_falls_back_to_default_if_not_served():
     with_raft = ["frames_to_features", "frames_to_features_warm", "frames_to_features_dis"]
     assert resolve_flow(GenerateOptions(profile="fast"), with_raft) == "warm"
     assert resolve_flow(GenerateOptions(profile="fast"), ["frames_to_features"]) == "default"
-    assert resolve_flow(GenerateOptions(flow="dis"), ["frames_to_features"]) == "dis"  # refused by who predicts
+    assert (
+        resolve_flow(GenerateOptions(flow="dis"), ["frames_to_features"]) == "dis"
+    )  # rejected later, by predict_envelope
 
 
 def test_profiles_set_no_seed():

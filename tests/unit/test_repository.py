@@ -1,4 +1,4 @@
-"""The laid-out model repository: configurations are the contract, ensembles fit together, the bundle is followed."""
+"""The generated model repository matches the contract and the bundle, and its ensembles are consistent."""
 
 from pathlib import Path
 
@@ -17,31 +17,31 @@ from harness.models import REPOSITORY, read_config, replace_model
 STAGES = stages(PAPER)
 
 
-def assert_says(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
-    """`config` is the contract of `stage`."""
+def assert_matches(config: model_config_pb2.ModelConfig, stage: Stage) -> None:
+    """Assert that `config` matches the contract of `stage`."""
     assert config.name == stage.name
     assert config.max_batch_size == stage.max_batch
     assert config.model_transaction_policy.decoupled == stage.decoupled
     assert (config.platform == "ensemble") == (stage.kind == "ensemble")
     for configured, tensors in ((config.input, stage.inputs), (config.output, stage.outputs)):
-        said = [(t.name, t.data_type, list(t.dims)) for t in configured]
-        assert said == [
+        configured_tensors = [(t.name, t.data_type, list(t.dims)) for t in configured]
+        assert configured_tensors == [
             (t.name, DATA_TYPES[t.dtype], [-1 if isinstance(size, str) else size for size in t.shape]) for t in tensors
         ]
 
 
-def test_scheduling_and_ensembles_are_those_of_stages():
+def test_scheduling_tables_match_stages():
     assert set(ENSEMBLES) == {name for name, stage in STAGES.items() if stage.kind == "ensemble"}
     assert set(INSTANCES) | set(QUEUE_DELAY_US) <= set(STAGES) - set(ENSEMBLES)
 
 
 @pytest.mark.parametrize("preset", [PAPER, TINY], ids=lambda preset: preset.name)
 @pytest.mark.parametrize("name", ENSEMBLES)
-def test_an_ensemble_is_wired_completely_with_tensors_that_fit(tmp_path, name, preset):
+def test_ensemble_steps_are_fully_connected(tmp_path, name, preset):
     folder = lay_out(REPOSITORY, fake_bundle(tmp_path / "bundle", preset), tmp_path / "models")
     table = stages(preset)
     ensemble = table[name]
-    # tensor inside the ensemble -> dtype and shape, with the names of what varies
+    # tensor inside the ensemble -> (dtype, shape, with the names of variable dimensions)
     known = {tensor.name: (tensor.dtype, tensor.shape) for tensor in ensemble.inputs}
     used = set()
     for step in read_config(folder / name).ensemble_scheduling.step:
@@ -54,7 +54,7 @@ def test_an_ensemble_is_wired_completely_with_tensors_that_fit(tmp_path, name, p
             value = step.input_map[tensor.name]
             assert known[value] == (tensor.dtype, tensor.shape), f"{name}: {value} -> {stage.name}.{tensor.name}"
             used.add(value)
-        # all of them: on 24.10 an ensemble that drops outputs of a step can fail
+        # all of them: in Triton 24.10, an ensemble that drops outputs of a step can fail
         assert set(step.output_map) == {tensor.name for tensor in stage.outputs}
         for tensor in stage.outputs:
             value = step.output_map[tensor.name]
@@ -62,11 +62,11 @@ def test_an_ensemble_is_wired_completely_with_tensors_that_fit(tmp_path, name, p
             known[value] = (tensor.dtype, tensor.shape)
     for tensor in ensemble.outputs:
         assert known[tensor.name] == (tensor.dtype, tensor.shape)
-    assert set(known) - used == {tensor.name for tensor in ensemble.outputs}  # nothing is made for nobody
+    assert set(known) - used == {tensor.name for tensor in ensemble.outputs}  # every other tensor is used
 
 
 def fake_bundle(root: Path, preset: Manifest, without: tuple[str, ...] = ()) -> Bundle:
-    """A bundle whose manifest lists every file; the files themselves are not needed to lay the repository out."""
+    """Create a bundle whose manifest lists every file; laying out a repository does not read the files."""
     names = [file(stage) for stage in networks(preset) for file in (graph_file, weights_file)]
     listed = {name: "0" * 64 for name in (*names, TOKENIZER) if name not in map(graph_file, without)}
     root.mkdir()
@@ -75,13 +75,13 @@ def fake_bundle(root: Path, preset: Manifest, without: tuple[str, ...] = ()) -> 
 
 
 @pytest.mark.parametrize("preset", [PAPER, TINY], ids=lambda preset: preset.name)
-def test_the_repository_laid_out_is_that_of_the_bundle(tmp_path, preset):
+def test_repository_matches_bundle(tmp_path, preset):
     bundle = fake_bundle(tmp_path / "bundle", preset)
     folder = lay_out(REPOSITORY, bundle, tmp_path / "models")
     assert {path.name for path in folder.iterdir()} == set(STAGES)
     for name, stage in stages(preset).items():
         config = read_config(folder / name)
-        assert_says(config, stage)
+        assert_matches(config, stage)
         files = [path.name for path in (folder / name / "1").iterdir()]
         if stage.kind == "ensemble":
             assert not config.parameters
@@ -92,11 +92,11 @@ def test_the_repository_laid_out_is_that_of_the_bundle(tmp_path, preset):
         assert parameters["digest"] == bundle.digest
         assert Manifest.model_validate_json(parameters["manifest"]) == bundle.manifest
         assert files == ["model.py"]
-        assert config.HasField("dynamic_batching") == (stage.max_batch > 0)  # steps of different requests are batched
+        assert config.HasField("dynamic_batching") == (stage.max_batch > 0)  # batches steps of different requests
         assert [group.count for group in config.instance_group] == [2 if name == "generate" else 1]
 
 
-def test_hand_written_models_are_laid_out_and_a_network_can_be_replaced(tmp_path):
+def test_handwritten_models_are_copied_and_replace_networks(tmp_path):
     models = replace_model(tmp_path / "hand-written", "vocoder", "# replaced")
     folder = lay_out(models, fake_bundle(tmp_path / "bundle", TINY), tmp_path / "models")
     for name in ("generate", "tokenizer"):
@@ -108,20 +108,20 @@ def test_hand_written_models_are_laid_out_and_a_network_can_be_replaced(tmp_path
 
 
 @pytest.mark.parametrize("preset", [PAPER, DEMO], ids=lambda preset: preset.name)
-def test_optical_flow_is_a_network_or_dis_as_the_bundle_says(tmp_path, preset):
+def test_optical_flow_model_follows_bundle(tmp_path, preset):
     folder = lay_out(REPOSITORY, fake_bundle(tmp_path / "bundle", preset), tmp_path / "models")
     module = "network_model" if preset is PAPER else "dis_model"
     assert f"foley_server.backend.{module} " in (folder / "optical_flow/1/model.py").read_text()
 
 
-def test_the_tiny_repository_has_tiny_dimensions(tmp_path):
+def test_tiny_repository_has_tiny_dimensions(tmp_path):
     folder = lay_out(REPOSITORY, fake_bundle(tmp_path / "bundle", TINY), tmp_path / "models")
     assert list(read_config(folder / "rgb_features").output[0].dims) == [-1, 32]
     assert list(read_config(folder / "frames_to_features").output[1].dims) == [-1, 32]
     assert list(read_config(folder / "video2rms").input[0].dims) == [300, 64]
 
 
-def test_a_bundle_without_graphs_is_refused_by_their_names(tmp_path):
+def test_missing_graphs_are_named(tmp_path):
     bundle = fake_bundle(tmp_path / "bundle", TINY, without=("vocoder", "clap_text"))
     with pytest.raises(BundleError, match=r"clap_text.*vocoder.*foley-export onnx"):
         lay_out(REPOSITORY, bundle, tmp_path / "models")

@@ -1,4 +1,4 @@
-"""The diffusion loop: the same numbers as diffusers' schedulers, lazy, and repeatable by its seed."""
+"""The diffusion loop: matches the schedulers of diffusers, is lazy, and is reproducible from its seed."""
 
 import itertools
 from collections.abc import Iterator
@@ -24,24 +24,24 @@ SCHEDULE = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_l
 
 
 def denoise(latents: np.ndarray, timestep: int) -> np.ndarray:
-    """A small denoiser: nonlinear, mixes neighbours, depends on the timestep."""
+    """A small nonlinear denoiser that mixes neighbours and depends on the timestep."""
     neighbours = np.roll(latents, 1, axis=1)
     noise = np.tanh(latents + 0.3 * neighbours) * (0.4 + timestep / 1000) + 0.1 * np.sin(timestep / 50)
     return noise.astype(np.float32)
 
 
 class Recorder:
-    """`denoise` that remembers the timesteps it was asked for; by a solver, or in the steps of a whole loop."""
+    """`denoise` that records its timesteps, or the steps of a complete loop."""
 
     def __init__(self) -> None:
         self.timesteps: list[int] = []
         self.steps: list[Step] = []
 
-    def __call__(self, latents: np.ndarray, asked: int | Step) -> np.ndarray:
-        timestep = asked
-        if isinstance(asked, Step):
-            self.steps.append(asked)
-            timestep = asked.timestep
+    def __call__(self, latents: np.ndarray, step: int | Step) -> np.ndarray:
+        timestep = step
+        if isinstance(step, Step):
+            self.steps.append(step)
+            timestep = step.timestep
         self.timesteps.append(timestep)
         return denoise(latents, timestep)
 
@@ -51,7 +51,7 @@ def start() -> np.ndarray:
 
 
 def scheduler_steps(scheduler, steps: int, **step_options) -> Iterator[tuple[int, np.ndarray]]:
-    """Timestep and latents of every step of a diffusers scheduler around `denoise`."""
+    """Yield timestep and latents of every step of a diffusers scheduler around `denoise`."""
     scheduler.set_timesteps(steps)
     latents = torch.from_numpy(start())
     options = {name: (lambda value: value if callable(value) else lambda: value)(v) for name, v in step_options.items()}
@@ -63,20 +63,22 @@ def scheduler_steps(scheduler, steps: int, **step_options) -> Iterator[tuple[int
         yield int(timestep), latents.numpy()
 
 
-def assert_equal_steps(ours: Iterator[np.ndarray], asked: Recorder, theirs: Iterator[tuple[int, np.ndarray]]) -> None:
-    """The same timesteps in the same order, and after every one of them the same latents."""
+def assert_equal_steps(
+    ours: Iterator[np.ndarray], recorder: Recorder, theirs: Iterator[tuple[int, np.ndarray]]
+) -> None:
+    """Assert equal timesteps in the same order, and equal latents after each."""
     timesteps = []
     for actual, (timestep, expected) in zip(ours, theirs, strict=True):
         timesteps.append(timestep)
         assert actual.dtype == np.float32
         assert np.linalg.norm(actual - expected) < TOLERANCE * np.linalg.norm(expected), timestep
-    assert asked.timesteps == timesteps
+    assert recorder.timesteps == timesteps
 
 
-# 7 does not divide 1000: see test_ddim_stays_on_the_line_between_sound_and_noise
+# 7 does not divide 1000: see test_ddim_stays_on_the_forward_process
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 8, 25, 200])
-def test_ddim_is_that_of_diffusers(steps, eta):
+def test_ddim_matches_diffusers(steps, eta):
     reference = DDIMScheduler(
         **SCHEDULE, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False, clip_sample=False
     )
@@ -87,9 +89,9 @@ def test_ddim_is_that_of_diffusers(steps, eta):
         eta=eta,
         variance_noise=lambda: torch.from_numpy(noises.standard_normal(SHAPE, np.float32)),
     )
-    asked = Recorder()
-    ours = ddim(asked, start(), steps, eta, draws(np.random.default_rng(9), SHAPE))
-    assert_equal_steps(ours, asked, theirs)
+    recorder = Recorder()
+    ours = ddim(recorder, start(), steps, eta, draws(np.random.default_rng(9), SHAPE))
+    assert_equal_steps(ours, recorder, theirs)
 
 
 DIFFUSERS_SPACING = {"uniform": {}, "karras": {"use_karras_sigmas": True}, "log-snr": {"use_lu_lambdas": True}}
@@ -97,22 +99,22 @@ DIFFUSERS_SPACING = {"uniform": {}, "karras": {"use_karras_sigmas": True}, "log-
 
 @pytest.mark.parametrize("spacing", get_args(TimestepSpacing))
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 14, 15, 25, 100])
-def test_dpm_solver_is_that_of_diffusers(steps, spacing):
+def test_dpm_solver_matches_diffusers(steps, spacing):
     reference = DPMSolverMultistepScheduler(
         **SCHEDULE,
         algorithm_type="dpmsolver++",
         solver_order=2,
         final_sigmas_type="zero",
-        euler_at_final=spacing != "uniform",  # below 15 steps it does so by itself
+        euler_at_final=spacing != "uniform",  # "uniform" does so by itself below 15 steps
         **DIFFUSERS_SPACING[spacing],
     )
-    asked = Recorder()
-    assert_equal_steps(multistep(asked, start(), steps, spacing), asked, scheduler_steps(reference, steps))
+    recorder = Recorder()
+    assert_equal_steps(multistep(recorder, start(), steps, spacing), recorder, scheduler_steps(reference, steps))
 
 
 @given(steps=st.integers(1, TRAIN_STEPS), spacing=st.sampled_from(get_args(TimestepSpacing)))
 @settings(deadline=None, max_examples=50)
-def test_a_grid_falls_from_noise_to_sound(steps, spacing):
+def test_sigmas_decrease_to_zero(steps, spacing):
     visited = sigma_schedule(steps, spacing)
     assert visited.timesteps.shape == (steps,)
     assert visited.sigmas.shape == (steps + 1,)
@@ -124,8 +126,8 @@ def test_a_grid_falls_from_noise_to_sound(steps, spacing):
 
 @given(steps=st.integers(1, TRAIN_STEPS))
 @settings(deadline=None, max_examples=25)
-def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
-    """Given the true noise, every step lands on the forward process, for any number of steps."""
+def test_ddim_stays_on_the_forward_process(steps):
+    """With the true noise, every step ends on the forward process, for any number of steps."""
     sound, noise = np.random.default_rng(1).standard_normal((2, 16))
     cumprod = alphas_cumprod()
     timesteps = ddim_timesteps(steps)
@@ -142,25 +144,25 @@ def test_ddim_stays_on_the_line_between_sound_and_noise(steps):
 
 @pytest.mark.parametrize("name", get_args(Sampler))
 @pytest.mark.parametrize("steps", [1, 999, 1000])
-def test_any_number_of_steps_ends_in_finite_latents(name, steps):
+def test_latents_are_finite_for_any_number_of_steps(name, steps):
     *_, last = sampler.sample(Recorder(), Sampling(name, steps))
     assert np.isfinite(last).all()
 
 
 @pytest.mark.parametrize("name", get_args(Sampler))
-def test_a_consumer_that_stops_has_stopped_the_calls(name):
-    asked = Recorder()
-    loop = sampler.sample(asked, Sampling(sampler=name, steps=10))
-    assert asked.timesteps == []
+def test_loop_is_lazy_and_stops_when_closed(name):
+    recorder = Recorder()
+    loop = sampler.sample(recorder, Sampling(sampler=name, steps=10))
+    assert recorder.timesteps == []
     for done in (1, 2, 3):
         next(loop)
-        assert len(asked.timesteps) == done
+        assert len(recorder.timesteps) == done
     loop.close()
-    assert len(asked.timesteps) == 3
+    assert len(recorder.timesteps) == 3
 
 
 @pytest.mark.parametrize("sampling", [Sampling("dpm++", 2), Sampling("ddim", 2), Sampling("ddim", 2, eta=1.0)])
-def test_the_noise_is_a_function_of_seed_and_window(sampling):
+def test_noise_depends_only_on_seed_and_window(sampling):
     def result(seed: int, window: int) -> np.ndarray:
         chosen = Sampling(sampling.sampler, sampling.steps, eta=sampling.eta, seed=seed)
         *_, latents = sampler.sample(Recorder(), chosen, window)
@@ -201,7 +203,7 @@ def test_the_noise_is_a_function_of_seed_and_window(sampling):
         ("guidance_interval", (float("nan"), 1.0)),
     ],
 )
-def test_a_setting_outside_its_range_is_refused_by_name(setting, value):
+def test_invalid_setting_is_named(setting, value):
     with pytest.raises(SettingError, match=setting):
         Sampling(**{"sampler": "ddim", setting: value})
 
@@ -218,7 +220,7 @@ def test_a_setting_outside_its_range_is_refused_by_name(setting, value):
     | st.builds(Sampling, sampler=st.just("ddim"), eta=st.floats(0, 1)),
     st.integers(0, 1000),
 )
-def test_a_sampling_comes_back_from_the_server_s_tensor_to_the_last_bit(sampling, window):
+def test_encode_decode_round_trip(sampling, window):
     assert Sampling.decode(sampling.encode(window)) == (sampling, window)
 
 
@@ -236,30 +238,30 @@ def test_a_sampling_comes_back_from_the_server_s_tensor_to_the_last_bit(sampling
         (b"\xff", "JSON"),
     ],
 )
-def test_a_tensor_that_is_no_sampling_is_refused_by_name(content, named):
+def test_decode_rejects_invalid_content(content, named):
     with pytest.raises(SettingError, match=named):
         Sampling.decode(content)
 
 
-def steps_asked_for(**chosen) -> list[Step]:
-    asked = Recorder()
-    list(sampler.sample(asked, Sampling(**chosen)))
-    return asked.steps
+def recorded_steps(**chosen) -> list[Step]:
+    recorder = Recorder()
+    list(sampler.sample(recorder, Sampling(**chosen)))
+    return recorder.steps
 
 
-def test_guidance_is_given_inside_its_interval_only():
+def test_guidance_applies_only_within_its_interval():
     levels = training_sigmas()
-    for step in steps_asked_for(steps=25, guidance=3.5, guidance_interval=(0.3, 5.0)):
+    for step in recorded_steps(steps=25, guidance=3.5, guidance_interval=(0.3, 5.0)):
         assert step.guidance == (3.5 if 0.3 <= levels[step.timestep] <= 5.0 else 1.0)
-    everywhere = steps_asked_for(steps=25, guidance=3.5)
+    everywhere = recorded_steps(steps=25, guidance=3.5)
     assert {step.guidance for step in everywhere} == {3.5}
 
 
-def test_eta_is_refused_where_it_would_be_ignored():
+def test_rejects_eta_without_ddim():
     with pytest.raises(SettingError, match="eta"):
         Sampling(sampler="dpm++", eta=1.0)
 
 
-def test_the_limits_themselves_are_settings():
+def test_limits_are_inclusive():
     Sampling(sampler="ddim", steps=1, guidance=1.0, eta=0.0, seed=0)
     Sampling(sampler="ddim", steps=1000, guidance=100.0, eta=1.0, seed=2**63 - 1)

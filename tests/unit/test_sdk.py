@@ -1,4 +1,4 @@
-"""The SDK's surface: one source for asyncio and threads, the same methods everywhere, and flexible arguments."""
+"""The interface of the SDK: generated synchronous code, equal methods of all clients, and flexible arguments."""
 
 import gc
 import inspect
@@ -32,7 +32,7 @@ def arguments(method: object) -> list[tuple[str, object, object]]:
     return [(one.name, one.kind, one.default) for one in found]
 
 
-def test_the_synchronous_client_is_generated_from_the_asyncio_one(repository: Path, tmp_path: Path) -> None:
+def test_synchronous_client_is_generated_from_asyncio_client(repository: Path, tmp_path: Path) -> None:
     shipped = repository / "client" / "foley_client" / "_sync"
     generator = [sys.executable, repository / "client" / "generate_sync.py", tmp_path / "_sync"]
     subprocess.run(generator, check=True, cwd=repository, timeout=60)
@@ -46,7 +46,7 @@ def test_every_backend_has_the_methods_of_the_protocol(backend: type) -> None:
         assert arguments(getattr(backend, name)) == arguments(method), name
 
 
-def test_a_local_backend_has_the_methods_of_the_api(repository: Path) -> None:
+def test_local_backend_has_the_methods_of_the_api(repository: Path) -> None:
     for name, method in methods(ApiBackend).items():
         assert arguments(getattr(LocalBackend, name)) == arguments(method), name
 
@@ -59,7 +59,7 @@ def test_all_clients_have_the_same_methods() -> None:
         assert arguments(getattr(FoleyClient, name)) == arguments(getattr(AsyncFoleyClient, name)), name
 
 
-def test_what_users_need_is_exported_and_documented() -> None:
+def test_exports_are_complete_and_documented() -> None:
     assert set(foley_client.__all__) <= vars(foley_client).keys()
     assert foley_client.errors is errors
     for name in foley_client.__all__:
@@ -87,7 +87,7 @@ def test_files_are_paths_strings_or_bytes(video: Path) -> None:
     assert not any(path.exists() for path in temporary)
 
 
-def test_options_are_named_or_given_as_a_whole() -> None:
+def test_options_as_keywords_or_object() -> None:
     envelope = np.full(50, 0.1)
     options = GenerateOptions(text="glass", seed=4)
     request = generation_request(None, envelope, None, options, {"seed": 5})
@@ -98,7 +98,7 @@ def test_options_are_named_or_given_as_a_whole() -> None:
         generation_request(None, None, None, None, {})
 
 
-def test_an_envelope_is_an_array_a_curve_or_a_recording(video: Path, tmp_path: Path) -> None:
+def test_envelope_is_array_curve_file_or_recording(video: Path, tmp_path: Path) -> None:
     curve = [0.1] * 150
     for source in (curve, np.array(curve)):
         given = generation_request(video, source, None, None, {}).envelope
@@ -122,7 +122,7 @@ def test_an_envelope_is_an_array_a_curve_or_a_recording(video: Path, tmp_path: P
 RESULT = GenerationResult(np.full(150, 0.1, np.float32), [Take(np.zeros(24_000, np.float32), {"seed": 3})])
 
 
-def test_a_result_is_saved_as_what_the_extension_says(video: Path, tmp_path: Path) -> None:
+def test_save_format_follows_extension(video: Path, tmp_path: Path) -> None:
     RESULT.save(str(tmp_path / "sound.wav"))
     assert soundfile.info(tmp_path / "sound.wav").frames == 24_000
     RESULT.save(tmp_path / "curve.csv")
@@ -138,7 +138,7 @@ def test_a_result_is_saved_as_what_the_extension_says(video: Path, tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"hits.mp4", "sound.wav", "curve.csv", "out.mp4"}
 
 
-def test_a_result_that_cannot_be_saved_says_why(video: Path, tmp_path: Path) -> None:
+def test_save_errors(video: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="needs the video"):
         RESULT.save(tmp_path / "out.mp4")
     with pytest.raises(OutputError, match=r"\.xyz"):
@@ -149,7 +149,7 @@ def test_a_result_that_cannot_be_saved_says_why(video: Path, tmp_path: Path) -> 
     assert {path.name for path in tmp_path.iterdir()} == {"hits.mp4"}
 
 
-def test_the_environment_names_server_and_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_and_token_from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingError, match=r"\$FOLEY_SERVER"):
         FoleyClient()
     monkeypatch.setenv("FOLEY_SERVER", "grpcs://foley.example.com")

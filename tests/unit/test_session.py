@@ -18,8 +18,8 @@ print({core for thread in os.listdir("/proc/self/task") for core in os.sched_get
 """
 
 
-def test_a_session_keeps_to_the_cores_of_its_process(tiny_bundle: Path) -> None:
-    """A container's cores, or a node's: threads elsewhere would take from its neighbours."""
+def test_session_uses_only_the_cores_of_its_process(tiny_bundle: Path) -> None:
+    """The cores of a container or a cgroup: threads on other cores would slow down its neighbours."""
     for core in sorted(os.sched_getaffinity(0))[-2:]:
         graph = tiny_bundle / graph_file("vocoder")
         command = [sys.executable, "-c", THREADS, str(graph), str(core)]

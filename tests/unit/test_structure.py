@@ -1,4 +1,4 @@
-"""The house: imports point down only, the client stays light, and what is written down twice agrees."""
+"""Structure of the project: allowed imports, light dependencies of the client, and consistency of duplicated facts."""
 
 import ast
 import importlib
@@ -35,9 +35,9 @@ PACKAGES = {
     "foley_export",
     "foley_training",
     "foley_bench",
-    "harness",  # of the tests
+    "harness",  # in tests/
 }
-# folder -> those of PACKAGES that it may import
+# folder -> packages of PACKAGES that it may import
 ALLOWED = {
     "core/foley": {"foley"},
     "pipeline/foley_pipeline": {"foley", "foley_pipeline"},
@@ -48,7 +48,7 @@ ALLOWED = {
     "benchmarks/foley_bench": PACKAGES - {"harness"},
     "model_repository": {"foley"},
 }
-# package of foley_server -> those that it may import beside itself
+# package of foley_server -> other packages of foley_server that it imports
 SERVER = {
     "backend": set(),  # runs inside Triton
     "sandbox": set(),
@@ -56,14 +56,14 @@ SERVER = {
     "launcher": set(),
     "jobs": {"launcher", "telemetry"},
     "http": {"api", "jobs", "sandbox"},
-    "api": {"http", "jobs", "launcher", "sandbox", "telemetry"},  # `api.app` puts the process together
+    "api": {"http", "jobs", "launcher", "sandbox", "telemetry"},  # `api.app` assembles the process
 }
 COMPONENTS = sorted(path.parent.name for path in ROOT.glob("*/pyproject.toml"))
 HEAVY = ("torch", "scipy", "onnx", "onnxruntime", "pytriton", "cv2", "foley_server", "foley_export", "foley_training")
 
 
 def imports(file: Path) -> set[str]:
-    """Top-level packages that a Python file imports, wherever in it."""
+    """Return the top-level packages that a Python file imports anywhere."""
     found = set()
     for node in ast.walk(ast.parse(file.read_bytes(), file)):
         if isinstance(node, ast.Import):
@@ -74,7 +74,7 @@ def imports(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("folder", ALLOWED)
-def test_imports_point_down_only(folder):
+def test_folders_import_only_allowed_packages(folder):
     files = list((ROOT / folder).rglob("*.py"))
     assert files
     wrong = {
@@ -84,7 +84,7 @@ def test_imports_point_down_only(folder):
 
 
 @pytest.mark.parametrize("package", SERVER)
-def test_packages_of_the_server_import_each_other_in_one_direction(package):
+def test_server_packages_import_only_allowed_packages(package):
     root = ROOT / "server" / "foley_server"
     assert {path.parent.name for path in root.glob("*/__init__.py")} == set(SERVER)
     source = "".join(file.read_text() for file in (root / package).rglob("*.py"))
@@ -93,13 +93,13 @@ def test_packages_of_the_server_import_each_other_in_one_direction(package):
     assert not re.search(r"from foley_server import|import foley_server", source)
 
 
-def test_no_folder_of_the_house_is_an_import_package():
+def test_top_level_folders_are_not_packages():
     folders = ("client", "server", "export", "training", "tests", "core", "pipeline", "benchmarks", "model_repository")
     assert not [folder for folder in folders if (ROOT / folder / "__init__.py").exists()]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_every_component_has_the_one_version(component):
+def test_every_component_has_the_same_version(component):
     project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
     assert project["version"] == foley.__version__
     lines = [*project["dependencies"], *chain.from_iterable(project.get("optional-dependencies", {}).values())]
@@ -107,7 +107,7 @@ def test_every_component_has_the_one_version(component):
     assert all(str(requirement.specifier) == f"=={foley.__version__}" for requirement in siblings)
 
 
-def test_only_tritons_wheel_limits_numpy_and_python():
+def test_only_triton_limits_numpy_and_python():
     limited, newest = set(), set()
     for component in COMPONENTS:
         project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
@@ -122,12 +122,12 @@ def test_only_tritons_wheel_limits_numpy_and_python():
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES - {"harness"}))
-def test_every_package_says_its_version(package):
+def test_every_package_has_the_version(package):
     assert importlib.import_module(package).__version__ == foley.__version__
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_every_command_says_its_version(component):
+def test_every_command_prints_the_version(component):
     project = tomllib.loads((ROOT / component / "pyproject.toml").read_text())["project"]
     for command in project.get("scripts", {}):
         program = Path(sys.executable).with_name(command)
@@ -135,11 +135,11 @@ def test_every_command_says_its_version(component):
         assert run.stdout == f"{command} {foley.__version__}\n"
 
 
-def test_the_components_are_all_there():
+def test_all_components_are_found():
     assert {"core", "pipeline", "client", "server", "export"} <= set(COMPONENTS)
 
 
-def test_the_client_works_where_nothing_heavy_is_installed():
+def test_client_imports_without_heavy_packages():
     program = f"""
 import sys
 HEAVY = {HEAVY!r}
@@ -157,26 +157,26 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in HEAVY))
 
 
 def requirements(distribution: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> set[str]:
-    """Names of all distributions that installing `distribution` brings here, itself included."""
+    """Return the names of all distributions that installing `distribution` installs here, itself included."""
     if (distribution, extras) in seen:
         return set()
     seen.add((distribution, extras))
     names = {distribution}
     try:
         lines = metadata.requires(distribution) or []
-    except metadata.PackageNotFoundError:  # wanted on another platform only, or not installed with an extra
+    except metadata.PackageNotFoundError:  # for another platform, or of an extra that is not installed
         return names
     for requirement in map(Requirement, lines):
-        wanted = (
+        needed = (
             (requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}) if requirement.marker else [True]
         )
-        if any(wanted):
+        if any(needed):
             name = re.sub(r"[-_.]+", "-", requirement.name).lower()
             names |= requirements(name, frozenset(requirement.extras), seen)
     return names
 
 
-def test_installing_the_client_brings_core_and_nothing_heavy():
+def test_client_requires_core_and_no_heavy_packages():
     names = requirements("foley-client", frozenset(), set())
     assert {"foley-core", "foley-pipeline", "tritonclient", "grpcio", "numpy"} <= names
     heavy = re.compile(
@@ -185,7 +185,7 @@ def test_installing_the_client_brings_core_and_nothing_heavy():
     assert not [name for name in names if heavy.fullmatch(name)]
 
 
-def test_make_demo_installs_a_server_and_no_torch(tmp_path):
+def test_make_demo_installs_server_without_torch(tmp_path):
     command = ["make", "--dry-run", "demo", f"VENV={tmp_path}"]
     recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     installed = [Requirement(f"foley-{path}") for path in re.findall(r"-e '?([\w\[\]]+)", recipe)]
@@ -200,13 +200,13 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT /
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_that_a_document_names_exist(document):
+def test_files_named_in_documents_exist(document):
     folders = "|".join((*COMPONENTS, "tests", "docs", "deploy", "examples", "model_repository", "proto"))
     named = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", document.read_text())
     assert not [name for name in named if not (ROOT / name).is_file()]
 
 
-def test_the_hand_written_models_are_stages():
+def test_handwritten_models_are_stages():
     table = stages(Manifest(name="paper"))
     folders = [path.name for path in (ROOT / "model_repository").iterdir() if path.is_dir()]
     assert {table[name].kind for name in folders} == {"python"}
@@ -221,14 +221,14 @@ def error_classes() -> list[type[errors.FoleyError]]:
 
 
 @pytest.mark.parametrize("error", error_classes())
-def test_every_error_has_an_exit_code_and_a_grpc_status(error):
+def test_every_error_has_exit_code_and_grpc_status(error):
     assert 1 <= error.exit_code <= 255
     assert error.grpc_status in grpc.StatusCode.__members__
     assert error.grpc_status != "OK"
     assert error.__doc__
 
 
-def test_the_tree_drawn_in_errors_is_the_tree():
+def test_error_tree_in_docstring_matches_classes():
     drawn: dict[str, tuple[str | None, int, str]] = {}
     ancestors: list[tuple[int, str]] = []  # column and name, from the root down
     assert errors.__doc__
@@ -258,8 +258,8 @@ def test_the_tree_drawn_in_errors_is_the_tree():
     assert drawn == real
 
 
-def test_every_error_is_defined_in_the_tree():
-    """No component has an error of its own that the tree does not show."""
+def test_every_error_class_is_in_the_tree():
+    """No component defines an error that the tree does not show."""
     tree = {error.__name__ for error in error_classes()}
     strays = {
         (str(file.relative_to(ROOT)), node.name)

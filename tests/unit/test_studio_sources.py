@@ -1,4 +1,4 @@
-"""The studio's page: its sources' own tests, and that what the package holds was built of them."""
+"""The sources of the studio's page: type check, unit tests, and the built files in the package."""
 
 import shutil
 import subprocess
@@ -15,20 +15,20 @@ pytestmark = pytest.mark.skipif(
 
 
 def npm(*command: str, cwd: Path = SOURCES) -> None:
-    ran = subprocess.run(["npm", "run", "--silent", *command], cwd=cwd, text=True, capture_output=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    completed = subprocess.run(["npm", "run", "--silent", *command], cwd=cwd, text=True, capture_output=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_types_fit() -> None:
+def test_type_check() -> None:
     npm("check")
 
 
-def test_edits_of_any_curve() -> None:
-    """With fast-check; see server/studio/test."""
+def test_source_tests() -> None:
+    """Property tests with fast-check in server/studio/test."""
     npm("test")
 
 
-def test_what_is_shipped_is_what_the_sources_make(tmp_path: Path) -> None:
+def test_built_files_are_current(tmp_path: Path) -> None:
     shutil.copytree(SOURCES, tmp_path / "studio", ignore=shutil.ignore_patterns("node_modules", "build"))
     (tmp_path / "studio" / "node_modules").symlink_to(SOURCES / "node_modules")
     made = tmp_path / "foley_server" / "http" / "static"

@@ -1,4 +1,4 @@
-"""Windows of long videos: they cover everything, and no seam is heard where they meet."""
+"""Windows of long videos cover the duration, and cross-fades have no audible seams."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SECOND = clip.SAMPLE_RATE_HZ
 
 @given(duration_s=durations)
 @settings(deadline=None)
-def test_windows_cover_every_duration_and_none_is_needless(duration_s):
+def test_windows_cover_every_duration_without_excess(duration_s):
     starts = window_starts_s(duration_s)
     assert starts[0] == 0
     assert np.allclose(np.diff(starts), clip.CLIP_SECONDS - OVERLAP_S)
@@ -33,7 +33,7 @@ def test_number_of_windows(duration_s, count):
 
 @given(duration_s=durations, level=st.floats(0, 1, width=32))
 @settings(deadline=None, max_examples=50)
-def test_a_linear_crossfade_of_a_constant_is_that_constant(duration_s, level):
+def test_linear_crossfade_preserves_constant(duration_s, level):
     pieces = [np.full(clip.CLIP_ENVELOPE, level, np.float32)] * len(window_starts_s(duration_s))
     joined = crossfade(pieces, clip.ENVELOPE_RATE_HZ, frames(duration_s), "linear")
     assert joined.dtype == np.float32
@@ -41,7 +41,7 @@ def test_a_linear_crossfade_of_a_constant_is_that_constant(duration_s, level):
     np.testing.assert_allclose(joined, level, rtol=1e-6)
 
 
-def test_a_linear_crossfade_of_cut_windows_is_the_curve_they_were_cut_from():
+def test_linear_crossfade_restores_cut_curve():
     curve = np.random.default_rng(0).uniform(size=frames(23.4)).astype(np.float32)
     starts = window_starts_s(23.4)
     pieces = [cut(curve, round(start * clip.ENVELOPE_RATE_HZ), clip.PADDED_ENVELOPE) for start in starts]
@@ -49,12 +49,12 @@ def test_a_linear_crossfade_of_cut_windows_is_the_curve_they_were_cut_from():
     np.testing.assert_allclose(joined, curve, rtol=1e-6)
 
 
-def test_a_power_crossfade_keeps_the_loudness_of_independent_noise():
+def test_equal_power_crossfade_preserves_loudness_of_noise():
     length = samples(28.0)
     pieces = np.random.default_rng(0).standard_normal((3, clip.PADDED_SAMPLES), np.float32)
     joined = crossfade(list(pieces), SECOND, length, "equal_power")
     assert joined.shape == (length,)
-    quarters = np.sqrt(np.mean(np.square(joined.reshape(-1, SECOND // 4)), axis=1))  # RMS of every quarter of a second
+    quarters = np.sqrt(np.mean(np.square(joined.reshape(-1, SECOND // 4)), axis=1))  # RMS of every quarter second
     np.testing.assert_allclose(quarters, 1, rtol=0.05)
     overlaps = np.sqrt([np.mean(np.square(joined[start * SECOND : (start + 1) * SECOND])) for start in (9, 18)])
     np.testing.assert_allclose(overlaps, 1, rtol=0.02)
@@ -62,11 +62,11 @@ def test_a_power_crossfade_keeps_the_loudness_of_independent_noise():
 
 @given(duration_s=durations)
 @settings(deadline=None, max_examples=10)
-def test_the_joined_sound_is_exactly_as_long_as_the_video(duration_s):
+def test_joined_sound_has_exact_length_of_video(duration_s):
     pieces = [np.ones(clip.PADDED_SAMPLES, np.float32)] * len(window_starts_s(duration_s))
     joined = crossfade(pieces, SECOND, samples(duration_s), "equal_power")
     assert len(joined) == samples(duration_s)
-    assert (joined >= 1 - 1e-6).all()  # no gap: at a seam the weights' squares add up to one, the weights to more
+    assert (joined >= 1 - 1e-6).all()  # no gap: the squared weights of a seam sum to one, the weights to more
     outside = joined[: 9 * SECOND]
     np.testing.assert_array_equal(outside, 1)
 
@@ -74,16 +74,16 @@ def test_the_joined_sound_is_exactly_as_long_as_the_video(duration_s):
 @given(
     rows=st.integers(0, 20), start=st.integers(0, 25), length=st.integers(0, 25), columns=st.sampled_from([(), (3,)])
 )
-def test_cut_takes_what_is_there_and_zeros_after_it(rows, start, length, columns):
+def test_cut_pads_with_zeros(rows, start, length, columns):
     values = np.random.default_rng(0).uniform(1, 2, (rows, *columns)).astype(np.float32)
     piece = cut(values, start, length)
     assert piece.shape == (length, *columns)
-    there = max(0, min(length, rows - start))
-    np.testing.assert_array_equal(piece[:there], values[start : start + there])
-    assert not piece[there:].any()
+    count = max(0, min(length, rows - start))
+    np.testing.assert_array_equal(piece[:count], values[start : start + count])
+    assert not piece[count:].any()
 
 
-def test_a_window_is_used_beyond_ten_seconds_and_its_last_value_held():
+def test_crossfade_uses_overhang_and_holds_last_value():
     long = np.arange(clip.PADDED_ENVELOPE, dtype=np.float32)
     np.testing.assert_array_equal(crossfade([long], clip.ENVELOPE_RATE_HZ, 1_003, "linear"), long[:1_003])
     short = long[: clip.CLIP_ENVELOPE]
