@@ -240,16 +240,16 @@ def test_an_error_of_the_progress_callback_is_the_callers(video: Path, is_async:
     url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
 
-    async def main() -> None:
+    def generate() -> None:
+        with FoleyClient(url) as client:
+            client.generate(video, on_progress=fail)
+
+    async def generate_async() -> None:
         async with AsyncFoleyClient(url) as client:
             await client.generate(video, on_progress=fail)
 
     try:
         with pytest.raises(ZeroDivisionError):
-            if is_async:
-                asyncio.run(main())
-            else:
-                with FoleyClient(url) as client:
-                    client.generate(video, on_progress=fail)
+            asyncio.run(generate_async()) if is_async else generate()
     finally:
         server.stop(None).wait()
