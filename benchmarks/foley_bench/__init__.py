@@ -1,4 +1,4 @@
-"""Measures the deployment: every figure stands beside a baseline and a floor. Needs torch and a server."""
+"""Benchmarks of the deployment, with a baseline and a roofline bound for every figure. Requires torch and a server."""
 
 import os
 

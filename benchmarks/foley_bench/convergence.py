@@ -1,4 +1,4 @@
-"""`foley-bench convergence`: how far RAFT's flow is from its result after each update.
+"""`foley-bench convergence`: distance of RAFT's flow from its final result after each update.
 
 Video2RMS reads flow as bytes, 255 levels over -20 to 20 pixels, so a difference below half a level is invisible. The
 figures count the values that differ by more from the result of all updates. Updates start from no motion, and from the
@@ -23,37 +23,37 @@ from foley.manifest import OpticalFlowConfig
 from foley.media import read_frames
 from foley_bench.machine import describe
 from foley_bench.report import Report, lines, table
-from foley_client import Watch
 from foley_export.make import load_network
 from foley_export.networks.optical_flow import Estimate, OpticalFlow, Pairs
+from foley_pipeline.progress import StageTimer
 
 LEVEL_PX = 2 * clip.LARGEST_FLOW / 255
-INVISIBLE = 0.01  # the share of visibly different values up to which a number of updates is called enough
+MAX_VISIBLE = 0.01  # the share of visibly different values up to which a number of updates is called sufficient
 STARTS = ("no motion", "pair before")
 COLUMNS = {"visible_percent": "visible\n%", "mean_levels": "mean\nlevels", "p99_levels": "p99\nlevels"}
 
 Distances = npt.NDArray[np.float32]  # [updates, values], in levels
 
 
-def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
-    """Follow the updates of the first `pairs` pairs of `video`'s frames after the first; in PyTorch.
+def measure(bundle: Bundle, video: Path, pairs: int, timer: StageTimer) -> Report:
+    """Measure all updates of the first `pairs` pairs of frames after the first pair, in PyTorch.
 
     Raises:
-        BundleError: the bundle has no RAFT.
-        MediaError: `video` cannot be used, or has fewer than three frames.
+        BundleError: If the bundle has no RAFT.
+        MediaError: If `video` cannot be used or has fewer than three frames.
     """
     config = bundle.manifest.optical_flow
     if not isinstance(config, OpticalFlowConfig):
-        raise BundleError(f"the bundle {bundle.root} has no RAFT; choose one that has, such as bundles/paper")
+        raise BundleError(f"the bundle {bundle.root} has no RAFT; choose a bundle with RAFT, such as bundles/paper")
     network = load_network(bundle, "optical_flow")
     assert isinstance(network, OpticalFlow)
     distances: dict[str, list[Distances]] = {start: [] for start in STARTS}
-    with watch.stage("pairs", pairs) as stage, torch.inference_mode():
-        for before, after in _neighbours(network, video, pairs + 1):
-            ends = [_updates(network, pair, pair.start()) for pair in (before, after)]
+    with timer.stage("pairs", pairs) as stage, torch.inference_mode():
+        for before, after in _consecutive_pairs(network, video, pairs + 1):
+            ends = [_updates(network, pair, pair.initial_estimate()) for pair in (before, after)]
             full = network.upsample(ends[1][-1])
-            moving = after.start()._replace(flow=ends[0][-1].flow)
-            for start, estimates in zip(STARTS, (ends[1], _updates(network, after, moving)), strict=True):
+            warm_start = after.initial_estimate()._replace(flow=ends[0][-1].flow)
+            for start, estimates in zip(STARTS, (ends[1], _updates(network, after, warm_start)), strict=True):
                 distances[start].append(np.stack([_levels(network.upsample(one), full) for one in estimates]))
             stage.advance()
     if not distances[STARTS[0]]:
@@ -63,17 +63,17 @@ def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
         **describe(bundle),
         "settings": {"video": video.name, "pairs": len(distances[STARTS[0]]), "updates": config.updates},
         "updates": updates,
-        "enough_updates": {start: _enough(rows) for start, rows in updates.items()},
+        "sufficient_updates": {start: _sufficient(rows) for start, rows in updates.items()},
     }
     return Report(
         title=f"RAFT's updates: {bundle.manifest.name}",
-        lead=f"Flow after each update, against {config.updates} updates from no motion, {len(distances[STARTS[0]])} "
-        f"pairs of {video.name}. Visible: differs by more than half a level of {LEVEL_PX:.3f} pixels. With "
-        "seeded weights this says nothing of RAFT: its updates converge with the published ones.",
+        description=f"Flow after each update, compared with {config.updates} updates from zero motion; "
+        f"{len(distances[STARTS[0]])} pairs of {video.name}. Visible: differs by more than half a quantisation level "
+        f"of {LEVEL_PX:.3f} pixels. Seeded weights give no meaningful result, because their updates do not converge.",
         document=document,
         tables=[_table(document)],
         pictures={
-            "Share of the values that differ visibly from the full run.": lines(
+            "Share of values that differ visibly from the full run.": lines(
                 range(1, config.updates + 1),
                 {f"from {start}": [row["visible_percent"] for row in rows] for start, rows in updates.items()},
                 "updates",
@@ -83,16 +83,16 @@ def measure(bundle: Bundle, video: Path, pairs: int, watch: Watch) -> Report:
     )
 
 
-def _neighbours(network: OpticalFlow, video: Path, pairs: int) -> Iterator[tuple[Pairs, Pairs]]:
-    """Yield consecutive pairs of frames, two at a time, of the first `pairs`."""
+def _consecutive_pairs(network: OpticalFlow, video: Path, pairs: int) -> Iterator[tuple[Pairs, Pairs]]:
+    """Yield every two consecutive pairs among the first `pairs` pairs of frames."""
     before: Pairs | None = None
     last: npt.NDArray[np.uint8] | None = None
     for frame in islice(read_frames(video), pairs + 1):
         if last is not None:
-            seen = network.look(torch.from_numpy(np.stack([last, frame])))
+            current = network.encode_pairs(torch.from_numpy(np.stack([last, frame])))
             if before is not None:
-                yield before, seen
-            before = seen
+                yield before, current
+            before = current
         last = frame
 
 
@@ -105,7 +105,7 @@ def _updates(network: OpticalFlow, pair: Pairs, estimate: Estimate) -> list[Esti
 
 
 def _levels(flow: Tensor, full: Tensor) -> Distances:
-    """Absolute difference of two flows [1, 2, h, w], both clamped as the bytes are, in levels: [values]."""
+    """Return the absolute difference of two clamped flows [1, 2, h, w] in quantisation levels: [values]."""
     limit = clip.LARGEST_FLOW
     apart: Distances = (flow.clamp(-limit, limit) - full.clamp(-limit, limit)).abs().flatten().numpy() / LEVEL_PX
     return apart
@@ -122,14 +122,16 @@ def _figures(distances: Distances) -> list[dict[str, float]]:
     ]
 
 
-def _enough(rows: list[dict[str, float]]) -> int | None:
-    """The least number of updates from which on at most `INVISIBLE` of the values differ; None if there is none."""
-    few = [row["visible_percent"] <= 100 * INVISIBLE for row in rows]
+def _sufficient(rows: list[dict[str, float]]) -> int | None:
+    """Return the smallest number of updates after which at most `MAX_VISIBLE` of the values differ, or None."""
+    few = [row["visible_percent"] <= 100 * MAX_VISIBLE for row in rows]
     return next((number for number in range(1, len(rows) + 1) if all(few[number - 1 :])), None)
 
 
 def _table(document: Mapping[str, Any]) -> Table:
-    enough = ", ".join(f"{number or 'none'} from {start}" for start, number in document["enough_updates"].items())
+    sufficient = ", ".join(
+        f"{number or 'none'} from {start}" for start, number in document["sufficient_updates"].items()
+    )
     return table(
         "RAFT's updates",
         ["updates", *(f"{start}\n{column}" for start in STARTS for column in COLUMNS.values())],
@@ -137,6 +139,6 @@ def _table(document: Mapping[str, Any]) -> Table:
             [str(number), *(f"{row[key]:.3g}" for row in rows for key in COLUMNS)]
             for number, rows in enumerate(zip(*document["updates"].values(), strict=True), 1)
         ],
-        f"Enough, at most {INVISIBLE:.0%} visible from there on: {enough}. Put them as `first_updates` and "
-        "`warm_updates` into the manifest, and export again.",
+        f"Sufficient (at most {MAX_VISIBLE:.0%} visible afterwards): {sufficient}. Set them as `first_updates` and "
+        "`warm_updates` in the manifest, then export again.",
     )

@@ -1,4 +1,4 @@
-"""Input sizes of every benchmark: one clip of 10 s, its frames sent in chunks as the client sends them."""
+"""Input sizes of all benchmarks: a 10 s clip, with frames in chunks as the client sends them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from foley_export.networks.network import Network
 
 PROMPT = "a stick hits metal"
 SIZES: Mapping[str, int] = {"frames": clip.CHUNK_PAIRS + 1, "pairs": clip.CHUNK_PAIRS, "tokens": 12}
-"""The dimensions that vary, of one call."""
+"""Dynamic dimensions of one call."""
 
 CHUNKS = (clip.CLIP_FRAMES - 1) / clip.CHUNK_PAIRS
 PROMPTS = 2  # the prompt, and the text that the sound should be unlike
@@ -24,11 +24,11 @@ CALLS: Mapping[str, float] = {
     "denoiser": 1,  # for each step
     **dict.fromkeys(("vae_decoder", "vocoder"), 1),
 }
-"""The networks of a clip with a text prompt, and how many calls of `SIZES` each of them takes."""
+"""Networks of a clip with a text prompt -> number of calls of `SIZES`."""
 
 
 def sample(network: Network, batch: int = 1, guidance: float = GUIDANCE) -> tuple[torch.Tensor, ...]:
-    """Random inputs of one call in the order of the contract; a denoiser gets `guidance` in every row."""
+    """Return random inputs of one call in the stage's order; for a denoiser, with `guidance` in every row."""
     inputs = network.sample_inputs(batch, dict(SIZES))
     if not isinstance(network, Denoiser):
         return inputs
@@ -39,5 +39,5 @@ def sample(network: Network, batch: int = 1, guidance: float = GUIDANCE) -> tupl
 
 
 def named(network: Network, inputs: tuple[torch.Tensor, ...]) -> dict[str, npt.NDArray[Any]]:
-    """Inputs as arrays by their names in the contract, as ONNX Runtime and Triton take them."""
+    """Return the inputs as arrays by name, as ONNX Runtime and Triton take them."""
     return {tensor.name: value.numpy() for tensor, value in zip(network.stage.inputs, inputs, strict=True)}

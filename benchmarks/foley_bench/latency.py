@@ -1,6 +1,6 @@
-"""`foley-bench latency`: one clip at a time, from a video file to its sound over gRPC, and the overhead of serving.
+"""`foley-bench latency`: latency of single requests from a video to its sound over gRPC, and serving overhead.
 
-Latency is measured as a user meets it; overhead on clips of their own, see `foley_bench.account`.
+Latency is measured with overlapping calls, overhead with sequential ones; see `foley_bench.overhead`.
 """
 
 import time
@@ -16,40 +16,44 @@ from rich.table import Table
 
 from foley import media
 from foley.bundle import Bundle
-from foley.envelope import samples
-from foley_bench.account import NETWORKS, Account, Clip, SerialTriton
+from foley.options import GenerateOptions
+from foley_bench.counters import read_counters
 from foley_bench.inputs import PROMPT
 from foley_bench.machine import describe
 from foley_bench.measurement import interleave
+from foley_bench.overhead import NETWORKS, ClipTiming, SerialTriton, TimeBreakdown
 from foley_bench.report import Report, stacked_bars, table
-from foley_bench.work import read
-from foley_client import Foley, Prompt, Triton, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.request import GenerationRequest
 from foley_pipeline.rms2sound import Loop
+from foley_pipeline.triton import TritonClient
+from foley_pipeline.triton_backend import TritonBackend
 
 LOOPS: tuple[Loop, ...] = get_args(Loop)
-OVERHEAD_PERCENT, OVERHEAD_MS = 2, 4  # aims at the paper's size: of the time, and of a step
+TARGET_OVERHEAD_PERCENT, TARGET_OVERHEAD_MS = 2, 4  # aims at the paper's size: of the time, and of a step
 
 
-def measure(bundle: Bundle, video: Path, runs: int, watch: Watch) -> Report:
-    """Time `runs` clips with each loop, and account for half as many whose calls are made one after another.
+def measure(bundle: Bundle, video: Path, runs: int, timer: StageTimer) -> Report:
+    """Time `runs` clips with each loop, and half as many with sequential calls for the overhead.
 
     Raises:
-        MediaError: `video` is none that can be used.
-        ServerUnavailable: no embedded Triton starts here.
+        MediaError: If `video` cannot be used.
+        ServerUnavailable: If the embedded Triton cannot start.
     """
     duration_s = media.probe(video).duration_s
     with embedded_triton(bundle.root) as triton, closing(SerialTriton(triton.url)) as serial:
-        sampling = Foley(triton).defaults
-        make: dict[str, Callable[[], Clip]] = {loop: partial(_clip, triton, video, duration_s, loop) for loop in LOOPS}
-        with watch.stage("warming up"):
+        sampling = TritonBackend(triton).defaults
+        make: dict[str, Callable[[], ClipTiming]] = {loop: partial(_clip, triton, video, loop) for loop in LOOPS}
+        with timer.stage("warming up"):
             interleave(make, 1)
-        with watch.stage("clips", runs) as progress:
+        with timer.stage("clips", runs) as progress:
             clips = interleave(make, runs, on_round=progress.advance)
-        account: dict[str, Callable[[], Account]] = {
-            loop: partial(_account, serial, video, duration_s, loop) for loop in LOOPS
+        breakdown: dict[str, Callable[[], TimeBreakdown]] = {
+            loop: partial(_breakdown, serial, video, loop) for loop in LOOPS
         }
-        with watch.stage("overhead", (runs + 1) // 2) as progress:
-            accounts = interleave(account, (runs + 1) // 2, on_round=progress.advance)
+        with timer.stage("overhead", (runs + 1) // 2) as progress:
+            breakdowns = interleave(breakdown, (runs + 1) // 2, on_round=progress.advance)
     document = {
         **describe(bundle),
         "settings": {
@@ -59,47 +63,45 @@ def measure(bundle: Bundle, video: Path, runs: int, watch: Watch) -> Report:
             "steps": sampling.steps,
             "guidance": sampling.guidance,
         },
-        "latency": {loop: _latency(found) for loop, found in clips.items()},
-        "overhead": {loop: _overhead(found, sampling.steps) for loop, found in accounts.items()},
+        "latency": {loop: _latency(results) for loop, results in clips.items()},
+        "overhead": {loop: _overhead(results, sampling.steps) for loop, results in breakdowns.items()},
         # with the loop in the client, which sees the parts of a step
         "step": {
-            f"{part}_ms": 1e3 * fmean(one.step_parts_s()[part] for one in accounts["client"]) / sampling.steps
-            for part in accounts["client"][0].step_parts_s()
+            f"{part}_ms": 1e3 * fmean(one.step_parts_s()[part] for one in breakdowns["client"]) / sampling.steps
+            for part in breakdowns["client"][0].step_parts_s()
         },
     }
     return Report(
         title=f"Latency of a clip: {bundle.manifest.name}",
-        lead=f"A video of {duration_s:g} s to its sound over gRPC, one request at a time, {runs} times with each loop; "
-        f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}. The client overlaps its calls; "
-        f"for the overhead, {len(accounts['client'])} more clips with each loop make them one after another, so that "
-        "nothing hides it.",
+        description=f"From a video of {duration_s:g} s to its sound over gRPC, one request at a time, {runs} clips "
+        f"with each loop; {sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}. The client "
+        f"overlaps its calls; the overhead is that of {len(breakdowns['client'])} more clips with sequential calls.",
         document=document,
         tables=[_latency_table(document), _overhead_table(document), _step_table(document)],
         pictures={
-            "Mean time of a clip: networks by stage, and overhead. Calls one after another.": _parts(
-                document["overhead"]
-            )
+            "Mean time of a clip with sequential calls: networks by stage, and overhead.": _plot(document["overhead"])
         },
     )
 
 
-def _clip(triton: Triton, video: Path, duration_s: float, loop: Loop) -> Clip:
-    """One clip as `foley generate` makes it, without a cache."""
-    foley, watch, prompt = Foley(triton), Watch(), Prompt(PROMPT)
+def _clip(triton: TritonClient, video: Path, loop: Loop) -> ClipTiming:
+    """Generate one clip as `foley generate` does, without a cache."""
+    request = GenerationRequest(video, options=GenerateOptions(text=PROMPT))
     started = time.perf_counter()
-    envelope, embeddings = foley.prepare(video, prompt, watch)
-    foley.generate(envelope, samples(duration_s), prompt, embeddings=embeddings, loop=loop, watch=watch)
-    return Clip(time.perf_counter() - started, dict(watch.timings_s))
+    result = TritonBackend(triton, loop=loop).generate(request)
+    return ClipTiming(time.perf_counter() - started, result.timings_s)
 
 
-def _account(triton: SerialTriton, video: Path, duration_s: float, loop: Loop) -> Account:
-    before = read(triton)
+def _breakdown(triton: SerialTriton, video: Path, loop: Loop) -> TimeBreakdown:
+    before = read_counters(triton)
     triton.calls_s.clear()
-    clip = _clip(triton, video, duration_s, loop)
-    return Account(clip, dict(triton.calls_s), {name: work - before[name] for name, work in read(triton).items()})
+    clip = _clip(triton, video, loop)
+    return TimeBreakdown(
+        clip, dict(triton.calls_s), {name: counters - before[name] for name, counters in read_counters(triton).items()}
+    )
 
 
-def _latency(clips: Sequence[Clip]) -> dict[str, Any]:
+def _latency(clips: Sequence[ClipTiming]) -> dict[str, Any]:
     seconds = [clip.wall_s for clip in clips]
     return {
         "median_s": median(seconds),
@@ -109,67 +111,63 @@ def _latency(clips: Sequence[Clip]) -> dict[str, Any]:
     }
 
 
-def _overhead(accounts: Sequence[Account], steps: int) -> dict[str, Any]:
-    overhead_s, wall_s = fmean(one.overhead_s for one in accounts), fmean(one.clip.wall_s for one in accounts)
+def _overhead(breakdowns: Sequence[TimeBreakdown], steps: int) -> dict[str, Any]:
+    overhead_s, wall_s = fmean(one.overhead_s for one in breakdowns), fmean(one.clip.wall_s for one in breakdowns)
     return {
         "wall_s": wall_s,
-        "networks_s": {stage: fmean(one.networks_s[stage] for one in accounts) for stage in NETWORKS},
-        "calls_s": {model: fmean(one.calls_s[model] for one in accounts) for model in accounts[0].calls_s},
-        "serving_s": fmean(one.serving_s for one in accounts),
-        "client_s": fmean(one.overhead_s - one.serving_s for one in accounts),
+        "networks_s": {stage: fmean(one.networks_s[stage] for one in breakdowns) for stage in NETWORKS},
         "overhead_s": overhead_s,
         "overhead_percent": 100 * overhead_s / wall_s,
-        "overhead_ms_per_step": 1e3 * fmean(one.loop_overhead_s for one in accounts) / steps,
+        "overhead_ms_per_step": 1e3 * fmean(one.loop_overhead_s for one in breakdowns) / steps,
     }
 
 
 def _latency_table(document: Mapping[str, Any]) -> Table:
     rows = []
-    for loop, found in document["latency"].items():
-        stages = [found["stages_s"].get(stage) for stage in NETWORKS]
-        seconds = [*(found[f"{name}_s"] for name in ("median", "min", "max")), *stages]
+    for loop, results in document["latency"].items():
+        stages = [results["stages_s"].get(stage) for stage in NETWORKS]
+        seconds = [*(results[f"{name}_s"] for name in ("median", "min", "max")), *stages]
         rows.append([loop, *("" if value is None else f"{value:.3f}" for value in seconds)])
     return table(
         "Latency of a clip, in seconds",
-        ["loop", "median", "least", "most", *NETWORKS],
+        ["loop", "median", "min", "max", *NETWORKS],
         rows,
-        f"{document['settings']['runs']} clips with each loop. Stages: mean, as the client times them; the prompt is "
-        "embedded beside the video's features. The server's loop decodes too, under denoising.",
+        f"{document['settings']['runs']} clips with each loop. Stages: means, timed in the client; the prompt is "
+        "embedded in parallel with the video features. With the server loop, denoising includes decoding.",
     )
 
 
 def _overhead_table(document: Mapping[str, Any]) -> Table:
-    headings = ["overhead\n%", "overhead\nms a step", "overhead\nms", "serving\nms", "client\nms", "networks\ns"]
     return table(
-        "Overhead: everything that is not a network",
-        ["loop", *headings, "clip\ns"],
+        "Overhead: all time outside the networks",
+        ["loop", "overhead\n%", "overhead per\nstep, ms", "overhead\nms", "networks\ns", "clip\ns"],
         [
             [
                 loop,
-                f"{found['overhead_percent']:.2f}",
-                f"{found['overhead_ms_per_step']:.2f}",
-                *(f"{found[key] * 1e3:.1f}" for key in ("overhead_s", "serving_s", "client_s")),
-                f"{sum(found['networks_s'].values()):.3f}",
-                f"{found['wall_s']:.3f}",
+                f"{results['overhead_percent']:.2f}",
+                f"{results['overhead_ms_per_step']:.2f}",
+                f"{results['overhead_s'] * 1e3:.1f}",
+                f"{sum(results['networks_s'].values()):.3f}",
+                f"{results['wall_s']:.3f}",
             ]
-            for loop, found in document["overhead"].items()
+            for loop, results in document["overhead"].items()
         ],
-        "Calls one after another. Serving: in calls, beyond the networks' computing. Client: outside calls. Of a step: "
-        f"the diffusion loop's alone. Aims at the paper's size: {OVERHEAD_PERCENT} %, {OVERHEAD_MS} ms a step.",
+        "Sequential calls. Per step: of the diffusion loop only. Targets at the paper's size: "
+        f"{TARGET_OVERHEAD_PERCENT} %, {TARGET_OVERHEAD_MS} ms per step.",
     )
 
 
 def _step_table(document: Mapping[str, Any]) -> Table:
     return table(
-        "One denoising step, the loop in the client, in ms",
-        ["step", *(key.removesuffix("_ms") for key in document["step"] if key != "wall_ms")],
+        "One denoising step with the client loop, in ms",
+        ["total", *(key.removesuffix("_ms") for key in document["step"] if key != "wall_ms")],
         [[f"{value:.2f}" for value in document["step"].values()]],
-        "Queue: the wait in the batcher, which collects steps of other requests. Copies: Triton's, of tensors to and "
+        "Queue: wait in the dynamic batcher for steps of other requests. Copies: Triton's copies of tensors to and "
         "from the network. gRPC: the rest of the call. Client: the sampler, between two calls.",
     )
 
 
-def _parts(overhead: Mapping[str, Any]) -> Figure:
-    parts = {stage: [found["networks_s"][stage] for found in overhead.values()] for stage in NETWORKS}
-    parts |= {f"overhead: {name}": [one[f"{name}_s"] for one in overhead.values()] for name in ("serving", "client")}
+def _plot(overhead: Mapping[str, Any]) -> Figure:
+    parts = {stage: [results["networks_s"][stage] for results in overhead.values()] for stage in NETWORKS}
+    parts["overhead"] = [results["overhead_s"] for results in overhead.values()]
     return stacked_bars(parts, list(overhead), "seconds")

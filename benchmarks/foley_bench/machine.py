@@ -1,4 +1,4 @@
-"""The machine, versions, commit and bundle that a run was measured on, and the threads that it computes with."""
+"""The machine, versions, commit and bundle of a run, and its number of threads."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """The part of every report's JSON document that says what was measured, on what, and when."""
+    """Return the part of a JSON report that describes date, machine, versions, commit and bundle."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {
@@ -43,7 +43,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def pin_threads(bundle: Bundle) -> int:
-    """Let PyTorch compute with as many threads as a session of the server does, and return their number."""
+    """Set PyTorch's number of threads to that of the server's sessions, and return it."""
     folder = Path("/proc/self/task")
     before = len(list(folder.iterdir()))
     session = open_session(bundle.path(graph_file(next(iter(networks(bundle.manifest))))))
@@ -67,7 +67,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, with `-dirty` when files differ from it; None outside git."""
+    """Return the commit of this checkout, with `-dirty` if files differ from it; None outside git."""
     if not (CHECKOUT / ".git").exists():
         return None
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -1,7 +1,7 @@
 """The measurement core: interleaved calls, medians with their interquartile range, and peak memory.
 
-What is compared is called in turn, in an order that rotates every round, so that other load on the machine meets all
-sides alike.
+The candidates are called in turn, in an order that rotates every round, so that other load on the machine affects them
+equally.
 """
 
 import math
@@ -17,14 +17,14 @@ import psutil
 
 Result = TypeVar("Result")
 Clock = Callable[[Callable[[], object]], float]
-"""Calls what it is given, and returns the seconds that the call took."""
+"""Calls a function and returns the duration in seconds."""
 
 SAMPLING_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The durations of equal calls, in seconds, one or more."""
+    """The durations of at least one call, in seconds."""
 
     seconds: tuple[float, ...]
 
@@ -41,8 +41,8 @@ class Timing:
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return upper - lower
 
-    def document(self) -> dict[str, float]:
-        """The timing for a JSON document."""
+    def as_dict(self) -> dict[str, float]:
+        """Return the timing for a JSON document."""
         return {"median_s": self.median_s, "iqr_s": self.iqr_s, "rounds": len(self.seconds)}
 
 
@@ -52,13 +52,13 @@ def interleave(
     limit_s: float = math.inf,
     on_round: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Result]]:
-    """Call everything once a round, in an order that rotates every round.
+    """Call every function once per round, in an order that rotates every round.
 
     Args:
-        calls: the functions, by the names of their results.
-        rounds: number of rounds.
-        limit_s: no round but the first begins later than this after the start.
-        on_round: called after every round.
+        calls: The functions, by the names of their results.
+        rounds: Number of rounds.
+        limit_s: No round but the first begins later than this after the start.
+        on_round: Called after every round.
 
     Returns:
         The results of each call, one a round.
@@ -77,7 +77,7 @@ def interleave(
 
 
 def wall_clock(call: Callable[[], object]) -> float:
-    """The `Clock` of a processor."""
+    """Measure a call with the wall clock; a `Clock`."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
@@ -91,7 +91,7 @@ def measure(
     clock: Clock = wall_clock,
     warm_up: int = 1,
 ) -> dict[str, Timing]:
-    """Time calls against each other: `warm_up` untimed rounds, then `interleave`, each call timed by `clock`."""
+    """Time interleaved calls: `warm_up` untimed rounds, then timed ones; see `interleave`."""
 
     def timed(call: Callable[[], object]) -> Callable[[], float]:
         return lambda: clock(call)
@@ -103,23 +103,23 @@ def measure(
 
 @dataclass
 class Peak:
-    """The largest memory seen, in bytes."""
+    """The peak memory in bytes."""
 
     memory_bytes: int = field(default=0)
 
 
 def memory_bytes(processes: Iterable[psutil.Process]) -> int:
-    """The proportional set size (PSS) of processes together: a page that several of them share counts once."""
+    """Return the total proportional set size (PSS) of processes, in which a shared page counts once."""
     return sum(process.memory_full_info().pss for process in processes)
 
 
 def own_process() -> list[psutil.Process]:
-    """This process."""
+    """Return this process."""
     return [psutil.Process()]
 
 
 def server_processes() -> list[psutil.Process]:
-    """Every process that this one has started: the server, and what the server has started."""
+    """Return all descendants of this process: the server and its children."""
     return psutil.Process().children(recursive=True)
 
 
@@ -127,7 +127,7 @@ def server_processes() -> list[psutil.Process]:
 def peak_memory(processes: Callable[[], list[psutil.Process]], peak: Peak) -> Iterator[None]:
     """Raise `peak` to the largest `memory_bytes` of `processes` in the context, sampled every 50 ms.
 
-    Sampling takes processor time: nothing should be timed in the context.
+    Sampling takes CPU time: do not time anything in the context.
     """
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The bundle at the official sizes, with seeded weights: what performance is measured on."""
+"""The bundle with the official sizes and seeded weights, for performance measurements."""
 
 import logging
 
@@ -6,28 +6,28 @@ from foley import bundle as bundles
 from foley.bundle import Bundle
 from foley.stages import networks
 from foley_bench.machine import CHECKOUT
-from foley_client import Watch
 from foley_export import make
 from foley_export.presets import PAPER
+from foley_pipeline.progress import StageTimer
 
 FOLDER = CHECKOUT / "bundles" / "paper"
 
 
-def paper_bundle(watch: Watch) -> Bundle:
-    """`bundles/paper` of the checkout, with graphs; what is missing of it is made (minutes, and 2.5 GB).
+def paper_bundle(timer: StageTimer) -> Bundle:
+    """Return `bundles/paper` of the checkout, with graphs; create what is missing (minutes, 2.5 GB).
 
     Raises:
-        BundleError: what is there is damaged.
-        OutputError: it cannot be written.
+        BundleError: If the existing files are damaged.
+        OutputError: If it cannot be written.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in `foley-export onnx`
     count = len(networks(PAPER))
     if not (FOLDER / bundles.MANIFEST).exists():
-        with watch.stage("making bundles/paper", count) as stage:
+        with timer.stage("creating bundles/paper", count) as stage:
             for _ in make.init(PAPER, 0, FOLDER):
                 stage.advance()
     if bundles.read(FOLDER).missing_graphs():
-        with watch.stage("exporting bundles/paper", count) as stage:
+        with timer.stage("exporting bundles/paper", count) as stage:
             for _ in make.make_graphs(FOLDER):
                 stage.advance()
     return bundles.read(FOLDER)

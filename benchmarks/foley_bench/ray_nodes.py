@@ -1,7 +1,7 @@
-"""Ray's own multi-node test cluster on this machine, in a process of its own: `python -m foley_bench.ray_nodes 0 1`.
+"""Ray's multi-node test cluster on this machine, in a separate process: `python -m foley_bench.ray_nodes 0 1`.
 
-A head that renders nothing, and a node for each core that is named. Ray forks as it starts nodes, which a process with
-other libraries' threads may not survive.
+A head that renders nothing, and a node for each given core. Ray forks when it starts nodes, which is unsafe in a
+process with threads of other libraries.
 """
 
 import os
@@ -15,9 +15,9 @@ STOP_TIMEOUT_S = 60.0
 
 @contextmanager
 def ray_cluster(cores: Sequence[int]) -> Iterator[str]:
-    """The address of a cluster with a node of one core for each of `cores`, while the context lasts."""
+    """Yield the address of a cluster with a one-core node for each of `cores`; stop it on exit."""
     command = [sys.executable, "-m", "foley_bench.ray_nodes", *map(str, cores)]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}  # it reports to its makers otherwise
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}  # disables its usage reports
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
@@ -42,7 +42,7 @@ def _serve(cores: Sequence[int]) -> None:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for core in cores:
-            os.sched_setaffinity(0, {core})  # what a node starts keeps to its core, as on a machine of its own
+            os.sched_setaffinity(0, {core})  # pins the processes of a node to its core
             nodes.add_node(num_cpus=1)
         os.sched_setaffinity(0, whole)
         sys.stdout.write(f"address {nodes.address}\n")

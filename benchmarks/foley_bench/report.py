@@ -1,4 +1,4 @@
-"""Reports of a run: tables in the terminal, JSON, and an HTML page with plots that needs no other file."""
+"""Reports of a run: tables in the terminal, JSON, and a self-contained HTML page with plots."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from foley.output import check_destination, replacing
 
-WIDE = 160  # columns where output is redirected
+REDIRECTED_WIDTH = 160  # columns where output is redirected
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -25,37 +25,37 @@ class Report:
     """The results of one run.
 
     Attributes:
-        title: what was measured, in a few words.
-        lead: a paragraph on how it was measured and how to read it.
-        document: for JSON; `foley_bench.machine.describe`, `settings`, and figures whose names end in their units.
-        tables: tables whose cells are plain text.
-        pictures: plots by their captions.
+        title: What was measured, in a few words.
+        description: A paragraph on how it was measured and how to read it.
+        document: For JSON; `foley_bench.machine.describe`, `settings`, and figures whose names end in their units.
+        tables: Tables whose cells are plain text.
+        pictures: Plots by their captions.
     """
 
     title: str
-    lead: str
+    description: str
     document: Mapping[str, Any]
     tables: Sequence[Table]
     pictures: Mapping[str, Figure]
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Table:
-    """A table whose first column is aligned left and whose other columns are aligned right."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, caption=caption or None, caption_justify="left")
+    """Return a table whose first column is left-aligned and whose other columns are right-aligned."""
+    result = Table(box=box.SIMPLE_HEAD, title=title, caption=caption or None, caption_justify="left")
     for i, heading in enumerate(headings):
-        made.add_column(heading, justify="right" if i else "left", no_wrap=not i, vertical="bottom")
+        result.add_column(heading, justify="right" if i else "left", no_wrap=not i, vertical="bottom")
     for row in rows:
-        made.add_row(*row)
-    return made
+        result.add_row(*row)
+    return result
 
 
-def milliseconds(timing: Mapping[str, float]) -> str:
-    """A timing's document as text: the median and half the interquartile range, in ms."""
+def format_ms(timing: Mapping[str, float]) -> str:
+    """Format a timing as median ± half the interquartile range, in ms."""
     return f"{1e3 * timing['median_s']:.1f} ± {500 * timing['iqr_s']:.1f}"
 
 
 def stacked_bars(parts: Mapping[str, Sequence[float]], bars: Sequence[str], unit: str) -> Figure:
-    """A horizontal bar for each of `bars`, made of one piece for each of `parts`."""
+    """Return a plot with one horizontal bar for each of `bars`, stacked from `parts`."""
     figure = Figure(figsize=(9, 1.5 + 0.5 * len(bars)), layout="constrained")
     axes = figure.subplots()
     ends = [0.0] * len(bars)
@@ -72,7 +72,7 @@ def stacked_bars(parts: Mapping[str, Sequence[float]], bars: Sequence[str], unit
 def lines(
     x: Sequence[float], series: Mapping[str, Sequence[float]], x_label: str, y_label: str, log_x: bool = False
 ) -> Figure:
-    """A line for each of `series` over the same `x`."""
+    """Return a plot with one line for each of `series` over `x`."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in series.items():
@@ -82,11 +82,11 @@ def lines(
     return figure
 
 
-def prepare(json_file: Path | None, report_file: Path | None) -> None:
+def check_outputs(json_file: Path | None, report_file: Path | None) -> None:
     """Check before a long run that its results can be written.
 
     Raises:
-        OutputError: they cannot.
+        OutputError: If they cannot.
     """
     if json_file is not None:
         check_destination(json_file, {".json"})
@@ -94,47 +94,47 @@ def prepare(json_file: Path | None, report_file: Path | None) -> None:
         check_destination(report_file, {".html"})
 
 
-def deliver(report: Report, json_file: Path | None, report_file: Path | None) -> None:
-    """Print the tables, and write the files that are asked for.
+def write(report: Report, json_file: Path | None, report_file: Path | None) -> None:
+    """Print the tables and write the requested files.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: If a file cannot be written.
     """
-    show([*report.tables, about(report.document)])
+    print_tables([*report.tables, describe_run(report.document)])
     write_json(json_file, report.document)
     if report_file is not None:
         with replacing(report_file) as temporary:
-            temporary.write_text(page(report), "utf-8")
+            temporary.write_text(render_html(report), "utf-8")
 
 
-def show(parts: Sequence[Table | str]) -> None:
-    """Print tables, and text between them, to standard output."""
+def print_tables(parts: Sequence[Table | str]) -> None:
+    """Print tables and text to standard output."""
     console = Console()
     if not console.is_terminal:
-        console.width = WIDE  # no terminal width when redirected; 80 columns would cut figures off
+        console.width = REDIRECTED_WIDTH  # no terminal width when redirected; 80 columns would cut figures off
     console.print(*parts, sep="\n")
 
 
 def write_json(destination: Path | None, document: Mapping[str, Any]) -> None:
-    """Write a document whose numbers are all finite, if there is a file for it."""
+    """Write a document with finite numbers only to `destination`; do nothing if it is None."""
     if destination is not None:
         with replacing(destination) as temporary:
             temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def page(report: Report) -> str:
-    """The report as HTML; text that holds markup stays text."""
+def render_html(report: Report) -> str:
+    """Return the report as HTML; text is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         report=report,
         rows=lambda table: list(zip(*(column.cells for column in table.columns), strict=True)),
         pictures={caption: _svg(figure) for caption, figure in report.pictures.items()},
-        about=about(report.document),
+        run=describe_run(report.document),
     )
 
 
-def about(document: Mapping[str, Any]) -> str:
-    """The machine, bundle, commit and versions of a run, in a sentence or two."""
+def describe_run(document: Mapping[str, Any]) -> str:
+    """Describe the machine, bundle, commit and versions of a run."""
     machine, bundle = document["machine"], document["bundle"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
     return (
@@ -145,7 +145,7 @@ def about(document: Mapping[str, Any]) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """A plot as a data URL."""
+    """Return a plot as a data URL."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()

@@ -31,7 +31,7 @@ def count_flop(call: Callable[[], object]) -> int:
 
 
 def matrix_rates() -> Mapping[str, float]:
-    """The best rate of each library in large square float32 matrix products, in operations a second.
+    """Return the best rate of each library in large square float32 matrix products, in FLOP/s.
 
     The libraries differ by a factor of two on some processors, so a bound from one of them alone can be too high.
     """
@@ -66,5 +66,5 @@ def _attention_flop(query: Sequence[int], key: Sequence[int], value: Sequence[in
 
 
 def _lstm_flop(inputs: Sequence[int], of_input: Sequence[int], of_state: Sequence[int], *_: Any, **__: Any) -> int:
-    """One direction of a layer, from the shapes of its input [..., C] and of its two weight matrices."""
+    """Count one direction of a layer, given the shapes of its input [..., C] and of its two weight matrices."""
     return 2 * math.prod(inputs[:-1]) * (math.prod(of_input) + math.prod(of_state))

@@ -1,4 +1,4 @@
-"""Small inputs of the render farm: a video of a second and a half, and a manifest of many rows that use it."""
+"""Small inputs for the render farm: videos of 1.5 s, and a manifest with many rows."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ VIDEOS = 6  # that the rows of a manifest share
 
 
 def write_small_video(path: Path, speed: int = 2) -> None:
-    """Write it as an .mp4 without sound; the bar falls by `speed` pixels a frame."""
+    """Write an .mp4 file without sound, in which a bar falls by `speed` pixels per frame."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", FPS, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -25,7 +25,7 @@ def write_small_video(path: Path, speed: int = 2) -> None:
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
-    """A manifest of `rows` small rows, which share a few videos."""
+    """Write a manifest of `rows` small rows that share a few videos; return its path."""
     for i in range(VIDEOS):
         write_small_video(folder / f"{i}.mp4", speed=i + 1)
     manifest = folder / "rows.jsonl"

@@ -1,6 +1,6 @@
-"""`foley-bench throughput`: many requests at once, in a closed loop and in an open loop.
+"""`foley-bench throughput`: concurrent requests, in a closed loop and in an open loop.
 
-Closed loop: a number of callers, each of which sends the next request when the last one is answered. Open loop:
+Closed loop: a number of callers, each of which sends its next request after the previous response. Open loop:
 requests arrive in a Poisson process at shares of the capacity. Its latency counts from the moment at which a request
 was due, so that a delay of the benchmark itself counts too.
 """
@@ -8,84 +8,81 @@ was due, so that a delay of the benchmark itself counts too.
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from foley import clip, media
+from foley import clip
 from foley.bundle import Bundle
 from foley.envelope import samples
+from foley.options import GenerateOptions
+from foley_bench.counters import Counters, read_counters
 from foley_bench.inputs import PROMPT
-from foley_bench.load import Job, Load, closed_loop, open_loop, poisson
+from foley_bench.load_generator import Job, LoadResult, closed_loop, open_loop, poisson_arrivals
 from foley_bench.machine import describe
 from foley_bench.report import Report, lines, table
-from foley_bench.work import Work, read
-from foley_client import Foley, Prompt, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.triton_backend import TritonBackend
 
 CALLERS = (1, 2, 4, 8, 16)
 SHARES = (0.5, 0.8, 1.0, 1.3)  # of the capacity, at which requests arrive
 PERCENTILES = (50, 95)
 
+SEED = 0  # of the arrival times
 ENVELOPE = np.full(clip.CLIP_ENVELOPE, 0.1, np.float32)  # the work does not depend on its values
 
 
-def measure(bundle: Bundle, clips: int, video: Path | None, seed: int, watch: Watch) -> Report:
-    """Make at least `clips` sounds with each number of callers, and `clips` at each rate of arrival.
-
-    Args:
-        bundle: the bundle that is served.
-        clips: number of sounds per level.
-        video: a sound is made on its envelope, predicted for each sound; None: on a given envelope.
-        seed: seed of the arrival times.
-        watch: receives the progress.
+def measure(bundle: Bundle, clips: int, timer: StageTimer) -> Report:
+    """Generate at least `clips` sounds with each number of callers, and `clips` at each arrival rate.
 
     Raises:
-        MediaError: `video` is none that can be used.
-        ServerUnavailable: no embedded Triton starts here.
+        ServerUnavailable: If the embedded Triton cannot start.
     """
-    duration_s = media.probe(video).duration_s if video else clip.CLIP_SECONDS
-    work = Watch()
+    cancel = CancelToken()
+    envelope = EnvelopeInput(ENVELOPE, samples(clip.CLIP_SECONDS))
+    request = GenerationRequest(envelope=envelope, options=GenerateOptions(text=PROMPT))
 
     def job() -> None:
-        envelope = foley.predict_envelope(video, work) if video else ENVELOPE
-        foley.generate(envelope, samples(duration_s), Prompt(PROMPT), watch=work)
+        backend.generate(request, cancel=cancel)
 
-    def observe(name: str, count: int, load: Callable[[Job], Load]) -> dict[str, Any]:
-        before = read(foley.triton)["denoiser"]
-        with watch.stage(name, count) as stage:
+    def observe(name: str, count: int, load: Callable[[Job], LoadResult]) -> dict[str, Any]:
+        before = read_counters(triton)["denoiser"]
+        with timer.stage(name, count) as stage:
 
             def counted() -> None:
                 job()
                 stage.advance()
 
             found = load(counted)
-        return _figures(found, read(foley.triton)["denoiser"] - before)
+        return _figures(found, read_counters(triton)["denoiser"] - before)
 
     with embedded_triton(bundle.root) as triton:
-        foley = Foley(triton)
-        with watch.stage("warming up"):
+        backend = TritonBackend(triton)
+        with timer.stage("warming up"):
             job()
         closed: dict[str, dict[str, Any]] = {}
         opened: dict[str, dict[str, Any]] = {}
         for callers in CALLERS:
             count = callers * math.ceil(clips / callers)  # all are busy to the end
-            load = partial(closed_loop, callers=callers, count=count, watch=work)
-            closed[str(callers)] = observe(f"{callers} at a time", count, load)
+            load = partial(closed_loop, callers=callers, count=count, cancel=cancel)
+            closed[str(callers)] = observe(f"{callers} callers", count, load)
         capacity = closed[str(CALLERS[-1])]["clips_per_minute"]
         for share in SHARES:
             rate = share * capacity
-            load = partial(open_loop, due_s=poisson(clips, rate, seed), watch=work)
-            opened[str(share)] = {"arrivals_per_minute": rate, **observe(f"{rate:.0f} a minute", clips, load)}
-        sampling = foley.defaults
+            load = partial(open_loop, due_s=poisson_arrivals(clips, rate, SEED), cancel=cancel)
+            opened[str(share)] = {
+                "arrivals_per_minute": rate,
+                **observe(f"{rate:.0f} arrivals per minute", clips, load),
+            }
+        sampling = backend.defaults
     document = {
         **describe(bundle),
         "settings": {
             "clips": clips,
-            "seed": seed,
-            "with_video": video is not None,
-            "seconds": duration_s,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "guidance": sampling.guidance,
@@ -95,35 +92,34 @@ def measure(bundle: Bundle, clips: int, video: Path | None, seed: int, watch: Wa
         "capacity_per_minute": capacity,
         "overload_to_capacity": opened[str(SHARES[-1])]["clips_per_minute"] / capacity,
     }
-    unit = "A video's envelope and a sound on it" if video else "A sound on a given envelope"
     return Report(
         title=f"Throughput: {bundle.manifest.name}",
-        lead=f"{unit}, {duration_s:g} s; {sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}. "
-        f"Capacity, the rate with {CALLERS[-1]} callers: {capacity:.1f} clips a minute. When {SHARES[-1]:g} times as "
-        f"many arrive, {document['overload_to_capacity']:.0%} of the capacity is served.",
+        description=f"Sounds of 10 s for a given envelope; {sampling.sampler}, {sampling.steps} steps, guidance "
+        f"{sampling.guidance:g}. Capacity (the rate with {CALLERS[-1]} callers): {capacity:.1f} clips per minute. With "
+        f"{SHARES[-1]:g} times as many arrivals, {document['overload_to_capacity']:.0%} of the capacity is served.",
         document=document,
         tables=[_table(closed, opened)],
         pictures={
-            "Clips a minute by the number of callers.": lines(
-                CALLERS, {"": [row["clips_per_minute"] for row in closed.values()]}, "callers", "clips a minute", True
+            "Clips per minute by number of callers.": lines(
+                CALLERS, {"": [row["clips_per_minute"] for row in closed.values()]}, "callers", "clips per minute", True
             ),
-            "Latency by the rate of arrival, from the moment a request was due.": lines(
+            "Latency by arrival rate, from the scheduled arrival.": lines(
                 [row["arrivals_per_minute"] for row in opened.values()],
                 {f"p{q}": [row[f"p{q}_s"] for row in opened.values()] for q in PERCENTILES},
-                "arrivals a minute",
+                "arrivals per minute",
                 "latency (s)",
             ),
         },
     )
 
 
-def _figures(load: Load, denoiser: Work) -> dict[str, Any]:
+def _figures(load: LoadResult, denoiser: Counters) -> dict[str, Any]:
     return {
         "clips": len(load.latencies_s),
         "clips_per_minute": load.per_minute,
         **{f"p{q}_s": float(np.percentile(load.latencies_s, q)) for q in PERCENTILES},
         "max_s": float(load.latencies_s.max()),
-        "most_in_flight": load.most_in_flight,
+        "max_in_flight": load.max_in_flight,
         "denoiser": {
             "executions": denoiser.executions,
             "rows": denoiser.rows,
@@ -135,17 +131,17 @@ def _figures(load: Load, denoiser: Work) -> dict[str, Any]:
 
 
 def _table(closed: Mapping[str, Any], opened: Mapping[str, Any]) -> Table:
-    rows = {f"{callers} at a time": row for callers, row in closed.items()}
-    rows |= {f"{row['arrivals_per_minute']:.1f} arrive a minute": row for row in opened.values()}
+    rows = {f"{callers} callers": row for callers, row in closed.items()}
+    rows |= {f"{row['arrivals_per_minute']:.1f} arrivals per minute": row for row in opened.values()}
     return table(
-        "Requests at once",
+        "Throughput under load",
         [
-            "requests",
-            "clips a\nminute",
+            "load",
+            "clips per\nminute",
             *(f"p{q}\ns" for q in PERCENTILES),
-            "most\ns",
-            "in flight\nat most",
-            "queue of\na step, ms",
+            "max\ns",
+            "max in\nflight",
+            "queue per\nstep, ms",
             "mean\nbatch",
             "largest\nbatch",
         ],
@@ -154,13 +150,13 @@ def _table(closed: Mapping[str, Any], opened: Mapping[str, Any]) -> Table:
                 name,
                 f"{row['clips_per_minute']:.1f}",
                 *(f"{row[key]:.2f}" for key in (*(f"p{q}_s" for q in PERCENTILES), "max_s")),
-                str(row["most_in_flight"]),
+                str(row["max_in_flight"]),
                 f"{row['denoiser']['queue_ms']:.1f}",
                 f"{row['denoiser']['mean_batch']:.2f}",
                 list(row["denoiser"]["batches"])[-1],
             ]
             for name, row in rows.items()
         ],
-        "Arrivals: a Poisson process, latency from the moment a request was due. Clips a minute: over the whole run, "
-        "ramp-up and drain included. Queue: mean, the batcher's wait for other requests included.",
+        "Arrivals: a Poisson process; latency counts from the scheduled arrival. Clips per minute: over the whole run, "
+        "including ramp-up and drain. Queue: mean, including the dynamic batcher's delay.",
     )

@@ -19,7 +19,7 @@ def new_bundle(destination: Path) -> Iterator[Path]:
         OutputError: If `destination` exists or cannot be created.
     """
     if destination.exists():
-        raise OutputError(f"{destination} exists already: remove it or choose another folder")
+        raise OutputError(f"{destination} already exists; remove it or choose another folder")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))

@@ -33,18 +33,18 @@ from foley_export.fetch import fetch as fetch_file
 from foley_export.presets import PAPER, PRESETS
 from foley_export.published import LICENCE_NOTE, OPTIONS, PUBLISHED, TOKENIZER_FOLDER, import_command
 
-app = application("Make Video-Foley bundles: weights first (`init` or `import`), then ONNX graphs (`onnx`).")
+app = application("Create Video-Foley bundles: first weights (`init` or `import`), then ONNX graphs (`onnx`).")
 
 
 @app.command()
 def init(
-    bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder to create.")],
     preset: Annotated[str, typer.Option(help=f"Sizes of the networks. One of: {', '.join(PRESETS)}.")],
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
-    """Create a bundle with random weights, for trying, testing and timing. Its output is noise."""
+    """Create a bundle with random weights, for tests and benchmarks. Its output is noise."""
     if preset not in PRESETS:
-        raise SettingError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+        raise SettingError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
     from foley_export import make
 
     _show("weights", PRESETS[preset], make.init(PRESETS[preset], seed, bundle))
@@ -52,47 +52,43 @@ def init(
 
 @app.command("import")
 def import_(
-    rms2sound: Annotated[Path, typer.Option(help="ControlNetstep300000.pth: also VAE, vocoder and CLAP.")],
+    rms2sound: Annotated[
+        Path, typer.Option(help="ControlNetstep300000.pth, which also contains the VAE, vocoder and CLAP.")
+    ],
     video2rms: Annotated[Path, typer.Option(help="checkpoint_000500_Video2RMS.pt.")],
     bn_inception: Annotated[Path, typer.Option(help="bn_inception-9f5701afb96c8044.pth.")],
     raft: Annotated[Path, typer.Option(help="torchvision's raft_large.")],
-    bundle: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
-    opts: Annotated[Path | None, typer.Option(help="Video2RMS' opts.yml, to be checked against its weights.")] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder with RoBERTa's files.", show_default="what `fetch` has downloaded")
+    bundle: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    opts: Annotated[
+        Path | None, typer.Option(help="Video2RMS' opts.yml, which is checked against the weights.")
     ] = None,
-    unet: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM UNet, in place of the official one.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="diffusers' AudioLDM VAE, in place of the official one.")] = None,
-    vocoder: Annotated[Path | None, typer.Option(help="transformers' SpeechT5HifiGan, likewise.")] = None,
-    clap: Annotated[Path | None, typer.Option(help="transformers' ClapModel or its text half, likewise.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder with RoBERTa's tokenizer files.", show_default="downloaded by `fetch`")
+    ] = None,
 ) -> None:
     """Create a bundle from the published weights. Every tensor in the files is accounted for."""
     from foley_export import importer
     from foley_export.import_plan import Files, plan
 
-    given = {
+    checkpoints = {
         "--rms2sound": rms2sound,
         "--video2rms": video2rms,
         "--bn-inception": bn_inception,
         "--raft": raft,
-        "--unet": unet,
-        "--vae": vae,
-        "--vocoder": vocoder,
-        "--clap": clap,
     }
-    checkpoints = {option: path for option, path in given.items() if path}
     planned = plan(PAPER, Files(checkpoints, tokenizer or cache_folder() / TOKENIZER_FOLDER, opts))
     _show("weights", planned.manifest, importer.write(planned, bundle))
     for path, groups in planned.unused.items():
         listed = ", ".join(f"{count:,} x {group}" for group, count in groups.items())
-        typer.echo(f"{path.name}: not used: {listed or 'nothing'}", err=True)
+        typer.echo(f"{path.name}: unused: {listed or 'nothing'}", err=True)
 
 
 @app.command()
 def onnx(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     precision: Annotated[
-        Precision, typer.Option(help="fp16 and bf16 are for GPUs; their graphs lie beside those in fp32.")
+        Precision,
+        typer.Option(help="Precision of the graphs; fp16 and bf16, which are for GPUs, are stored beside fp32."),
     ] = "fp32",
 ) -> None:
     """Export every network of a bundle to ONNX, beside its weights. The weights are not copied.
@@ -111,12 +107,13 @@ def onnx(
 @app.command()
 def tensorrt(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, with graphs of the precision.")],
-    precision: Annotated[Half, typer.Option(help="Of the graphs that engines are built from.")] = "fp16",
+    precision: Annotated[Half, typer.Option(help="Precision of the graphs that the engines are built from.")] = "fp16",
     profile: Annotated[
-        Tuning, typer.Option(help="What the engines are tuned for: one request at a time, or full batches.")
+        Tuning, typer.Option(help="Tune the engines for single requests (latency) or full batches (throughput).")
     ] = "latency",
     check: Annotated[
-        bool, typer.Option("--check", help="Only say what TensorRT would not take; needs no GPU, no TensorRT.")
+        bool,
+        typer.Option("--check", help="Only list what TensorRT does not support; requires neither a GPU nor TensorRT."),
     ] = False,
 ) -> None:
     """Build TensorRT engines from a bundle's graphs, on the GPU model that they will run on.
@@ -124,15 +121,15 @@ def tensorrt(
     Engines are written to BUNDLE/engines. Up-to-date engines are reused; if only the weights changed, the engine is
     refitted, which takes seconds. The action for each engine and its reason are printed.
     """
-    from foley_export.tensorrt.build import build_engines, refused
+    from foley_export.tensorrt.build import build_engines, unsupported
 
     if check:
-        problems = refused(bundles.read(bundle), precision)
+        problems = unsupported(bundles.read(bundle), precision)
         for stage, problem in problems:
             typer.echo(f"{stage}: {problem}")
         if problems:
             raise typer.Exit(1)
-        typer.echo(f"TensorRT's support matrix lists all that the {precision} graphs need")
+        typer.echo(f"TensorRT supports all operators of the {precision} graphs, according to its support matrix")
         return
     for stage, decision in build_engines(bundle, precision, profile):
         typer.echo(f"{stage}: {decision}")
@@ -142,14 +139,14 @@ def tensorrt(
 def verify(
     vectors: Annotated[
         Path | None,
-        typer.Option(help="Folder that holds `vectors/`; by default ../shared/reference beside the checkout."),
+        typer.Option(help="Folder that contains `vectors/`.", show_default="../shared/reference beside the checkout"),
     ] = None,
-    salt: Annotated[str, typer.Option(help="Salt of the rule that fills the weights, as the vectors were made.")] = "",
+    salt: Annotated[str, typer.Option(help="Salt of the seeded weights that the vectors were computed with.")] = "",
     onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also export every network and check its graph (minutes).")
+        bool, typer.Option("--onnx", help="Also export every network and check its ONNX graph (minutes).")
     ] = False,
     precision: Annotated[
-        Half | None, typer.Option(help="Also its graph in half precision, against the one in fp32 (minutes).")
+        Half | None, typer.Option(help="Also compare the graphs in this precision with those in fp32 (minutes).")
     ] = None,
 ) -> None:
     """Compare every network and table, at the official size, with golden vectors of the official implementation."""
@@ -163,11 +160,11 @@ def verify(
 def fetch(
     only: Annotated[
         list[str] | None,
-        typer.Option(help=f"Only this file; again for more. One of: {', '.join(OPTIONS)}."),
+        typer.Option(help=f"Download only this file; may be given several times. One of: {', '.join(OPTIONS)}."),
     ] = None,
-    mirror: Annotated[str | None, typer.Option(help="Address of a folder with the same files, asked instead.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Base URL of a mirror with the same files.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder to keep them in.", show_default="$FOLEY_CACHE or ~/.cache/foley")
+        Path | None, typer.Option(help="Folder for the files.", show_default="$FOLEY_CACHE or ~/.cache/foley")
     ] = None,
 ) -> None:
     """Download the published weights, about 3 GB. Files that already exist are only verified.
@@ -175,7 +172,7 @@ def fetch(
     Interrupted downloads resume. Files that were placed in the folder by hand are used.
     """
     if unknown := set(only or ()) - set(OPTIONS):
-        raise SettingError(f"there is no published file {min(unknown)!r}; choose from {', '.join(OPTIONS)}")
+        raise SettingError(f"unknown file {min(unknown)!r}; choose from {', '.join(OPTIONS)}")
     folder = (cache or cache_folder()).absolute()
     typer.echo(LICENCE_NOTE, err=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -185,7 +182,7 @@ def fetch(
             if not only or file.option in only:
                 typer.echo(fetch_file(file, folder, mirror, _bar(progress, file.path)))
     if command_line := import_command(folder):
-        typer.echo(f"make a bundle of them with:\n{command_line}", err=True)
+        typer.echo(f"To create a bundle from these files, run:\n{command_line}", err=True)
 
 
 def _bar(progress: Progress, name: str) -> download.Progress:

@@ -20,13 +20,13 @@ from foley_export.partial import Partial
 Progress = Callable[[int, int | None], None]
 """Called with (bytes downloaded, total bytes or None if the server does not state them)."""
 
-TRIES = 6  # requests for one file, with a back-off of 1, 2, 4, ... s
+MAX_ATTEMPTS = 6  # requests for one file, with a back-off of 1, 2, 4, ... s
 TIMEOUT_S = (10.0, 60.0)  # connect, read
 MAX_REDIRECTS = 5
 _CHUNK = 2**16  # bytes; the most that a dropped connection can lose
-_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 # Hugging Face states the sha256 of a large file in the redirect to its storage
-_STATED_SHA256 = re.compile('"?([0-9a-f]{64})"?')
+_ETAG_SHA256 = re.compile('"?([0-9a-f]{64})"?')
 
 
 def download(
@@ -35,7 +35,7 @@ def download(
     max_bytes: int,
     sha256: Mapping[str, str],
     progress: Progress = lambda done, total: None,
-    pause_s: float = 1.0,
+    backoff_s: float = 1.0,
     timeout_s: tuple[float, float] = TIMEOUT_S,
 ) -> str:
     """Download `url` to `destination` and return its sha256.
@@ -46,7 +46,7 @@ def download(
         max_bytes: Upper bound of the file's size.
         sha256: Prefixes of the expected hash -> the source that states it.
         progress: Called with the bytes so far and the total.
-        pause_s: First back-off delay in seconds, doubled after every attempt.
+        backoff_s: First back-off delay in seconds, doubled after every attempt.
         timeout_s: Connect and read timeouts in seconds.
 
     Raises:
@@ -54,47 +54,47 @@ def download(
         OutputError: If the disk is full or the folder cannot be written.
     """
     partial = Partial(destination)
-    answered = False
+    responded = False
     with requests.Session() as session:
         session.max_redirects = MAX_REDIRECTS
         session.headers.update({"User-Agent": f"foley-export/{__version__}", "Accept-Encoding": "identity"})
-        for tries_left in reversed(range(TRIES)):
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
             resumed = partial.resumes(url)
             try:
                 with session.get(url, headers=partial.request_headers(url), stream=True, timeout=timeout_s) as response:
-                    answered = True
+                    responded = True
                     stated = _receive(response, url, partial, max_bytes, progress)
             except (requests.exceptions.SSLError, requests.TooManyRedirects, ValueError) as error:
-                raise _refused(url, destination, f"cannot be downloaded ({_reason(error)})") from error
+                raise _download_error(url, destination, f"cannot be downloaded ({_reason(error)})") from error
             except requests.RequestException as error:
-                if not answered:  # offline: fail at once instead of after half a minute of retries
+                if not responded:  # offline: fail at once instead of after half a minute of retries
                     raise DownloadError(
-                        f"{urlsplit(url).hostname} cannot be reached ({_reason(error)}); go online, "
-                        f"or download {_shown(url)} elsewhere and place it at {destination}"
+                        f"{urlsplit(url).hostname} cannot be reached ({_reason(error)}); check the network connection, "
+                        f"or download {_without_credentials(url)} on another machine and copy it to {destination}"
                     ) from error
-                if not tries_left:
+                if not attempts_left:
                     raise DownloadError(
-                        f"the download of {_shown(url)} failed {TRIES} times ({_reason(error)}); "
-                        f"run the same again to go on with it, or place the file at {destination} by hand"
+                        f"the download of {_without_credentials(url)} failed {MAX_ATTEMPTS} times ({_reason(error)}); "
+                        f"run the command again to resume it, or copy the file to {destination}"
                     ) from error
             else:
                 digest = file_sha256(partial.path)  # of the whole file on disk, including parts from earlier runs
-                mismatch = mismatched(digest, {**sha256, **stated})
+                mismatch = sha256_mismatch(digest, {**sha256, **stated})
                 if mismatch is None:
                     partial.finish()
                     return digest
                 partial.discard()
-                if not (resumed and tries_left):  # an earlier part may be damaged: retry from the start
-                    raise _refused(url, destination, f"is not the published file: {mismatch}")
-            time.sleep(pause_s * 2 ** (TRIES - 1 - tries_left))
+                if not (resumed and attempts_left):  # an earlier part may be damaged: retry from the start
+                    raise _download_error(url, destination, f"is not the published file: {mismatch}")
+            time.sleep(backoff_s * 2 ** (MAX_ATTEMPTS - 1 - attempts_left))
     raise AssertionError("the last try returns or raises")
 
 
-def mismatched(digest: str, sha256: Mapping[str, str]) -> str | None:
+def sha256_mismatch(digest: str, sha256: Mapping[str, str]) -> str | None:
     """Return why `digest` does not match, or None; `sha256` is as in `download`."""
-    for start, who in sha256.items():
-        if not digest.startswith(start):
-            return f"its sha256 is {digest}, {who} says {start}"
+    for prefix, source in sha256.items():
+        if not digest.startswith(prefix):
+            return f"its sha256 is {digest}, but {source} states {prefix}"
     return None
 
 
@@ -111,34 +111,34 @@ def _receive(
     headers, status = response.headers, response.status_code
     hops = [*response.history, response]
     if any(hop.url.startswith("http:") for hop in hops) and url.startswith("https:"):
-        raise _refused(url, partial.destination, "leads to an address without encryption")
-    etags = (_STATED_SHA256.fullmatch(hop.headers.get("X-Linked-Etag", "")) for hop in hops)
+        raise _download_error(url, partial.destination, "redirects to an unencrypted URL")
+    etags = (_ETAG_SHA256.fullmatch(hop.headers.get("X-Linked-Etag", "")) for hop in hops)
     stated = {etag[1]: "its server" for etag in etags if etag}
 
-    if status in _TRY_AGAIN:
-        raise requests.HTTPError(f"it answers {status} {response.reason}")
+    if status in _RETRY_STATUSES:
+        raise requests.HTTPError(f"HTTP status {status} {response.reason}")
     if status == 416 and headers.get("Content-Range") == f"bytes */{partial.size}":  # the file is already complete
         return stated
     if status == 416 or (status == 206 and not partial.continues(url, headers)):
         partial.discard()
-        raise requests.HTTPError("it does not send the part that is missing")
+        raise requests.HTTPError("the server does not support resuming at this position")
     if status not in (200, 206):
-        raise _refused(url, partial.destination, f"answers {status} {response.reason}")
+        raise _download_error(url, partial.destination, f"returns HTTP status {status} {response.reason}")
     if headers.get("Content-Type", "").startswith("text/html"):
-        raise _refused(url, partial.destination, "answers with a web page, not the file")
+        raise _download_error(url, partial.destination, "returns a web page instead of the file")
     if status == 200:
         partial.start(url, headers)
 
     done = partial.size
     total = done + int(headers["Content-Length"]) if "Content-Length" in headers else None
     if total is None and headers.get("Transfer-Encoding") != "chunked":
-        raise _refused(url, partial.destination, "comes without a length, so that a cut could not be noticed")
+        raise _download_error(url, partial.destination, "is sent without a length, so truncation could not be detected")
     _check_size(total or 0, max_bytes, url, partial)
     free = shutil.disk_usage(partial.path.parent).free
     if total is not None and total - done > free:
         raise OutputError(
-            f"{partial.destination} needs {(total - done) / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free; "
-            "make room, or choose another folder with --cache"
+            f"{partial.destination} needs {(total - done) / 1e6:.0f} MB, but its disk has {free / 1e6:.0f} MB free; "
+            "free disk space, or choose another folder with --cache"
         )
     progress(done, total)
     for chunk in response.iter_content(_CHUNK):
@@ -152,14 +152,16 @@ def _receive(
 def _check_size(size: int, max_bytes: int, url: str, partial: Partial) -> None:
     if size > max_bytes:
         partial.discard()
-        raise _refused(url, partial.destination, f"is larger than {max_bytes / 1e6:.0f} MB, so it is not the file")
+        raise _download_error(
+            url, partial.destination, f"is larger than {max_bytes / 1e6:.0f} MB, which the published file is not"
+        )
 
 
-def _refused(url: str, destination: Path, what: str) -> DownloadError:
-    return DownloadError(f"{_shown(url)} {what}; try again later, or place the file at {destination} by hand")
+def _download_error(url: str, destination: Path, what: str) -> DownloadError:
+    return DownloadError(f"{_without_credentials(url)} {what}; try again later, or copy the file to {destination}")
 
 
-def _shown(url: str) -> str:
+def _without_credentials(url: str) -> str:
     """Return `url` without user name and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

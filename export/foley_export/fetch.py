@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from foley.bundle import file_sha256
 from foley.errors import DownloadError, SettingError
-from foley_export.download import Progress, download, mismatched
+from foley_export.download import Progress, download, sha256_mismatch
 from foley_export.partial import writing
 from foley_export.published import PublishedFile
 
@@ -40,22 +40,22 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise DownloadError(f"another foley-export fetch is at work in {folder}; wait for it to end") from error
+            raise DownloadError(f"another `foley-export fetch` is using {folder}; wait until it finishes") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def fetch(file: PublishedFile, folder: Path, mirror: str | None, progress: Progress, pause_s: float = 1.0) -> Path:
+def fetch(file: PublishedFile, folder: Path, mirror: str | None, progress: Progress, backoff_s: float = 1.0) -> Path:
     """Download `file` to the cache if it is missing, verify it and return its path.
 
     Args:
         file: The file to fetch.
         folder: The cache folder, which must be `locked`.
-        mirror: Base URL used instead of the file's homes; paths below it are those of the cache.
+        mirror: Base URL used instead of the file's URLs; paths below it are those of the cache.
         progress: Called with the bytes so far and the total.
-        pause_s: First back-off delay in seconds; see `download`.
+        backoff_s: First back-off delay in seconds; see `download`.
 
     Raises:
         DownloadError: If the file cannot be downloaded or is not the published one.
@@ -64,15 +64,15 @@ def fetch(file: PublishedFile, folder: Path, mirror: str | None, progress: Progr
     """
     path = folder / file.path
     record = path.with_name(f"{path.name}.sha256")
-    sha256 = {file.sha256: "its home"} | {first: str(record) for first in _recorded(record)}
+    sha256 = {file.sha256: "its publisher"} | {first: str(record) for first in _recorded(record)}
     if path.exists():
         digest = file_sha256(path)
-        if mismatch := mismatched(digest, sha256):
+        if mismatch := sha256_mismatch(digest, sha256):
             raise DownloadError(f"{path} is not the published file: {mismatch}; remove it to download it again")
     else:
         with writing(path):
             path.parent.mkdir(exist_ok=True)
-        digest = _download(file, path, mirror, sha256, progress, pause_s)
+        digest = _download(file, path, mirror, sha256, progress, backoff_s)
     with writing(record):
         record.write_text(f"{digest}  {path.name}\n")
     return path
@@ -84,16 +84,18 @@ def _download(
     mirror: str | None,
     sha256: dict[str, str],
     progress: Progress,
-    pause_s: float,
+    backoff_s: float,
 ) -> str:
-    """Download from the mirror or the first home that has the file; if all fail, raise the first home's error."""
+    """Download from the mirror or the first URL that has the file; if all fail, raise the first URL's error."""
     if mirror is not None and not mirror.startswith(("https://", "http://")):
-        raise SettingError(f"the mirror is {mirror!r}; give an address that starts with https:// or http://")
-    homes = file.homes if mirror is None else (f"{mirror.rstrip('/')}/{file.path}",)
+        raise SettingError(
+            f"the mirror {mirror!r} is not an HTTP(S) URL; pass a URL that starts with https:// or http://"
+        )
+    urls = file.urls if mirror is None else (f"{mirror.rstrip('/')}/{file.path}",)
     errors: list[DownloadError] = []
-    for home in homes:
+    for url in urls:
         try:
-            return download(home, path, file.max_bytes, sha256, progress, pause_s)
+            return download(url, path, file.max_bytes, sha256, progress, backoff_s)
         except DownloadError as error:
             errors.append(error)
     raise errors[0]

@@ -12,10 +12,10 @@ from foley_export.rounding import HalfError
 
 def show(precision: Precision, errors: Iterable[tuple[str, HalfError]]) -> None:
     """Print one row per network output to standard output."""
-    table = Table(box=box.SIMPLE, title=f"{precision} against fp32, on random inputs")
+    table = Table(box=box.SIMPLE, title=f"{precision} compared with fp32, on random inputs")
     for heading in ("network", "output"):
         table.add_column(heading)
-    for heading in ("relative L2", "largest value", "below the limit by"):
+    for heading in ("relative L2", "largest value", "headroom"):
         table.add_column(heading, justify="right")
     for network, error in errors:
         for output, relative in error.relative.items():

@@ -17,9 +17,8 @@ from foley.manifest import Manifest
 from foley.stages import weighted_networks
 from foley_export import checkpoint, video2rms_opts
 from foley_export.checkpoint import Checkpoint, shorten
-from foley_export.layouts import HUGGING_FACE, OFFICIAL, Layout
+from foley_export.layouts import LAYOUTS, Layout
 from foley_export.networks import NETWORKS
-from foley_export.networks.network import Network
 from foley_export.recognise import RMS2SOUND, VIDEO2RMS, Kind, recognise
 from foley_export.tokenizer import published_files, published_tokenizer
 
@@ -37,7 +36,7 @@ class Files:
     """The user's input files.
 
     Attributes:
-        checkpoints: Paths by option (`--raft`, ...): all of `layouts.OFFICIAL`, any of `layouts.HUGGING_FACE`.
+        checkpoints: Paths of the files of all `layouts.LAYOUTS`, by option (`--raft`, ...).
         tokenizer: Folder with RoBERTa's files.
         opts: Video2RMS' `opts.yml`.
     """
@@ -57,8 +56,8 @@ class Part(NamedTuple):
 class Origin(NamedTuple):
     """Where a network's tensor comes from: the file and the tensor's key in it."""
 
-    part: Part
-    name: str
+    file: Checkpoint
+    key: str
 
 
 @dataclass(frozen=True)
@@ -104,52 +103,45 @@ def plan(preset: Manifest, files: Files) -> Plan:
 
     ledger = _Ledger(manifest, parts)
     for stage in weighted_networks(manifest):
-        problems += ledger.settle(stage)
+        problems += ledger.resolve(stage)
     unused = {}
     for part in parts:
-        unused[part.file.path], unexpected = ledger.left_over(part)
+        unused[part.file.path], unexpected = ledger.unused(part)
         problems += unexpected
     if problems or tokenizer is None:
-        raise CheckpointError(_together(problems))
+        raise CheckpointError(_message(problems))
     sources = [*files.checkpoints.values(), *([files.opts] if files.opts else []), *published_files(files.tokenizer)]
     return Plan(manifest, ledger.origins, tokenizer, sources, unused)
 
 
 def _parts(checkpoints: Mapping[str, Path], problems: list[str]) -> list[Part]:
-    """Return the files that are readable and match their option, in order of precedence; append to `problems`."""
+    """Return the files that are readable and match their option; append the others to `problems`."""
     found = []
-    for layout in (*HUGGING_FACE, *OFFICIAL):
-        if layout.option not in checkpoints:
-            continue
+    for layout in LAYOUTS:
         try:
             file = checkpoint.read(checkpoints[layout.option])
         except CheckpointError as error:
             problems.append(str(error))
             continue
-        tensors = dict(layout.modern(key, tensor) for key, tensor in file.tensors.items())
+        tensors = {key: layout.normalise(key, tensor) for key, tensor in file.tensors.items()}
         kind = recognise(tensors)
         problems += [
-            f"{file.path} is of a network that works otherwise: its {key} is not {value} everywhere"
-            for key, value in layout.neutral.items()
-            if kind == layout.kind and key in tensors and not bool((tensors[key] == value).all())
-        ]
-        problems += [
-            f"{file.path} is of a network that works otherwise: its {key} are not 0, 1, 2, ..."
+            f"{file.path} belongs to another network: its {key} are not 0, 1, 2, ...; download it again"
             for key, tensor in tensors.items()
-            if key.endswith(_POSITIONS) and not _counts_up(tensor)
+            if key.endswith(_POSITIONS) and not _is_range(tensor)
         ]
         if kind == layout.kind:
             found.append(Part(layout, Checkpoint(file.path, tensors, file.others)))
         else:
-            problems.append(_another_model(file, layout.kind, kind))
+            problems.append(_wrong_model(file, layout.kind, kind))
     return found
 
 
-def _another_model(file: Checkpoint, expected: Kind, kind: Kind | None) -> str:
+def _wrong_model(file: Checkpoint, expected: Kind, kind: Kind | None) -> str:
     if kind is None:
-        looks = f"its tensors are of no model known here: {shorten(list(file.tensors), 4)}"
+        looks = f"its tensors belong to no known model: {shorten(list(file.tensors), 4)}"
     else:
-        looks = f"it looks like {kind.name}" + (f", which is given as {kind.option}" if kind.option else "")
+        looks = f"it looks like {kind.name}" + (f", which is passed as {kind.option}" if kind.option else "")
     return f"{file.path} is not {expected.name}: {looks}; choose another file for {expected.option}"
 
 
@@ -161,7 +153,7 @@ def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manif
             sizes = video2rms_opts.sizes(file.tensors)
         if layout.kind == RMS2SOUND:
             problems += [
-                f"{file.path} was trained with another noise schedule: its {name} are not AudioLDM's"
+                f"{file.path} was trained with another noise schedule: its {name} differ from AudioLDM's; pass another"
                 for name, schedule in _SCHEDULE.items()
                 if name in file.tensors and not _is_close(file.tensors[name], schedule())
             ]
@@ -172,7 +164,7 @@ def _manifest(preset: Manifest, parts: list[Part], problems: list[str]) -> Manif
                 # the shortest decimal that rounds to the float32 value: 0.9227, not 0.9226999878883362
                 scale_factor = float(str(tensor.float().numpy()[()])) if tensor.dim() == 0 else 0.0
                 if not 0 < scale_factor < np.inf:
-                    problems.append(f"{file.path} has a scale_factor that is no positive number")
+                    problems.append(f"{file.path} has a scale_factor that is not a positive number; download it again")
                     scale_factor = None
     return preset.model_copy(
         update={
@@ -187,97 +179,77 @@ def _is_close(tensor: Tensor, expected: np.ndarray) -> bool:
 
 
 class _Ledger:
-    """Maps every tensor of a network to its origin, and tracks which tensors of the files are unused."""
+    """Maps every tensor of a network to its origin, and tracks which tensors of the files are used."""
 
     def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:
         self.manifest = manifest
         self.parts = parts
         self.origins: dict[str, dict[str, Origin]] = {}
-        self.settled: dict[Path, dict[str, str]] = {part.file.path: {} for part in parts}
-        """By file and key: why the tensor is unused; empty if it is used."""
+        self._used: dict[Path, set[str]] = {part.file.path: set() for part in parts}
 
-    def settle(self, stage: str) -> list[str]:
+    def resolve(self, stage: str) -> list[str]:
         """Resolve the tensors of a stage; return the problems found."""
         with torch.device("meta"):
             network = NETWORKS[stage](self.manifest)
-        parts = [part for part in self.parts if stage in part.layout.stages and self._holds(part, network)]
-        found: dict[str, Origin] = {}
-        missing: dict[Path, list[str]] = {part.file.path: [] for part in parts}
-        wrong: dict[Path, list[str]] = {part.file.path: [] for part in parts}
+        origins = self.origins[stage] = dict[str, Origin]()
+        part = next((part for part in self.parts if stage in part.layout.stages), None)
+        if part is None:
+            return []  # its file could not be used, which is already reported
+        path, used = part.file.path, self._used[part.file.path]
+        missing, wrong = [], []
         for key, tensor in network.state_dict().items():
-            names = [] if key.endswith(_COUNTER) else self._names(parts, network, key)
-            if not names:
-                continue  # a counter, or its file could not be used, which is already reported
-            origin, *others = names
-            # already resolved for another part of the tensor, or for another network
-            seen = origin.name in self.settled[origin.part.file.path]
-            self.settled[origin.part.file.path][origin.name] = ""
-            for part, name in others:
-                self.settled[part.file.path][name] = f"replaced by {origin.part.layout.option}"
-            path = origin.part.file.path
-            theirs = origin.part.file.tensors.get(origin.name)
+            if key.endswith(_COUNTER):
+                continue
+            name = network.checkpoint_key(key)
+            reported = name in used  # for another network, or another part of the same tensor
+            used.add(name)
+            theirs = part.file.tensors.get(name)
             if theirs is not None:
-                found[key] = origin
-                if not seen and (fault := _misfit(theirs, tensor, origin.part.layout.shape(network, key))):
-                    wrong[path].append(f"{origin.name} {fault}")
-            elif not seen and tensor.is_floating_point():
-                missing[path].append(origin.name)
-        self.origins[stage] = found
-        return [
-            f"{path} {fault} of {stage}: {shorten(names)}"
-            for fault, problems in (("lacks tensors", missing), ("has unfit tensors", wrong))
-            for path, names in problems.items()
-            if names
-        ]
+                origins[key] = Origin(part.file, name)
+                if not reported and (fault := _incompatibility(theirs, tensor, network.checkpoint_shape(key))):
+                    wrong.append(f"{name} {fault}")
+            elif not reported and tensor.is_floating_point():
+                missing.append(name)
+        faults = {"lacks tensors": missing, "has incompatible tensors": wrong}
+        return [f"{path} {fault} of {stage}: {shorten(names)}" for fault, names in faults.items() if names]
 
-    def left_over(self, part: Part) -> tuple[dict[str, int], list[str]]:
+    def unused(self, part: Part) -> tuple[dict[str, int], list[str]]:
         """Return the counts of a file's unused items by what they are, and a problem if any tensor is unexpected."""
-        settled = self.settled[part.file.path]
-        groups: Counter[str] = Counter({"values that are no tensors": len(part.file.others)})
+        groups: Counter[str] = Counter({"non-tensor values": len(part.file.others)})
         unexpected = []
         for key in part.file.tensors:
-            group = settled[key] if key in settled else part.layout.group(key)
+            if key in self._used[part.file.path]:
+                continue
+            group = part.layout.group(key)
             if group is None:
                 unexpected.append(key)
-            elif group:
+            else:
                 groups[group] += 1
         problem = f"{part.file.path} has unexpected tensors: {shorten(unexpected)}"
         return {name: count for name, count in groups.items() if count}, [problem] if unexpected else []
 
-    def _names(self, parts: Sequence[Part], network: Network, key: str) -> list[Origin]:
-        names = [(part, part.layout.name(network, self.manifest, key)) for part in parts]
-        return [Origin(part, name) for part, name in names if name is not None]
 
-    def _holds(self, part: Part, network: Network) -> bool:
-        """Whether a file holds any tensor of `network`: official files always should, Hugging Face files may."""
-        if part.layout in OFFICIAL:
-            return True
-        return any(
-            origin.name in part.file.tensors
-            for key in network.state_dict()
-            for origin in self._names([part], network, key)
-        )
-
-
-def _misfit(theirs: Tensor, ours: Tensor, shape: tuple[int, ...]) -> str:
+def _incompatibility(theirs: Tensor, ours: Tensor, shape: tuple[int, ...]) -> str:
     """Return why `theirs` cannot replace `ours`, whose shape in the file is `shape`; empty if it can."""
     if tuple(theirs.shape) != shape:
-        return f"is {list(theirs.shape)} and not {list(shape)}"
+        return f"has shape {list(theirs.shape)} instead of {list(shape)}"
     if theirs.is_floating_point() != ours.is_floating_point():
-        return f"is {theirs.dtype} and not {ours.dtype}".replace("torch.", "")
-    return "" if _is_plain(theirs) else "is no plain tensor"
+        return f"is {theirs.dtype} instead of {ours.dtype}".replace("torch.", "")
+    return "" if _is_plain(theirs) else "is quantized, sparse or not on the CPU"
 
 
 def _is_plain(tensor: Tensor) -> bool:
     return not tensor.is_quantized and tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
-def _counts_up(tensor: Tensor) -> bool:
+def _is_range(tensor: Tensor) -> bool:
     """Whether the values are 0, 1, 2, ..., of any dtype."""
     return _is_plain(tensor) and torch.equal(tensor.flatten().double(), torch.arange(tensor.numel()).double())
 
 
-def _together(problems: Sequence[str]) -> str:
+def _message(problems: Sequence[str]) -> str:
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} things are wrong:\n" + "\n".join(f"- {problem}" for problem in problems)
+    return f"the files have {len(problems)} problems; fix all of them:\n" + "\n".join(
+        f"- {problem}" for problem in problems
+    )

@@ -40,15 +40,15 @@ def write(plan: Plan, destination: Path) -> Iterator[str]:
 def _load(network: Network, origins: Mapping[str, Origin]) -> None:
     """Load the weights of `network` in place as float32; integer tables it computes itself must equal the file's."""
     faults: dict[str, None] = {}
-    for key, (part, name) in origins.items():
-        theirs, ours = part.file.tensors[name], network.tensor(key)
+    for key, (file, name) in origins.items():
+        theirs, ours = file.tensors[name], network.tensor(key)
         if not ours.is_floating_point():
             if not torch.equal(theirs, ours):
-                faults[f"{name} of {part.file.path} is not the table that the network is built with"] = None
+                faults[f"{name} of {file.path} differs from the table that the network computes"] = None
             continue
         theirs = theirs.to(torch.float32)
         if not theirs.isfinite().all():
-            faults[f"{name} of {part.file.path} has values that are not finite"] = None
-        ours.copy_(part.layout.convert(network, key, theirs))
+            faults[f"{name} of {file.path} has values that are not finite"] = None
+        ours.copy_(network.from_checkpoint(key, theirs))
     if faults:
         raise CheckpointError(f"{shorten(list(faults))}; copy or download the file again")

@@ -1,4 +1,4 @@
-"""Layouts of published checkpoints: the keys and shapes of a network's tensors, and what else a file holds."""
+"""Layouts of the published checkpoints: the networks in a file, and its other tensors."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from foley.manifest import Manifest
-from foley_export import huggingface, recognise
-from foley_export.networks.network import Network
+from foley_export import recognise
 from foley_export.recognise import Kind
 
 _COUNTERS = {"counters": r".*\.(num_batches_tracked|position_ids|token_type_ids)"}
@@ -16,79 +14,42 @@ _COUNTERS = {"counters": r".*\.(num_batches_tracked|position_ids|token_type_ids)
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of a published file; this class is for files with the official keys.
+    """The layout of a published file.
 
     Attributes:
         kind: The model in the file, and the command-line option for it.
-        stages: Stages whose weights the file can hold.
+        stages: Stages whose weights the file holds.
         unused: Other tensors that the file may hold: name in the report -> regular expression of whole keys.
-        neutral: Unused tensors that must equal this number everywhere, because our network omits them.
-        modern: Converts a key and a tensor of older files to the current format.
+        normalise: Converts a tensor of the file to the current format, given its key.
     """
 
     kind: Kind
     stages: tuple[str, ...]
     unused: Mapping[str, str] = field(default_factory=dict)
-    neutral: Mapping[str, float] = field(default_factory=dict)
-    modern: Callable[[str, Tensor], tuple[str, Tensor]] = lambda key, tensor: (key, tensor)
+    normalise: Callable[[str, Tensor], Tensor] = lambda key, tensor: tensor
 
     @property
     def option(self) -> str:
         """The option of `foley-export import` for this file."""
         return self.kind.option or ""
 
-    def name(self, network: Network, manifest: Manifest, key: str) -> str | None:
-        """Return the file's key for the state-dict `key` of `network`, or None if the layout has no such tensor."""
-        return network.checkpoint_key(key)
-
-    def shape(self, network: Network, key: str) -> tuple[int, ...]:
-        """Return the shape in the file of the tensor with state-dict `key`."""
-        return network.checkpoint_shape(key)
-
-    def convert(self, network: Network, key: str, tensor: Tensor) -> Tensor:
-        """Return the file's `tensor` in the shape that `network` has."""
-        return network.from_checkpoint(key, tensor)
-
     def group(self, key: str) -> str | None:
         """Return the report name of an unused key, or None if the key is unexpected."""
         return next((name for name, pattern in self.unused.items() if re.fullmatch(pattern, key)), None)
 
 
-@dataclass(frozen=True)
-class HuggingFaceLayout(Layout):
-    """The layout of a diffusers or transformers file: other keys, the same shapes as our modules.
-
-    Attributes:
-        rename: Maps the manifest and a state-dict key to the file's key, or None; implements `name`.
-    """
-
-    rename: Callable[[Manifest, str], str | None] = lambda manifest, key: None
-
-    def name(self, network: Network, manifest: Manifest, key: str) -> str | None:
-        """Return the file's key for the state-dict `key`, or None; see `Layout.name`."""
-        return self.rename(manifest, key)
-
-    def shape(self, network: Network, key: str) -> tuple[int, ...]:
-        """Return the shape in the file, which is that of our module."""
-        return tuple(network.tensor(key).shape)
-
-    def convert(self, network: Network, key: str, tensor: Tensor) -> Tensor:
-        """Return `tensor` unchanged."""
-        return tensor
-
-
-def _without_leading_one(key: str, tensor: Tensor) -> tuple[str, Tensor]:
+def _without_leading_one(key: str, tensor: Tensor) -> Tensor:
     """Drop the leading axis of batch-norm tensors, which the published BN-Inception stores as [1, channels]."""
-    return key, tensor[0] if tensor.dim() == 2 and len(tensor) == 1 and "_bn." in key else tensor
+    return tensor[0] if tensor.dim() == 2 and len(tensor) == 1 and "_bn." in key else tensor
 
 
-OFFICIAL = (
+LAYOUTS = (
     Layout(recognise.RAFT, ("optical_flow",), _COUNTERS),
     Layout(
         recognise.BN_INCEPTION,
         ("rgb_features", "flow_features"),
         {"classifier": r"(fc|last_linear|classifier)[^.]*\..*", **_COUNTERS},
-        modern=_without_leading_one,
+        normalise=_without_leading_one,
     ),
     Layout(
         recognise.VIDEO2RMS,
@@ -119,27 +80,3 @@ OFFICIAL = (
         },
     ),
 )
-HUGGING_FACE = (
-    HuggingFaceLayout(recognise.DIFFUSERS_UNET, ("denoiser",), rename=huggingface.unet_key),
-    HuggingFaceLayout(
-        recognise.DIFFUSERS_VAE,
-        ("vae_decoder",),
-        {"VAE encoder": r"(encoder|quant_conv)\..*"},
-        modern=huggingface.modern_vae,
-        rename=huggingface.vae_key,
-    ),
-    HuggingFaceLayout(
-        recognise.HUGGING_FACE_VOCODER,
-        ("vocoder",),
-        {"constants": "mean|scale"},
-        neutral={"mean": 0, "scale": 1},
-        rename=huggingface.vocoder_key,
-    ),
-    HuggingFaceLayout(
-        recognise.HUGGING_FACE_CLAP,
-        ("clap_text", "clap_audio"),
-        {"CLAP heads for training": r"logit_scale_[at]", **_COUNTERS},
-        rename=huggingface.clap_key,
-    ),
-)
-"""These take precedence over the official file."""

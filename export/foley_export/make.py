@@ -89,19 +89,21 @@ def save_weights(network: Network, path: Path, half: bool = False) -> None:
     """
     weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
     if half:
-        weights = {key: _half(key, tensor) if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
+        weights = {
+            key: _to_float16(key, tensor) if tensor.is_floating_point() else tensor for key, tensor in weights.items()
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, path)
     path.chmod(0o644)  # safetensors creates files that only the owner can read
 
 
-def _half(key: str, tensor: torch.Tensor) -> torch.Tensor:
-    halved = tensor.half()
-    if not halved.isfinite().all():
+def _to_float16(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    converted = tensor.half()
+    if not converted.isfinite().all():
         raise CheckpointError(
-            f"{key} does not fit into float16: it reaches {tensor.abs().max():g}; store it in float32"
+            f"{key} exceeds the range of float16: its largest value is {tensor.abs().max():g}; store it as float32"
         )
-    return halved
+    return converted
 
 
 def load_network(bundle: bundles.Bundle, stage: str) -> Network:
@@ -114,11 +116,13 @@ def load_network(bundle: bundles.Bundle, stage: str) -> Network:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"cannot read {path}: {error}") from error
+        raise BundleError(f"cannot read {path} ({error}); create the bundle again") from error
     network = NETWORKS[stage](bundle.manifest)
     expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
     if {key: tensor.shape for key, tensor in weights.items()} != expected:
-        raise BundleError(f"{path} does not hold the weights of {stage} that the bundle's manifest describes")
+        raise BundleError(
+            f"{path} does not contain the weights of {stage} described by the manifest; create the bundle again"
+        )
     network.load_state_dict(weights)
     return network.eval()
 

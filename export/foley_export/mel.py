@@ -15,12 +15,12 @@ from transformers.audio_utils import mel_filter_bank
 from foley import clip
 
 N_FFT = 1024
-_SMALLEST = 1e-5
+_MIN_MAGNITUDE = 1e-5
 
 
 def log_mel(waveform: Tensor) -> Tensor:
     """Return the log-mel [batch, samples / 160, 64] of 16 kHz waveforms [batch, samples]; 160 must divide `samples`."""
-    return mel_magnitudes(waveform).clamp(min=_SMALLEST).log()
+    return mel_magnitudes(waveform).clamp(min=_MIN_MAGNITUDE).log()
 
 
 def mel_magnitudes(waveform: Tensor, n_fft: int = N_FFT, hop: int = clip.HOP, bands: int = clip.MEL_BINS) -> Tensor:
@@ -30,8 +30,8 @@ def mel_magnitudes(waveform: Tensor, n_fft: int = N_FFT, hop: int = clip.HOP, ba
 
 def magnitudes(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
     """Return the magnitude spectrogram [batch, n_fft / 2 + 1, samples / hop]; differentiable at silence."""
-    margin = (n_fft - hop) // 2
-    padded = functional.pad(waveform[:, None], (margin, margin), mode="reflect")[:, 0]
+    padding = (n_fft - hop) // 2
+    padded = functional.pad(waveform[:, None], (padding, padding), mode="reflect")[:, 0]
     window = torch.hann_window(n_fft, device=waveform.device)
     spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
     return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()

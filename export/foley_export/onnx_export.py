@@ -18,10 +18,10 @@ from safetensors.numpy import load_file
 from foley.bundle import Precision
 from foley_export.networks import attention
 from foley_export.networks.network import Network
-from foley_export.precision import HALF, halve
+from foley_export.precision import HALF, convert_to_half
 
 OPSET = 20
-FOLDED_SIZE = 512  # elements of the largest constant that is folded
+MAX_FOLDED_SIZE = 512  # elements of the largest constant that is folded
 
 
 def export(network: Network, weights: Path, destination: Path, precision: Precision = "fp32") -> None:
@@ -53,11 +53,11 @@ def export(network: Network, weights: Path, destination: Path, precision: Precis
     assert program is not None
     model = program.model
     _simplify(model)
-    attention.define(model)
-    _name_dimensions(model, network)
-    _point_into(model, weights, destination.parent)
+    attention.add_function(model)
+    _set_shapes(model, network)
+    _externalize_weights(model, weights, destination.parent)
     if precision != "fp32":
-        halve(model, HALF[precision], network.full_precision)
+        convert_to_half(model, HALF[precision], network.full_precision)
         _simplify(model)
     ir.passes.common.ClearMetadataAndDocStringPass()(model)  # the exporter's stack traces, larger than the graph
     ir.save(model, destination)
@@ -76,10 +76,10 @@ def _simplify(model: ir.Model) -> None:
 
 def _is_small(node: ir.Node) -> bool | None:
     constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
-    return None if all(constant.size <= FOLDED_SIZE for constant in constants) else False
+    return None if all(constant.size <= MAX_FOLDED_SIZE for constant in constants) else False
 
 
-def _name_dimensions(model: ir.Model, network: Network) -> None:
+def _set_shapes(model: ir.Model, network: Network) -> None:
     """Set the shapes of the graph's inputs and outputs to the stage's, with its names for dynamic dimensions."""
     stage = network.stage
     pairs = [*zip(model.graph.inputs, stage.inputs, strict=True), *zip(model.graph.outputs, stage.outputs, strict=True)]
@@ -87,12 +87,12 @@ def _name_dimensions(model: ir.Model, network: Network) -> None:
         value.shape = ir.Shape(stage.shape(tensor))
 
 
-def _point_into(model: ir.Model, weights: Path, folder: Path) -> None:
+def _externalize_weights(model: ir.Model, weights: Path, folder: Path) -> None:
     """Make every initializer that is a tensor of `weights` external data in that file; others stay inline.
 
     Weights stored as float16 are cast to float32 in the graph, which is exact; runtimes fold the cast while loading.
     """
-    tensors = read_header(weights)
+    tensors = tensor_locations(weights)
     stored = load_file(weights)
     for name, value in list(model.graph.initializers.items()):
         if name not in tensors or value.const_value is None:
@@ -128,7 +128,7 @@ def _cast(graph: ir.Graph, value: ir.Value, stored: ir.DataType) -> ir.Value:
     return initializer
 
 
-def read_header(weights: Path) -> dict[str, tuple[int, int]]:
+def tensor_locations(weights: Path) -> dict[str, tuple[int, int]]:
     """Return offset, from the start of the file, and length in bytes of every tensor in a safetensors file."""
     with weights.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))

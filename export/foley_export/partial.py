@@ -96,9 +96,9 @@ def writing(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        todo = (
-            "make room and run the same again to go on from here"
+        remedy = (
+            "free disk space and run the command again to resume"
             if error.errno in _OUT_OF_SPACE
-            else "check its folder's permissions, or choose another with --cache"
+            else "check the permissions of its folder, or choose another folder with --cache"
         )
-        raise OutputError(f"{destination} cannot be written ({error.strerror}); {todo}") from error
+        raise OutputError(f"{destination} cannot be written ({error.strerror}); {remedy}") from error

@@ -27,14 +27,6 @@ RAFT = Kind(
     "--raft",
     (r"feature_encoder\.convnormrelu\.", r"update_block\.recurrent_block\.convgru2\.", r"mask_predictor\."),
 )
-DIFFUSERS_UNET = Kind(
-    "diffusers' UNet of AudioLDM", "--unet", (r"down_blocks\.0\.resnets\.", r"time_embedding\.", r"class_embedding\.")
-)
-DIFFUSERS_VAE = Kind("diffusers' AutoencoderKL", "--vae", (r"decoder\.up_blocks\.", r"post_quant_conv\."))
-HUGGING_FACE_VOCODER = Kind("transformers' SpeechT5HifiGan", "--vocoder", (r"upsampler\.0\.", r"resblocks\.0\."))
-HUGGING_FACE_CLAP = Kind(
-    "transformers' ClapModel", "--clap", (r"text_model\.|audio_model\.", r"(text|audio)_projection")
-)
 
 KINDS = (
     RMS2SOUND,
@@ -55,13 +47,17 @@ KINDS = (
         None,
         (r"(module\.)?fnet\.", r"(module\.)?cnet\."),
     ),
-    DIFFUSERS_UNET,
+    Kind(
+        "diffusers' UNet of AudioLDM",
+        None,
+        (r"down_blocks\.0\.resnets\.", r"time_embedding\.", r"class_embedding\."),
+    ),
     Kind("a UNet of diffusers other than AudioLDM's", None, (r"down_blocks\.0\.resnets\.", r"time_embedding\.")),
-    DIFFUSERS_VAE,
+    Kind("diffusers' AutoencoderKL", None, (r"decoder\.up_blocks\.", r"post_quant_conv\.")),
     Kind("a VAE of latent diffusion, alone", None, (r"(first_stage_model\.)?decoder\.up\.\d",)),
-    HUGGING_FACE_VOCODER,
+    Kind("transformers' SpeechT5HifiGan", None, (r"upsampler\.0\.", r"resblocks\.0\.")),
     Kind("HiFi-GAN as its authors published it", None, (r"(generator\.)?ups\.0\.", r"(generator\.)?resblocks\.0\.")),
-    HUGGING_FACE_CLAP,
+    Kind("transformers' ClapModel", None, (r"text_model\.|audio_model\.", r"(text|audio)_projection")),
     Kind("CLAP as LAION published it", None, (r"(model\.|module\.)*(text_branch|audio_branch)\.",)),
     Kind("a BERT or RoBERTa model", None, (r"(\w+\.)?encoder\.layer\.0\.attention\.",)),
     Kind("a ResNet", None, (r"layer1\.0\.conv1\.", r"layer4\.0\.conv1\.")),

@@ -16,10 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from foley.metrics import relative_l2
-from foley_export.precision import MOVERS
+from foley_export.precision import DATA_MOVEMENT_OPS
 from foley_export.runtime import Graph
 
-LARGEST = {
+MAX_FINITE = {
     ir.DataType.FLOAT16: float(np.finfo(np.float16).max),
     ir.DataType.BFLOAT16: float(ml_dtypes.finfo(ml_dtypes.bfloat16).max),
 }
@@ -71,10 +71,10 @@ def _round(model: ir.Model) -> set[float]:
     """
     graph = model.graph
     computed = [value for node in graph for value in node.outputs]
-    halves = [value for value in (*graph.initializers.values(), *computed) if value.dtype in LARGEST]
-    types = {value.dtype for value in halves}
+    half_values = [value for value in (*graph.initializers.values(), *computed) if value.dtype in MAX_FINITE]
+    types = {value.dtype for value in half_values}
     peaks = []
-    for value in halves:
+    for value in half_values:
         producer, uses, half = value.producer(), value.uses(), value.dtype
         tape = ir.tape.Tape()
         if producer is None or producer.op_type == "Constant":
@@ -84,7 +84,7 @@ def _round(model: ir.Model) -> set[float]:
             if producer.op_type == "Cast":
                 producer.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
             rounded = tape.op("Cast", [value], {"to": half})
-            if producer.op_type not in MOVERS:
+            if producer.op_type not in DATA_MOVEMENT_OPS:
                 peaks.append(tape.op("ReduceMax", [tape.op("Abs", [value])], {"keepdims": 0}))
         back = tape.op("Cast", [rounded], {"to": ir.DataType.FLOAT})
         if producer is None:
@@ -93,9 +93,9 @@ def _round(model: ir.Model) -> set[float]:
             graph.insert_after(producer, tape.nodes)
         for user, index in uses:
             user.replace_input_with(index, back)
-    highest = ir.node("Max", peaks) if peaks else ir.node("Constant", [], {"value_float": 0.0})
-    graph.append(highest)
-    peak = highest.outputs[0]
+    maximum = ir.node("Max", peaks) if peaks else ir.node("Constant", [], {"value_float": 0.0})
+    graph.append(maximum)
+    peak = maximum.outputs[0]
     peak.name, peak.type, peak.shape = _PEAK, ir.TensorType(ir.DataType.FLOAT), ir.Shape(())
     graph.outputs.append(peak)
-    return {LARGEST[half] for half in types if half is not None}
+    return {MAX_FINITE[half] for half in types if half is not None}

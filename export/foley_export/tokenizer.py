@@ -15,8 +15,8 @@ from foley.manifest import ClapTextConfig
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3, as in RoBERTa
 MASK = "<mask>"  # has the last id
-_WHOLE = ("tokenizer.json",)
-_PARTS = ("vocab.json", "merges.txt")
+_SINGLE_FILE = ("tokenizer.json",)
+_SEPARATE_FILES = ("vocab.json", "merges.txt")
 
 
 def byte_tokenizer(config: ClapTextConfig) -> Tokenizer:
@@ -26,12 +26,12 @@ def byte_tokenizer(config: ClapTextConfig) -> Tokenizer:
     """
     alphabet = sorted(ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *alphabet))}
-    return _as_roberta(Tokenizer(BPE(vocabulary, [], unk_token="<unk>")), config)
+    return _configure(Tokenizer(BPE(vocabulary, [], unk_token="<unk>")), config)
 
 
-def learned_tokenizer(texts: Iterable[str], config: ClapTextConfig) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], config: ClapTextConfig) -> Tokenizer:
     """Train a byte-level BPE on `texts`, up to `config.vocabulary` tokens; all bytes are in the vocabulary."""
-    tokenizer = _as_roberta(Tokenizer(BPE(unk_token="<unk>")), config)
+    tokenizer = _configure(Tokenizer(BPE(unk_token="<unk>")), config)
     trainer = BpeTrainer(
         vocab_size=config.vocabulary,
         special_tokens=list(SPECIAL),
@@ -48,13 +48,13 @@ def published_files(folder: Path) -> Sequence[Path]:
     Raises:
         CheckpointError: If the folder holds neither.
     """
-    for names in (_PARTS, _WHOLE):
+    for names in (_SEPARATE_FILES, _SINGLE_FILE):
         paths = [folder / name for name in names]
         if all(path.is_file() for path in paths):
             return paths
     raise CheckpointError(
-        f"no tokenizer in {folder}: give a folder with vocab.json and merges.txt, or tokenizer.json, as --tokenizer, "
-        "or run `foley-export fetch --only tokenizer`"
+        f"there is no tokenizer in {folder}; pass a folder with vocab.json and merges.txt, or tokenizer.json, as "
+        "--tokenizer, or run `foley-export fetch --only tokenizer`"
     )
 
 
@@ -71,26 +71,28 @@ def published_tokenizer(folder: Path, config: ClapTextConfig) -> Tokenizer:
         else:
             tokenizer = Tokenizer(BPE.from_file(*map(str, paths), unk_token="<unk>"))
     except Exception as error:  # tokenizers raises bare `Exception`
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        raise CheckpointError(
+            f"the tokenizer in {folder} cannot be read ({error}); pass the files of FacebookAI/roberta-base"
+        ) from error
     vocabulary = tokenizer.get_vocab()
     expected = {token: i for i, token in enumerate(SPECIAL)} | {MASK: config.vocabulary - 1}
     found = {token: vocabulary.get(token) for token in expected}
-    wrong = ""
+    problem = ""
     if not isinstance(tokenizer.model, BPE):
-        wrong = f"its model is {type(tokenizer.model).__name__} and not BPE"
+        problem = f"its model is {type(tokenizer.model).__name__} instead of BPE"
     elif sorted(vocabulary.values()) != list(range(config.vocabulary)):
-        wrong = f"it has {len(vocabulary)} tokens with ids up to {max(vocabulary.values(), default=0)}"
+        problem = f"it has {len(vocabulary)} tokens with ids up to {max(vocabulary.values(), default=0)}"
     elif found != expected:
-        wrong = "its special tokens are " + ", ".join(f"{token} = {i}" for token, i in found.items())
-    if wrong:
+        problem = "its special tokens are " + ", ".join(f"{token} = {i}" for token, i in found.items())
+    if problem:
         raise CheckpointError(
-            f"the tokenizer in {folder} is not RoBERTa's with {config.vocabulary} tokens: {wrong}; "
-            "give the files of FacebookAI/roberta-base"
+            f"the tokenizer in {folder} is not RoBERTa's with {config.vocabulary} tokens: {problem}; "
+            "pass the files of FacebookAI/roberta-base"
         )
-    return _as_roberta(tokenizer, config, published=True)
+    return _configure(tokenizer, config, published=True)
 
 
-def _as_roberta(tokenizer: Tokenizer, config: ClapTextConfig, published: bool = False) -> Tokenizer:
+def _configure(tokenizer: Tokenizer, config: ClapTextConfig, published: bool = False) -> Tokenizer:
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)

@@ -63,9 +63,17 @@ def contradictions(path: Path, manifest: Manifest) -> list[str]:
         "data.rms_mu": MU,
         "data.rms_min": QUIETEST,
     }
-    said = {name: opts[section][key] for name in expected for section, key in [name.split(".")] if key in opts[section]}
-    wrong = [f"{name} is {value} and not {expected[name]}" for name, value in said.items() if value != expected[name]]
-    return [f"{path} is not about these weights: {shorten(wrong)}; give the file that was beside them"] if wrong else []
+    stated = {
+        name: opts[section][key] for name in expected for section, key in [name.split(".")] if key in opts[section]
+    }
+    different = [
+        f"{name} is {value} instead of {expected[name]}" for name, value in stated.items() if value != expected[name]
+    ]
+    return (
+        [f"{path} contradicts the weights: {shorten(different)}; pass the opts.yml that was published with them"]
+        if different
+        else []
+    )
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
@@ -77,13 +85,13 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
 def _read(path: Path) -> Mapping[str, Mapping[str, Any]]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise CheckpointError(f"{path} is no opts.yml: it is larger than 1 MiB")
+            raise CheckpointError(f"{path} is larger than 1 MiB; pass the opts.yml of Video2RMS")
         opts = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no opts.yml: it is not plain YAML") from error
+        raise CheckpointError(f"{path} is not plain YAML; pass the opts.yml of Video2RMS") from error
     sections = ("model", "data")
     if not isinstance(opts, dict) or not all(isinstance(opts.get(name), dict) for name in sections):
-        raise CheckpointError(f"{path} is no opts.yml of Video2RMS: it lacks the sections model and data")
+        raise CheckpointError(f"{path} lacks the sections model and data; pass the opts.yml of Video2RMS")
     return {name: opts[name] for name in sections}

@@ -5,8 +5,10 @@ with the official implementation.
 """
 
 import math
+import os
 import zlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 
 from foley_export.networks.network import OfficialModule
 
-_KEPT = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, not trained
+_COMPUTED_BUFFERS = ("spectrogram_extractor", "logmel_extractor", "attn_mask", "mel_transform")  # computed, not trained
 
 
 AnyModule = TypeVar("AnyModule", bound=OfficialModule)
@@ -40,11 +42,17 @@ def seeded_tensor(key: str, shape: Iterable[int], salt: str = "") -> np.ndarray:
 
 def fill(network: AnyModule, salt: str = "") -> AnyModule:
     """Set the seeded weights of `network` in place and return it, in eval mode."""
-    filled: dict[str, torch.Tensor] = {}
-    for key, tensor in network.state_dict().items():
-        official = network.checkpoint_key(key)
-        if tensor.is_floating_point() and "." in official and not any(part in official for part in _KEPT):
-            weights = torch.from_numpy(seeded_tensor(official, network.checkpoint_shape(key), salt))
-            filled[key] = network.from_checkpoint(key, weights)
-    network.load_state_dict(filled, strict=False)
+
+    def seeded(key: str) -> torch.Tensor:
+        tensor = seeded_tensor(network.checkpoint_key(key), network.checkpoint_shape(key), salt)
+        return network.from_checkpoint(key, torch.from_numpy(tensor))
+
+    keys = [key for key, tensor in network.state_dict().items() if _is_weight(network.checkpoint_key(key), tensor)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy's generators release the GIL
+        weights = dict(zip(keys, pool.map(seeded, keys), strict=True))
+    network.load_state_dict(weights, strict=False)
     return network.eval()
+
+
+def _is_weight(official: str, tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and "." in official and not any(part in official for part in _COMPUTED_BUFFERS)

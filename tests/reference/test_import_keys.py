@@ -88,13 +88,13 @@ def test_every_official_tensor_is_accounted_for(write, listed):
     assert planned.manifest == PAPER  # whose sizes are the ones that the files show
     for option, path in official.checkpoints.items():
         used = {
-            origin.name
+            origin.key
             for origins in planned.origins.values()
             for origin in origins.values()
-            if origin.part.layout.option == option
+            if origin.file.path == path
         }
         unused = dict(planned.unused[path])
-        assert unused.pop("values that are no tensors", 0) == (2 if option == "--video2rms" else 0)
+        assert unused.pop("non-tensor values", 0) == (2 if option == "--video2rms" else 0)
         assert unused == UNUSED[option]
         assert len(used) + sum(unused.values()) == len(listed[option])
 

@@ -9,11 +9,7 @@ from foley_export.verification import CHECKS
 from foley_export.verification.check import Check, NetworkCheck
 
 FAST_GRAPHS = {"flow_features", "vae_decoder"}  # seconds; all the graphs together take minutes
-GRAPHS = [
-    pytest.param(check, id=check.module, marks=() if check.module in FAST_GRAPHS else pytest.mark.long)
-    for check in CHECKS
-    if isinstance(check, NetworkCheck) and check.exported
-]
+EXPORTED = [check for check in CHECKS if isinstance(check, NetworkCheck) and check.exported]
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +20,9 @@ def checked() -> set[str]:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.module)
 def test_module_computes_the_official_numbers(check: Check, vectors, checked):
-    results = list(check.run(vectors))
+    results = list(check.run(vectors, onnx=check.module in FAST_GRAPHS))
     assert results
+    assert any(result.engine == "onnx" for result in results) == (check.module in FAST_GRAPHS)
     assert not [result for result in results if not result.passed]
     checked.add(check.module)
 
@@ -36,18 +33,12 @@ def test_no_vector_is_left_out(vectors, checked):
     assert vectors.unread() == []
 
 
-@pytest.mark.parametrize("check", GRAPHS)
-def test_graph_computes_the_official_numbers(check: NetworkCheck, vectors):
-    results = [result for result in check.run(vectors, onnx=True) if result.engine == "onnx"]
-    assert results
-    assert not [result for result in results if not result.passed]
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("check", GRAPHS)
-def test_half_precision_holds_on_the_golden_inputs(check: NetworkCheck, vectors):
-    """It stays near float32, and nothing is too large for float16."""
-    results = [result for result in check.run(vectors, half="fp16") if result.engine == "fp16"]
+@pytest.mark.parametrize("check", EXPORTED, ids=lambda check: check.module)
+def test_graphs_compute_the_official_numbers(check: NetworkCheck, vectors):
+    """Also in half precision, which stays near float32; nothing is too large for float16."""
+    results = list(check.run(vectors, onnx=True, half="fp16"))
+    assert {result.engine for result in results} == {"torch", "onnx", "fp16"}
     assert any(result.what.startswith("largest value") for result in results)
     assert not [result for result in results if not result.passed]
 

@@ -8,17 +8,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from foley.errors import FoleyError, ServerUnavailable, TimedOut
-from foley.options import GenerateOptions
-from foley_client import Triton, embedded_triton
-from foley_client.api import FoleyClient
-from foley_pipeline.job import Curve, Job
-from foley_pipeline.watch import Watch
+from foley_client import FoleyClient, GenerationJob, Progress
+from foley_client.embedded import embedded_triton
+from foley_pipeline.progress import OnProgress, ignore_progress
+from foley_pipeline.triton import TritonClient
 from foley_server.jobs.store import Store
 from harness.api_server import ApiServer, api_server, await_serving
 from harness.models import replace_model
@@ -26,12 +26,19 @@ from harness.models import replace_model
 ENVELOPE = np.abs(np.sin(np.arange(200) / 20)).astype(np.float32)
 
 
-def job(steps: int, seed: int = 0) -> Job:
-    return Job(Curve(ENVELOPE, 200 * 160), GenerateOptions(text="glass", steps=steps, seed=seed))
+def sound(steps: int, seed: int = 0) -> dict[str, Any]:
+    """What to generate, for `FoleyClient.generate` and `FoleyClient.create`."""
+    return {"envelope": ENVELOPE, "text": "glass", "steps": steps, "seed": seed}
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("foley-triton-*")}
+def memory_prefix(server: ApiServer) -> str:
+    """The prefix of the shared-memory regions of its Triton, which no other Triton has."""
+    (prefix,) = (word.rpartition("=")[2] for word in server.triton().cmdline() if "shm-region-prefix-name" in word)
+    return prefix
+
+
+def shared_memory(prefix: str) -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob(f"{prefix}*")}
 
 
 def until(what: Callable[[], bool], timeout_s: float = 30) -> None:
@@ -48,41 +55,36 @@ def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield server
 
 
-class Steps(Watch):
-    """Says when denoising is under way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.under_way = threading.Event()
-
-    def on_progress(self, name: str, done: int, total: int | None) -> None:
-        if name == "denoising" and done:
-            self.under_way.set()
-
-
-def ends(client: FoleyClient, asked: Job, watch: Watch) -> FoleyError | None:
-    """The error that `asked` ends with."""
+def ends(client: FoleyClient, asked: dict[str, Any], on_progress: OnProgress = ignore_progress) -> FoleyError | None:
+    """The error that the generation of `asked` ends with."""
     try:
-        client.generate(asked, watch)
+        client.generate(**asked, on_progress=on_progress)
     except FoleyError as error:
         return error
     return None
 
 
-def under_way(pool: ThreadPoolExecutor, client: FoleyClient, asked: Job) -> "Future[FoleyError | None]":
+def under_way(pool: ThreadPoolExecutor, client: FoleyClient, asked: dict[str, Any]) -> "Future[FoleyError | None]":
     """A generation that denoises now."""
-    watch = Steps()
-    call = pool.submit(ends, client, asked, watch)
-    assert watch.under_way.wait(60)
+    denoising = threading.Event()
+
+    def on_progress(progress: Progress) -> None:
+        if progress.stage == "denoise" and progress.done:
+            denoising.set()
+
+    call = pool.submit(ends, client, asked, on_progress)
+    assert denoising.wait(60)
     return call
 
 
 @pytest.mark.parametrize("victim", ["Triton", "a model's process"])
 def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, victim: str) -> None:
     """Checklist B4, 2 and 3; health follows, and Triton comes back by itself."""
-    memory = len(shared_memory())
+    prefix = memory_prefix(server)
+    memory = len(shared_memory(prefix))
+    assert memory
     with server.client() as client, ThreadPoolExecutor(2) as pool:
-        calls = [under_way(pool, client, job(1000, seed)) for seed in range(2)]
+        calls = [under_way(pool, client, sound(1000, seed)) for seed in range(2)]
         triton = server.triton()
         (triton if victim == "Triton" else triton.children()[0]).kill()
         for call in calls:
@@ -90,33 +92,40 @@ def test_one_crash_costs_the_requests_on_it_and_nothing_else(server: ApiServer, 
             assert isinstance(error, ServerUnavailable)
             assert error.retry_after_s
         until(lambda: not client.serving())
-        refused = ends(client, job(1), Watch())
+        refused = ends(client, sound(1))
         assert isinstance(refused, ServerUnavailable)
         assert refused.retry_after_s
         await_serving(server)
-        assert ends(client, job(2), Watch()) is None
+        assert ends(client, sound(2)) is None
     assert server.process.poll() is None
-    assert len(shared_memory()) == memory
+    assert not shared_memory(prefix)
+    assert len(shared_memory(memory_prefix(server))) == memory
 
 
 @pytest.mark.long  # the retry has tests of its own; this is both together
 def test_a_client_that_may_try_again_does_not_notice_a_crash(server: ApiServer) -> None:
-    with server.client(attempts=10) as client, ThreadPoolExecutor(1) as pool:
-        call = under_way(pool, client, job(300))
+    with server.client(max_retries=9) as client, ThreadPoolExecutor(1) as pool:
+        call = under_way(pool, client, sound(300))
         server.triton().kill()
         assert call.result(timeout=60) is None
     await_serving(server)
 
 
+def denoised(job: GenerationJob) -> int:
+    """The number of its denoising steps so far."""
+    progress = job.status.progress
+    return progress.done if progress and progress.stage == "denoise" else 0
+
+
 @pytest.mark.long
 def test_a_generation_that_was_left_survives_a_crash_of_triton(server: ApiServer) -> None:
-    with server.client(attempts=5) as client:
-        name = client.create(job(200, seed=5))
-        until(lambda: client.status(name).steps_done > 0)
+    with server.client(max_retries=4) as client:
+        job = client.create(**sound(200, seed=5))
+        until(lambda: denoised(job) > 0)
         server.triton().kill()
-        (take,) = client.result(name).takes
+        (take,) = job.wait().takes
         await_serving(server)
-        (again,) = client.generate(job(200, seed=5)).takes
+        (again,) = client.generate(**sound(200, seed=5)).takes
     np.testing.assert_array_equal(take.waveform, again.waveform)
 
 
@@ -126,10 +135,10 @@ def test_sigterm_lets_running_work_finish_and_takes_no_more_on(server: ApiServer
     with server.client() as client:
         family = server.family()
         with ThreadPoolExecutor(1) as pool:
-            call = under_way(pool, client, job(100))
+            call = under_way(pool, client, sound(100))
             server.terminate()
             until(lambda: not client.serving())
-            refused = ends(client, job(1), Watch())
+            refused = ends(client, sound(1))
             assert isinstance(refused, ServerUnavailable)
             assert refused.retry_after_s
             assert not call.done()
@@ -139,14 +148,14 @@ def test_sigterm_lets_running_work_finish_and_takes_no_more_on(server: ApiServer
     assert "Traceback" not in server.log.read_text()[written:]
 
 
-def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(triton: Triton, tmp_path: Path) -> None:
+def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(triton: TritonClient, tmp_path: Path) -> None:
     """Checklist B4, 6: a request that does not end, and a connection that does nothing, hold nobody up."""
     with api_server(tmp_path, triton=triton.url, grace=1) as server, server.client() as client:
-        name = client.create(job(1000, seed=1))
+        job = client.create(**sound(1000, seed=1))
         with server.client() as idle, ThreadPoolExecutor(2) as pool:
             assert idle.serving()
-            watching = pool.submit(client.result, name)
-            call = under_way(pool, client, job(1000))
+            watching = pool.submit(job.wait)
+            call = under_way(pool, client, sound(1000))
             began = time.monotonic()
             server.terminate()
             errors = [call.result(timeout=30), watching.exception(timeout=30)]
@@ -157,7 +166,7 @@ def test_the_drain_is_bounded_and_what_it_ends_may_be_tried_again(triton: Triton
         assert time.monotonic() - began < 15
     store = Store(tmp_path / "data" / "generations.sqlite")
     (row,) = store.page("everyone", 2**62, 2)
-    assert (f"operations/{row.id}", row.state, row.attempts) == (name, "queued", 0)  # it begins again
+    assert (f"operations/{row.id}", row.state, row.attempts) == (job.name, "queued", 0)  # it begins again
 
 
 HANGING = """
@@ -190,20 +199,20 @@ def test_a_model_that_hangs_costs_no_request_more_than_its_time(
     with api_server(tmp_path, **settings) as server, server.client() as client:
         triton = server.triton()
         (hanging / "hang").touch()
-        assert isinstance(ends(client, job(1), Watch()), TimedOut)
+        assert isinstance(ends(client, sound(1)), TimedOut)
         assert triton.is_running()  # it was the limit that ended the request, not the restart
         until(lambda: not client.serving())
         (hanging / "hang").unlink()
         await_serving(server)
-        assert ends(client, job(1), Watch()) is None
+        assert ends(client, sound(1)) is None
     assert "has not responded for" in server.log.read_text()
 
 
 def test_sigterm_ends_a_server_whose_model_hangs(tiny_bundle: Path, tmp_path: Path, hanging: Path) -> None:
     with api_server(tmp_path, bundle=tiny_bundle, models=hanging, grace=1) as server, server.client() as client:
-        name = client.create(job(1000, seed=1))
+        job = client.create(**sound(1000, seed=1))
         with ThreadPoolExecutor(1) as pool:
-            call = under_way(pool, client, job(1000))
+            call = under_way(pool, client, sound(1000))
             (hanging / "hang").touch()
             server.terminate()
             assert isinstance(call.result(timeout=60), ServerUnavailable)
@@ -211,7 +220,7 @@ def test_sigterm_ends_a_server_whose_model_hangs(tiny_bundle: Path, tmp_path: Pa
     store = Store(tmp_path / "data" / "generations.sqlite")
     (row,) = store.page("everyone", 2**62, 2)
     store.close()
-    assert (f"operations/{row.id}", row.state) == (name, "queued")
+    assert (f"operations/{row.id}", row.state) == (job.name, "queued")
 
 
 def test_a_server_without_its_triton_answers_and_ends(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -225,27 +234,27 @@ def test_a_server_without_its_triton_answers_and_ends(tiny_bundle: Path, tmp_pat
         listening = (one for one in psutil.net_connections("tcp") if one.status == "LISTEN")
         psutil.Process(next(one.pid for one in listening if one.laddr.port == port)).kill()
         until(lambda: not client.serving())
-        name = client.create(job(1))
+        job = client.create(**sound(1))
         for _ in range(20):
-            assert client.status(name).state == "queued"
+            assert job.status.state == "queued"
         server.terminate()
         assert server.process.wait(60) == 0
 
 
-def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(triton: Triton, tmp_path: Path) -> None:
+def test_no_generation_is_lost_or_done_twice_when_the_server_is_killed(triton: TritonClient, tmp_path: Path) -> None:
     """kill -9 in the middle (the soak does it at any moment): what was acknowledged is there, once, with its sound."""
-    asked = {str(uuid.uuid4()): job(30, seed) for seed in range(4)}
+    asked = {str(uuid.uuid4()): sound(30, seed) for seed in range(4)}
     with api_server(tmp_path, triton=triton.url, running=2) as server, server.client() as client:
-        names = {request_id: client.create(one, request_id) for request_id, one in asked.items()}
-        until(lambda: any(one.state == "running" for one in client.generations()))
+        names = {request_id: client.create(**one, request_id=request_id).name for request_id, one in asked.items()}
+        until(lambda: any(one.state == "running" for one in client.jobs()))
         server.kill()
     with api_server(tmp_path, triton=triton.url) as server, server.client() as client:
-        assert {one.name for one in client.generations()} == set(names.values())
+        assert {one.name for one in client.jobs()} == set(names.values())
         for request_id, one in asked.items():
-            (take,) = client.result(names[request_id]).takes
-            (expected,) = client.generate(one).takes
+            (take,) = client.job(names[request_id]).wait().takes
+            (expected,) = client.generate(**one).takes
             np.testing.assert_array_equal(take.waveform, expected.waveform)
-        assert {one.state for one in client.generations()} == {"succeeded"}
+        assert {one.state for one in client.jobs()} == {"succeeded"}
         folder = tmp_path / "data" / "media"
         assert {path.name for path in folder.iterdir()} == {name.split("/")[1] for name in names.values()}
     assert not list((tmp_path / "data").glob("uploads-*"))
@@ -256,8 +265,8 @@ def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) ->
     """Checklist B4, 4: no process, port or shared memory; what it cannot remove itself the next one does."""
     with api_server(tmp_path, bundle=tiny_bundle) as server:
         family = server.family()
-        (prefix,) = (word.rpartition("=")[2] for word in server.triton().cmdline() if "shm-region-prefix-name" in word)
-        assert [name for name in shared_memory() if name.startswith(prefix)]
+        prefix = memory_prefix(server)
+        assert shared_memory(prefix)
         assert {one.name() for one in family} >= {"tritonserver"}
         subprocess.run(["kill", "-SIGSEGV", str(server.process.pid)], check=True)
         assert server.process.wait(60) == -11
@@ -265,7 +274,7 @@ def test_nothing_is_left_behind_by_a_crash(tiny_bundle: Path, tmp_path: Path) ->
     with api_server(tmp_path, bundle=tiny_bundle) as server:
         server.terminate()
         assert server.process.wait(60) == 0
-    assert not [name for name in shared_memory() if name.startswith(prefix)]
+    assert not shared_memory(prefix)
     listening = {f"{c.laddr.ip}:{c.laddr.port}" for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
     assert not listening & {server.grpc, server.metrics}
 

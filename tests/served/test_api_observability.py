@@ -24,14 +24,14 @@ from foley.errors import FoleyError
 from foley.options import GenerateOptions
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
-from foley_pipeline.api.messages import options_of
-from foley_pipeline.job import Curve, Job
+from foley_pipeline.api.messages import request_to_proto
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_server.api.tokens import entry, new_token
 from foley_server.launcher.triton import claim_port
 from harness.api_server import ApiServer, api_server
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-JOB = Job(Curve(np.full(100, 0.1, np.float32), 16_000), GenerateOptions(text="a very secret sound", steps=3))
+WANTED = {"envelope": np.full(100, 0.1, np.float32), "text": "a very secret sound", "steps": 3}
 
 
 @dataclass
@@ -106,21 +106,23 @@ def test_what_is_not_sampled_is_not_traced_by_triton_either(
     settings = {"bundle": tiny_bundle, "trace": collector.url, "trace_share": 0}
     before = list(collector.spans)
     with api_server(tmp_path, **settings) as server, server.client() as client:
-        client.generate(JOB)
+        client.generate(**WANTED)
     assert collector.spans == before
 
 
 def test_a_trace_goes_from_the_call_into_tritons_spans(collector: Collector, server: ApiServer, token: str) -> None:
     trace_id, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     metadata = [("traceparent", f"00-{trace_id}-{caller}-01"), ("authorization", f"Bearer {token}")]
+    options = GenerateOptions(text=WANTED["text"], steps=WANTED["steps"])
+    message = request_to_proto(GenerationRequest(envelope=EnvelopeInput(WANTED["envelope"], 16_000), options=options))
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(
-            iter([pb.GenerateRequest(options=options_of(JOB))]), metadata=metadata, timeout=60
+            iter([pb.GenerateRequest(options=message)]), metadata=metadata, timeout=60
         )
         list(call)
         (request_id,) = (value for key, value in call.initial_metadata() if key == "x-request-id")
     with server.client("wrong") as client, pytest.raises(FoleyError):
-        client.generate(JOB)
+        client.generate(**WANTED)
     log = server.log
 
     def exported() -> tuple[list[tuple[str, Span]], list[Span]]:
@@ -158,7 +160,7 @@ def test_the_dashboard_asks_for_what_the_server_shows_and_probes_are_told(
     server: ApiServer, token: str, repository: Path
 ) -> None:
     with server.client(token) as client:
-        client.generate(JOB)
+        client.generate(**WANTED)
     with urlopen(f"http://{server.metrics}/metrics") as page:
         lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
     with urlopen(f"http://{server.metrics}/ready") as answer:

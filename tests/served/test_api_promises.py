@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import grpc
@@ -40,24 +40,24 @@ from foley.errors import (
     Overloaded,
     RateLimited,
     ServerUnavailable,
+    SettingError,
     TimedOut,
     Unauthenticated,
 )
 from foley.options import GenerateOptions
-from foley_client import Prompt, Triton, Watch
-from foley_client.api import FoleyClient
-from foley_client.api_async import AsyncFoleyClient
+from foley_client import AsyncFoleyClient, CancelToken, FoleyClient, GenerationJob, Progress
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api import foley_pb2_grpc
-from foley_pipeline.api.messages import options_of
+from foley_pipeline.api.messages import request_to_proto
 from foley_pipeline.api.status import from_call
-from foley_pipeline.job import Curve, Job
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.triton import TritonClient
 from foley_server.api.tokens import entry, new_token
 from harness.api_server import ApiServer, api_server
 
 ENVELOPE = np.abs(np.sin(np.arange(100) / 20)).astype(np.float32)
-QUICK = Job(Curve(ENVELOPE, 16_000), GenerateOptions(text="glass", steps=1))
-ENDLESS = replace(QUICK, options=GenerateOptions(text="glass", steps=1000))
+QUICK: dict[str, Any] = {"envelope": ENVELOPE, "text": "glass", "steps": 1}
+ENDLESS = QUICK | {"steps": 1000}
 RUNNING, WAITING = 2, 2
 KEYS = {"alice": ("generate", "read"), "bob": ("generate", "read"), "reader": ("read",)}
 
@@ -68,7 +68,9 @@ def tokens() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(triton: Triton, tokens: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def server(
+    triton: TritonClient, tokens: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
     folder = tmp_path_factory.mktemp("api")
     entries = [entry(name, tokens[name], scopes, 1e6, 100) for name, scopes in KEYS.items()]
     entries.append(entry("slow", tokens["slow"], ["generate"], 6, 1))
@@ -111,11 +113,25 @@ def request_folders(server: ApiServer) -> list[Path]:
     return [path for path in server.log.parent.glob("data/uploads-*/*") if path.is_dir()]
 
 
+def message(wanted: dict[str, Any]) -> pb.GenerateRequest:
+    """The first message of `Generate`, for arguments of `FoleyClient.generate`."""
+    options = {name: value for name, value in wanted.items() if name != "envelope"}
+    envelope = EnvelopeInput(wanted["envelope"], 160 * len(wanted["envelope"]))
+    request = GenerationRequest(envelope=envelope, options=GenerateOptions(**options))
+    return pb.GenerateRequest(options=request_to_proto(request))
+
+
+def denoised(job: GenerationJob) -> int:
+    """The number of its denoising steps so far."""
+    progress = job.status.progress
+    return progress.done if progress and progress.stage == "denoise" else 0
+
+
 def bearer(token: str) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {token}")]
 
 
-def steps(triton: Triton) -> int:
+def steps(triton: TritonClient) -> int:
     return int(triton.statistics("denoiser").get("inference_count", 0))
 
 
@@ -131,23 +147,22 @@ def metric(server: ApiServer, name: str, **labels: str) -> float:
     )
 
 
-def settled_steps(triton: Triton) -> int:
+def settled_steps(triton: TritonClient) -> int:
     """The count once two looks, a step apart and more, agree."""
     while (before := steps(triton)) != (time.sleep(0.3), steps(triton))[1]:
         pass
     return before
 
 
-class Cancelling(Watch):
-    """Cancels after so many steps."""
+def generate_and_cancel(client: FoleyClient, after: int) -> None:
+    """Generate for ever, and cancel after so many steps."""
+    cancel = CancelToken()
 
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self._after = after
+    def on_progress(progress: Progress) -> None:
+        if progress.stage == "denoise" and progress.done >= after:
+            cancel.cancel()
 
-    def on_progress(self, name: str, done: int, total: int | None) -> None:
-        if name == "denoising" and done >= self._after:
-            self.cancel()
+    client.generate(**ENDLESS, on_progress=on_progress, cancel=cancel)
 
 
 def test_1_health_means_health(channel: grpc.Channel) -> None:
@@ -163,9 +178,9 @@ def test_1_health_means_health(channel: grpc.Channel) -> None:
     watch.cancel()
 
 
-def test_7_no_wait_is_endless(server: ApiServer, tokens: dict[str, str], triton: Triton) -> None:
+def test_7_no_wait_is_endless(server: ApiServer, tokens: dict[str, str], triton: TritonClient) -> None:
     """A deadline of the caller's ends the work on the server too, for both clients."""
-    options = iter([pb.GenerateRequest(options=options_of(ENDLESS))])
+    options = iter([message(ENDLESS)])
     with grpc.insecure_channel(server.grpc) as channel:
         call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(options, timeout=0.7, metadata=bearer(tokens["alice"]))
         with pytest.raises(grpc.RpcError) as late:
@@ -175,7 +190,7 @@ def test_7_no_wait_is_endless(server: ApiServer, tokens: dict[str, str], triton:
 
     async def in_asyncio() -> None:
         async with grpc.aio.insecure_channel(server.grpc) as channel:
-            request = pb.GenerateRequest(options=options_of(ENDLESS))
+            request = message(ENDLESS)
             metadata = bearer(tokens["alice"])
             call = foley_pb2_grpc.FoleyServiceStub(channel).Generate(iter([request]), timeout=0.7, metadata=metadata)
             with pytest.raises(grpc.aio.AioRpcError) as late:
@@ -204,46 +219,52 @@ def test_7_the_clients_set_a_deadline_on_every_call(video: Path) -> None:
     noting.add_generic_rpc_handlers((Noting(),))
     url = f"grpc://127.0.0.1:{noting.add_insecure_port('127.0.0.1:0')}"
     noting.start()
-    calls = ("serving", "generate", "predict_envelope", "embed", "create", "result", "status", "cancel", "delete")
-    arguments = {"generate": QUICK, "create": QUICK, "predict_envelope": video, "embed": Prompt("a"), "serving": None}
+
+    def calls(client: Any) -> Iterator[Callable[[], Any]]:
+        yield client.serving
+        yield lambda: client.generate(**QUICK)
+        yield lambda: client.predict_envelope(video)
+        yield lambda: client.embed_prompt("a")
+        yield lambda: client.create(**QUICK)
+        job = client.job("operations/x")
+        yield lambda: job.status
+        yield from (job.wait, job.cancel, job.delete)
 
     async def ask_all() -> None:
         async with AsyncFoleyClient(url) as client:
-            for name in calls:
-                one = arguments.get(name, "operations/x")
+            for call in calls(client):
                 with pytest.raises(FoleyError):
-                    await getattr(client, name)(*[one] if one is not None else [])
+                    await call()
             with pytest.raises(FoleyError):
-                _ = [one async for one in client.generations()]
+                _ = [one async for one in client.jobs()]
 
     asyncio.run(ask_all())
     from_asyncio = dict(left)
     left.clear()
     with FoleyClient(url) as client:
-        for name in calls:
-            one = arguments.get(name, "operations/x")
+        for call in calls(client):
             with pytest.raises(FoleyError):
-                getattr(client, name)(*[one] if one is not None else [])
+                call()
         with pytest.raises(FoleyError):
-            list(client.generations())
+            list(client.jobs())
     noting.stop(None)
     assert len(left) == len(from_asyncio) == 10
     assert all(seconds is not None and seconds < 4000 for seconds in (*left.values(), *from_asyncio.values()))
 
 
-def test_8_cancelled_work_stops_within_a_step(alice: FoleyClient, triton: Triton) -> None:
+def test_8_cancelled_work_stops_within_a_step(alice: FoleyClient, triton: TritonClient) -> None:
     before = settled_steps(triton)
     with pytest.raises(Cancelled):
-        alice.generate(ENDLESS, Cancelling(after=5))
+        generate_and_cancel(alice, after=5)
     after = steps(triton)  # the client does not wait for the server, which learns of the cancellation a moment later
     assert settled_steps(triton) - after < 50
     assert 5 <= after - before < 500
 
 
-def test_8_a_cancelled_operation_stops_too(alice: FoleyClient, triton: Triton) -> None:
-    name = alice.create(ENDLESS)
-    until(lambda: alice.status(name).steps_done > 3)
-    alice.cancel(name)
+def test_8_a_cancelled_operation_stops_too(alice: FoleyClient, triton: TritonClient) -> None:
+    job = alice.create(**ENDLESS)
+    until(lambda: denoised(job) > 3)
+    job.cancel()
     after = steps(triton)
     assert settled_steps(triton) - after <= 1
 
@@ -255,14 +276,14 @@ def test_9_a_request_leaves_nothing_behind_however_it_ends(
     process = psutil.Process(server.process.pid)
 
     def round_of_requests() -> None:
-        alice.generate(QUICK)
-        alice.generate(replace(QUICK, source=video))
-        alice.embed(Prompt("x"))
+        alice.generate(**QUICK)
+        alice.generate(video, text="glass", steps=1)
+        alice.embed_prompt("x")
         for raising in (
-            lambda: alice.generate(replace(QUICK, source=tmp_path / "bad.mp4")),
+            lambda: alice.generate(tmp_path / "bad.mp4", text="glass", steps=1),
             lambda: alice.predict_envelope(tmp_path / "bad.mp4"),
-            lambda: alice.generate(ENDLESS, Cancelling(after=1)),
-            lambda: alice.status("operations/none"),
+            lambda: generate_and_cancel(alice, after=1),
+            lambda: alice.job("operations/none").status,
         ):
             with pytest.raises(FoleyError):
                 raising()
@@ -299,14 +320,14 @@ list(stub.Generate(parts(), metadata=[("authorization", "Bearer " + token)]))
 
 
 @pytest.mark.parametrize("upload", [True, False], ids=["in the middle of an upload", "in the middle of the stream"])
-def test_10_clients_may_crash(server: ApiServer, tokens: dict[str, str], triton: Triton, upload: bool) -> None:
+def test_10_clients_may_crash(server: ApiServer, tokens: dict[str, str], triton: TritonClient, upload: bool) -> None:
     """kill -9 of as many as there are places: each place is free again, and the work has stopped."""
     crashing = []
     for _ in range(RUNNING + WAITING):
         command = [sys.executable, "-c", CRASHING, server.grpc, tokens["bob"], str(upload)]
         one = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert one.stdin
-        one.stdin.write(options_of(ENDLESS).SerializeToString())
+        one.stdin.write(message(ENDLESS).options.SerializeToString())
         one.stdin.close()
         crashing.append(one)
     until(lambda: metric(server, "foley_api_admitted") == RUNNING + WAITING)
@@ -317,16 +338,17 @@ def test_10_clients_may_crash(server: ApiServer, tokens: dict[str, str], triton:
     assert settled_steps(triton) == steps(triton)
 
 
-def test_11_the_queue_is_bounded_and_refuses_at_once(server: ApiServer, tokens: dict[str, str], triton: Triton) -> None:
+def test_11_the_queue_is_bounded_and_refuses_at_once(
+    server: ApiServer, tokens: dict[str, str], triton: TritonClient
+) -> None:
     """Exactly the excess fails, with RetryInfo; the rest succeed."""
     count = RUNNING + WAITING + 3
-    job = replace(QUICK, options=GenerateOptions(text="glass", steps=60))
 
     def ask(_: int) -> tuple[object, float]:
         with server.client(tokens["bob"]) as client:
             began = time.monotonic()
             try:
-                return client.generate(job), time.monotonic() - began
+                return client.generate(**QUICK | {"steps": 60}), time.monotonic() - began
             except FoleyError as error:
                 return error, time.monotonic() - began
 
@@ -345,9 +367,8 @@ def test_11_what_waits_is_told_how_many_are_in_front(server: ApiServer, tokens: 
     with grpc.insecure_channel(server.grpc) as channel:
         stub = foley_pb2_grpc.FoleyServiceStub(channel)
 
-        def begin(job: Job) -> grpc.Call:
-            request = pb.GenerateRequest(options=options_of(job))
-            return stub.Generate(iter([request]), metadata=bearer(tokens["alice"]), timeout=60)
+        def begin(wanted: dict[str, Any]) -> grpc.Call:
+            return stub.Generate(iter([message(wanted)]), metadata=bearer(tokens["alice"]), timeout=60)
 
         running = [begin(ENDLESS) for _ in range(RUNNING)]
         for call in running:
@@ -362,18 +383,18 @@ def test_11_what_waits_is_told_how_many_are_in_front(server: ApiServer, tokens: 
 
 def test_13_a_slow_reader_hurts_itself_only(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
     """It holds a place, but no turn and no memory that grows; others go on."""
-    long = Job(Curve(np.full(3000, 0.1, np.float32), 480_000), GenerateOptions(steps=1, variations=2))
+    long = {"envelope": np.full(3000, 0.1, np.float32), "steps": 1, "variations": 2}
     process = psutil.Process(server.process.pid)
-    alice.generate(long)
+    alice.generate(**long)
     before = process.memory_info().rss
     with grpc.insecure_channel(server.grpc) as channel:
         stub = foley_pb2_grpc.FoleyServiceStub(channel)
-        request = pb.GenerateRequest(options=options_of(long))
+        request = message(long)
         slow = [stub.Generate(iter([request]), metadata=bearer(tokens["bob"]), timeout=60) for _ in range(RUNNING)]
         for call in slow:
             next(call)
         for _ in range(3):
-            alice.generate(QUICK)
+            alice.generate(**QUICK)
         assert process.memory_info().rss - before < 100 * 2**20
         for call in slow:
             assert list(call)[-1].WhichOneof("event") == "finished"
@@ -384,7 +405,7 @@ def test_14_shares_are_fair_and_nobody_storms(server: ApiServer, tokens: dict[st
         refusals = []
         for _ in range(8):
             try:
-                client.embed(Prompt("a"))
+                client.embed_prompt("a")
             except RateLimited as error:
                 refusals.append(error.retry_after_s)
         assert len(refusals) == 2
@@ -419,8 +440,8 @@ def test_14_only_what_says_so_is_tried_again(error: FoleyError, calls: int) -> N
     operations_pb2_grpc.add_OperationsServicer_to_server(Failing(), failing)
     url = f"grpc://127.0.0.1:{failing.add_insecure_port('127.0.0.1:0')}"
     failing.start()
-    with FoleyClient(url, attempts=3) as client, pytest.raises(type(error)):
-        client.delete("operations/x")
+    with FoleyClient(url, max_retries=2) as client, pytest.raises(type(error)):
+        client.job("operations/x").delete()
     failing.stop(None)
     assert len(asked) == calls
 
@@ -443,7 +464,7 @@ def test_15_size_limits_hold(server: ApiServer, tokens: dict[str, str], alice: F
                     )
                 )
             assert refused_call.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert alice.embed(Prompt("small"))[0].shape == (512,)
+    assert alice.embed_prompt("small")[0].shape == (512,)
 
 
 def test_15_an_upload_that_never_ends_does(server: ApiServer, tokens: dict[str, str]) -> None:
@@ -462,13 +483,13 @@ def test_15_an_upload_that_never_ends_does(server: ApiServer, tokens: dict[str, 
     assert "upload" in from_call(late.value).args[0]
 
 
-def test_17_too_much_is_refused_before_the_work(alice: FoleyClient, triton: Triton) -> None:
+def test_17_too_much_is_refused_before_the_work(alice: FoleyClient, triton: TritonClient) -> None:
     before = settled_steps(triton)
-    too_long = Job(Curve(np.zeros(3001, np.float32), 480_001))
+    too_long = EnvelopeInput(np.zeros(3001, np.float32), 480_001)
     with pytest.raises(MediaTooLarge, match="30 s"):
-        alice.generate(too_long)
-    with pytest.raises(FoleyError, match="60 s"):
-        alice.generate(Job(Curve(np.zeros(3000, np.float32), 480_000), GenerateOptions(variations=3)))
+        alice.generate(envelope=too_long)
+    with pytest.raises(SettingError, match="60 s"):
+        alice.generate(envelope=np.zeros(3000, np.float32), variations=3)
     assert steps(triton) == before
 
 
@@ -484,6 +505,14 @@ def test_18_a_bomb_costs_little_and_is_named(alice: FoleyClient, server: ApiServ
     assert process.memory_info().rss - before < 50 * 2**20
 
 
+def assert_missing(client: FoleyClient, name: str) -> None:
+    """No method finds the generation `name`."""
+    job = client.job(name)
+    for method in (lambda: job.status, job.wait, job.cancel, job.delete):
+        with pytest.raises(NotFound):
+            method()
+
+
 def test_20_names_are_names(alice: FoleyClient) -> None:
     for name in (
         "operations/../generations.sqlite",
@@ -493,25 +522,21 @@ def test_20_names_are_names(alice: FoleyClient) -> None:
         "a/../b",
         " ..",
     ):
-        for method in (alice.status, alice.result, alice.cancel, alice.delete):
-            with pytest.raises(NotFound):
-                method(name)
+        assert_missing(alice, name)
 
 
 def test_20_another_tokens_generation_does_not_exist(
     server: ApiServer, tokens: dict[str, str], alice: FoleyClient
 ) -> None:
-    name = alice.create(QUICK)
+    job = alice.create(**QUICK)
     with server.client(tokens["bob"]) as bob:
-        for method in (bob.status, bob.result, bob.cancel, bob.delete):
-            with pytest.raises(NotFound):
-                method(name)
-        assert name not in [one.name for one in bob.generations()]
-    alice.result(name)
+        assert_missing(bob, job.name)
+        assert job.name not in [one.name for one in bob.jobs()]
+    job.wait()
 
 
 def test_22_what_is_not_open_is_closed(
-    server: ApiServer, tokens: dict[str, str], channel: grpc.Channel, triton: Triton
+    server: ApiServer, tokens: dict[str, str], channel: grpc.Channel, triton: TritonClient
 ) -> None:
     """Every method that reflection finds, and some that it does not: no token, a wrong one, a wrong scheme."""
     with grpc.insecure_channel(server.grpc) as authorized:
@@ -560,26 +585,26 @@ class _Sending(grpc.StreamStreamClientInterceptor):
 
 
 def test_22_a_token_without_the_scope_may_look_and_not_touch(
-    server: ApiServer, tokens: dict[str, str], triton: Triton, video: Path
+    server: ApiServer, tokens: dict[str, str], triton: TritonClient, video: Path
 ) -> None:
     before = settled_steps(triton)
     with server.client(tokens["reader"]) as reader:
         for call in (
-            lambda: reader.generate(QUICK),
-            lambda: reader.create(QUICK),
-            lambda: reader.embed(Prompt("a")),
+            lambda: reader.generate(**QUICK),
+            lambda: reader.create(**QUICK),
+            lambda: reader.embed_prompt("a"),
             lambda: reader.predict_envelope(video),
-            lambda: reader.cancel("operations/x"),
-            lambda: reader.delete("operations/x"),
+            reader.job("operations/x").cancel,
+            reader.job("operations/x").delete,
         ):
             with pytest.raises(Forbidden, match="scope"):
                 call()
-        assert list(reader.generations()) == []
+        assert list(reader.jobs()) == []
     assert steps(triton) == before
     assert not request_folders(server)
 
 
-def test_23_tritons_own_doors_are_closed(triton: Triton) -> None:
+def test_23_tritons_own_doors_are_closed(triton: TritonClient) -> None:
     """Loopback only; nothing loads a model, registers memory, or changes what is traced and logged."""
     (process,) = [
         one
@@ -608,28 +633,28 @@ def test_23_tritons_own_doors_are_closed(triton: Triton) -> None:
 def test_the_metrics_count_what_happened_and_tritons_stand_beside(server: ApiServer, alice: FoleyClient) -> None:
     method = "/foley.v1.FoleyService/Generate"
     before = metric(server, "foley_api_requests_total", method=method, code="OK")
-    alice.generate(QUICK)
+    alice.generate(**QUICK)
     assert metric(server, "foley_api_requests_total", method=method, code="OK") == before + 1
-    assert metric(server, "foley_api_stage_seconds_count", stage="denoising") > 0
+    assert metric(server, "foley_api_stage_seconds_count", stage="denoise") > 0
     assert metric(server, "foley_api_triton_ready") == 1
     assert metric(server, "foley_api_admitted") == 0
 
 
 def test_watching_an_operation_costs_no_place(server: ApiServer, alice: FoleyClient) -> None:
     """More may watch than may work."""
-    name = alice.create(replace(QUICK, options=GenerateOptions(text="glass", steps=100)))
+    job = alice.create(**QUICK | {"steps": 100})
     with ThreadPoolExecutor(8) as pool:
-        sounds = list(pool.map(lambda _: alice.result(name), range(8)))
-    assert all(np.array_equal(one.takes[0].waveform, sounds[0].takes[0].waveform) for one in sounds)
+        results = list(pool.map(lambda _: job.wait(), range(8)))
+    assert all(np.array_equal(one.waveform, results[0].waveform) for one in results)
 
 
 def test_a_wait_for_an_operation_ends_in_time(
     alice: FoleyClient, channel: grpc.Channel, tokens: dict[str, str]
 ) -> None:
-    name = alice.create(ENDLESS)
-    request = operations_pb2.WaitOperationRequest(name=name)
+    job = alice.create(**ENDLESS)
+    request = operations_pb2.WaitOperationRequest(name=job.name)
     request.timeout.FromMilliseconds(300)
     operations = operations_pb2_grpc.OperationsStub(channel)
     answer = operations.WaitOperation(request, metadata=bearer(tokens["alice"]), timeout=10)
     assert not answer.done
-    alice.cancel(name)
+    job.cancel()

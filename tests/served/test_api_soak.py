@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foley.options import GenerateOptions
-from foley_client import Curve, Job, Sound, Triton
+from foley_pipeline.triton import TritonClient
 from harness.api_server import api_server
 from harness.leaks import leaks, look, settled, take
 from harness.soak import Soak, check_left, soak
@@ -80,7 +79,7 @@ if "api" in open("/proc/self/cmdline").read().split("\\0"):
 """
 
 
-def test_25_a_server_that_leaks_is_found_out(triton: Triton, tmp_path: Path) -> None:
+def test_25_a_server_that_leaks_is_found_out(triton: TritonClient, tmp_path: Path) -> None:
     """A real API with a leak in it, under the oracle that the soak and the fuzzer use."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
@@ -91,15 +90,15 @@ def test_25_a_server_that_leaks_is_found_out(triton: Triton, tmp_path: Path) -> 
     assert [one for one in found if one.startswith("descriptors")], found
 
 
-def test_25_what_is_lost_or_wrong_is_found_out(triton: Triton, tmp_path: Path) -> None:
+def test_25_what_is_lost_or_wrong_is_found_out(triton: TritonClient, tmp_path: Path) -> None:
     """The soak's own look at what was left with the server, with a lost one and a wrong one planted."""
-    job = Job(Curve(np.full(100, 0.1, np.float32), 16_000), GenerateOptions(steps=1))
+    envelope = np.full(100, 0.1, np.float32)
     state = Soak(tmp_path, tmp_path, random.Random(0), print)
     with api_server(tmp_path, triton=triton.url) as server, server.client() as client:
         right, wrong, lost = (str(uuid.uuid4()) for _ in range(3))
-        sound = client.result(client.create(job, right))
-        client.result(client.create(job, wrong))
-        silent = Sound(sound.envelope, [replace(sound.takes[0], waveform=0 * sound.takes[0].waveform)])
-        state.left.update({right: sound, wrong: silent, lost: sound})
+        result = client.create(envelope=envelope, steps=1, request_id=right).wait()
+        client.create(envelope=envelope, steps=1, request_id=wrong).wait()
+        silent = replace(result, takes=[replace(result.takes[0], waveform=0 * result.waveform)])
+        state.left.update({right: result, wrong: silent, lost: result})
         check_left(state, server)
     assert state.outcome.faults == [f"{wrong} has another sound", f"{lost} is lost"]

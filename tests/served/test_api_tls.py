@@ -15,9 +15,8 @@ import pytest
 import trustme
 
 from foley.errors import ServerUnavailable
-from foley_client import Prompt, Triton
-from foley_client.api import FoleyClient
-from foley_client.api_async import AsyncFoleyClient
+from foley_client import AsyncFoleyClient, FoleyClient
+from foley_pipeline.triton import TritonClient
 from foley_server.api.tokens import entry, new_token
 from harness.api_server import ApiServer, api_server
 
@@ -64,7 +63,7 @@ def tls(files: Files, name: str) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(triton: Triton, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def server(triton: TritonClient, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """Asks clients for certificates."""
     with api_server(
         tmp_path_factory.mktemp("api"),
@@ -83,11 +82,11 @@ def server(triton: Triton, files: Files, tmp_path_factory: pytest.TempPathFactor
 def test_the_right_certificate_works(server: ApiServer, files: Files) -> None:
     url = f"grpcs://{server.grpc}"
     with FoleyClient(url, token=files.token, ca=files.path("ca"), **files.pair("client")) as client:
-        embedding, _ = client.embed(Prompt("glass"))
+        embedding, _ = client.embed_prompt("glass")
 
     async def in_asyncio() -> None:
         async with AsyncFoleyClient(url, token=files.token, ca=files.path("ca"), **files.pair("client")) as client:
-            np.testing.assert_array_equal((await client.embed(Prompt("glass")))[0], embedding)
+            np.testing.assert_array_equal((await client.embed_prompt("glass"))[0], embedding)
 
     asyncio.run(in_asyncio())
 
@@ -112,17 +111,17 @@ def test_the_right_certificate_works(server: ApiServer, files: Files) -> None:
     ],
 )
 def test_mutual_means_mutual(
-    server: ApiServer, files: Files, triton: Triton, scheme: str, ca: str | None, pair: str | None
+    server: ApiServer, files: Files, triton: TritonClient, scheme: str, ca: str | None, pair: str | None
 ) -> None:
     before = triton.statistics("clap_text")["inference_count"]
     options = {"token": files.token, "ca": files.path(ca) if ca else None, **(files.pair(pair) if pair else {})}
     with FoleyClient(f"{scheme}://{server.grpc}", **options) as client, pytest.raises(ServerUnavailable):
-        client.embed(Prompt("glass"))
+        client.embed_prompt("glass")
 
     async def in_asyncio() -> None:
         async with AsyncFoleyClient(f"{scheme}://{server.grpc}", **options) as client:
             with pytest.raises(ServerUnavailable):
-                await client.embed(Prompt("glass"))
+                await client.embed_prompt("glass")
 
     asyncio.run(in_asyncio())
     assert triton.statistics("clap_text")["inference_count"] == before
@@ -141,7 +140,7 @@ def test_the_studio_asks_for_the_same_certificates(server: ApiServer, files: Fil
         urlopen(server.studio, timeout=20, context=context).read()
 
 
-def test_an_expired_server_is_not_believed(triton: Triton, files: Files, tmp_path: Path) -> None:
+def test_an_expired_server_is_not_believed(triton: TritonClient, files: Files, tmp_path: Path) -> None:
     with (
         api_server(tmp_path, triton=triton.url, address="localhost", **tls(files, "expired-server")) as server,
         FoleyClient(f"grpcs://{server.grpc}", ca=files.path("ca")) as client,

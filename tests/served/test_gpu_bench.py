@@ -62,4 +62,4 @@ def test_without_a_gpu_the_command_says_so() -> None:
     if run.returncode == 0:
         pytest.skip("there is a GPU")
     assert run.returncode == 2
-    assert "PyTorch has no GPU here" in run.stderr
+    assert "PyTorch finds no GPU" in run.stderr

@@ -1,6 +1,7 @@
 """Starting, stopping and cancelling: nothing goes on, nothing is left behind, whoever ends how."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from foley import envelope_file
+from foley.bundle import MANIFEST
 from foley.errors import Cancelled
 from foley.options import GenerateOptions
 from foley_client.embedded import embedded_triton
@@ -226,23 +228,25 @@ def test_address_and_model_repository_that_cannot_be(tiny_bundle: Path, tmp_path
     assert "nowhere" in refusal(*ports, "--models", tmp_path / "nowhere")
 
 
-def test_unusable_bundle_is_named(repository: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_unusable_bundle_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
     """Missing, damaged or without graphs: `foley-server run` says which file, and ends with exit code 2."""
 
     def serve(bundle: Path) -> str:
         return refusal("--bundle", bundle, "--grpc-port", "0", "--metrics-port", "0")
 
     assert "nowhere/manifest.json" in serve(tmp_path / "nowhere")
-    bundle = tmp_path / "bundle"
+    plain, bundle = tmp_path / "plain", tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, plain, ignore=shutil.ignore_patterns("*.onnx"))
+    manifest = json.loads((plain / MANIFEST).read_text())
+    manifest["files"] = {name: digest for name, digest in manifest["files"].items() if not name.endswith(".onnx")}
+    (plain / MANIFEST).write_text(json.dumps(manifest))
+    assert "foley-export onnx" in serve(plain)
     shutil.copytree(tiny_bundle, bundle)
     weights = bundle / "networks" / "vocoder.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "vocoder.safetensors is damaged" in serve(bundle)
     weights.unlink()
     assert "vocoder.safetensors" in serve(bundle)
-    plain = tmp_path / "plain"
-    subprocess.run([BIN / "foley-export", "init", plain, "--preset", "tiny"], check=True, timeout=120)
-    assert "foley-export onnx" in serve(plain)
 
 
 @pytest.mark.long

@@ -3,6 +3,8 @@
 import json
 import math
 import subprocess
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import soundfile
 
 from foley.bundle import read
 from foley_bench.quality import figures, steps
-from foley_client import Foley, Watch
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.triton_backend import TritonBackend
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -62,10 +65,10 @@ def numbers(document: object) -> list[float]:
 
 
 @pytest.mark.long
-def test_steps_compares_the_same_noise(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_steps_compares_the_same_noise(tiny_bundle: Path) -> None:
     whole = {"sampler": "ddim", "steps": 8}
     settings = (whole, {**whole, "steps": 2}, {"sampler": "dpm++", "steps": 2}, whole, {**whole, "guidance": 2.0})
-    document = steps.measure_steps(read(tiny_bundle), 2, 0, Watch(), settings)
+    document = steps.measure_steps(read(tiny_bundle), 2, 0, StageTimer(), settings)
     first, coarse, other, again, guided = document["rows"]
     assert guided["mel_distance_db"] == guided["waveform_distance"] == 0  # the first of its guidance
     assert first["mel_distance_db"] == 0
@@ -73,13 +76,15 @@ def test_steps_compares_the_same_noise(tiny_bundle: Path, tmp_path: Path) -> Non
     assert coarse["mel_distance_db"] > again["mel_distance_db"]
     assert other["mel_distance_db"] > again["mel_distance_db"]
     assert all(math.isfinite(value) for row in document["rows"] for value in numbers(row))
-    steps.draw(document, tmp_path / "steps.png")
-    assert (tmp_path / "steps.png").stat().st_size > 10_000
     assert "dpm++, 2 steps, guidance 3.5" in [cell for column in steps.table(document).columns for cell in column.cells]
 
 
-def test_figures_are_pictures_and_sounds(foley_sdk: Foley, tmp_path: Path) -> None:
-    figures.make(foley_sdk, tmp_path, Watch())
+def test_figures_are_pictures_and_sounds(
+    backend: TritonBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_steps = replace(backend.defaults, steps=2)
+    monkeypatch.setattr(backend, "generate", partial(backend.generate, sampling=few_steps))
+    figures.make(backend, tmp_path, StageTimer())
     sounds = sorted(tmp_path.glob("*.wav"))
     assert [path.stem.split("-")[0] for path in sounds] == ["figure11"] * 4 + ["figure12"] * 6
     for path in sounds:

@@ -144,7 +144,7 @@ def test_what_cannot_be_used_is_said_and_nothing_is_kept(server: ApiServer, medi
     refused("api/videos/nothing/envelope", 404, "send it again")
     refused("api/videos/nothing/preview.mp4", 404, "send it again", method="GET")
     refused("api/takes", 404, "send it again", json={"envelope": [0.1], "audio": "nothing"})
-    refused("api/takes", 400, "no JSON", data=b"{")
+    refused("api/takes", 400, "not JSON", data=b"{")
     refused("api/takes", 400, "steps", json={"envelope": [0.1], "steps": 0})
     refused("api/takes", 400, "no option 'path'", json={"envelope": [0.1], "path": "/etc/passwd"})
     refused("api/takes", 400, "", json={"envelope": [-1.0] * 10})

@@ -90,7 +90,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, form):
 
 def test_objects_that_are_not_tensors_are_refused_by_name(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(CheckpointError, match=r"refused: it holds torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(CheckpointError, match=r"rejected: it contains torch\.nn\.modules\.linear\.Linear"):
         read(tmp_path / "module.pth")
 
 

@@ -5,12 +5,12 @@ import pytest
 from foley.bundle import read
 from foley.errors import BundleError
 from foley_bench.convergence import STARTS, measure
-from foley_client import Watch
+from foley_pipeline.progress import StageTimer
 
 
 def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
     bundle = read(tiny_bundle)
-    found = measure(bundle, repository / "examples" / "steel.mp4", 3, Watch()).document
+    found = measure(bundle, repository / "examples" / "steel.mp4", 3, StageTimer()).document
     updates = found["updates"]
     assert found["settings"]["pairs"] == 3
     assert all(len(updates[start]) == bundle.manifest.optical_flow.updates for start in STARTS)
@@ -18,7 +18,7 @@ def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
     assert last == {"visible_percent": 0, "mean_levels": 0, "p99_levels": 0}
     assert before["mean_levels"] > 0
     assert updates["pair before"][-1]["mean_levels"] > 0
-    for start, enough in found["enough_updates"].items():
+    for start, enough in found["sufficient_updates"].items():
         visible = [row["visible_percent"] for row in updates[start]]
         assert enough is None or max(visible[enough - 1 :]) <= 1
         assert enough in (1, None) or visible[enough - 2] > 1
@@ -26,4 +26,4 @@ def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
 
 def test_a_bundle_without_raft_is_refused(repository):
     with pytest.raises(BundleError, match="no RAFT"):
-        measure(read(repository / "bundles" / "demo"), repository / "examples" / "steel.mp4", 3, Watch())
+        measure(read(repository / "bundles" / "demo"), repository / "examples" / "steel.mp4", 3, StageTimer())

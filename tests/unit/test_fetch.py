@@ -137,7 +137,7 @@ UNAVAILABLE = deed(lambda handler: handler.send_text(503, "text/plain", b"later"
 
 def get(site: Site, folder: Path, sha256: str = SHA256, **options: object) -> Path:
     destination = folder / NAME
-    arguments = {"max_bytes": 10_000_000, "sha256": {sha256: "its home"}, "pause_s": 0.001, **options}
+    arguments = {"max_bytes": 10_000_000, "sha256": {sha256: "its publisher"}, "backoff_s": 0.001, **options}
     assert download(site.url(), destination, **arguments) == SHA256
     assert destination.read_bytes() == CONTENT
     assert [path.name for path in folder.iterdir()] == [NAME]
@@ -187,7 +187,7 @@ def test_what_came_before_an_interruption_is_kept_for_the_next_run(site, tmp_pat
 
 def test_endless_cuts_end_with_an_error_and_the_part_is_kept(site, tmp_path):
     site.misbehave = [deed(lambda handler: handler.send_file(cut=2**16))] * 100
-    refused(site, tmp_path, r"failed 6 times .*run the same again to go on")
+    refused(site, tmp_path, r"failed 6 times .*run the command again to resume it")
     assert (tmp_path / f"{NAME}.partial").stat().st_size == 6 * 2**16
     site.misbehave = []
     get(site, tmp_path)
@@ -238,7 +238,7 @@ def test_a_server_that_is_busy_is_asked_again(site, tmp_path):
     get(site, tmp_path)
     site.misbehave = [UNAVAILABLE] * 6
     (tmp_path / NAME).unlink()
-    refused(site, tmp_path, "it answers 503 Service Unavailable")
+    refused(site, tmp_path, "HTTP status 503 Service Unavailable")
 
 
 def test_a_server_that_stalls_is_asked_again(site, tmp_path):
@@ -252,13 +252,16 @@ def test_a_server_that_stalls_is_asked_again(site, tmp_path):
 @pytest.mark.parametrize(
     ("method", "match"),
     [
-        (lambda h: h.send_text(404, "text/plain", b""), "answers 404 Not Found; .* by hand"),
-        (lambda h: h.send_text(401, "text/plain", b""), "answers 401 Unauthorized"),
-        (lambda h: h.send_text(200, "text/html; charset=utf-8", b"<html>sign in</html>"), "web page, not the file"),
+        (lambda h: h.send_text(404, "text/plain", b""), "HTTP status 404 Not Found; .* copy the file to"),
+        (lambda h: h.send_text(401, "text/plain", b""), "HTTP status 401 Unauthorized"),
+        (
+            lambda h: h.send_text(200, "text/html; charset=utf-8", b"<html>sign in</html>"),
+            "web page instead of the file",
+        ),
         (lambda h: h.send_file(length=False), "without a length"),
         (lambda h: h.send_text(302, "text/plain", b"", Location="file:///etc/passwd"), "cannot be downloaded"),
         (lambda h: h.send_text(200, "text/plain", b"hello", Content_Length="many"), "cannot be downloaded|failed 6"),
-        (lambda h: h.send_file(X_Linked_Etag=f'"{"0" * 64}"'), "its server says 000"),
+        (lambda h: h.send_file(X_Linked_Etag=f'"{"0" * 64}"'), "its server states 000"),
     ],
 )
 def test_answers_that_are_not_the_file_are_refused(site, tmp_path, method, match):
@@ -278,7 +281,11 @@ def test_redirects_are_followed_but_not_for_ever(site, tmp_path):
 
 def test_another_file_is_removed_and_named(site, tmp_path):
     site.files[NAME] = OTHER
-    refused(site, tmp_path, f"not the published file: its sha256 is {hashlib.sha256(OTHER).hexdigest()}, its home says")
+    refused(
+        site,
+        tmp_path,
+        f"not the published file: its sha256 is {hashlib.sha256(OTHER).hexdigest()}, but its publisher states",
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -327,7 +334,7 @@ def test_a_part_of_unknown_origin_is_not_used(site, tmp_path, source):
 
 
 def test_offline_is_said_at_once_with_the_host_and_the_place(tmp_path):
-    with pytest.raises(DownloadError, match=r"^127\.0\.0\.1 cannot be reached \(Connection refused\); .* place it at"):
+    with pytest.raises(DownloadError, match=r"^127\.0\.0\.1 cannot be reached \(Connection refused\); .* copy it to"):
         download("http://user:secret@127.0.0.1:9/weights.pth", tmp_path / NAME, 1000, {})
     with pytest.raises(DownloadError, match=r"nowhere\.invalid cannot be reached") as raised:
         download("https://user:secret@nowhere.invalid/weights.pth", tmp_path / NAME, 1000, {})
@@ -352,7 +359,7 @@ def test_no_room_on_the_disk_keeps_what_came(site, tmp_path):
     arguments = [sys.executable, "-c", program, site.url(), str(tmp_path / NAME)]
     done = subprocess.run(arguments, preexec_fn=limit, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "cannot be written (File too large); make room and run the same again" in done.stderr
+    assert "cannot be written (File too large); free disk space and run the command again" in done.stderr
     assert (tmp_path / f"{NAME}.partial").stat().st_size == 400_000
     get(site, tmp_path)
     assert site.requests[-1]["Range"] == "bytes=400000-"
@@ -373,7 +380,7 @@ KNOWN = PublishedFile("raft", f"folder/{NAME}", (), SHA256[:8], 10_000_000)
 
 def cached(site: Site, folder: Path, file: PublishedFile = UNKNOWN) -> Path:
     site.files[f"folder/{NAME}"] = site.files[NAME]
-    return fetch(file, folder, site.address, lambda done, total: None, pause_s=0.001)
+    return fetch(file, folder, site.address, lambda done, total: None, backoff_s=0.001)
 
 
 @pytest.mark.parametrize("file", [UNKNOWN, KNOWN])
@@ -403,7 +410,7 @@ def test_a_file_placed_by_hand_is_taken(site, tmp_path):
 def test_a_file_without_a_published_hash_must_be_the_same_the_next_time(site, tmp_path):
     cached(site, tmp_path).unlink()
     site.files[NAME] = OTHER
-    with pytest.raises(DownloadError, match=rf"{NAME}\.sha256 says {SHA256}"):
+    with pytest.raises(DownloadError, match=rf"{NAME}\.sha256 states {SHA256}"):
         cached(site, tmp_path)
 
 
@@ -411,20 +418,20 @@ def test_the_second_home_is_asked_when_the_first_does_not_have_it(site, tmp_path
     file = PublishedFile("raft", NAME, (site.url("gone.pth"), site.url()), SHA256, 10_000_000)
     assert fetch(file, tmp_path, None, lambda done, total: None).read_bytes() == CONTENT
     file = PublishedFile("raft", "b.pth", (site.url("gone.pth"), site.url("lost.pth")), SHA256, 10_000_000)
-    with pytest.raises(DownloadError, match=r"gone\.pth answers 404"):
+    with pytest.raises(DownloadError, match=r"gone\.pth returns HTTP status 404"):
         fetch(file, tmp_path, None, lambda done, total: None)
 
 
 @pytest.mark.parametrize("mirror", ["", "ftp://127.0.0.1", "/srv/files", "file:///srv"])
 def test_a_mirror_is_an_address_of_the_web(tmp_path, mirror):
-    with pytest.raises(SettingError, match="the mirror is"):
+    with pytest.raises(SettingError, match="is not an HTTP"):
         fetch(UNKNOWN, tmp_path, mirror, lambda done, total: None)
 
 
 def test_two_fetches_do_not_meet_in_one_cache(tmp_path):
     with (
         FileLock(tmp_path / ".lock"),
-        pytest.raises(DownloadError, match="another foley-export fetch is at work"),
+        pytest.raises(DownloadError, match="another `foley-export fetch` is using"),
         locked(tmp_path),
     ):
         pass
@@ -451,9 +458,9 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
 def test_the_table_names_files_that_can_be_fetched():
     assert len({file.path for file in PUBLISHED}) == len(PUBLISHED)
     for file in PUBLISHED:
-        assert file.homes
-        assert all(home.endswith(Path(file.path).name) for home in file.homes)
-        assert all(home.startswith("https://") or len(file.sha256) >= 16 for home in file.homes)
+        assert file.urls
+        assert all(url.endswith(Path(file.path).name) for url in file.urls)
+        assert all(url.startswith("https://") or len(file.sha256) >= 16 for url in file.urls)
         assert set(file.sha256) <= set("0123456789abcdef")
         assert len(file.sha256) in (0, 64) or file.path.endswith(f"-{file.sha256}.pth")
 
@@ -479,14 +486,14 @@ def test_the_command_ends_with_one_sentence_and_code_2(site, tmp_path, monkeypat
     assert done.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: {site.address}/raft_large_C_T_SKHT_V2-ff5fadd5.pth is not the published file")
-    assert "its home says ff5fadd5" in last
+    assert "but its publisher states ff5fadd5" in last
 
 
 def test_the_command_says_what_there_is_to_fetch():
     done = CliRunner().invoke(app, ["fetch", "--only", "raftt"])
     assert isinstance(done.exception, SettingError)
     assert str(done.exception) == (
-        "there is no published file 'raftt'; choose from rms2sound, video2rms, opts, raft, tokenizer, bn-inception"
+        "unknown file 'raftt'; choose from rms2sound, video2rms, opts, raft, tokenizer, bn-inception"
     )
 
 

@@ -42,8 +42,8 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 def test_it_combines_two_separate_calls(denoiser, inputs):
     latents, timestep, envelope, embedding, negative_embedding, guidance = inputs
     control = denoiser.control(envelope)
-    conditional = denoiser.branch(latents, timestep[:, 0], embedding, control)
-    unconditional = denoiser.branch(latents, timestep[:, 0], negative_embedding, control)
+    conditional = denoiser.predict_noise(latents, timestep[:, 0], embedding, control)
+    unconditional = denoiser.predict_noise(latents, timestep[:, 0], negative_embedding, control)
     assert_close(denoiser(*inputs), unconditional + guidance[:, :, None, None] * (conditional - unconditional))
 
 

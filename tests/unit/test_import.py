@@ -90,10 +90,10 @@ def test_the_bundle_says_what_it_is_made_of(imported, official):
 def test_what_is_not_used_is_counted_by_what_it_is(official):
     unused = {path.name: groups for path, groups in plan(TINY, official).unused.items()}
     assert unused["bn-inception.pth"] == {"classifier": 1, "counters": 69}
-    assert unused["video2rms.pth"] == {"values that are no tensors": 2, "counters": 3}
+    assert unused["video2rms.pth"] == {"non-tensor values": 2, "counters": 3}
     assert unused["raft.pth"] == {"counters": 15}
     assert unused["rms2sound.pth"] == {
-        "values that are no tensors": 1,
+        "non-tensor values": 1,
         "noise schedule": 4,
         "scale factor (kept in the manifest)": 1,
         "EMA copies": 2,
@@ -141,7 +141,7 @@ def test_safetensors_and_parallel_and_old_files_are_read_alike(official, tmp_pat
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for path in (tmp_path / "raft.bin", tmp_path / "old.pth"):
         origins = plan(TINY, replaced(official, "--raft", path)).origins["optical_flow"]
-        assert all(torch.equal(part.file.tensors[name], content[name]) for part, name in origins.values())
+        assert all(torch.equal(file.tensors[name], content[name]) for file, name in origins.values())
 
 
 # --- what is wrong with the tensors -----------------------------------------------------------------------------
@@ -164,11 +164,11 @@ def test_everything_that_is_wrong_is_said_at_once(official, tmp_path):
     message = refusal(files)
     assert "raft.pth lacks tensors of optical_flow: update_block.flow_head.conv1.bias" in message
     assert "video2rms.pth has unexpected tensors: encoder.novelty" in message
-    assert "inception_3a_1x1.bias is [7] and not [2]" in message
-    assert "conv1_7x7_s2.bias is int64 and not float32" in message
-    assert "broken.pth is cut off" in message
-    assert f"no tokenizer in {tmp_path / 'nowhere'}" in message
-    assert message.startswith("5 things are wrong:\n- ")
+    assert "inception_3a_1x1.bias has shape [7] instead of [2]" in message
+    assert "conv1_7x7_s2.bias is int64 instead of float32" in message
+    assert "broken.pth is truncated" in message
+    assert f"there is no tokenizer in {tmp_path / 'nowhere'}" in message
+    assert message.startswith("the files have 5 problems; fix all of them:\n- ")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -193,7 +193,7 @@ def test_a_file_with_other_tensors_is_refused_and_they_are_named(official, tmp_p
         plan(TINY, files)
         return
     message = refusal(files)
-    assert {key for key in (*needed, *added) if re.search(rf"{re.escape(key)}(,| is|$|\n)", message)} == (
+    assert {key for key in (*needed, *added) if re.search(rf"{re.escape(key)}(,| has shape|$|\n)", message)} == (
         missing | misshapen | added
     )
 
@@ -293,7 +293,7 @@ def test_another_diffusion_is_refused(official, tmp_path, key, value):
 def test_swapped_files_are_recognised(official, option, other):
     message = refusal(replaced(official, option, official.checkpoints[other]))
     assert message.startswith(f"{official.checkpoints[other]} is not ")
-    assert f"which is given as {other}" in message
+    assert f"which is passed as {other}" in message
 
 
 OTHERS = {
@@ -319,7 +319,7 @@ OTHERS = {
     "a VAE of latent diffusion": ("decoder.up.0.block.0.conv1.bias",),
     "a BERT or RoBERTa model": ("roberta.encoder.layer.0.attention.self.query.bias",),
     "a ResNet": ("conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"),
-    "no model known here: vgg.0.bias": ("vgg.0.bias",),
+    "no known model: vgg.0.bias": ("vgg.0.bias",),
 }
 
 
@@ -378,7 +378,7 @@ def test_options_that_agree_are_a_source(official, tmp_path):
 def test_options_that_contradict_the_weights_are_refused(official, tmp_path, section, key, value):
     opts = {**OPTS, section: {**OPTS[section], key: value}}
     message = refusal(with_opts(official, tmp_path / "opts.yml", opts))
-    assert f"{section}.{key} is {value} and not" in message
+    assert f"{section}.{key} is {value} instead of" in message
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_shapes_that_show_no_sizes_are_named_as_unfit(official, tmp_path):
         tensors["encoder.BiLSTM.weight_hh_l0"] = torch.zeros(3)
 
     message = refusal(changed(official, tmp_path, "--video2rms", change))
-    assert "encoder.BiLSTM.weight_hh_l0 is [3]" in message
+    assert "encoder.BiLSTM.weight_hh_l0 has shape [3]" in message
     assert video2rms_opts.sizes({}) is None
 
 
@@ -468,6 +468,6 @@ def test_the_command_makes_a_bundle_and_lists_what_is_not_used(official, tmp_pat
     options += ["--tokenizer", str(official.tokenizer), "-o", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, ["import", *options])
     assert result.exit_code == 0, result.output
-    assert "rms2sound.pth: not used: " in result.stderr
+    assert "rms2sound.pth: unused: " in result.stderr
     assert "2 x EMA copies" in result.stderr
     bundles.verify(bundles.read(tmp_path / "bundle"))

@@ -50,7 +50,7 @@ def test_the_lookup_reads_between_places_and_zeros_outside(levels, radius, heigh
     columns, rows = torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")
     points = torch.stack([columns, rows]) + spread * torch.randn(2, 2, height, width, generator=random)
     correlation = CorrelationPyramid(levels, radius)
-    ours = correlation.look_up(correlation.build(first, second), points)
+    ours = correlation.lookup(correlation.build(first, second), points)
     theirs = sampled(first, second, points, levels, radius)
     assert ours.shape == (2, correlation.width, height, width)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
@@ -77,8 +77,8 @@ def test_each_pair_of_a_chain_starts_from_the_flow_of_the_one_before(frames):
     network = warm(chain=3, first_updates=2, warm_updates=1)
     expected: list[Estimate] = []
     for nth in range(5):
-        pairs = network.look(frames[nth : nth + 2])
-        estimate = pairs.start()
+        pairs = network.encode_pairs(frames[nth : nth + 2])
+        estimate = pairs.initial_estimate()
         if nth % 3:
             estimate = estimate._replace(flow=expected[-1].flow)
         for _ in range(1 if nth % 3 else 2):

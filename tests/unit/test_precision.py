@@ -11,11 +11,11 @@ import torch
 from foley.bundle import Half, graph_file, read, weights_file
 from foley.stages import networks
 from foley_export.make import half_errors, load_network, save_weights
-from foley_export.networks.clap_frontend import Stretch
+from foley_export.networks.clap_frontend import BicubicResize
 from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.network import Network
 from foley_export.onnx_export import export
-from foley_export.precision import HALF, ISLANDS
+from foley_export.precision import FULL_PRECISION_OPS, HALF
 from foley_export.presets import TINY
 from foley_export.rounding import Rounded
 from foley_export.runtime import Graph
@@ -46,7 +46,7 @@ def test_heavy_work_is_in_half_precision_and_islands_are_not(tiny_bundle: Path, 
     network = load_network(read(tiny_bundle), stage)
     graph = ir.load(read(tiny_bundle).path(graph_file(stage, "fp16"))).graph
     for node in graph:
-        if node.op_type in ISLANDS:
+        if node.op_type in FULL_PRECISION_OPS:
             assert all(value is None or value.dtype not in HALF.values() for value in node.inputs)
     heavy = [node for node in graph if node.op_type in HEAVY]
     in_half = [node for node in heavy if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT16]
@@ -115,7 +115,7 @@ def test_an_overflow_is_seen(tmp_path: Path, precision: Half, fits: bool) -> Non
     assert np.isfinite(error.relative["waveform"]) == fits
 
 
-def test_both_branches_answer_as_the_guided_rows_do() -> None:
+def test_the_full_cfg_batch_gives_the_noise_of_the_guided_rows() -> None:
     """On a GPU every row goes through both branches: the same noise, with guidance and without."""
     network = fill(Denoiser(TINY), "branches:")
     inputs = list(network.sample_inputs(batch=3))
@@ -135,10 +135,10 @@ def test_a_gpu_graph_has_no_shape_that_hangs_on_values(tiny_bundle: Path) -> Non
     assert "NonZero" not in {node.op_type for node in half}
 
 
-def test_the_stretch_is_torchs_bicubic_with_aligned_corners() -> None:
+def test_clap_resize_is_torchs_bicubic_with_aligned_corners() -> None:
     spectrogram = torch.randn(2, 1001, 64, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.interpolate(spectrogram[:, None], (1024, 64), mode="bicubic", align_corners=True)
-    torch.testing.assert_close(Stretch(1001, 1024)(spectrogram), expected[:, 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(BicubicResize(1001, 1024)(spectrogram), expected[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_the_graph_alone_shows_less_than_rounding_does(tiny_bundle: Path) -> None:

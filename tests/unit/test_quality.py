@@ -26,8 +26,8 @@ from foley_bench.quality.timbre import spectrogram_db, timbre, train_classifier
 from foley_export.networks.denoiser import Denoiser
 from foley_export.networks.unet import ControlNet
 from foley_export.networks.video2rms import REGRESSION_WEIGHTS, Video2RMSRegression
+from foley_export.networks.video2rms_loss import to_classes
 from foley_export.presets import TINY
-from foley_export.targets import to_classes
 from foley_export.weights import fill
 from foley_pipeline.rms2sound import Conditioning
 from foley_training.data.scene import HELD_OUT_STYLE, MATERIALS
@@ -149,9 +149,9 @@ def test_clips_weigh_the_same_in_accuracy_and_contacts_in_f1():
 
 def test_no_clip_of_the_evaluation_was_trained_on():
     evaluated = [*clips.scenes("test", 100, 0), *clips.scenes("test-night", 100, 0)]
-    teachers = clips.other_scenes(0)
+    training_scenes = clips.classifier_scenes(0)
     trained = [*clips.scenes("train", 100, 0), *clips.scenes("validation", 100, 0)]
-    seeds = [{scene.seed for scene in group} for group in (evaluated, teachers, trained)]
+    seeds = [{scene.seed for scene in group} for group in (evaluated, training_scenes, trained)]
     assert len(set.union(*seeds)) == sum(map(len, seeds))
     assert {scene.style for scene in evaluated[100:]} == {HELD_OUT_STYLE}
     assert HELD_OUT_STYLE not in {scene.style for scene in (*evaluated[:100], *trained)}
@@ -163,14 +163,15 @@ def test_a_rendered_scene_is_a_stream_of_frames():
 
 
 def test_materials_of_real_sounds_are_recognised_at_any_level():
-    teachers = clips.other_scenes(0)[:120]
+    training_scenes = clips.classifier_scenes(0)[:120]
     classifier = train_classifier(
-        [timbre(clips.sound(scene)) for scene in teachers], [scene.material for scene in teachers]
+        [timbre(clips.sound(scene)) for scene in training_scenes], [scene.material for scene in training_scenes]
     )
     scenes = clips.scenes("test", 40, 0)
+    sounds = [clips.sound(scene) for scene in scenes]
     for gain in (1.0, 0.1):
-        heard = [timbre(gain * clips.sound(scene)) for scene in scenes]
-        assert classifier.score(heard, [scene.material for scene in scenes]) > 0.9
+        timbres = [timbre(gain * sound) for sound in sounds]
+        assert classifier.score(timbres, [scene.material for scene in scenes]) > 0.9
     assert set(classifier.classes_) == set(MATERIALS)
 
 

@@ -118,7 +118,7 @@ def here(tiny_bundle: Path) -> tuple[Bundle, Origin]:
 def test_an_engine_is_used_again_only_where_all_is_the_same(tmp_path: Path, here: tuple[Bundle, Origin]) -> None:
     _, made_of = here
     path = tmp_path / engine_file("vocoder", "fp16", "latency")
-    assert decide(path, made_of) == ("build", "there is none yet")
+    assert decide(path, made_of) == ("build", "it does not exist yet")
     write(path, b"engine", made_of)
     assert decide(path, made_of) == ("reuse", "nothing has changed")
     for change, decision, why in (
@@ -156,14 +156,14 @@ def test_the_origin_is_of_the_files_that_are_there(here: tuple[Bundle, Origin]) 
 def test_the_command_checks_graphs_without_tensorrt_and_says_what_is_missing(tiny_bundle: Path) -> None:
     checked = CliRunner().invoke(app, ["tensorrt", str(tiny_bundle), "--check"])
     assert checked.exit_code == 0, checked.output
-    assert "lists all that the fp16 graphs need" in checked.output
+    assert "supports all operators of the fp16 graphs" in checked.output
     missing = CliRunner().invoke(app, ["tensorrt", str(tiny_bundle), "--check", "--precision", "bf16"])
     assert "foley-export onnx" in str(missing.exception)
 
 
 def test_a_machine_without_tensorrt_is_told_what_to_install(tiny_bundle: Path) -> None:
     result = CliRunner().invoke(app, ["tensorrt", str(tiny_bundle)])
-    assert any(word in str(result.exception) for word in ("pip install 'tensorrt>=11,<12'", "no GPU here"))
+    assert any(word in str(result.exception) for word in ("pip install 'tensorrt>=11,<12'", "PyTorch finds no GPU"))
 
 
 def test_what_the_builder_hands_over_has_standard_operators_alone(tiny_bundle: Path) -> None:

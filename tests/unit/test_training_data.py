@@ -12,7 +12,7 @@ from foley import clip, envelope
 from foley_training.data import motion
 from foley_training.data.canvas import ROWS
 from foley_training.data.caption import VERBS, WORDS, caption, plain_caption
-from foley_training.data.objects import place
+from foley_training.data.objects import place_object
 from foley_training.data.picture import render
 from foley_training.data.reaction import Reaction
 from foley_training.data.scene import HELD_OUT_STYLE, MATERIALS, SPLITS, STYLES, Contact, Scene, make_scene
@@ -168,7 +168,7 @@ def test_the_stick_obeys_the_contacts(scene, seed):
     contacts = scene.contacts
     starts_s = np.array([contact.start_s for contact in contacts])
     times_s = np.unique(np.concatenate([np.arange(0, 10, 1 / 300), starts_s, starts_s - tick_s, starts_s - 2 * tick_s]))
-    along, above = motion.tip(contacts, times_s, reach, 0.5, np.random.default_rng(seed))
+    along, above = motion.tip_positions(contacts, times_s, reach, 0.5, np.random.default_rng(seed))
 
     assert above.min() >= -1e-9
     assert np.hypot(np.diff(along), np.diff(above)).max() < 20 * clip.FRAME_RATE_HZ / 300 + 4  # a rough surface
@@ -237,9 +237,9 @@ def answer(material: str, strength: float, time_s: float) -> int:
     scene = staged(material, strength)
     random = np.random.default_rng(0)
     still = np.repeat((0.9 * ROWS).astype(np.uint8)[..., None], 3, axis=2)
-    reaction = Reaction(scene, place(scene, random), 40.0, np.ones(3, np.float32), still, random)
-    image = reaction.at(time_s).copy()
-    reaction.spray(image, time_s)
+    reaction = Reaction(scene, place_object(scene, random), 40.0, np.ones(3, np.float32), still, random)
+    image = reaction.frame_at(time_s).copy()
+    reaction.draw_particles(image, time_s)
     return int(np.abs(image.astype(int) - still).sum())
 
 

@@ -5,31 +5,37 @@ The device is PyTorch's `meta`, which has shapes and no values, so the tests nee
 
 import contextlib
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from foley import clip
 from foley.manifest import DisFlowConfig
 from foley_export.presets import PRESETS, TINY
+from foley_training import feature_rows
 from foley_training.config import LoopConfig, TrainingConfig
 from foley_training.run import STAGES, Run, train_stage
+from foley_training.stages import vocoder
+from foley_training.stages.diffusion import Diffusion
+from foley_training.videos import PAIRS
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-# the vocoder's discriminators take part from 60 % of the steps on
-LOOPS = {stage: LoopConfig(steps=3 if stage == "vocoder" else 1, batch=2, warm_up=1) for stage in STAGES}
+LOOP = LoopConfig(steps=1, batch=2, warm_up=1)
 CONFIG = TrainingConfig(
     preset="tiny",
     sounds=2,
     videos=1,
     pictured_videos=1,
-    validation=6,
+    validation=2,
     validation_videos=1,
-    **LOOPS,
+    **dict.fromkeys(STAGES, LOOP),
 )
 
 aten = torch.ops.aten
@@ -67,10 +73,21 @@ class Accelerator(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run's folder with all caches, and every stage's first weights as its checkpoint; made on the CPU."""
+    """A run's folder with all caches, and every stage's first weights as its checkpoint; made on the CPU.
+
+    Feature rows are random: rendering and encoding their frames takes long, and a test of its own computes some.
+    """
     folder = tmp_path_factory.mktemp("work")
+    random = np.random.default_rng(0)
+    (folder / "cache").mkdir()
+    for split in ("train", "validation"):
+        rows = random.standard_normal((1, PAIRS, TINY.features_width)).astype(np.float16)
+        np.save(folder / "cache" / f"{split}-1-features.npy", rows)
+        np.save(folder / "cache" / f"{split}-1-rms.npy", random.random((1, clip.CLIP_CLASSES), np.float32))
+    video2rms = TINY.video2rms.model_copy(update={"lstm_layers": 1})  # `meta` runs an LSTM step by step
+    preset = TINY.model_copy(update={"optical_flow": DisFlowConfig(), "video2rms": video2rms})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", TINY.model_copy(update={"optical_flow": DisFlowConfig()}))
+        patch.setitem(PRESETS, "tiny", preset)
         run = Run(CONFIG, folder, CPU)
         for stage, make in STAGES.items():
             torch.save({"averaged": make(run).networks.state_dict()}, folder / f"{stage}.pt")
@@ -79,7 +96,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`meta` as an accelerator; it has neither autocast nor a fused optimiser, which change no placement."""
+    """`meta` as an accelerator; it has neither autocast nor a fused optimiser, which change no placement.
+
+    The only step of the vocoder includes the discriminators, and validation repeats the same operations less often.
+    """
+    monkeypatch.setattr(vocoder, "GAN_START", 0.0)
+    monkeypatch.setattr(Diffusion, "sample_clips", partialmethod(Diffusion.sample_clips, clips=1, steps=2))
     adamw = torch.optim.AdamW
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **kwargs: adamw(*args, **kwargs))
@@ -102,7 +124,7 @@ def test_a_stage_trains_on_the_runs_device(work, tmp_path, stage, accelerator):
     folder = _linked(work, tmp_path, f"{stage}.pt")
     train_stage(Run(CONFIG, folder, META), stage)
     saved = torch.load(folder / f"{stage}.pt", weights_only=True)
-    assert saved["step"] == LOOPS[stage].steps
+    assert saved["step"] == LOOP.steps
     assert {value.device for part in ("networks", "averaged") for value in saved[part].values()} == {META}
 
 
@@ -112,7 +134,8 @@ def test_latents_are_encoded_on_the_runs_device(work, tmp_path, accelerator):
     assert [len(latents.embeddings) for latents in (train, validation)] == [CONFIG.sounds, CONFIG.validation]
 
 
-def test_features_are_computed_on_the_runs_device(work, tmp_path, accelerator):
+def test_features_are_computed_on_the_runs_device(work, tmp_path, accelerator, monkeypatch):
+    monkeypatch.setattr(feature_rows, "PAIRS", 4)  # of 299 in a clip
     folder = _linked(work, tmp_path, "*-features.npy")
     task = Run(CONFIG, folder, META).video2rms()
     assert len(task.train_set.features) == CONFIG.videos

@@ -14,7 +14,7 @@ from foley_export import cli, verification
 from foley_export.networks.bn_inception import FlowFeatures
 from foley_export.presets import PAPER
 from foley_export.verification import CHECKS
-from foley_export.verification.comparison import Comparison, compare, exact, half, levels
+from foley_export.verification.comparison import Comparison, compare, exact, half, within_one_level
 from foley_export.verification.vectors import Vectors
 from foley_export.weights import fill, seeded_tensor
 
@@ -219,9 +219,12 @@ ONES = np.ones(4, np.float32)
         (exact("last bit", ONES, np.nextafter(ONES, 2)), False),
         (half("rounds alike", ONES + np.float32(1e-4), ONES.astype(np.float16)), True),
         (half("rounds otherwise", ONES + np.float32(1e-3), ONES.astype(np.float16)), False),
-        (levels("one level in a great many", np.append(np.full(99_999, 128), 127), np.full(100_000, 128)), True),
-        (levels("two levels", np.append(np.full(99_999, 128), 126), np.full(100_000, 128)), False),
-        (levels("a level too often", np.full(9, 127), np.full(9, 128)), False),
+        (
+            within_one_level("one level in a great many", np.append(np.full(99_999, 128), 127), np.full(100_000, 128)),
+            True,
+        ),
+        (within_one_level("two levels", np.append(np.full(99_999, 128), 126), np.full(100_000, 128)), False),
+        (within_one_level("a level too often", np.full(9, 127), np.full(9, 128)), False),
     ],
     ids=lambda value: value.what if isinstance(value, Comparison) else "",
 )

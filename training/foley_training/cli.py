@@ -14,23 +14,24 @@ from foley_training.bundle import write_bundle
 from foley_training.config import read_config
 from foley_training.run import STAGES, Run, train_stage
 
-app = application("Train Video-Foley at small scale on clips that are made here.")
+app = application("Train Video-Foley at small scale on procedurally generated clips.")
 
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="The run's configuration, as training/demo.yaml.")],
+    config: Annotated[Path, typer.Argument(help="Configuration of the run, such as training/demo.yaml.")],
     work: Annotated[Path, typer.Option(help="Folder for caches, checkpoints and logs.")],
     only: Annotated[
-        list[str] | None, typer.Option(help=f"Only this stage; again for more: {', '.join(STAGES)}.")
+        list[str] | None,
+        typer.Option(help=f"Train only this stage; may be given several times. One of: {', '.join(STAGES)}."),
     ] = None,
     threads: Annotated[
-        int, typer.Option(help="CPU threads; 0: all. Stages run side by side do best with one each.")
+        int, typer.Option(help="Number of CPU threads; 0: all. Use 1 for stages that are trained in parallel.")
     ] = 0,
 ) -> None:
     """Train every stage in order. An interrupted run resumes from its checkpoints; uses a GPU if there is one."""
     if unknown := set(only or ()) - set(STAGES):
-        raise SettingError(f"there is no stage {min(unknown)!r}; choose from {', '.join(STAGES)}")
+        raise SettingError(f"unknown stage {min(unknown)!r}; choose from {', '.join(STAGES)}")
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,9 +43,9 @@ def run(
 
 @app.command()
 def bundle(
-    config: Annotated[Path, typer.Argument(help="The run's configuration.")],
-    work: Annotated[Path, typer.Option(help="The run's folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    config: Annotated[Path, typer.Argument(help="Configuration of the run.")],
+    work: Annotated[Path, typer.Option(help="Folder of the run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
 ) -> None:
     """Create a bundle from the weights of a run: float16 weights and ONNX graphs."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hides a warning about torchvision, which is not needed

@@ -56,8 +56,10 @@ def read_config(path: Path) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingError(f"{path} cannot be read as a training configuration: {error}") from error
+        raise SettingError(f"{path} cannot be read ({error}); pass a file such as training/demo.yaml") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise SettingError(f"{path} is no training configuration: {where}: {first['msg']}") from error
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise SettingError(
+            f"{path} is not a training configuration ({where}: {first['msg']}); compare it with training/demo.yaml"
+        ) from error

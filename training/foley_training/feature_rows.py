@@ -14,7 +14,7 @@ from foley.manifest import DisFlowConfig
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_training.data.scene import Split, make_scene
 from foley_training.data.sound import synthesise
-from foley_training.videos import PAIRS, seen
+from foley_training.videos import PAIRS, network_inputs
 
 _BATCH = 46  # pairs
 
@@ -44,7 +44,7 @@ def feature_rows(
         for i in track(range(clips), "features"):
             scene = make_scene(split, i)
             rms.append(loudness(synthesise(scene)))
-            images = list(seen(scene, config, np.arange(PAIRS)))
+            images = list(network_inputs(scene, config, np.arange(PAIRS)))
             rows = []
             for first in range(0, PAIRS, _BATCH):
                 frames, flows = (np.stack(part) for part in zip(*images[first : first + _BATCH], strict=True))

@@ -27,14 +27,14 @@ class _FastGroupNorm(nn.GroupNorm):
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        cells = x[0].numel() // groups
-        mean = _by_group(x.sum((2, 3), dtype=torch.float32), groups) / cells
-        square = _by_group(torch.linalg.vector_norm(x, dim=(2, 3), dtype=torch.float32).square(), groups) / cells
+        count = x[0].numel() // groups
+        mean = _by_group(x.sum((2, 3), dtype=torch.float32), groups) / count
+        square = _by_group(torch.linalg.vector_norm(x, dim=(2, 3), dtype=torch.float32).square(), groups) / count
         inverse = (square - mean.square()).clamp(min=0).add(eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, inverse)
-        ctx.groups, ctx.cells = groups, cells
+        ctx.groups, ctx.count = groups, count
         scale = inverse * weight
-        return _scaled(x, scale, bias - mean * scale)
+        return _scale_and_shift(x, scale, bias - mean * scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -43,12 +43,12 @@ class _GroupNorm(torch.autograd.Function):
         total = gradient.sum((2, 3), dtype=torch.float32)
         product = (gradient * x).sum((2, 3), dtype=torch.float32)
         normalised = (product - mean * total) * inverse  # sum of gradient times normalised map
-        by_mean = _by_group(total * weight, ctx.groups) / ctx.cells
-        by_scale = _by_group(normalised * weight, ctx.groups) / ctx.cells
+        by_mean = _by_group(total * weight, ctx.groups) / ctx.count
+        by_scale = _by_group(normalised * weight, ctx.groups) / ctx.count
         # dx = inverse * (weight * gradient - by_mean - normalised x * by_scale)
         slope = -inverse.square() * by_scale
         offset = -inverse * by_mean - slope * mean
-        dx = _scaled(gradient, inverse * weight, offset) + _scaled(x, slope, None)
+        dx = _scale_and_shift(gradient, inverse * weight, offset) + _scale_and_shift(x, slope, None)
         return dx, normalised.sum(0), total.sum(0), None, None
 
 
@@ -58,6 +58,6 @@ def _by_group(channels: Tensor, groups: int) -> Tensor:
     return grouped.sum(2, keepdim=True).expand_as(grouped).flatten(1)
 
 
-def _scaled(x: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+def _scale_and_shift(x: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
     scale = scale.to(x.dtype)[:, :, None, None]
     return x * scale if offset is None else torch.addcmul(offset.to(x.dtype)[:, :, None, None], x, scale)

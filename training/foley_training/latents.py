@@ -48,12 +48,12 @@ def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -
         device = next(encoder.parameters()).device
         for first in track(range(0, len(sounds.scenes), _BATCH), "latents"):
             rows = slice(first, first + _BATCH)
-            mel, heard = (
+            mel, clap_mel = (
                 torch.from_numpy(array[rows].astype(np.float32)).to(device) for array in (sounds.mels, sounds.clap_mels)
             )
             with torch.autocast(device.type, torch.bfloat16):
                 mu, logvar = encoder(mel.contiguous())
-                embeddings[rows] = embed_spectrograms(audio, heard).float().cpu().numpy()
+                embeddings[rows] = embed_spectrograms(audio, clap_mel).float().cpu().numpy()
             mean[rows] = mu.float().cpu().numpy()
             deviation[rows] = (0.5 * logvar.float()).exp().cpu().numpy()
         mean.flush()
@@ -61,6 +61,6 @@ def latents(path: Path, sounds: Sounds, encoder: VaeEncoder, audio: ClapAudio) -
         with embeddings_path.open("wb") as file:  # written last: its presence marks all files as complete
             np.save(file, embeddings)
     mean, deviation = np.load(mean_path, mmap_mode="r"), np.load(deviation_path, mmap_mode="r")
-    some = slice(0, 256)
-    variance = np.var(mean[some], dtype=np.float64) + np.mean(np.square(deviation[some], dtype=np.float64))
+    subset = slice(0, 256)
+    variance = np.var(mean[subset], dtype=np.float64) + np.mean(np.square(deviation[subset], dtype=np.float64))
     return Latents(sounds, mean, deviation, np.load(embeddings_path), float(1 / np.sqrt(variance)))

@@ -168,13 +168,13 @@ def _schedule(step: int, config: LoopConfig) -> float:
 
 
 def _validate(task: Task[Any], networks: nn.ModuleDict, averaged: AveragedModel) -> dict[str, float]:
-    """Return the metrics of the averaged weights; the networks' own weights are restored afterwards."""
-    own = {key: value.clone() for key, value in networks.state_dict().items()}
+    """Return the metrics of the averaged weights; the networks' current weights are restored afterwards."""
+    current = {key: value.clone() for key, value in networks.state_dict().items()}
     networks.load_state_dict(averaged.get_submodule("module").state_dict())
     networks.eval()
     with torch.no_grad():
         figures = task.validate()
-    networks.load_state_dict(own)
+    networks.load_state_dict(current)
     networks.train()
     return figures
 

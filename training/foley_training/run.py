@@ -15,7 +15,7 @@ from foley.manifest import DisFlowConfig, Manifest
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures
 from foley_export.networks.vae_decoder import VaeDecoder
 from foley_export.presets import PRESETS
-from foley_export.tokenizer import learned_tokenizer
+from foley_export.tokenizer import train_tokenizer
 from foley_training.config import LoopConfig, TrainingConfig
 from foley_training.feature_rows import FeatureRows, feature_rows
 from foley_training.group_norm import use_fast_group_norm
@@ -32,7 +32,7 @@ from foley_training.videos import Pairs, pairs
 
 TaskType = TypeVar("TaskType", bound=Task[Any])
 
-_SENTENCES_FROM = 500  # scenes whose captions the tokenizer learns from
+_TOKENIZER_SCENES = 500  # scenes whose captions the tokenizer learns from
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Run:
 
     def tokenizer(self) -> Tokenizer:
         """Train the tokenizer; the result is deterministic."""
-        return learned_tokenizer(sentences(_SENTENCES_FROM), self.manifest.clap_text)
+        return train_tokenizer(sentences(_TOKENIZER_SCENES), self.manifest.clap_text)
 
     def clap(self) -> Clap:
         """Return the task of CLAP."""
@@ -82,7 +82,7 @@ class Run:
     def control_net(self) -> ControlNetTask:
         """Return the task of the ControlNet; requires CLAP, the VAE and the UNet."""
         task = ControlNetTask(self.manifest, self.config.control_net, *self._diffusion())
-        return task.copy(self.trained(self.unet()).denoiser.unet.state_dict())
+        return task.init_from_unet(self.trained(self.unet()).denoiser.unet.state_dict())
 
     def rgb_features(self) -> Features:
         """Return the task of the RGB feature network."""
@@ -107,7 +107,7 @@ class Run:
             SettingError: If its training has not started.
         """
         if not load_trained(task, self.work):
-            raise SettingError(f"{task.name} is not trained yet: train it first")
+            raise SettingError(f"the stage {task.name} is not trained; train it first")
         return task.to(self.device)
 
     def latents(self) -> tuple[Latents, Latents]:
@@ -131,7 +131,7 @@ class Run:
     def _flow(self) -> DisFlowConfig:
         flow = self.manifest.optical_flow
         if not isinstance(flow, DisFlowConfig):
-            raise SettingError(f"the preset {self.config.preset} has a RAFT of its own; only DIS is trained with")
+            raise SettingError(f"the preset {self.config.preset} uses RAFT; choose a preset that uses DIS")
         return flow
 
     def _pairs(self) -> tuple[Pairs, Pairs]:

@@ -32,12 +32,12 @@ class Sounds:
         """Return the waveform of clip `index` as float32 in [-1, 1]."""
         return self.waveforms[index].astype(np.float32) / _FULL_SCALE
 
-    def piece(self, random: np.random.Generator, frames: int) -> tuple[int, int]:
+    def random_crop(self, random: np.random.Generator, frames: int) -> tuple[int, int]:
         """Draw a random clip and the first frame, a multiple of four, of a piece of it that contains a contact."""
         index = int(random.integers(len(self.scenes)))
         contacts = self.scenes[index].contacts
-        contact = contacts[random.integers(len(contacts))].start_s * clip.ENVELOPE_RATE_HZ
-        first = int(np.clip(contact - random.uniform(0, frames), 0, clip.PADDED_ENVELOPE - frames))
+        contact_frame = contacts[random.integers(len(contacts))].start_s * clip.ENVELOPE_RATE_HZ
+        first = int(np.clip(contact_frame - random.uniform(0, frames), 0, clip.PADDED_ENVELOPE - frames))
         return index, first - first % clip.LATENT_REDUCTION
 
 
@@ -47,12 +47,12 @@ def sounds(folder: Path, split: Split, count: int) -> Sounds:
     scenes = [make_scene(split, i) for i in range(count)]
     if not all(path.is_file() for path in arrays.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        _make(scenes, arrays)
+        _generate(scenes, arrays)
     return Sounds(scenes, **{name: np.load(path, mmap_mode="r") for name, path in arrays.items()})
 
 
 @torch.no_grad()
-def _make(scenes: list[Scene], paths: dict[str, Path]) -> None:
+def _generate(scenes: list[Scene], paths: dict[str, Path]) -> None:
     shapes = {
         "waveforms": (np.int16, (clip.PADDED_SAMPLES,)),
         "mels": (np.float16, (clip.PADDED_ENVELOPE, clip.MEL_BINS)),
@@ -64,20 +64,20 @@ def _make(scenes: list[Scene], paths: dict[str, Path]) -> None:
         name: np.lib.format.open_memmap(temporary[name], "w+", dtype, (len(scenes), *shape))
         for name, (dtype, shape) in shapes.items()
     }
-    hear = ClapEar()
+    to_clap_mel = ClapFrontend()
     for i, scene in enumerate(track(scenes, "sounds")):
         stored = np.round(synthesise(scene) * _FULL_SCALE).astype(np.int16)
         waveform = stored.astype(np.float32) / _FULL_SCALE
         arrays["waveforms"][i] = stored
         arrays["mels"][i] = log_mel(torch.from_numpy(waveform)[None])[0].numpy()
-        arrays["clap_mels"][i] = hear(torch.from_numpy(waveform)[None])[0].numpy()
+        arrays["clap_mels"][i] = to_clap_mel(torch.from_numpy(waveform)[None])[0].numpy()
         arrays["envelopes"][i] = envelope.measure(waveform)
     for name, array in arrays.items():
         array.flush()
         temporary[name].replace(paths[name])
 
 
-class ClapEar(torch.nn.Module):
+class ClapFrontend(torch.nn.Module):
     """CLAP's front end (`foley_export.networks.clap_frontend`) with an FFT in place of the convolution."""
 
     filters: torch.Tensor

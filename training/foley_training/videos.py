@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from foley_training.data.sound import synthesise
 
 SIZE = 224  # height and width of BN-Inception's input
 PAIRS = clip.CLIP_FRAMES - 1
-KEPT = 72  # training pairs per clip
+PAIRS_PER_CLIP = 72  # training pairs per clip
 _OFFSETS = (-2, -1, 0, 1, 2)  # frames around a pair whose loudness is a label
-_MEMORY_S = 0.15  # time constant of the proximity to a contact, before and after it
+_PROXIMITY_S = 0.15  # time constant of the proximity to a contact, before and after it
 DYNAMICS = len(_OFFSETS) + 4
 
 Images = npt.NDArray[np.uint8]
@@ -37,24 +38,26 @@ class Pairs:
 
 
 def pairs(folder: Path, split: Split, clips: int, config: DisFlowConfig) -> Pairs:
-    """Return `KEPT` random pairs of each of the first `clips` clips, read from `folder`, or made and cached there."""
+    """Return random pairs of each of the first `clips` clips, read from `folder`, or generated and cached there."""
     arrays = {name: folder / f"{split}-{clips}-pairs-{name}.npy" for name in ("rgb", "flow", "material", "dynamics")}
     if not all(path.is_file() for path in arrays.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        count = clips * KEPT
+        count = clips * PAIRS_PER_CLIP
         temporary = {name: path.with_suffix(".tmp") for name, path in arrays.items()}
         rgb = np.lib.format.open_memmap(temporary["rgb"], "w+", np.uint8, (count, SIZE, SIZE, 3))
         flow = np.lib.format.open_memmap(temporary["flow"], "w+", np.uint8, (count, SIZE, SIZE, 2))
-        material, moving = np.empty(count, np.int64), np.empty((count, DYNAMICS), np.float32)
+        material, labels = np.empty(count, np.int64), np.empty((count, DYNAMICS), np.float32)
         for i in track(range(clips), "pairs"):
             scene = make_scene(split, i)
-            kept = np.sort(scene.random(_PURPOSE).choice(PAIRS, KEPT, replace=False))
-            rows = slice(i * KEPT, (i + 1) * KEPT)
-            for row, (image, motion) in zip(range(rows.start, rows.stop), seen(scene, config, kept), strict=True):
+            indices = np.sort(scene.random(_PURPOSE).choice(PAIRS, PAIRS_PER_CLIP, replace=False))
+            rows = slice(i * PAIRS_PER_CLIP, (i + 1) * PAIRS_PER_CLIP)
+            for row, (image, motion) in zip(
+                range(rows.start, rows.stop), network_inputs(scene, config, indices), strict=True
+            ):
                 rgb[row], flow[row] = image, motion
             material[rows] = MATERIALS.index(scene.material)
-            moving[rows] = dynamics(scene)[kept]
-        for name, array in (("material", material), ("dynamics", moving)):
+            labels[rows] = dynamics(scene)[indices]
+        for name, array in (("material", material), ("dynamics", labels)):
             with temporary[name].open("wb") as file:
                 np.save(file, array)
         rgb.flush()
@@ -67,15 +70,17 @@ def pairs(folder: Path, split: Split, clips: int, config: DisFlowConfig) -> Pair
 _PURPOSE = 9  # random stream of the scene that selects the pairs
 
 
-def seen(scene: Scene, config: DisFlowConfig, kept: npt.NDArray[np.int64]) -> Iterator[tuple[Images, Images]]:
-    """Yield the second frame [224, 224, 3] and the flow [224, 224, 2] of the pairs `kept` (ascending) of a clip.
+def network_inputs(
+    scene: Scene, config: DisFlowConfig, indices: npt.NDArray[np.int64]
+) -> Iterator[tuple[Images, Images]]:
+    """Yield the second frame [224, 224, 3] and the flow [224, 224, 2] of the pairs `indices` (ascending) of a clip.
 
     Resized by Pillow, which the networks' graphs reproduce bit-exactly.
     """
-    wanted, method = set(kept.tolist()), DisFlow(config)
+    selected, method = set(indices.tolist()), DisFlow(config)
     previous: Images | None = None
-    for i, frame in enumerate(render(scene)):
-        if previous is not None and i - 1 in wanted:
+    for i, frame in enumerate(islice(render(scene), int(max(selected)) + 2)):
+        if previous is not None and i - 1 in selected:
             flow = method.flow(np.stack([previous, frame]))[0]
             yield _resize(frame), np.stack([_resize(flow[..., axis]) for axis in range(2)], -1)
         previous = frame
@@ -103,6 +108,6 @@ def dynamics(scene: Scene) -> npt.NDArray[np.float32]:
     until, since = starts - times[:, None], times[:, None] - ends
     touching = (until <= 0) & (since <= 0)
     for distance in (np.where(touching, 0, until), np.where(touching, 0, since)):
-        nearness = np.where(distance >= 0, np.exp(-np.maximum(distance, 0) / _MEMORY_S), 0)
-        columns += [nearness.max(1), (nearness * strengths).max(1)]
+        proximity = np.where(distance >= 0, np.exp(-np.maximum(distance, 0) / _PROXIMITY_S), 0)
+        columns += [proximity.max(1), (proximity * strengths).max(1)]
     return np.stack(columns, 1).astype(np.float32)

@@ -32,6 +32,6 @@ def run(network: Network, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         latents, timestep, envelope, embedding, negative_embedding, *_ = inputs
         return (sound.guided_noise(network, latents, timestep[:, 0], envelope, embedding, negative_embedding),)
     if isinstance(network, ClapText):
-        return (sound.embed(network, inputs[0][0].tolist()),)
+        return (sound.embed_text(network, inputs[0][0].tolist()),)
     outputs = network(*inputs)
     return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -1,4 +1,4 @@
-"""The sound side of the official pipeline: prompts padded to the limit, two calls of the denoiser a step."""
+"""RMS2Sound as in the official pipeline: prompts padded to the limit, two denoiser calls per step."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,22 @@ from foley_export.networks.denoiser import Denoiser
 
 STEPS = 200
 GUIDANCE = 3.5
-_PADDING = 1  # RoBERTa's token id
+_PAD_ID = 1  # RoBERTa's token id
 
 
-def embed(clap: ClapText, tokens: Sequence[int]) -> Tensor:
-    """The embedding [1, 512] of a text, its tokens padded to as many as the network reads."""
+def embed_text(clap: ClapText, tokens: Sequence[int]) -> Tensor:
+    """Return the embedding [1, 512] of a text, padded to the maximum length."""
     positions: int = clap.text_branch.config.max_position_embeddings  # of tokens, after the padding's own
-    missing = (0, positions - _PADDING - 1 - len(tokens))
-    input_ids = functional.pad(torch.tensor([list(tokens)]), missing, value=_PADDING)
-    return clap(input_ids, functional.pad(torch.ones(1, len(tokens), dtype=torch.long), missing))
+    padding = (0, positions - _PAD_ID - 1 - len(tokens))
+    input_ids = functional.pad(torch.tensor([list(tokens)]), padding, value=_PAD_ID)
+    return clap(input_ids, functional.pad(torch.ones(1, len(tokens), dtype=torch.long), padding))
 
 
 def guided_noise(
     denoiser: Denoiser, latents: Tensor, timestep: Tensor, envelope: Tensor, embedding: Tensor, negative: Tensor
 ) -> Tensor:
-    """Noise [1, 8, 256, 16] with guidance, from two calls of one row each; timestep [1], envelope [1, 1024]."""
+    """Return guided noise [1, 8, 256, 16] from two calls of batch size 1; timestep [1], envelope [1, 1024]."""
     conditional, unconditional = (
-        denoiser.branch(latents, timestep, text, denoiser.control(envelope)) for text in (embedding, negative)
+        denoiser.predict_noise(latents, timestep, text, denoiser.control(envelope)) for text in (embedding, negative)
     )
     return unconditional + GUIDANCE * (conditional - unconditional)

@@ -1,1 +1,1 @@
-"""`foley-bench gpu`: every network of a bundle on a GPU, in every backend that is installed."""
+"""`foley-bench gpu`: every network of a bundle on a GPU, in every installed backend."""

@@ -1,4 +1,4 @@
-"""The backends that run a network on a GPU, each a call on tensors on the device.
+"""The backends that run a network on tensors on a GPU.
 
 A backend raises FoleyError if it is unavailable.
 """
@@ -13,11 +13,10 @@ from foley.bundle import Bundle, Half, engine_file, graph_file
 from foley.errors import FoleyError
 from foley_bench.baseline.networks import run
 from foley_bench.gpu.device import Device
-from foley_bench.gpu.prepare import has_cuda_provider
 from foley_export.networks.network import Network
 
 Call = Callable[[], Sequence[Tensor]]
-"""Runs a network on its inputs; the outputs in the order of the contract."""
+"""Runs a network on its inputs; returns the outputs in the stage's order."""
 
 _DTYPES: Mapping[Half, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -33,7 +32,7 @@ class Workload:
 
 
 def baseline(workload: Workload) -> Call:
-    """Eager PyTorch in float32 in the official order of work, see `foley_bench.baseline`."""
+    """Eager PyTorch in float32 in the official order of work; see `foley_bench.baseline`."""
     return lambda: run(workload.network, workload.inputs)
 
 
@@ -43,7 +42,7 @@ def eager(workload: Workload) -> Call:
 
 
 def autocast(workload: Workload) -> Call:
-    """The same under autocast to half precision."""
+    """The same network under autocast to half precision."""
 
     def call() -> Sequence[Tensor]:
         with torch.autocast(workload.device.name, _DTYPES[workload.half]):
@@ -53,7 +52,7 @@ def autocast(workload: Workload) -> Call:
 
 
 def compiled(workload: Workload) -> Call:
-    """The same, compiled by torch.compile, with CUDA graphs where it can."""
+    """The same network compiled by torch.compile, with CUDA graphs if possible."""
     if not workload.device.is_gpu:
         raise FoleyError("torch.compile is measured on GPUs only")
     call = torch.compile(workload.network, mode="reduce-overhead", dynamic=False)
@@ -67,12 +66,14 @@ def compiled(workload: Workload) -> Call:
 
 
 def onnx_runtime(workload: Workload) -> Call:
-    """The graph in half precision in ONNX Runtime's CUDA provider, inputs and outputs on the device."""
+    """The half-precision graph in ONNX Runtime's CUDA provider, with inputs and outputs on the device."""
     import onnxruntime as ort
 
-    if not has_cuda_provider():
-        raise FoleyError("ONNX Runtime has no CUDA provider here; pip install onnxruntime-gpu")
-    graph = _need(workload, graph_file(workload.stage.name, workload.half), "foley-export onnx --precision")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise FoleyError("ONNX Runtime has no CUDA provider; run `pip install onnxruntime-gpu`")
+    graph = _require(
+        workload, graph_file(workload.stage.name, workload.half), f"foley-export onnx --precision {workload.half}"
+    )
     session = ort.InferenceSession(graph, providers=[("CUDAExecutionProvider", {"cudnn_conv_use_max_workspace": "1"})])
     outputs = [
         torch.empty(tuple(one.shape), dtype=one.dtype, device=workload.device.name)
@@ -92,18 +93,20 @@ def onnx_runtime(workload: Workload) -> Call:
 
 
 def tensorrt(workload: Workload) -> Call:
-    """The engine that `foley-export tensorrt` has built, its inputs and outputs on the device."""
+    """The engine built by `foley-export tensorrt`, with inputs and outputs on the device."""
     try:
         import tensorrt as trt
     except ImportError as error:
-        raise FoleyError(f"no TensorRT here ({error}); pip install 'tensorrt>=11,<12'") from error
-    engine = _need(workload, engine_file(workload.stage.name, workload.half, "latency"), "foley-export tensorrt")
+        raise FoleyError(f"TensorRT is not installed ({error}); run `pip install 'tensorrt>=11,<12'`") from error
+    engine = _require(
+        workload,
+        engine_file(workload.stage.name, workload.half, "latency"),
+        f"foley-export tensorrt --precision {workload.half}",
+    )
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
-        raise FoleyError(
-            f"{engine} is not for this GPU and TensorRT; run `foley-export tensorrt {workload.bundle.root}`"
-        )
+        raise FoleyError(f"{engine} is for another GPU or TensorRT; run `foley-export tensorrt {workload.bundle.root}`")
     context = loaded.create_execution_context()
     for tensor, value in zip(workload.stage.inputs, workload.inputs, strict=True):
         context.set_input_shape(tensor.name, tuple(value.shape))
@@ -121,7 +124,7 @@ def tensorrt(workload: Workload) -> Call:
         return outputs
 
     # the call keeps alive what the context only points to
-    call.kept = (runtime, loaded, context, workload.inputs)  # type: ignore[attr-defined]
+    call.keep_alive = (runtime, loaded, context, workload.inputs)  # type: ignore[attr-defined]
     return call
 
 
@@ -135,16 +138,16 @@ BACKENDS: Mapping[str, Callable[[Workload], Call]] = {
 }
 
 
-def _need(workload: Workload, name: str, command: str) -> Any:
+def _require(workload: Workload, name: str, command: str) -> Any:
     path = workload.bundle.path(name)
     if not path.is_file():
-        raise FoleyError(f"{path} is not there: run `{command} {workload.bundle.root}`")
+        raise FoleyError(f"{path} is missing; run `{command} {workload.bundle.root}`")
     return path
 
 
-def tensors(answer: object) -> Sequence[Tensor]:
-    """The outputs of a network, which returns one tensor or a tuple of them."""
-    return answer if isinstance(answer, tuple) else [answer]  # type: ignore[list-item]
+def tensors(outputs: object) -> Sequence[Tensor]:
+    """Return the outputs of a network, which may be one tensor or a tuple, as a sequence."""
+    return outputs if isinstance(outputs, tuple) else [outputs]  # type: ignore[list-item]
 
 
 def _bind(bind: Callable[..., None], name: str, value: Tensor, dtype: Any) -> None:

@@ -1,4 +1,4 @@
-"""Time and memory of a device: CUDA events on a GPU, the wall clock on a processor."""
+"""Timing and memory of a device: CUDA events on a GPU, the wall clock on a CPU."""
 
 import subprocess
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ NVIDIA_SMI = (
 
 
 class Device:
-    """Where the networks run: "cuda", or "cpu"."""
+    """The device that the networks run on: "cuda" or "cpu"."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -23,11 +23,11 @@ class Device:
 
     @property
     def warm_up(self) -> int:
-        """How many untimed rounds come before the timed ones."""
+        """Number of untimed rounds before the timed ones."""
         return 5 if self.is_gpu else 1
 
     def clock(self, call: Callable[[], object]) -> float:
-        """Seconds of one call, as the device saw them."""
+        """Return the duration of one call in seconds, measured by the device."""
         if not self.is_gpu:
             return wall_clock(call)
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -38,7 +38,7 @@ class Device:
         return begin.elapsed_time(end) / 1000
 
     def used_bytes(self) -> int:
-        """Memory of the device in use by all processes; 0 on a processor."""
+        """Return the device memory in use by all processes; 0 on a CPU."""
         if not self.is_gpu:
             return 0
         torch.cuda.synchronize()
@@ -51,7 +51,7 @@ class Device:
             torch.cuda.empty_cache()
 
     def matrix_flop_per_s(self) -> Mapping[str, float]:
-        """The best rate in a large matrix product, by the type of its numbers."""
+        """Return the best rate of a large matrix product by dtype."""
         rates = {}
         for dtype in (torch.float32, torch.float16, torch.bfloat16) if self.is_gpu else (torch.float32,):
             a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE, device=self.name).to(dtype)
@@ -61,7 +61,7 @@ class Device:
         return rates
 
     def describe(self) -> Mapping[str, str]:
-        """Name, driver, clocks, power and temperature of the GPU as nvidia-smi reports them now."""
+        """Return name, driver, clocks, power and temperature of the GPU from nvidia-smi."""
         if not self.is_gpu:
             return {"name": "processor"}
         command = ["nvidia-smi", f"--query-gpu={NVIDIA_SMI}", "--format=csv,noheader"]

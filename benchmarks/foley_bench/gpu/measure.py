@@ -1,4 +1,4 @@
-"""Each network in each backend: error, time and memory; and the same summed to a whole clip."""
+"""Error, time and memory of every network in every backend, and their sums for a clip."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from foley_bench.gpu.backends import BACKENDS, Call, Workload, tensors
 from foley_bench.gpu.device import Device
 from foley_bench.machine import describe
 from foley_bench.measurement import measure as timings
-from foley_bench.report import Report, milliseconds, stacked_bars, table
+from foley_bench.report import Report, format_ms, stacked_bars, table
 from foley_bench.roofline import count_flop
 from foley_export.make import load_network
 
@@ -32,18 +32,18 @@ def measure(
     rounds: int,
     batch: int,
     only: Sequence[str],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Report:
     """Time every network of a clip in every backend.
 
     Args:
-        bundle: the bundle with its graphs; engines are built where they are missing.
-        device: where the networks run.
-        half: precision of the half-precision backends.
-        rounds: timed calls of each network in each backend.
-        batch: rows of the denoiser; the other networks of the sound, and the text, run with one.
-        only: measure these networks alone, and no clip; empty for all.
-        say: called with a line of progress.
+        bundle: The bundle with its graphs and engines; backends whose files are missing are skipped.
+        device: Where the networks run.
+        half: Precision of the half-precision backends.
+        rounds: Timed calls of each network in each backend.
+        batch: Rows of the denoiser; the other networks of the sound, and the text, run with one.
+        only: Measure these networks alone, and no clip; empty for all.
+        log: Called with a line of progress.
     """
     before, rates = device.describe(), device.matrix_flop_per_s()
     rate = rates.get({"fp16": "float16", "bf16": "bfloat16"}[half], rates["float32"])
@@ -51,7 +51,7 @@ def measure(
     with torch.inference_mode(), torch.device(device.name):
         for name in inputs.CALLS:
             if name in networks(bundle.manifest) and (not only or name in only):  # DIS runs on the processor
-                found[name] = _network(bundle, name, device, half, rounds, batch, rate, say)
+                found[name] = _network(bundle, name, device, half, rounds, batch, rate, log)
     steps = bundle.manifest.sampling.steps
     whole = {} if only else _clips(found, steps)
     document = {
@@ -65,14 +65,14 @@ def measure(
     }
     return Report(
         title=f"On a GPU: {bundle.manifest.name}, {before['name']}",
-        lead="Every network on random inputs that lie on the device, all backends called in turn and timed by the "
-        "device, medians after warm-up, clocks as found. Errors are against this project's network in float32. The "
-        f"bound is the time that the arithmetic takes at {rate / 1e12:.1f} TFLOP/s, the best rate in a large matrix "
-        f"product in {half}.",
+        description="Every network on random inputs on the device; all backends are called in turn and timed by the "
+        "device; medians after warm-up, clocks not fixed. Errors are relative to this project's network in float32. "
+        f"The bound is the time that the arithmetic takes at {rate / 1e12:.1f} TFLOP/s, the best rate of a large "
+        f"matrix product in {half}.",
         document=document,
         tables=[_networks_table(found), *([_clip_table(whole, steps)] if whole else []), _skipped_table(found)],
         pictures={
-            f"Seconds of a clip, {steps} steps in every backend.": stacked_bars(
+            f"Seconds of a clip with {steps} steps.": stacked_bars(
                 {"networks": [one[f"seconds_{steps}_steps"] for one in whole.values()]}, list(whole), "seconds"
             )
         }
@@ -89,7 +89,7 @@ def _network(
     rounds: int,
     batch: int,
     rate: float,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     rows = batch if name == "denoiser" else 1
     with torch.device("cpu"):  # random numbers and weights are the same on every device
@@ -101,9 +101,9 @@ def _network(
     calls: dict[str, Call] = {}
     for backend, prepare in BACKENDS.items():
         if backend == "baseline" and rows > 1:
-            backends[backend] = {"skipped": "the official pipeline has no batches"}
+            backends[backend] = {"skipped": "the official pipeline does not batch"}
             continue
-        say(f"{name}: {backend}")
+        log(f"{name}: {backend}")
         try:
             backends[backend], calls[backend] = _prepare(prepare, workload, reference)
         except FoleyError as reason:
@@ -113,7 +113,7 @@ def _network(
         device.empty_cache()
     found = timings(calls, rounds, clock=device.clock, warm_up=device.warm_up)
     for backend, timing in found.items():
-        backends[backend] |= {**timing.document(), "to_bound": timing.median_s * rate / flop}
+        backends[backend] |= {**timing.as_dict(), "to_bound": timing.median_s * rate / flop}
         if "baseline" in found:
             backends[backend]["speedup"] = found["baseline"].median_s / timing.median_s
     return {"flop": flop, "rows": rows, "backends": backends}
@@ -139,13 +139,13 @@ def _prepare(
 
 
 def _reference(workload: Workload) -> Sequence[torch.Tensor]:
-    """Outputs in float32. The backends are timed as PyTorch runs by default, where convolutions are in TF32."""
+    """Return the outputs in float32 without TF32, which PyTorch enables for convolutions by default."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return [tensor.clone() for tensor in tensors(workload.network(*workload.inputs))]
 
 
 def _clips(found: Mapping[str, Any], steps: int) -> dict[str, dict[str, float]]:
-    """Seconds of all calls of a clip with the official steps and with `steps`, for every backend that has all networks.
+    """Return the seconds of a clip with the official steps and with `steps`, for every backend with all networks.
 
     The speed-ups compare equal steps: the first with the official number, the second with `steps`.
     """
@@ -166,11 +166,11 @@ def _clips(found: Mapping[str, Any], steps: int) -> dict[str, dict[str, float]]:
 def _networks_table(found: Mapping[str, Any]) -> Table:
     return table(
         "Networks",
-        ["network, backend", "ms", "speed-up", "time /\nbound", "error", "MiB", "ready\nafter s"],
+        ["network, backend", "ms", "speed-up", "time /\nbound", "error", "MiB", "set-up\ns"],
         [
             [
                 f"{name}, {backend}" + ("" if figures["within_tolerance"] else ": WRONG"),
-                milliseconds(figures),
+                format_ms(figures),
                 f"{figures['speedup']:.2f}" if "speedup" in figures else "",
                 f"{figures['to_bound']:.1f}",
                 f"{figures['error']:.1e}",
@@ -187,7 +187,7 @@ def _networks_table(found: Mapping[str, Any]) -> Table:
 def _clip_table(clips: Mapping[str, Mapping[str, float]], steps: int) -> Table:
     columns = [f"{key}_{count}_steps" for count in (STEPS, steps) for key in ("seconds", "speedup")]
     return table(
-        "A clip of 10 s: the networks, without decoding",
+        "Networks of a 10 s clip, without decoding",
         ["backend", *(f"{key}\n{count} steps" for count in (STEPS, steps) for key in ("s", "speed-up"))],
         [[backend, *(f"{one[key]:.3f}" if key in one else "" for key in columns)] for backend, one in clips.items()],
     )

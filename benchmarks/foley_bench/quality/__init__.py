@@ -1,4 +1,4 @@
-"""How good the results are: the paper's evaluation on procedural test clips, see `docs/quality.md`.
+"""The paper's evaluation on rendered test clips; see `docs/quality.md`.
 
 scenes -> frames -> Triton -> classes, envelope      `video2rms`, `onsets`
        -> sound -> envelope, prompt -> Triton -> sound      `rms2sound`, `timbre`, `frechet`

@@ -1,4 +1,4 @@
-"""The clips of the evaluation: scenes that no training stage uses, rendered and synthesised when needed."""
+"""The clips of the evaluation: scenes that are not used in training, rendered and synthesised on demand."""
 
 from collections.abc import Iterator
 
@@ -13,33 +13,35 @@ from foley_training.data.sound import synthesise
 
 SAMPLES = clip.CLIP_ENVELOPE * clip.HOP  # of a clip: 10 s at 16 kHz
 
-_OTHERS_FROM = 10_000  # index in the test split from which on sounds train the classifier and are not evaluated
-OTHERS_OF_A_MATERIAL = 50
+_FIRST_CLASSIFIER_SCENE = (
+    10_000  # index in the test split from which on sounds train the classifier and are not evaluated
+)
+CLASSIFIER_SCENES_PER_MATERIAL = 50
 
 
 def scenes(split: Split, count: int, seed: int) -> list[Scene]:
-    """The first `count` scenes of a split; `seed` chooses another run of them."""
+    """Return the first `count` scenes of a split; `seed` selects another sequence."""
     return [make_scene(split, i, seed) for i in range(count)]
 
 
-def other_scenes(seed: int) -> list[Scene]:
-    """Scenes of the test split that are not evaluated, as many of every material, in turn."""
-    count = OTHERS_OF_A_MATERIAL * len(MATERIALS)
-    return [make_scene("test", _OTHERS_FROM + i, seed, MATERIALS[i % len(MATERIALS)]) for i in range(count)]
+def classifier_scenes(seed: int) -> list[Scene]:
+    """Return scenes of the test split that are not evaluated, equally many of every material."""
+    count = CLASSIFIER_SCENES_PER_MATERIAL * len(MATERIALS)
+    return [make_scene("test", _FIRST_CLASSIFIER_SCENE + i, seed, MATERIALS[i % len(MATERIALS)]) for i in range(count)]
 
 
 def sound(scene: Scene) -> Floats:
-    """The real sound of a scene: 10 s at 16 kHz, [160000]."""
+    """Return the real sound of a scene: 10 s at 16 kHz, [160000]."""
     return synthesise(scene)[:SAMPLES]
 
 
 def contacts_s(scene: Scene) -> npt.NDArray[np.float64]:
-    """When the stick meets the object: starts of hits and scratches in seconds, ascending, [contacts]."""
+    """Return the start times of hits and scratches in seconds, ascending, [contacts]."""
     return np.array([contact.start_s for contact in scene.contacts])
 
 
 class Rendered:
-    """A scene as the client's stream of frames, without a video codec."""
+    """The frames of a scene, without a video codec."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene

@@ -1,6 +1,5 @@
-"""The paper's figures 11 and 12: one text on four envelopes, one envelope for several texts; pictures, sounds."""
+"""The paper's figures 11 and 12: one text with four envelopes, one envelope with several texts."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,9 +8,11 @@ from matplotlib.figure import Figure
 
 from foley import clip
 from foley.envelope import Floats, measure
-from foley.mux import write_wav
+from foley.options import GenerateOptions
 from foley_bench.quality.timbre import spectrogram_db
-from foley_client import Foley, Prompt, Take, Watch
+from foley_pipeline.progress import OnProgress, ignore_progress
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
+from foley_pipeline.triton_backend import TritonBackend
 from foley_training.data.caption import plain_caption
 from foley_training.data.scene import MATERIALS
 
@@ -25,7 +26,7 @@ _DECAY_S = 0.12
 
 
 def shapes() -> dict[str, Floats]:
-    """Figure 11's envelopes: rising to the middle, falling, rising, falling to the middle; [500] at 100 Hz."""
+    """Return figure 11's envelopes, [500] at 100 Hz."""
     return {
         "A shape": _shape(_QUIET, _LOUD, _QUIET),
         "falling": _shape(_LOUD, (_LOUD + _QUIET) / 2, _QUIET),
@@ -35,7 +36,7 @@ def shapes() -> dict[str, Floats]:
 
 
 def hits() -> Floats:
-    """Figure 12's envelope: five hits of unequal strength, [500] at 100 Hz."""
+    """Return figure 12's envelope: five hits of different strength, [500] at 100 Hz."""
     time_s = np.arange(_FRAMES) / clip.ENVELOPE_RATE_HZ
     since_s = time_s - np.array([[start_s] for start_s, _ in _HITS])
     strength = np.array([[strength] for _, strength in _HITS])
@@ -43,37 +44,40 @@ def hits() -> Floats:
     return (_LOUD * decays.max(0)).astype(np.float32)
 
 
-def make(foley: Foley, folder: Path, watch: Watch) -> None:
+def make(backend: TritonBackend, folder: Path, progress: OnProgress = ignore_progress) -> None:
     """Write `figure11.png`, `figure12.png` and a WAV of 5 s for each of their columns into `folder`, which exists.
 
-    All with the bundle's default sampling and the default loudness, seed 0; how each was made stands in its comment.
+    All use the bundle's default sampling, the default loudness and seed 0; the comment tag records the settings.
     """
     four = {name: (envelope, TEXT) for name, envelope in shapes().items()}
-    _figure(foley, four, f'Figure 11: "{TEXT}" on four envelopes', folder / "figure11", watch)
+    _figure(backend, four, f'Figure 11: "{TEXT}" with four envelopes', folder / "figure11", progress)
     texts: dict[str, tuple[Floats, str]] = {
         material: (hits(), plain_caption(material, "hit")) for material in MATERIALS
     }
     _figure(
-        foley, texts, 'Figure 12: "A person hits … with a wooden stick." on one envelope', folder / "figure12", watch
+        backend,
+        texts,
+        'Figure 12: "A person hits … with a wooden stick." with one envelope',
+        folder / "figure12",
+        progress,
     )
 
 
-def _figure(foley: Foley, columns: Mapping[str, tuple[Floats, str]], title: str, stem: Path, watch: Watch) -> None:
+def _figure(
+    backend: TritonBackend, columns: Mapping[str, tuple[Floats, str]], title: str, stem: Path, progress: OnProgress
+) -> None:
     figure = Figure(figsize=(3.2 * len(columns), 5), layout="constrained")
     curves, spectrograms = figure.subplots(2, len(columns), sharex=True, sharey="row", height_ratios=(2, 3))
     for i, (name, (envelope, text)) in enumerate(columns.items()):
-        take = _sound(foley, envelope, text, watch)
-        write_wav(
-            stem.with_name(f"{stem.name}-{name.replace(' ', '-').lower()}.wav"),
-            take.waveform,
-            clip.SAMPLE_RATE_HZ,
-            json.dumps(take.recipe),
-        )
+        given = EnvelopeInput(envelope, _FRAMES * clip.HOP)
+        request = GenerationRequest(envelope=given, options=GenerateOptions(text=text))
+        result = backend.generate(request, progress=progress)
+        result.save(stem.with_name(f"{stem.name}-{name.replace(' ', '-').lower()}.wav"))
         time_s = np.arange(_FRAMES) / clip.ENVELOPE_RATE_HZ
         curves[i].plot(time_s, envelope, label="requested", color="#ff9f1c")
-        curves[i].plot(time_s, measure(take.waveform), label="produced", color="#2ec4b6")
+        curves[i].plot(time_s, measure(result.waveform), label="produced", color="#2ec4b6")
         curves[i].set_title(name)
-        picture = spectrogram_db(take.waveform).T
+        picture = spectrogram_db(result.waveform).T
         spectrograms[i].imshow(
             picture, origin="lower", aspect="auto", extent=(0, SECONDS, 0, clip.MEL_BINS), cmap="magma"
         )
@@ -83,11 +87,6 @@ def _figure(foley: Foley, columns: Mapping[str, tuple[Floats, str]], title: str,
     curves[-1].legend(loc="upper right")
     figure.suptitle(title)
     figure.savefig(stem.with_suffix(".png"), dpi=100)
-
-
-def _sound(foley: Foley, envelope: Floats, text: str, watch: Watch) -> Take:
-    (take,) = foley.generate(envelope, _FRAMES * clip.HOP, Prompt(text), watch=watch)
-    return take
 
 
 def _shape(first: float, middle: float, last: float) -> Floats:

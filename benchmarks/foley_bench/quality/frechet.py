@@ -6,7 +6,7 @@ from foley.envelope import Floats
 
 
 def frechet_distance(one: Floats, other: Floats) -> float:
-    """Squared Frechet distance between the Gaussians of two sets of embeddings, [n, width] and [m, width], n, m >= 2.
+    """Return the squared Frechet distance of two sets of embeddings, [n, width] and [m, width], n, m >= 2.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), Dowson & Landau (1982), with unbiased covariances; Kilgour et al.,
     "Frechet Audio Distance" (Interspeech 2019), on CLAP embeddings here. Few clips make it larger: compare only figures

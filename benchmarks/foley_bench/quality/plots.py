@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, PNG."""
+"""Plots of an evaluation."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from foley import clip
 from foley.envelope import Floats
 from foley_bench.quality.evaluation import Evaluation
-from foley_bench.quality.truth import PROMPTS
+from foley_bench.quality.ground_truth import PROMPTS
 from foley_training.data.scene import MATERIALS
 
 SHOWN = 6  # clips in a picture, the first ones, not selected
@@ -35,33 +35,33 @@ def _video2rms(evaluation: Evaluation) -> Figure:
         _plot(axes, curves.classified[i], clip.CLASS_RATE_HZ, "classification", FIRST)
         if curves.regressed is not None:
             _plot(axes, curves.regressed[i], clip.CLASS_RATE_HZ, "regression", SECOND)
-        axes.set_ylabel(evaluation.truth.materials[i])
+        axes.set_ylabel(evaluation.ground_truth.materials[i])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3)
     figure.suptitle("Envelopes of the first test clips; grey: contacts", x=0.01, ha="left")
     return figure
 
 
 def _rms2sound(evaluation: Evaluation) -> Figure:
-    sounds = evaluation.truth.sounds
+    sounds = evaluation.ground_truth.sounds
     figure = Figure(figsize=(12, 9), layout="constrained")
     for i, axes in _rows(figure, len(sounds)):
         _plot(axes, sounds[i].envelope, clip.ENVELOPE_RATE_HZ, "requested", TRUE)
         for prompt, colour in zip(PROMPTS, (FIRST, SECOND), strict=True):
-            _plot(axes, evaluation.made[prompt][i].envelope, clip.ENVELOPE_RATE_HZ, f"from {prompt}", colour)
-        axes.set_ylabel(evaluation.truth.materials[i])
+            _plot(axes, evaluation.generated[prompt][i].envelope, clip.ENVELOPE_RATE_HZ, f"from {prompt}", colour)
+        axes.set_ylabel(evaluation.ground_truth.materials[i])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3)
     figure.suptitle("Requested and produced envelopes, raw output", x=0.01, ha="left")
     return figure
 
 
 def _materials(evaluation: Evaluation) -> Figure:
-    truth = evaluation.truth
+    ground_truth = evaluation.ground_truth
     figure = Figure(figsize=(13, 4.5), layout="constrained")
-    judged = {"real": truth.sounds, **{f"from {prompt}": evaluation.made[prompt] for prompt in PROMPTS}}
+    judged = {"real": ground_truth.sounds, **{f"from {prompt}": evaluation.generated[prompt] for prompt in PROMPTS}}
     for axes, (name, sounds) in zip(figure.subplots(1, len(judged)), judged.items(), strict=True):
-        recognised = truth.classifier.predict([sound.timbre for sound in sounds])
+        recognised = ground_truth.classifier.predict([sound.timbre for sound in sounds])
         ConfusionMatrixDisplay.from_predictions(
-            truth.materials, recognised, labels=MATERIALS, ax=axes, colorbar=False, xticks_rotation="vertical"
+            ground_truth.materials, recognised, labels=MATERIALS, ax=axes, colorbar=False, xticks_rotation="vertical"
         )
         axes.set(title=name, xlabel="recognised", ylabel="prompted")
     return figure

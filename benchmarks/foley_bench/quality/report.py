@@ -1,4 +1,4 @@
-"""Tables of an evaluation, as the paper's I, II and IV, and the targets."""
+"""Tables of an evaluation, like the paper's I, II and IV, and the targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from foley_bench.quality.truth import PROMPTS
+from foley_bench.quality.ground_truth import PROMPTS
 from foley_bench.quality.video2rms import TOLERANCES
 from foley_bench.report import table
 
@@ -23,8 +23,8 @@ class Target:
     """A target of the trained bundle."""
 
     what: str
-    wanted: str
-    reached: float
+    required: str
+    measured: float
     met: bool
 
 
@@ -33,10 +33,10 @@ def targets(figures: Figures) -> Iterator[Target]:
     stage = figures["video2rms"]
     baseline = stage["regression"]
     for column, value in stage["classification"].items():
-        if (least := baseline[column]) is not None:
+        if (minimum := baseline[column]) is not None:
             below = column == "event_l1"
-            wanted = f"{'<' if below else '>'} {least:.4f} (regression)"
-            yield Target(f"classification {column}", wanted, value, value < least if below else value > least)
+            required = f"{'<' if below else '>'} {minimum:.4f} (regression)"
+            yield Target(f"classification {column}", required, value, value < minimum if below else value > minimum)
     yield _at_least("onset F1 ±50 ms", stage["onset"]["f1_50ms"], F1)
     yield _at_least("onset F1 ±50 ms, held-out style", stage["onset"]["f1_50ms_heldout_style"], F1_HELD_OUT)
     for prompt in PROMPTS:
@@ -47,12 +47,12 @@ def targets(figures: Figures) -> Iterator[Target]:
         yield _at_least(f"{prompt}: material recognised", sound["material_accuracy"], MATERIALS)
 
 
-def _at_least(what: str, reached: float, least: float) -> Target:
-    return Target(what, f"≥ {least}", reached, reached >= least)
+def _at_least(what: str, measured: float, minimum: float) -> Target:
+    return Target(what, f"≥ {minimum}", measured, measured >= minimum)
 
 
 def tables(figures: Figures) -> list[Table]:
-    """Video2RMS (the paper's table I), onsets (part of table IV), RMS2Sound (tables II and IV), and the targets."""
+    """Return tables of Video2RMS (the paper's I), onsets (part of IV), RMS2Sound (II and IV), and the targets."""
     return [_video2rms(figures), _onsets(figures), _rms2sound(figures), _targets(figures)]
 
 
@@ -66,13 +66,11 @@ def _video2rms(figures: Figures) -> Table:
     headings = ["E-L1 ↓", *(f"acc. ±{tolerance} ↑" for tolerance in TOLERANCES)]
     keys = ["event_l1", *(f"accuracy_pm{tolerance}" for tolerance in TOLERANCES)]
     caption = (
-        f"{figures['clips']} test clips of 10 s, as many of the held-out style, seed {figures['seed']}; 125 frames a "
-        "second; truth: RMS 512/128 of the real sound, low-passed. Accuracy in loudness classes of 64, without frames "
-        "silent in both."
+        f"{figures['clips']} test clips of 10 s, equally many in the held-out style, seed {figures['seed']}; 125 "
+        "frames per second; truth: RMS 512/128 of the real sound, low-passed. Accuracy in 64 loudness classes, without "
+        "frames that are silent in both."
     )
-    return _table(
-        "Video2RMS: envelope of a video", headings, {name: _row(row, keys) for name, row in rows.items()}, caption
-    )
+    return _table("Video2RMS", headings, {name: _row(row, keys) for name, row in rows.items()}, caption)
 
 
 def _onsets(figures: Figures) -> Table:
@@ -81,13 +79,13 @@ def _onsets(figures: Figures) -> Table:
     rows = {
         "predicted envelope": _row(onset, keys),
         "predicted, held-out style": _row(onset, [f"{key}_heldout_style" for key in keys]),
-        "true classes: the ceiling": _row(ceiling, keys),
+        "true classes (upper limit)": _row(ceiling, keys),
     }
     caption = (
-        f"{figures['contacts']} contacts. Accuracy and AP as CondFoleyGen: ±0.1 s, non-maximum suppression within "
-        "50 ms; F1: one to one. The detector was fitted to true classes of validation clips."
+        f"{figures['contacts']} contacts. Accuracy and AP as in CondFoleyGen: ±0.1 s, non-maximum suppression within "
+        "50 ms; F1: one-to-one matching. The detector was fitted to true classes of validation clips."
     )
-    return _table("Onsets of the envelope", ["accuracy ↑", "AP ↑", "F1 ±50 ms ↑"], rows, caption)
+    return _table("Onsets", ["accuracy ↑", "AP ↑", "F1 ±50 ms ↑"], rows, caption)
 
 
 def _rms2sound(figures: Figures) -> Table:
@@ -114,25 +112,25 @@ def _rms2sound(figures: Figures) -> Table:
     sampling = figures["sampling"]
     versions = figures["versions"]
     caption = (
-        f"True envelopes; {sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}, clip i "
-        "with seed i. E-L1 and correlation of the raw output, RMS 1024/160. Material: recognised by a classifier that "
-        "learned from other real sounds. CLAP and the Fréchet distance on its embeddings are the bundle's own: compare "
-        "within a bundle. The real sounds' distance is that to as many others. "
+        f"True envelopes; {sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}, seed i "
+        "for clip i. E-L1 and correlation of the raw output, RMS 1024/160. Material: recognised by a classifier "
+        "trained on other real sounds. CLAP score and Fréchet distance use the bundle's CLAP: compare within a bundle "
+        "only. The real sounds' distance is to equally many other real sounds. "
         f"Bundle {versions['bundle']} ({versions['bundle_sha256'][:12]})."
     )
-    return _table("RMS2Sound: sound on an envelope", headings, rows, caption)
+    return _table("RMS2Sound", headings, rows, caption)
 
 
 def _targets(figures: Figures) -> Table:
     found = list(targets(figures))
-    rows = {one.what: [one.wanted, f"{one.reached:.4f}", "✓" if one.met else "✗"] for one in found}
+    rows = {one.what: [one.required, f"{one.measured:.4f}", "✓" if one.met else "✗"] for one in found}
     missed = sum(not one.met for one in found)
-    verdict = f"{missed} of {len(found)} targets are missed." if missed else f"All {len(found)} targets are met."
-    return _table("Targets", ["wanted", "measured", ""], rows, verdict)
+    summary = f"{missed} of {len(found)} targets are missed." if missed else f"All {len(found)} targets are met."
+    return _table("Targets", ["required", "measured", ""], rows, summary)
 
 
 def _row(values: Figures, keys: Sequence[str]) -> list[str]:
-    """Figures with four decimals; a dash where a bundle lacks the figure or the row has none."""
+    """Format values with four decimals; a dash if there is no value."""
     return ["–" if (value := values.get(key)) is None else f"{value:.4f}" for key in keys]
 
 

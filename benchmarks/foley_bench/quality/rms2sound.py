@@ -9,37 +9,39 @@ import torch
 from foley.envelope import Floats
 from foley.sampler import Sampling, Step, sample
 from foley_bench.quality import clips
-from foley_client import Triton, Watch
 from foley_export.networks.denoiser import Denoiser
+from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.progress import StageTimer
 from foley_pipeline.rms2sound import CONCURRENT_WINDOWS, Conditioning, synthesize
+from foley_pipeline.triton import TritonClient
 
 
 def generate(
-    triton: Triton, conditions: Sequence[Conditioning], samplings: Sequence[Sampling]
+    triton: TritonClient, conditions: Sequence[Conditioning], samplings: Sequence[Sampling]
 ) -> Generator[Floats, None, None]:
     """Yield one raw waveform [160000] for every condition, in order; several are in flight, so that steps form batches.
 
     Raw: before any gain; the official evaluation scales the peak to 0.8 first. Closing the generator stops the work.
     """
-    watches = [Watch() for _ in conditions]  # one each, so that a failure does not make the others fail first
+    cancel = CancelToken()
+    server = triton.under(cancel)
 
-    def run(condition: Conditioning, sampling: Sampling, watch: Watch) -> Floats:
-        return synthesize(triton, condition, [sampling], clips.SAMPLES, "client", watch)[0]
+    def run(condition: Conditioning, sampling: Sampling) -> Floats:
+        return synthesize(server, condition, [sampling], clips.SAMPLES, "client", StageTimer())[0]
 
     with ThreadPoolExecutor(CONCURRENT_WINDOWS) as pool:
         try:
-            yield from pool.map(run, conditions, samplings, watches)
+            yield from pool.map(run, conditions, samplings)
         except BaseException:
-            for watch in watches:
-                watch.cancel()  # those in flight stop before their next step
+            cancel.cancel()  # those in flight stop before their next step
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def generate_without_control(
-    triton: Triton, denoiser: Denoiser, conditions: Sequence[Conditioning], samplings: Sequence[Sampling]
+    triton: TritonClient, denoiser: Denoiser, conditions: Sequence[Conditioning], samplings: Sequence[Sampling]
 ) -> Iterator[Floats]:
-    """The same without the ControlNet, in PyTorch since that is not served; VAE and vocoder are."""
+    """Yield the same without the ControlNet: the denoiser runs in PyTorch, VAE and vocoder are served."""
     for condition, sampling in zip(conditions, samplings, strict=True):
         latents = latents_without_control(denoiser, condition, sampling)
         yield triton.infer("latents_to_waveform", latents=latents[None])["waveform"][0, : clips.SAMPLES]
@@ -47,13 +49,13 @@ def generate_without_control(
 
 @torch.inference_mode()
 def latents_without_control(denoiser: Denoiser, condition: Conditioning, sampling: Sampling) -> Floats:
-    """Final latents [8, 256, 16] of the same loop with prompt and guidance, and without the ControlNet."""
+    """Return the final latents [8, 256, 16] of the same loop with guidance, without the ControlNet."""
     embeddings = torch.from_numpy(np.stack([condition.embedding, condition.negative_embedding]))
 
     def denoise(latents: Floats, step: Step) -> Floats:
-        both = torch.from_numpy(latents).expand(2, -1, -1, -1)
-        prompted, unprompted = denoiser.branch(both, torch.full((2,), step.timestep), embeddings)
-        guided: Floats = (unprompted + step.guidance * (prompted - unprompted)).numpy()
+        rows = torch.from_numpy(latents).expand(2, -1, -1, -1)
+        conditional, unconditional = denoiser.predict_noise(rows, torch.full((2,), step.timestep), embeddings)
+        guided: Floats = (unconditional + step.guidance * (conditional - unconditional)).numpy()
         return guided
 
     *_, result = sample(denoise, sampling)

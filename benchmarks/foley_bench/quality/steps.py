@@ -1,15 +1,12 @@
-"""`foley-bench steps`: speed against quality of the diffusion loop's settings, on the same clips and seeds."""
+"""`foley-bench steps`: speed and quality of sampling settings, on the same clips and seeds."""
 
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from rich.table import Table
 
 from foley import __version__
@@ -18,10 +15,12 @@ from foley.envelope import Floats
 from foley.metrics import relative_l2
 from foley_bench import report as tables
 from foley_bench.quality import clips
+from foley_bench.quality.ground_truth import audio_stats, conditions, measure_ground_truth, scores, with_seeds
 from foley_bench.quality.rms2sound import generate
 from foley_bench.quality.timbre import spectrogram_db
-from foley_bench.quality.truth import audio_stats, conditions, measure_truth, scores, seeded
-from foley_client import Foley, Watch, embedded_triton
+from foley_client.embedded import embedded_triton
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.triton_backend import TritonBackend
 
 Setting = Mapping[str, Any]
 """Fields of `foley.sampler.Sampling` that replace the bundle's defaults."""
@@ -61,15 +60,15 @@ _COLUMNS = {
     "frechet_distance": "Fréchet ↓",
     "mel_distance_db": "mel distance (dB) ↓",
     "waveform_distance": "waveform distance ↓",
-    "seconds": "s a clip ↓",
+    "seconds": "s per clip ↓",
     "speedup": "speed-up ↑",
 }
 
 
 def measure_steps(
-    bundle: Bundle, count: int, seed: int, watch: Watch, settings: Sequence[Setting] = SETTINGS
+    bundle: Bundle, count: int, seed: int, timer: StageTimer, settings: Sequence[Setting] = SETTINGS
 ) -> dict[str, Any]:
-    """Sounds from text on true envelopes with each of `settings`: the JSON document.
+    """Generate sounds from text and true envelopes with each of `settings`; return the JSON document.
 
     Distances are to the first setting of the same guidance: `mel_distance_db` is the mean difference of log-mel
     spectrograms, 60 dB deep; `waveform_distance` the mean relative L2 distance of waveforms, at which 1.4 is a sound
@@ -78,26 +77,26 @@ def measure_steps(
     """
     scenes = clips.scenes("test", count, seed)
     rows: list[dict[str, Any]] = []
-    full: dict[float, tuple[list[Floats], float]] = {}  # the reference by guidance
+    references: dict[float, tuple[list[Floats], float]] = {}  # the reference by guidance
     with embedded_triton(bundle.root) as triton:
-        truth = measure_truth(triton, scenes, seed, watch)
-        wanted = conditions(truth, "text")
-        defaults = Foley(triton).defaults
+        ground_truth = measure_ground_truth(triton, scenes, seed, timer)
+        conditionings = conditions(ground_truth, "text")
+        defaults = TritonBackend(triton).defaults
         for setting in settings:
             sampling = replace(defaults, **setting)
-            generated = generate(triton, wanted, seeded(sampling, count))
-            with watch.stage(describe(setting), count) as stage, closing(generated):
+            generated = generate(triton, conditionings, with_seeds(sampling, count))
+            with timer.stage(describe(setting), count) as stage, closing(generated):
                 waveforms = []
                 started = time.perf_counter()
                 for waveform in generated:
                     waveforms.append(waveform)
                     stage.advance()
                 seconds = (time.perf_counter() - started) / count
-            reference, reference_s = full.setdefault(sampling.guidance, (waveforms, seconds))
+            reference, reference_s = references.setdefault(sampling.guidance, (waveforms, seconds))
             rows.append(
                 {
                     "setting": {**setting, "guidance": sampling.guidance},
-                    **scores([audio_stats(triton, waveform) for waveform in waveforms], truth),
+                    **scores([audio_stats(triton, waveform) for waveform in waveforms], ground_truth),
                     "mel_distance_db": _mean(_mel_distance_db, waveforms, reference),
                     "waveform_distance": _mean(relative_l2, waveforms, reference),
                     "seconds": seconds,
@@ -109,7 +108,7 @@ def measure_steps(
 
 
 def describe(setting: Setting) -> str:
-    """A setting in words: "dpm++, 25 steps, log-snr"."""
+    """Format a setting, such as "dpm++, 25 steps, log-snr"."""
     words = [setting["sampler"], f"{setting['steps']} steps"]
     if "timestep_spacing" in setting:
         words.append(setting["timestep_spacing"])
@@ -122,42 +121,16 @@ def describe(setting: Setting) -> str:
 
 
 def table(figures: Mapping[str, Any]) -> Table:
-    """The document as a table."""
+    """Return the document as a table."""
     versions = figures["versions"]
     return tables.table(
         "Speed against quality",
         ["setting", *_COLUMNS.values()],
         [[describe(row["setting"]), *(f"{row[key]:.4f}" for key in _COLUMNS)] for row in figures["rows"]],
         f"{figures['clips']} test clips, seed {figures['seed']}, text prompts, true envelopes, the same noise in every "
-        "row. Distances and speed-up: to the first row of the same guidance. "
+        "row. Distances and speed-up: relative to the first row of the same guidance. "
         f"Bundle {versions['bundle']} ({versions['bundle_sha256'][:12]}).",
     )
-
-
-def draw(figures: Mapping[str, Any], destination: Path) -> None:
-    """Every figure of quality over the time of a clip; a colour a sampler, rings where more was changed: a PNG."""
-    figure = Figure(figsize=(14, 7), layout="constrained")
-    shown = [key for key in _COLUMNS if key not in ("seconds", "speedup")]
-    for axes, key in zip(figure.subplots(2, 4).flat, shown, strict=False):
-        for number, sampler in enumerate(dict.fromkeys(row["setting"]["sampler"] for row in figures["rows"])):
-            rows = [row for row in figures["rows"] if row["setting"]["sampler"] == sampler]
-            for plain, face in ((True, f"C{number}"), (False, "none")):
-                points = [(row["seconds"], row[key]) for row in rows if _is_plain(row["setting"], figures) == plain]
-                if points:
-                    label = sampler if plain else f"{sampler}, with a switch"
-                    axes.scatter(*zip(*points, strict=True), label=label, facecolors=face, edgecolors=f"C{number}")
-        axes.set(title=_COLUMNS[key], xlabel="seconds a clip", xscale="log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.axes[-1].set_axis_off()
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=3)
-    figure.savefig(destination, dpi=120, format="png")
-
-
-def _is_plain(setting: Setting, figures: Mapping[str, Any]) -> bool:
-    """Whether only the sampler and the number of steps were set."""
-    return set(setting) == {"sampler", "steps", "guidance"} and setting["guidance"] == figures["guidance"]
 
 
 def _mean(distance: Any, ours: Sequence[Floats], theirs: Sequence[Floats]) -> float:

@@ -1,4 +1,4 @@
-"""Agreement of predicted and true envelopes, for Video2RMS and its regression baseline."""
+"""Metrics of predicted envelopes, for Video2RMS and its regression baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ from foley.envelope import Floats, class_levels
 from foley.errors import BundleError
 from foley.metrics import event_l1, tolerant_accuracy
 from foley_bench.quality import clips, onsets
-from foley_client import Triton, Watch
 from foley_export.networks.video2rms import REGRESSION_WEIGHTS, Video2RMSRegression
-from foley_export.targets import to_classes
+from foley_export.networks.video2rms_loss import to_classes
+from foley_pipeline.progress import StageTimer
+from foley_pipeline.triton import TritonClient
 from foley_pipeline.video2rms import clip_features, extract_features
 from foley_training.data.scene import Scene
 from foley_training.feature_rows import loudness
@@ -37,15 +38,15 @@ class Curves:
 
 
 def predict(
-    triton: Triton, regression: Video2RMSRegression | None, scenes: Sequence[Scene], watch: Watch, name: str
+    triton: TritonClient, regression: Video2RMSRegression | None, scenes: Sequence[Scene], timer: StageTimer, name: str
 ) -> Curves:
     """Render every scene and predict its envelope with the served networks and, if present, the baseline."""
     levels = class_levels(triton.manifest.video2rms.classes)
     true, classes, regressed = [], [], []
-    with watch.stage(name, len(scenes)) as stage:
+    with timer.stage(name, len(scenes)) as stage:
         for scene in scenes:
             true.append(loudness(clips.sound(scene)))
-            rows = extract_features(triton, clips.Rendered(scene), Watch())
+            rows = extract_features(triton, clips.Rendered(scene), StageTimer())
             features = clip_features(rows[:-1], rows[-1])[None]
             classes.append(triton.infer("video2rms", features=features)["classes"][0])
             if regression is not None:
@@ -63,12 +64,12 @@ def predict(
 
 
 def classification_scores(curves: Curves) -> dict[str, float]:
-    """E-L1 and accuracies of the classes, over all frames of all clips."""
+    """Return E-L1 and accuracies of the classes, over all frames of all clips."""
     return _scores(curves, curves.classified, curves.classes)
 
 
 def regression_scores(curves: Curves, class_count: int) -> Mapping[str, float | None]:
-    """The same for the baseline, whose class is the one that its linear RMS lies in; None without a baseline."""
+    """Return the same for the baseline, whose class is that of its linear RMS; None values without a baseline."""
     if curves.regressed is None:
         return dict.fromkeys(classification_scores(curves))
     return _scores(curves, curves.regressed, to_classes(curves.regressed, class_count))
@@ -82,15 +83,15 @@ def _scores(curves: Curves, linear: Floats, classes: npt.NDArray[np.int64]) -> d
 
 
 def onset_scores(curves: Curves, envelopes: Floats) -> dict[str, float]:
-    """`onsets.scores` of what is detected in `envelopes` [clips, 1250]."""
+    """Return `onsets.scores` of the onsets detected in `envelopes` [clips, 1250]."""
     return onsets.scores([onsets.detect(envelope) for envelope in envelopes], curves.contacts_s)
 
 
 def load_regression(bundle: Bundle) -> Video2RMSRegression | None:
-    """The regression baseline of a bundle, or None where it has none (the published weights have none).
+    """Return the regression baseline of a bundle, or None if it has none, as the published weights.
 
     Raises:
-        BundleError: the weights are damaged, or those of another network.
+        BundleError: If the weights are damaged or belong to another network.
     """
     path = bundle.path(REGRESSION_WEIGHTS)
     if not path.exists():
@@ -99,5 +100,7 @@ def load_regression(bundle: Bundle) -> Video2RMSRegression | None:
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise BundleError(f"{path} does not hold the regression baseline of this bundle's Video2RMS") from error
+        raise BundleError(
+            f"{path} does not contain the regression baseline of this bundle's Video2RMS; delete it"
+        ) from error
     return network.eval()

@@ -13,7 +13,7 @@ from onnxscript.values import Opset
 from torch import Tensor
 from torch.nn import functional
 
-_KERNELS = Opset("com.microsoft", 1)
+_CONTRIB_OPS = Opset("com.microsoft", 1)
 op: Any = opset20
 
 
@@ -28,25 +28,25 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.symbolic(
-            f"{_KERNELS.domain}::{MultiHeadAttention.name}",
+            f"{_CONTRIB_OPS.domain}::{MultiHeadAttention.name}",
             (query, key, value),
             {"num_heads": heads},
             dtype=query.dtype,
             shape=query.shape,
-            version=_KERNELS.version,
+            version=_CONTRIB_OPS.version,
         )
-    apart = (tensor.unflatten(2, (heads, -1)).transpose(1, 2) for tensor in (query, key, value))
-    return functional.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+    split_heads = (tensor.unflatten(2, (heads, -1)).transpose(1, 2) for tensor in (query, key, value))
+    return functional.scaled_dot_product_attention(*split_heads).transpose(1, 2).flatten(2)
 
 
-@script(_KERNELS, default_opset=op)
+@script(_CONTRIB_OPS, default_opset=op)
 def MultiHeadAttention(query, key, value, num_heads: int):
     """Same computation as `attention`."""
     heads = op.Reshape(op.Constant(value_int=num_heads), op.Constant(value_ints=[1]))
-    apart = op.Concat(op.Constant(value_ints=[0, 0]), heads, op.Constant(value_ints=[-1]), axis=0)
-    queries = op.Transpose(op.Reshape(query, apart), perm=[0, 2, 1, 3])
-    keys = op.Transpose(op.Reshape(key, apart), perm=[0, 2, 3, 1])
-    values = op.Transpose(op.Reshape(value, apart), perm=[0, 2, 1, 3])
+    head_shape = op.Concat(op.Constant(value_ints=[0, 0]), heads, op.Constant(value_ints=[-1]), axis=0)
+    queries = op.Transpose(op.Reshape(query, head_shape), perm=[0, 2, 1, 3])
+    keys = op.Transpose(op.Reshape(key, head_shape), perm=[0, 2, 3, 1])
+    values = op.Transpose(op.Reshape(value, head_shape), perm=[0, 2, 1, 3])
     width = op.Cast(op.Shape(queries, start=3), to=1)
     scores = op.MatMul(queries / op.CastLike(op.Sqrt(width), queries), keys)
     weights = op.CastLike(op.Softmax(op.Cast(scores, to=1), axis=-1), values)  # float32 softmax for any input type
@@ -54,8 +54,8 @@ def MultiHeadAttention(query, key, value, num_heads: int):
     return op.Reshape(mixed, op.Constant(value_ints=[0, 0, -1]))
 
 
-def define(model: ir.Model) -> None:
+def add_function(model: ir.Model) -> None:
     """Add the function's definition to `model` if the graph contains the node."""
-    if any(node.domain == _KERNELS.domain for node in model.graph):
+    if any(node.domain == _CONTRIB_OPS.domain for node in model.graph):
         function = ir.serde.deserialize_function(MultiHeadAttention.to_function_proto())
         model.functions[function.identifier()] = function

@@ -16,10 +16,10 @@ from foley_export.networks.network import Network
 from foley_export.networks.resize import Resize
 
 _INPUT_SIZE = 224
-_FIRST = "conv1_7x7_s2"
-_FIRST_WEIGHT = f"network.{_FIRST}.weight"
+_STEM = "conv1_7x7_s2"
+_STEM_WEIGHT = f"network.{_STEM}.weight"
 _MEAN_BGR = (104.0, 117.0, 128.0)
-_FLOW_AT_REST = 128.0
+_ZERO_FLOW = 128.0
 
 
 class RgbFeatures(Network):
@@ -69,17 +69,17 @@ class FlowFeatures(Network):
     def checkpoint_shape(self, key: str) -> tuple[int, ...]:
         """Return the shape in the checkpoint: the first convolution there has 3 input channels instead of 2."""
         shape = super().checkpoint_shape(key)
-        return (shape[0], 3, *shape[2:]) if key == _FIRST_WEIGHT else shape
+        return (shape[0], 3, *shape[2:]) if key == _STEM_WEIGHT else shape
 
     def from_checkpoint(self, key: str, tensor: Tensor) -> Tensor:
         """Convert a tensor: the first convolution is averaged over its RGB inputs and repeated for both flow axes."""
-        if key == _FIRST_WEIGHT:
+        if key == _STEM_WEIGHT:
             tensor = tensor.mean(1, keepdim=True).repeat(1, 2, 1, 1)
         return super().from_checkpoint(key, tensor)
 
     def network_input(self, flow: Tensor) -> Tensor:
         """Preprocess flow uint8 [n, 256, 344, 2] to BN-Inception's input: [n, 2, 224, 224], 0 for zero motion."""
-        return _channels_first(self.resize(flow)) - _FLOW_AT_REST
+        return _channels_first(self.resize(flow)) - _ZERO_FLOW
 
     def forward(self, flow: Tensor) -> Tensor:
         """Return the features [n, 1024] of `flow`."""
@@ -124,7 +124,7 @@ _BLOCKS = (
     _Block("inception_5a", 352, (192, 320), (160, 224), 128),
     _Block("inception_5b", 352, (192, 320), (192, 224), 128),
 )
-_MAX_POOLED = "inception_5b"  # the other blocks of stride 1 use average pooling
+_MAX_POOL_BLOCK = "inception_5b"  # the other blocks of stride 1 use average pooling
 
 
 class BNInception(nn.Module):
@@ -144,7 +144,7 @@ class BNInception(nn.Module):
         def narrow(channels: int) -> int:
             return channels // config.width_divisor
 
-        width = add(_FIRST, in_channels, narrow(64), 7, stride=2)
+        width = add(_STEM, in_channels, narrow(64), 7, stride=2)
         width = add("conv2_3x3_reduce", width, narrow(64), 1)
         width = add("conv2_3x3", width, narrow(192), 3)
         for block in _BLOCKS:
@@ -159,8 +159,8 @@ class BNInception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the globally pooled features of images `x`."""
-        x = _halve(self._layer(_FIRST, x))
-        x = _halve(self._layer("conv2_3x3", self._layer("conv2_3x3_reduce", x)))
+        x = _max_pool(self._layer(_STEM, x))
+        x = _max_pool(self._layer("conv2_3x3", self._layer("conv2_3x3_reduce", x)))
         for block in _BLOCKS:
             x = self._block(block, x)
         return x.mean((2, 3))
@@ -177,11 +177,11 @@ class BNInception(nn.Module):
         three = path(x, "3x3_reduce", "3x3")
         double = path(x, "double_3x3_reduce", "double_3x3_1", "double_3x3_2")
         if block.stride == 2:
-            return torch.cat([three, double, _halve(x)], 1)
-        pool = functional.max_pool2d if block.name == _MAX_POOLED else functional.avg_pool2d
+            return torch.cat([three, double, _max_pool(x)], 1)
+        pool = functional.max_pool2d if block.name == _MAX_POOL_BLOCK else functional.avg_pool2d
         return torch.cat([path(x, "1x1"), three, double, path(pool(x, 3, 1, 1), "pool_proj")], 1)
 
 
-def _halve(x: Tensor) -> Tensor:
+def _max_pool(x: Tensor) -> Tensor:
     """Max pooling with `ceil_mode`, as in Caffe: the last window may extend past the edge."""
     return functional.max_pool2d(x, 3, 2, ceil_mode=True)

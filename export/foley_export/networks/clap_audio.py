@@ -33,7 +33,7 @@ class ClapAudio(Network):
     """Waveform float [B, 163840] at 16 kHz -> unit-length embedding [B, 512]. Only the first 10 s are used."""
 
     stage_name = "clap_audio"
-    full_precision = frozenset({"upsample", "log_mel", "stretch"})
+    full_precision = frozenset({"upsample", "log_mel", "resize"})
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
@@ -48,7 +48,7 @@ class ClapAudio(Network):
         )
         self.upsample = clap_frontend.SincUpsample(clap_frontend.SAMPLE_RATE_HZ // clip.SAMPLE_RATE_HZ)
         self.log_mel = clap_frontend.LogMel()
-        self.stretch = clap_frontend.Stretch(1 + clap_frontend.SAMPLES // self.log_mel.hop, clap_frontend.FRAMES)
+        self.resize = clap_frontend.BicubicResize(1 + clap_frontend.SAMPLES // self.log_mel.hop, clap_frontend.FRAMES)
         self.audio_branch = modeling_clap.ClapAudioModel(settings).audio_encoder
         self.audio_projection = modeling_clap.ClapProjectionLayer(settings)
 
@@ -76,8 +76,8 @@ class ClapAudio(Network):
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the unit-length embedding [B, 512] of `waveform`."""
         # resized before the per-band normalisation, officially after it; equivalent, as the resize weights sum to one
-        stretched = self.stretch(self.spectrogram(waveform))
-        pooled = self.audio_branch(stretched[:, None]).pooler_output
+        resized = self.resize(self.spectrogram(waveform))
+        pooled = self.audio_branch(resized[:, None]).pooler_output
         return functional.normalize(self.audio_projection(pooled), dim=-1)
 
 

@@ -72,28 +72,32 @@ class LogMel(nn.Module):
         return 10 * mel.clamp(min=1e-10).log10()
 
 
-class Stretch(nn.Module):
+class BicubicResize(nn.Module):
     """Spectrogram [B, frames, 64] -> [B, to_frames, 64] by cubic convolution with aligned corners.
 
     Equivalent to `torch.nn.functional.interpolate(mode="bicubic", align_corners=True)` (Keys 1981, a = -0.75), which
     HTSAT applies to its input; TensorRT has no cubic resize.
     """
 
-    places: Tensor  # int64 [4, to_frames]: indices of the source frames
-    shares: Tensor  # float32 [4, to_frames, 1]: their weights
+    indices: Tensor  # int64 [4, to_frames]: indices of the source frames
+    weights: Tensor  # float32 [4, to_frames, 1]: their weights
 
     def __init__(self, frames: int, to_frames: int) -> None:
         super().__init__()
-        wanted = np.arange(to_frames, dtype=np.float32) * np.float32((frames - 1) / (to_frames - 1))  # as torch rounds
-        places = np.floor(wanted) + np.arange(-1, 3, dtype=np.float32)[:, None]
-        shares = _cubic(np.abs(wanted - places))
-        self.register_buffer("places", torch.from_numpy(places.clip(0, frames - 1).astype(np.int64)), persistent=False)
-        self.register_buffer("shares", torch.from_numpy(shares).float()[:, :, None], persistent=False)
+        positions = np.arange(to_frames, dtype=np.float32) * np.float32(
+            (frames - 1) / (to_frames - 1)
+        )  # as torch rounds
+        indices = np.floor(positions) + np.arange(-1, 3, dtype=np.float32)[:, None]
+        weights = _cubic(np.abs(positions - indices))
+        self.register_buffer(
+            "indices", torch.from_numpy(indices.clip(0, frames - 1).astype(np.int64)), persistent=False
+        )
+        self.register_buffer("weights", torch.from_numpy(weights).float()[:, :, None], persistent=False)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Return the resized spectrogram [B, to_frames, 64]."""
-        taps = zip(self.places, self.shares, strict=True)
-        return torch.stack([spectrogram.index_select(1, place) * share for place, share in taps]).sum(0)
+        taps = zip(self.indices, self.weights, strict=True)
+        return torch.stack([spectrogram.index_select(1, index) * weight for index, weight in taps]).sum(0)
 
 
 def _cubic(distance: np.ndarray) -> np.ndarray:

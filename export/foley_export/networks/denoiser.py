@@ -24,13 +24,13 @@ class Denoiser(Network):
 
     stage_name = "denoiser"
     full_precision = frozenset({"unet.time_embed", "control_net.time_embed"})
-    signal: Tensor
-    both_branches = False
+    alphas_cumprod: Tensor
+    full_cfg_batch = False
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self.prediction = manifest.denoiser.prediction
-        self.register_buffer("signal", torch.from_numpy(schedule.alphas_cumprod()), persistent=False)
+        self.register_buffer("alphas_cumprod", torch.from_numpy(schedule.alphas_cumprod()), persistent=False)
         self.unet = UNet(manifest.denoiser)
         self.control_net = ControlNet(manifest.denoiser)
         self.control_projection = nn.Sequential(
@@ -51,7 +51,7 @@ class Denoiser(Network):
 
     def for_gpu(self) -> None:
         """Compute both guidance branches for all rows, including rows with guidance 1."""
-        self.both_branches = True
+        self.full_cfg_batch = True
 
     def forward(
         self,
@@ -67,20 +67,22 @@ class Denoiser(Network):
         The unconditional branch runs only for rows whose guidance is not 1, in the same UNet batch as the conditional
         rows. A row without guidance therefore costs half, unless `for_gpu` was called.
         """
-        branches = Branches(guidance, self.both_branches)
-        noise = self.branch(
-            branches.repeat(latents),
-            branches.repeat(timestep[:, 0]),
-            branches.join(embedding, negative_embedding),
-            branches.repeat(self.control(envelope)),
+        cfg_batch = CfgBatch(guidance, self.full_cfg_batch)
+        noise = self.predict_noise(
+            cfg_batch.repeat(latents),
+            cfg_batch.repeat(timestep[:, 0]),
+            cfg_batch.concatenate(embedding, negative_embedding),
+            cfg_batch.repeat(self.control(envelope)),
         )
-        return branches.guide(noise)
+        return cfg_batch.apply_guidance(noise)
 
     def control(self, envelope: Tensor) -> Tensor:
         """Project the envelope [batch, 1024] (linear RMS, 0 to 1) to the control [batch, 8, 256, 1]."""
         return self.control_projection(envelope[:, None, :, None])
 
-    def branch(self, latents: Tensor, timestep: Tensor, embedding: Tensor, control: Tensor | None = None) -> Tensor:
+    def predict_noise(
+        self, latents: Tensor, timestep: Tensor, embedding: Tensor, control: Tensor | None = None
+    ) -> Tensor:
         """Return the noise [batch, 8, 256, 16] for one embedding per row, without guidance.
 
         Args:
@@ -92,7 +94,7 @@ class Denoiser(Network):
         additions = None if control is None else self.control_net(latents + control, timestep, embedding)
         return self.to_noise(self.unet(latents, timestep, embedding, additions), latents, timestep)
 
-    def to_noise(self, answer: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+    def to_noise(self, model_output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
         """Convert the UNet's output to noise: it is the noise itself, or the velocity for v-prediction.
 
         Salimans & Ho, "Progressive Distillation" (ICLR 2022). At high noise levels the latents are almost entirely
@@ -100,29 +102,29 @@ class Denoiser(Network):
         v-prediction the network only has to predict that remainder.
         """
         if self.prediction == "noise":
-            return answer
-        signal = self.signal[timestep][:, None, None, None]
-        return signal.sqrt() * answer + (1 - signal).sqrt() * latents
+            return model_output
+        alphas_cumprod = self.alphas_cumprod[timestep][:, None, None, None]
+        return alphas_cumprod.sqrt() * model_output + (1 - alphas_cumprod).sqrt() * latents
 
 
-class Branches:
+class CfgBatch:
     """Builds the CFG batch: all rows with their conditional inputs, then the guided rows with unconditional inputs."""
 
-    def __init__(self, guidance: Tensor, both: bool = False) -> None:
+    def __init__(self, guidance: Tensor, full: bool = False) -> None:
         self.guidance = guidance  # [batch, 1]
-        self.guided = None if both else torch.nonzero(guidance[:, 0] != 1)[:, 0]  # None: all
+        self.guided_rows = None if full else torch.nonzero(guidance[:, 0] != 1)[:, 0]  # None: all
 
     def repeat(self, values: Tensor) -> Tensor:
         """Repeat `values` [batch, ...] that are the same in both branches for the rows of the CFG batch."""
-        return self.join(values, values)
+        return self.concatenate(values, values)
 
-    def join(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        """Join conditional and unconditional values [batch, ...] to the CFG batch."""
-        return torch.cat([conditional, unconditional if self.guided is None else unconditional[self.guided]])
+    def concatenate(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """Concatenate conditional and unconditional values [batch, ...] to the CFG batch."""
+        return torch.cat([conditional, unconditional if self.guided_rows is None else unconditional[self.guided_rows]])
 
-    def guide(self, noise: Tensor) -> Tensor:
+    def apply_guidance(self, noise: Tensor) -> Tensor:
         """Apply classifier-free guidance to the CFG batch's noise; rows with guidance 1 keep the conditional noise."""
         conditional, unconditional = noise.tensor_split([self.guidance.shape[0]])
-        if self.guided is not None:
-            unconditional = conditional.index_copy(0, self.guided, unconditional)
+        if self.guided_rows is not None:
+            unconditional = conditional.index_copy(0, self.guided_rows, unconditional)
         return unconditional + self.guidance[:, :, None, None] * (conditional - unconditional)

@@ -48,13 +48,13 @@ class OpticalFlow(Network):
 
     def flow(self, frames: Tensor) -> Tensor:
         """Return the flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
-        seen = self.look(frames)
-        estimate = seen.start()
+        pairs = self.encode_pairs(frames)
+        estimate = pairs.initial_estimate()
         for _ in range(self.updates):
-            estimate = self.update(seen, estimate)
+            estimate = self.update(pairs, estimate)
         return self.upsample(estimate)
 
-    def look(self, frames: Tensor) -> "Pairs":
+    def encode_pairs(self, frames: Tensor) -> "Pairs":
         """Encode the n pairs of consecutive frames in `frames` [n+1, 256, 344, 3]: all inputs of the updates."""
         images = frames.permute(0, 3, 1, 2) / 127.5 - 1
         features = self.feature_encoder(images)
@@ -67,7 +67,7 @@ class OpticalFlow(Network):
 
     def update(self, pairs: "Pairs", estimate: "Estimate") -> "Estimate":
         """Run one update for all `pairs`."""
-        correlation = self.correlation.look_up(pairs.pyramid, _pixel_grid(estimate.flow) + estimate.flow)
+        correlation = self.correlation.lookup(pairs.pyramid, _pixel_grid(estimate.flow) + estimate.flow)
         hidden, change = self.update_block(estimate.hidden, pairs.prepared, correlation, estimate.flow)
         return Estimate(hidden, estimate.flow + change)
 
@@ -101,8 +101,8 @@ class OpticalFlowWarm(OpticalFlow):
     def flow(self, frames: Tensor) -> Tensor:
         """Return the flow float [n, 2, 256, 344] in pixels, (x, y), between frames uint8 [n+1, 256, 344, 3]."""
         found: list[Estimate] = []
-        for pairs in self.look(frames).chains(self.chain):  # first pairs of all chains, then second pairs, ...
-            estimate = pairs.start()
+        for pairs in self.encode_pairs(frames).chains(self.chain):  # first pairs of all chains, then second pairs, ...
+            estimate = pairs.initial_estimate()
             if found:
                 estimate = estimate._replace(flow=found[-1].flow)
             for _ in range(self.warm_updates if found else self.first_updates):
@@ -128,7 +128,7 @@ class Pairs(NamedTuple):
     hidden: Tensor  # before the first update
     prepared: list[PreparedGRU]
 
-    def start(self) -> Estimate:
+    def initial_estimate(self) -> Estimate:
         """Return the initial estimate: zero flow."""
         return Estimate(self.hidden, torch.zeros_like(self.hidden[:, :2]))
 
@@ -138,21 +138,21 @@ class Pairs(NamedTuple):
         If the pairs do not fill the last chain, its last pair is repeated.
         """
         count = self.hidden.shape[0]
-        places = torch.arange((count + length - 1) // length * length, device=self.hidden.device)
-        places = torch.where(places < count, places, count - 1).unflatten(0, (-1, length))
+        indices = torch.arange((count + length - 1) // length * length, device=self.hidden.device)
+        indices = torch.where(indices < count, indices, count - 1).unflatten(0, (-1, length))
 
-        def take(nth: int) -> "Pairs":
-            rows = places[:, nth]
+        def select(nth: int) -> "Pairs":
+            rows = indices[:, nth]
             prepared = [
                 gru._replace(
-                    gate_share=gru.gate_share.index_select(0, rows),
-                    candidate_share=gru.candidate_share.index_select(0, rows),
+                    gate_context=gru.gate_context.index_select(0, rows),
+                    candidate_context=gru.candidate_context.index_select(0, rows),
                 )
                 for gru in self.prepared
             ]
             return Pairs(self.pyramid.index_select(0, rows), self.hidden.index_select(0, rows), prepared)
 
-        return [take(nth) for nth in range(length)]
+        return [select(nth) for nth in range(length)]
 
 
 class MaskPredictor(nn.Module):

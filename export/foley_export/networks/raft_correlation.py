@@ -42,7 +42,7 @@ class CorrelationPyramid(nn.Module):
         pyramid = torch.cat([*rows, torch.zeros_like(rows[0][:, :1])], 1)
         return pyramid.unflatten(0, (-1, height * width))
 
-    def look_up(self, pyramid: Tensor, points: Tensor) -> Tensor:
+    def lookup(self, pyramid: Tensor, points: Tensor) -> Tensor:
         """Look up `points` [n, 2, h, w], (x, y) on the second image's feature grid -> correlations [n, width, h, w].
 
         Bilinear between grid points, zero outside the image. All points of a window have the same offset from the
@@ -51,24 +51,28 @@ class CorrelationPyramid(nn.Module):
         height, width = points.shape[2:]
         sizes = [(height >> level, width >> level) for level in range(self.levels)]
         last = torch.tensor([[w - 1, h - 1] for h, w in sizes], dtype=points.dtype, device=points.device)
-        begins = torch.tensor(list(_begins(sizes)), dtype=points.dtype, device=points.device)
+        offsets = torch.tensor(list(_level_offsets(sizes)), dtype=points.dtype, device=points.device)
         scales = torch.tensor([1 / 2**level for level in range(self.levels)], dtype=points.dtype, device=points.device)
-        side = torch.arange(-self.radius, self.radius + 2, dtype=points.dtype, device=points.device)
+        window_offsets = torch.arange(-self.radius, self.radius + 2, dtype=points.dtype, device=points.device)
 
         centres = points.flatten(2).transpose(1, 2).unsqueeze(2) * scales[:, None]  # [n, h * w, levels, 2]
         corners = centres.floor()
-        wanted = corners[..., None] + side
-        inside = wanted.maximum(torch.zeros(())).minimum(last[..., None])
-        zero = pyramid.shape[2] - 1
-        beyond = zero * (wanted - inside).abs()  # moves out-of-image indices to or past the zero; clamped below
-        x, y = (inside * _strides(sizes, points)[..., None] + beyond).unbind(-2)
-        places = (x[..., :, None] + (y + begins[:, None])[..., None, :]).clamp(max=zero)  # x-major, as in the weights
+        coordinates = corners[..., None] + window_offsets
+        clamped = coordinates.maximum(torch.zeros(())).minimum(last[..., None])
+        zero_index = pyramid.shape[2] - 1
+        outside = zero_index * (coordinates - clamped).abs()  # moves out-of-image indices to the zero
+        x, y = (clamped * _strides(sizes, points)[..., None] + outside).unbind(-2)
+        indices = (x[..., :, None] + (y + offsets[:, None])[..., None, :]).clamp(
+            max=zero_index
+        )  # x-major, as in the weights
 
-        window = pyramid.gather(2, places.flatten(2).long()).transpose(1, 2)
-        window = window.unflatten(1, (self.levels, len(side), len(side)))  # [n, levels, x, y, h * w]
-        x_share, y_share = (centres - corners).permute(0, 2, 3, 1)[:, :, :, None, None].unbind(2)
-        window = window[:, :, :-1] * (1 - x_share) + window[:, :, 1:] * x_share
-        found = window[:, :, :, :-1] * (1 - y_share) + window[:, :, :, 1:] * y_share
+        window = pyramid.gather(2, indices.flatten(2).long()).transpose(1, 2)
+        window = window.unflatten(
+            1, (self.levels, len(window_offsets), len(window_offsets))
+        )  # [n, levels, x, y, h * w]
+        x_weight, y_weight = (centres - corners).permute(0, 2, 3, 1)[:, :, :, None, None].unbind(2)
+        window = window[:, :, :-1] * (1 - x_weight) + window[:, :, 1:] * x_weight
+        found = window[:, :, :, :-1] * (1 - y_weight) + window[:, :, :, 1:] * y_weight
         return found.flatten(1, 3).unflatten(2, (height, width))
 
 
@@ -77,9 +81,9 @@ def _strides(sizes: Iterable[tuple[int, int]], like: Tensor) -> Tensor:
     return torch.tensor([[1, width] for _, width in sizes], dtype=like.dtype, device=like.device)
 
 
-def _begins(sizes: Iterable[tuple[int, int]]) -> Iterable[int]:
+def _level_offsets(sizes: Iterable[tuple[int, int]]) -> Iterable[int]:
     """Yield the start offset of each level within a row of the pyramid."""
-    begin = 0
+    offset = 0
     for height, width in sizes:
-        yield begin
-        begin += height * width
+        yield offset
+        offset += height * width

@@ -50,8 +50,8 @@ class MotionEncoder(nn.Module):
 
     def forward(self, flow: Tensor, correlation: Tensor) -> Tensor:
         """Return the motion features."""
-        seen = [self.convcorr2(self.convcorr1(correlation)), self.convflow2(self.convflow1(flow))]
-        return torch.cat([self.conv(torch.cat(seen, 1)), flow], 1)
+        features = [self.convcorr2(self.convcorr1(correlation)), self.convflow2(self.convflow1(flow))]
+        return torch.cat([self.conv(torch.cat(features, 1)), flow], 1)
 
 
 class RecurrentBlock(nn.Module):
@@ -81,8 +81,8 @@ class ConvGRU(nn.Module):
         bias = torch.cat([conv.bias for conv in convolutions if conv.bias is not None])
         gates = [2 * self.widths[0], self.widths[0]]
         gate_weight, candidate_weight = torch.cat([hidden, motion], 1).split(gates)
-        gate_share, candidate_share = functional.conv2d(context, shared, bias, padding=self.padding).split(gates, 1)
-        return PreparedGRU(gate_weight, candidate_weight, gate_share, candidate_share, self.padding)
+        gate_context, candidate_context = functional.conv2d(context, shared, bias, padding=self.padding).split(gates, 1)
+        return PreparedGRU(gate_weight, candidate_weight, gate_context, candidate_context, self.padding)
 
 
 class PreparedGRU(NamedTuple):
@@ -90,17 +90,17 @@ class PreparedGRU(NamedTuple):
 
     gate_weight: Tensor
     candidate_weight: Tensor
-    gate_share: Tensor
-    candidate_share: Tensor
+    gate_context: Tensor
+    candidate_context: Tensor
     padding: tuple[int, int]
 
     def step(self, hidden: Tensor, motion: Tensor) -> Tensor:
         """Return the next hidden state [n, hidden, h, w]."""
-        both = torch.cat([hidden, motion], 1)
-        gates = functional.conv2d(both, self.gate_weight, padding=self.padding) + self.gate_share
+        inputs = torch.cat([hidden, motion], 1)
+        gates = functional.conv2d(inputs, self.gate_weight, padding=self.padding) + self.gate_context
         update, reset = gates.sigmoid().chunk(2, 1)
-        both = torch.cat([reset * hidden, motion], 1)
-        candidate = functional.conv2d(both, self.candidate_weight, padding=self.padding) + self.candidate_share
+        inputs = torch.cat([reset * hidden, motion], 1)
+        candidate = functional.conv2d(inputs, self.candidate_weight, padding=self.padding) + self.candidate_context
         return (1 - update) * hidden + update * candidate.tanh()
 
 

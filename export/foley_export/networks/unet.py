@@ -174,9 +174,9 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a feature map of the shape of `x`."""
         height, width = x.shape[2:]
-        cells = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
-        cells = self.transformer_blocks(cells)
-        return x + self.proj_out(cells.transpose(1, 2).unflatten(2, (height, width)))
+        tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        tokens = self.transformer_blocks(tokens)
+        return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, (height, width)))
 
 
 class TransformerBlock(nn.Module):

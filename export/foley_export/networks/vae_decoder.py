@@ -123,5 +123,5 @@ class SelfAttention(nn.Module):
         query, key, value = (
             layer(normalised).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v)
         )
-        cells = F.scaled_dot_product_attention(query, key, value)[:, 0]
-        return x + self.proj_out(cells.transpose(1, 2).unflatten(2, (height, width)))
+        tokens = F.scaled_dot_product_attention(query, key, value)[:, 0]
+        return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, (height, width)))

@@ -13,7 +13,7 @@ from foley_export.networks.network import OfficialModule
 from foley_export.networks.unet import group_norm
 from foley_export.networks.vae_decoder import EPS, Middle, ResidualBlock
 
-_SMALLEST_LOGVAR, _LARGEST_LOGVAR = -30.0, 20.0
+_MIN_LOGVAR, _MAX_LOGVAR = -30.0, 20.0
 
 
 class VaeEncoder(OfficialModule):
@@ -33,7 +33,7 @@ class VaeEncoder(OfficialModule):
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance, each [batch, 8, time / 4, 16], of a natural-log mel [batch, time, 64]."""
         mean, logvar = self.quant_conv(self.encoder(mel[:, None])).chunk(2, dim=1)
-        return mean, logvar.clamp(_SMALLEST_LOGVAR, _LARGEST_LOGVAR)
+        return mean, logvar.clamp(_MIN_LOGVAR, _MAX_LOGVAR)
 
 
 class Encoder(nn.Module):

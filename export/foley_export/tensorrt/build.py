@@ -45,7 +45,7 @@ def build_engines(root: Path, precision: Half, tuning: Tuning) -> Iterator[tuple
             engine.write(path, builder.refit(plan, path.read_bytes()), origin)
 
 
-def refused(bundle: Bundle, precision: Half) -> list[tuple[str, str]]:
+def unsupported(bundle: Bundle, precision: Half) -> list[tuple[str, str]]:
     """Return (stage, problem) for everything that TensorRT's support matrix does not list; does not need TensorRT.
 
     Raises:
@@ -86,16 +86,16 @@ class _Builder:
         for name, shapes in plan.shapes.items():
             profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
         config.add_optimization_profile(profile)
-        times = engine.timing_cache_file(self._bundle, self.compute_capability, self.version)
-        cache = config.create_timing_cache(times.read_bytes() if times.is_file() else b"")
+        timing_cache = engine.timing_cache_file(self._bundle, self.compute_capability, self.version)
+        cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
         built = builder.build_serialized_network(network, config)
         if built is None:
-            raise BundleError(f"TensorRT {self.version} could not build {plan.stage}; its log, above, says why")
-        times.parent.mkdir(parents=True, exist_ok=True)
-        temporary = times.with_suffix(".tmp")
+            raise BundleError(f"TensorRT {self.version} could not build {plan.stage}; see its log above")
+        timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary = timing_cache.with_suffix(".tmp")
         temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
-        temporary.replace(times)
+        temporary.replace(timing_cache)
         return bytes(built)
 
     def refit(self, plan: EnginePlan, built: bytes) -> bytes:
@@ -106,16 +106,18 @@ class _Builder:
         parser = trt.OnnxParserRefitter(refitter, self._logger)
         graph = self._bundle.path(plan.graph)
         if not parser.refit_from_bytes(_inlined(graph), str(graph)) or not refitter.refit_cuda_engine():
-            raise BundleError(f"TensorRT {self.version} could not put new weights into the engine of {plan.stage}")
+            raise BundleError(
+                f"TensorRT {self.version} could not refit the engine of {plan.stage}; delete the engine to rebuild it"
+            )
         return bytes(loaded.serialize())
 
     def _parse(self, parser: Any, plan: EnginePlan) -> None:
         graph = self._bundle.path(plan.graph)
         if problems := violations(graph):
-            raise BundleError(f"TensorRT does not take {graph}: {'; '.join(problems[:5])}")
+            raise BundleError(f"TensorRT does not support {graph}: {'; '.join(problems[:5])}")
         if not parser.parse(_inlined(graph), str(graph)):
             errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-            raise BundleError(f"TensorRT {self.version} does not take {graph}: {errors}")
+            raise BundleError(f"TensorRT {self.version} cannot parse {graph}: {errors}")
 
 
 def _inlined(graph: Path) -> bytes:
@@ -130,10 +132,11 @@ def _tensorrt() -> Any:
         import tensorrt
     except ImportError as error:
         raise ServerUnavailable(
-            f"no TensorRT here ({error}); on a machine with a GPU: pip install 'tensorrt>={MAJOR},<{MAJOR + 1}'"
+            f"TensorRT is not installed ({error}); on a machine with a GPU, run "
+            f"`pip install 'tensorrt>={MAJOR},<{MAJOR + 1}'`"
         ) from error
     if int(tensorrt.__version__.partition(".")[0]) != MAJOR:
-        raise ServerUnavailable(f"TensorRT {tensorrt.__version__} is installed; {MAJOR} is needed")
+        raise ServerUnavailable(f"TensorRT {tensorrt.__version__} is installed; install release {MAJOR}")
     return tensorrt
 
 
@@ -142,6 +145,6 @@ def _gpu() -> tuple[str, str]:
     import torch
 
     if not torch.cuda.is_available():
-        raise ServerUnavailable("no GPU here: engines are built on the kind of GPU that they run on")
+        raise ServerUnavailable("PyTorch finds no GPU; build engines on the GPU model that they will run on")
     properties = torch.cuda.get_device_properties(0)
     return properties.name, f"{properties.major}.{properties.minor}"

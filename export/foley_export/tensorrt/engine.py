@@ -45,7 +45,7 @@ def origin(bundle: Bundle, plan: EnginePlan, gpu: str, compute_capability: str, 
     """
     graph = bundle.path(plan.graph)
     if plan.graph not in bundle.manifest.files or not graph.is_file():
-        raise BundleError(f"{bundle.root} has no {plan.graph}: `foley-export onnx --precision` makes it")
+        raise BundleError(f"{bundle.root} has no {plan.graph}; create it with `foley-export onnx --precision`")
     # hashed again instead of taken from the manifest: the build reads the files on disk
     return Origin(
         gpu=gpu,
@@ -53,7 +53,7 @@ def origin(bundle: Bundle, plan: EnginePlan, gpu: str, compute_capability: str, 
         tensorrt=tensorrt,
         graph_sha256=file_sha256(graph),
         weights_sha256=file_sha256(bundle.path(weights_file(plan.stage))),
-        plan=_plain(plan),
+        plan=_as_json(plan),
     )
 
 
@@ -62,7 +62,7 @@ def decide(engine: Path, wanted: Origin) -> tuple[Decision, str]:
     try:
         found = Origin.model_validate_json(sidecar(engine).read_bytes())
     except FileNotFoundError:
-        return "build", "there is none yet"
+        return "build", "it does not exist yet"
     except (OSError, ValidationError):
         return "build", f"{sidecar(engine)} cannot be read"
     if not engine.is_file() or file_sha256(engine) != found.engine_sha256:
@@ -99,7 +99,7 @@ def write(engine: Path, content: bytes, made_of: Origin) -> None:
         temporary.replace(path)
 
 
-def _plain(plan: EnginePlan) -> dict[str, Any]:
+def _as_json(plan: EnginePlan) -> dict[str, Any]:
     """Return the plan as it is after a JSON round trip: lists instead of tuples."""
     shapes = {name: {key: list(value) for key, value in asdict(one).items()} for name, one in plan.shapes.items()}
     return {**asdict(plan), "shapes": shapes}

@@ -77,4 +77,4 @@ def _sizes(size: int | str, stage: Stage, manifest: Manifest, tuning: Tuning) ->
             return 1, min(_SHORT_TEXT, manifest.clap_text.max_tokens), manifest.clap_text.max_tokens
         case int():
             return size, size, size
-    raise ValueError(f"{stage.name} has a dimension {size!r} that no engine is planned for")
+    raise ValueError(f"{stage.name} has an unknown dynamic dimension {size!r}")

@@ -68,7 +68,7 @@ def _problems(node: ir.Node) -> Iterator[str]:
         yield f"operators of {node.domain} are not supported"
         return
     if node.op_type in DATA_DEPENDENT:
-        yield "how large its result is depends on values"
+        yield "the shape of its output depends on values"
         return
     types = SUPPORTED.get(node.op_type)
     if types is None:
@@ -77,7 +77,7 @@ def _problems(node: ir.Node) -> Iterator[str]:
     first = node.inputs[1 if node.op_type == "Where" else 0] if node.inputs else node.outputs[0]
     dtype = first.dtype if first is not None else None
     if dtype is None:
-        yield "its type is not known"
+        yield "its type is unknown"
     elif dtype not in types:
         yield f"{dtype.name} is not supported"
     for restriction in RESTRICTIONS.get(node.op_type, ()):
@@ -116,7 +116,7 @@ def _outputs(most: int) -> Restriction:
 def _rank(node: ir.Node) -> str | None:
     value = node.inputs[0]
     rank = len(value.shape) if value is not None and value.shape is not None else None
-    return None if rank in (4, 5) else f"only 2D and 3D are supported, this has rank {rank}"
+    return None if rank in (4, 5) else f"only rank 4 and 5 are supported, not {rank}"
 
 
 _NO_DILATION = _attribute("dilations", lambda value: all(one == 1 for one in value), "all ones")  # type: ignore[attr-defined]

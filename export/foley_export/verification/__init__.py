@@ -44,4 +44,4 @@ def verify(reference: Path | None, salt: str, onnx: bool, half: Half | None = No
     failed = [result for result in results if not result.passed]
     if failed:
         modules = ", ".join(dict.fromkeys(result.module for result in failed))
-        raise FoleyError(f"{len(failed)} of {len(results)} comparisons failed: look at {modules} in the table")
+        raise FoleyError(f"{len(failed)} of {len(results)} comparisons failed; see {modules} in the table")

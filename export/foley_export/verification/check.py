@@ -70,13 +70,13 @@ class NetworkCheck(Check):
 
     Attributes:
         outputs: Comparisons of the outputs of `forward`, also run on the exported graph.
-        inside: Comparisons of intermediate values, available from the torch module only.
+        intermediates: Comparisons of intermediate values, available from the torch module only.
     """
 
     module: str
     build: Callable[[], OfficialModule]
     outputs: tuple[Callable[[Forward, Vectors], Comparisons], ...] = ()
-    inside: tuple[Callable[[Any, Vectors], Comparisons], ...] = ()
+    intermediates: tuple[Callable[[Any, Vectors], Comparisons], ...] = ()
 
     @property
     def exported(self) -> bool:
@@ -86,7 +86,7 @@ class NetworkCheck(Check):
     def run(self, vectors: Vectors, salt: str = "", onnx: bool = False, half: Half | None = None) -> Iterator[Result]:
         """Run every comparison; see `Check.run`."""
         network = fill(self.build(), salt)
-        for compared in self.inside:
+        for compared in self.intermediates:
             yield from _results(self.module, "torch", compared, network, vectors)
         for compared in self.outputs:
             yield from _results(self.module, "torch", compared, _arrays_through(network), vectors)
@@ -98,16 +98,16 @@ class NetworkCheck(Check):
                     halved = export_graph(network, Path(folder), half) if half else None
                     del network
                     gc.collect()  # the exporter leaves reference cycles that keep the weights alive
-                    asked = _Asked(Graph(single))
+                    recorded = _RecordedGraph(Graph(single))
                     for compared in self.outputs:
-                        yield from _results(self.module, "onnx", compared, asked, vectors)
+                        yield from _results(self.module, "onnx", compared, recorded, vectors)
                     if half and halved:
-                        yield from _half_results(self.module, half, Rounded(halved), asked)
+                        yield from _half_results(self.module, half, Rounded(halved), recorded)
                 except Exception as error:  # from the exporter, from ONNX Runtime, or a full disk
                     yield _failure(self.module, "graph", "onnx", error)
 
 
-class _Asked:
+class _RecordedGraph:
     """Records the inputs and outputs of every call of a graph."""
 
     def __init__(self, graph: Graph) -> None:
@@ -115,15 +115,15 @@ class _Asked:
         self.calls: list[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]] = []
 
     def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        answer = self._graph(*inputs)
-        self.calls.append((inputs, answer))
-        return answer
+        outputs = self._graph(*inputs)
+        self.calls.append((inputs, outputs))
+        return outputs
 
 
-def _half_results(module: str, engine: Half, rounded: Rounded, asked: _Asked) -> Iterator[Result]:
+def _half_results(module: str, engine: Half, rounded: Rounded, recorded: _RecordedGraph) -> Iterator[Result]:
     """Compare half precision with float32 on the recorded inputs: relative error of every output, and overflow."""
-    for inputs, answer in asked.calls:
-        error = rounded.error(inputs, answer)
+    for inputs, outputs in recorded.calls:
+        error = rounded.error(inputs, outputs)
         for name, relative in error.relative.items():
             allowed = TOLERANCE[engine]
             yield Result(module, name, engine, relative <= allowed, relative=relative, tolerance=f"{allowed:.0e}")

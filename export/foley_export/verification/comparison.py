@@ -43,7 +43,7 @@ def half(what: str, ours: np.ndarray, official: np.ndarray) -> Comparison:
     return Comparison(f"{what}, at float16", ours.astype(np.float16), official)
 
 
-def levels(what: str, ours: np.ndarray, official: np.ndarray, relative: float | None = None) -> Comparison:
+def within_one_level(what: str, ours: np.ndarray, official: np.ndarray, relative: float | None = None) -> Comparison:
     """Compare bytes truncated from floats, which may differ by one level where a float is close to an integer."""
     return Comparison(what, ours, official, relative, absolute=1.0)
 

@@ -10,14 +10,14 @@ from foley_export.verification.check import Comparisons, Forward, NetworkCheck
 from foley_export.verification.comparison import Comparison
 from foley_export.verification.vectors import Vectors
 
-_PADDING = 1  # RoBERTa's token id
+_PAD_ID = 1  # RoBERTa's token id
 
 
 def _text(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["clap_text"]
     ids, mask, official = vector["input_ids"], vector["attention_mask"], vector["embedding"]
-    missing = ((0, 0), (0, int(vector["padded_length"]) - ids.shape[1]))
-    padded = np.pad(ids, missing, constant_values=_PADDING), np.pad(mask, missing)
+    padding = ((0, 0), (0, int(vector["padded_length"]) - ids.shape[1]))
+    padded = np.pad(ids, padding, constant_values=_PAD_ID), np.pad(mask, padding)
     yield Comparison("embedding, padded as officially", forward(*padded)[0], official)
     rows = [forward(ids[i : i + 1, :length], mask[i : i + 1, :length]) for i, length in enumerate(mask.sum(1))]
     yield Comparison("embedding, without padding", np.concatenate([embedding for (embedding,) in rows]), official)

@@ -28,12 +28,14 @@ def _sized(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:
     return network
 
 
-def _branches(network: Denoiser, vectors: Vectors) -> Comparisons:
+def _without_guidance(network: Denoiser, vectors: Vectors) -> Comparisons:
     vector = vectors["unet_controlnet"]
     control = network.control(torch.from_numpy(vector["rms"][:, 0, :, 0]))
     yield Comparison("control", control.numpy(), vector["control"])
     inputs = (torch.from_numpy(vector[name]) for name in ("latents", "timesteps", "embedding"))
-    yield Comparison("noise without ControlNet", network.branch(*inputs).numpy(), vector["noise_without_control"])
+    yield Comparison(
+        "noise without ControlNet", network.predict_noise(*inputs).numpy(), vector["noise_without_control"]
+    )
 
 
 def _noise(forward: Forward, vectors: Vectors) -> Comparisons:
@@ -114,8 +116,10 @@ _SHORT_LATENTS = {"latents": (8, 64, 16), "mel": (256, 64)}
 _SHORT_MEL = {"mel": (128, 64), "waveform": (128 * 160,)}
 
 CHECKS = (
-    NetworkCheck("denoiser", lambda: Denoiser(PAPER), (_noise, _trajectory_eta_0, _trajectory_eta_1), (_branches,)),
+    NetworkCheck(
+        "denoiser", lambda: Denoiser(PAPER), (_noise, _trajectory_eta_0, _trajectory_eta_1), (_without_guidance,)
+    ),
     NetworkCheck("vae_decoder", lambda: _sized(VaeDecoder(PAPER), _SHORT_LATENTS), (_mel,), (_scale_factor,)),
-    NetworkCheck("vae_encoder", lambda: VaeEncoder(PAPER), inside=(_posterior,)),
+    NetworkCheck("vae_encoder", lambda: VaeEncoder(PAPER), intermediates=(_posterior,)),
     NetworkCheck("vocoder", lambda: _sized(Vocoder(PAPER), _SHORT_MEL), (_waveform,), (_whole_waveform,)),
 )

@@ -5,9 +5,10 @@ import torch
 
 from foley import clip, envelope, media, metrics, schedule
 from foley.envelope_filter import low_pass
-from foley_export import mel, targets
+from foley_export import mel
+from foley_export.networks import video2rms_loss
 from foley_export.verification.check import Comparisons, TableCheck
-from foley_export.verification.comparison import Comparison, exact, levels
+from foley_export.verification.comparison import Comparison, exact, within_one_level
 from foley_export.verification.vectors import Vectors
 
 _STEPS, _ETAS = (200, 25, 4), (0, 1)
@@ -45,7 +46,7 @@ def _classes(vectors: Vectors) -> Comparisons:
     yield Comparison("zero-phase filter", filtered, vector["rms_filtered"], relative=_FLOAT64)
     yield exact("mu-law bins", envelope.mu_law_bins(), vector["mu_bins"])
     yield Comparison("mu-law value", envelope.mu_law(vector["rms_512_128"]), vector["mu_law_63"])
-    classes = targets.to_classes(filtered)
+    classes = video2rms_loss.to_classes(filtered)
     yield exact("classes", classes, vector["classes"])
     yield exact("classes back to RMS", envelope.class_levels()[classes], vector["rms_from_classes"])
 
@@ -61,7 +62,7 @@ def _frame_resize(vectors: Vectors) -> Comparisons:
     vector = vectors["frame_resize"]
     for size in ("larger", "smaller"):
         resized = np.stack([media.resize(frame) for frame in vector[f"{size}_frame"]])
-        yield levels(f"{size} frame at 344 x 256", resized, vector[f"{size}_resized"], relative=_FEW_BYTES)
+        yield within_one_level(f"{size} frame at 344 x 256", resized, vector[f"{size}_resized"], relative=_FEW_BYTES)
 
 
 def _mel(vectors: Vectors) -> Comparisons:
@@ -76,11 +77,13 @@ def _mel(vectors: Vectors) -> Comparisons:
 def _smoothing(vectors: Vectors) -> Comparisons:
     vector = vectors["label_smoothing_and_metrics"]
     true = torch.from_numpy(vector["targets"])
-    official, paper = (targets.smooth(true, smoothing=smoothing).numpy() for smoothing in ("official", "paper"))
+    official, paper = (
+        video2rms_loss.smooth_labels(true, smoothing=smoothing).numpy() for smoothing in ("official", "paper")
+    )
     yield Comparison("Gaussian label smoothing, official code", official, vector["smoothed_official_code"])
     yield Comparison("Gaussian label smoothing, equation 3", paper[0], vector["smoothed_paper_eq3"])
     logits = torch.from_numpy(vector["logits"]).transpose(1, 2)
-    loss = targets.cross_entropy(logits, targets.smooth(torch.from_numpy(vector["classes"])))
+    loss = video2rms_loss.cross_entropy(logits, video2rms_loss.smooth_labels(torch.from_numpy(vector["classes"])))
     yield Comparison("cross-entropy", loss.numpy(), vector["cross_entropy_official_code"])
 
 
@@ -99,6 +102,6 @@ CHECKS = (
     TableCheck("frames", (_frame_resize,)),
     TableCheck("envelope", (_measure, _classes, _recording)),
     TableCheck("mel", (_mel,), "torch"),
-    TableCheck("targets", (_smoothing,)),
+    TableCheck("video2rms_loss", (_smoothing,)),
     TableCheck("metrics", (_metrics,)),
 )

@@ -60,10 +60,12 @@ class Vectors:
             InvalidInput: If the folder does not exist.
         """
         if reference is None and not _BESIDE_CHECKOUT.is_dir():
-            raise InvalidInput(f"there are no vectors at {_BESIDE_CHECKOUT}: name their folder with --vectors")
+            raise InvalidInput(f"there are no vectors at {_BESIDE_CHECKOUT}; pass their folder with --vectors")
         self.folder = (reference or _BESIDE_CHECKOUT) / "vectors"
         if not self.folder.is_dir():
-            raise InvalidInput(f"{self.folder} is no folder: give --vectors the folder that holds `vectors/`")
+            raise InvalidInput(
+                f"{self.folder} is not a folder; pass the folder that contains `vectors/` with --vectors"
+            )
         self._vectors: dict[str, Vector] = {}
 
     def __getitem__(self, name: str) -> Vector:

@@ -10,7 +10,7 @@ from foley_export.networks.optical_flow import OpticalFlow
 from foley_export.networks.video2rms import Video2RMS
 from foley_export.presets import PAPER
 from foley_export.verification.check import Comparisons, Forward, NetworkCheck
-from foley_export.verification.comparison import Comparison, exact, half, levels
+from foley_export.verification.comparison import Comparison, exact, half, within_one_level
 from foley_export.verification.vectors import Vectors
 
 # with random weights the flow grows at every update: after two it is still within the 20 pixels of the uint8 range
@@ -34,7 +34,7 @@ def _clamped(network: OpticalFlow, vectors: Vectors) -> Comparisons:
 def _flow_bytes(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["raft_12_updates"]
     (flow,) = forward(vector["frames"])
-    yield levels("uint8 flow", flow.transpose(0, 3, 1, 2), vector["flow_uint8"])
+    yield within_one_level("uint8 flow", flow.transpose(0, 3, 1, 2), vector["flow_uint8"])
 
 
 def _flow_after_two(network: OpticalFlow, vectors: Vectors) -> Comparisons:
@@ -46,7 +46,7 @@ def _flow_after_two(network: OpticalFlow, vectors: Vectors) -> Comparisons:
 def _flow_bytes_after_two(forward: Forward, vectors: Vectors) -> Comparisons:
     vector = vectors["raft"]
     (flow,) = forward(vector["frames"])
-    yield levels("uint8 flow", flow.transpose(0, 3, 1, 2), vector["flow_2_updates_uint8"])
+    yield within_one_level("uint8 flow", flow.transpose(0, 3, 1, 2), vector["flow_2_updates_uint8"])
 
 
 def _rgb_input(network: RgbFeatures, vectors: Vectors) -> Comparisons:

@@ -288,7 +288,7 @@ class Studio:
         except asyncio.TimeoutError as error:
             raise TimedOut(f"the upload took longer than {self.upload_timeout_s:g} s; send a smaller file") from error
         if not size:
-            raise MediaError("the file is empty; send its content as the request body")
+            raise MediaError("the file is empty; choose another")
 
 
 def _profile_summary(sampling: Sampling) -> dict[str, Any]:

@@ -18,9 +18,9 @@ VERBS: dict[Action, tuple[str, ...]] = {
     "hit": ("hits", "strikes", "taps", "beats", "knocks on", "bangs on"),
     "scratch": ("scratches", "scrapes", "rubs", "drags along", "strokes"),
 }
-_WHO = ("a person", "someone", "a man", "a woman", "a hand")
-_WITH = ("with a wooden stick", "with a stick", "with a drumstick", "")
-_FORMS = (
+_AGENTS = ("a person", "someone", "a man", "a woman", "a hand")
+_TOOLS = ("with a wooden stick", "with a stick", "with a drumstick", "")
+_TEMPLATES = (
     "{who} {verb} {thing} {tool}",
     "{who} {verb} {thing} {tool}",
     "a stick {verb} {thing}",
@@ -38,11 +38,11 @@ def plain_caption(material: Material, action: Action) -> str:
 def caption(scene: Scene, variant: int = 0) -> str:
     """Return one of many captions of a scene, chosen by `variant`; capitals and full stops vary too."""
     random = np.random.default_rng([*scene.seed, PURPOSE, variant])
-    sentence = random.choice(_FORMS).format(
-        who=random.choice(_WHO),
+    sentence = random.choice(_TEMPLATES).format(
+        who=random.choice(_AGENTS),
         verb=random.choice(VERBS[scene.action]),
         thing=random.choice(WORDS[scene.material]),
-        tool=random.choice(_WITH),
+        tool=random.choice(_TOOLS),
     )
     sentence = " ".join(sentence.split())
     if random.random() < 0.5:

@@ -17,9 +17,9 @@ Floats = npt.NDArray[np.float64]
 _DOWN_S = 0.27  # longest downswing, from the highest point to the contact
 _LIFT_S = 0.25
 _SETTLE_S = 0.35  # from a contact to the hover height
-_LANDING = 3.0 * clip.FRAME_RATE_HZ  # px/s: vertical speed at the start of a scratch, slower than a hit
+_LANDING_SPEED = 3.0 * clip.FRAME_RATE_HZ  # px/s: vertical speed at the start of a scratch, slower than a hit
 _PHASE = np.linspace(0, 1, 201)  # progress of a scratch, 0 to 1
-_WAY = np.append(0, np.cumsum(np.sqrt(np.sin(np.pi * (_PHASE[1:] + _PHASE[:-1]) / 2)))) / (len(_PHASE) - 1)
+_TRAVEL = np.append(0, np.cumsum(np.sqrt(np.sin(np.pi * (_PHASE[1:] + _PHASE[:-1]) / 2)))) / (len(_PHASE) - 1)
 
 
 def impact_speed(strength: float) -> float:
@@ -32,7 +32,7 @@ def stroke_speed(strength: float) -> float:
     return (2 + 10 * strength) * clip.FRAME_RATE_HZ
 
 
-def tip(
+def tip_positions(
     contacts: Sequence[Contact], times_s: Floats, reach: float, rebound: float, random: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Return the tip's position at `times_s`: pixels along the object from its centre, and pixels above it; [n] each.
@@ -50,7 +50,7 @@ def tip(
     height = hover
     for contact in contacts:
         gap = (times_s >= start_s) & (times_s < contact.start_s)
-        keys = [(start_s, height, speed), *_blow(contact, start_s, height, hover)]
+        keys = [(start_s, height, speed), *_swing(contact, start_s, height, hover)]
         above[gap] = CubicHermiteSpline(*zip(*keys, strict=True))(times_s[gap])
         along[gap] = _glide(times_s[gap], start_s, contact.start_s, x, contact.x * reach)
 
@@ -60,7 +60,7 @@ def tip(
         above[touching] = np.abs(random.normal(0, 0.6, touching.sum()))  # roughness of the surface
         x = float(stroke(contact, np.array([end_s]), reach)[0])
         start_s, height = end_s, 0.0
-        speed = _LANDING if contact.duration_s else rebound * impact_speed(contact.strength)
+        speed = _LANDING_SPEED if contact.duration_s else rebound * impact_speed(contact.strength)
 
     rest = times_s >= start_s
     end_s = start_s + random.uniform(0.7, 1.5)
@@ -68,24 +68,24 @@ def tip(
     above[rest] = retreat(np.minimum(times_s[rest], end_s))
     along[rest] = _glide(times_s[rest], start_s, end_s, x, x + random.uniform(-40, 40))
 
-    trembling = np.minimum(above / 30, 1)  # tremor of the hand in the air
-    return along + trembling * _tremor(times_s, random), above + trembling * _tremor(times_s, random)
+    tremor_scale = np.minimum(above / 30, 1)  # tremor of the hand in the air
+    return along + tremor_scale * _tremor(times_s, random), above + tremor_scale * _tremor(times_s, random)
 
 
 def stroke(contact: Contact, times_s: Floats, reach: float) -> Floats:
     """Return the position of a scratch in pixels along the object, reflected between -`reach` and `reach`; [n]."""
-    way = np.zeros_like(times_s)
+    travel = np.zeros_like(times_s)
     if contact.duration_s:
         phase = np.clip((times_s - contact.start_s) / contact.duration_s, 0, 1)
-        way = stroke_speed(contact.strength) * contact.duration_s * np.interp(phase, _PHASE, _WAY)
-    unfolded = contact.x * reach + contact.direction * way
+        travel = stroke_speed(contact.strength) * contact.duration_s * np.interp(phase, _PHASE, _TRAVEL)
+    unfolded = contact.x * reach + contact.direction * travel
     return np.abs((unfolded + 3 * reach) % (4 * reach) - 2 * reach) - reach
 
 
-def _blow(contact: Contact, start_s: float, height: float, hover: float) -> Iterator[tuple[float, float, float]]:
+def _swing(contact: Contact, start_s: float, height: float, hover: float) -> Iterator[tuple[float, float, float]]:
     """Yield time, height and vertical speed at the turning points from the current position to the next contact."""
     gap_s = contact.start_s - start_s
-    speed = _LANDING if contact.duration_s else impact_speed(contact.strength)
+    speed = _LANDING_SPEED if contact.duration_s else impact_speed(contact.strength)
     down_s = min(_DOWN_S, 0.45 * gap_s)
     highest_s = contact.start_s - down_s
     if height == 0 and gap_s > _SETTLE_S + _LIFT_S + _DOWN_S:

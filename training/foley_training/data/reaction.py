@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from foley_training.data import motion
 from foley_training.data.canvas import COLUMNS, ROWS, Floats, Image, disc
-from foley_training.data.objects import Thing, water_mask
+from foley_training.data.objects import ObjectShape, water_mask
 from foley_training.data.scene import Contact, Scene
 
 _GRAVITY = 900.0  # px/s^2
@@ -18,18 +18,18 @@ class Reaction:
     """The moving parts of a scene except the stick; `still` is the image without them, [HEIGHT, WIDTH, 3]."""
 
     def __init__(
-        self, scene: Scene, thing: Thing, reach: float, light: Floats, still: Image, random: np.random.Generator
+        self, scene: Scene, obj: ObjectShape, reach: float, light: Floats, still: Image, random: np.random.Generator
     ) -> None:
-        self.thing, self.still, self.material = thing, still, scene.material
+        self.obj, self.still, self.material = obj, still, scene.material
         touches = np.array([touch for c in scene.contacts for touch in _touches(c, reach)]).reshape(-1, 3)
         self.times_s, self.along, self.strength = touches.T
-        self.loose = _loose(scene, thing, touches, light, random)
-        rows = slice(int(thing.y - thing.depth / 2), int(thing.y + thing.depth / 2) + 2)
-        columns = slice(int(max(0, thing.x - thing.half)), int(thing.x + thing.half) + 2)
+        self.particles = _particles(scene, obj, touches, light, random)
+        rows = slice(int(obj.y - obj.depth / 2), int(obj.y + obj.depth / 2) + 2)
+        columns = slice(int(max(0, obj.x - obj.half)), int(obj.x + obj.half) + 2)
         self.window = rows, columns
-        self.mask = water_mask(thing)[self.window]
+        self.mask = water_mask(obj)[self.window]
 
-    def at(self, time_s: float) -> Image:
+    def frame_at(self, time_s: float) -> Image:
         """Return the room and the object at a time, without the stick."""
         if self.material == "water":
             return self._rippled(time_s)
@@ -37,25 +37,25 @@ class Reaction:
             return self._dented(time_s)
         return self.still
 
-    def spray(self, image: Image, time_s: float) -> None:
+    def draw_particles(self, image: Image, time_s: float) -> None:
         """Draw the flying drops and grains in place."""
-        start_s, x, y, speed_x, speed_y, radius, *_ = self.loose.T
+        start_s, x, y, speed_x, speed_y, radius, *_ = self.particles.T
         age = time_s - start_s
         flying = (age > 0) & (age < 2 * -speed_y / _GRAVITY)
         if flying.any():
             age = age[flying]
-            places = np.stack([x[flying] + speed_x[flying] * age, y[flying] + speed_y[flying] * age], axis=1)
-            places[:, 1] += _GRAVITY / 2 * age**2
-            for place, size, colour in zip(places, radius[flying], self.loose[flying, 6:], strict=True):
-                disc(image, place, size, colour)
+            positions = np.stack([x[flying] + speed_x[flying] * age, y[flying] + speed_y[flying] * age], axis=1)
+            positions[:, 1] += _GRAVITY / 2 * age**2
+            for position, size, colour in zip(positions, radius[flying], self.particles[flying, 6:], strict=True):
+                disc(image, position, size, colour)
 
     def _rippled(self, time_s: float) -> Image:
         age = time_s - self.times_s
         alive = np.flatnonzero((age > 0) & (age < 0.8))
         if not alive.size:
             return self.still
-        rows, columns = ROWS[self.window] - self.thing.y, COLUMNS[self.window] - self.thing.x
-        flat = 2 * self.thing.half / self.thing.depth
+        rows, columns = ROWS[self.window] - self.obj.y, COLUMNS[self.window] - self.obj.x
+        flat = 2 * self.obj.half / self.obj.depth
         height = np.zeros_like(rows)
         for i in alive:
             front = np.hypot(columns - self.along[i], rows * flat) - 110 * age[i]
@@ -72,7 +72,7 @@ class Reaction:
             return self.still
         i = alive[-1]
         depth = 9 * self.strength[i] * np.exp(-age[i] / 0.12)
-        x, y = self.thing.x + self.along[i], self.thing.surface(self.along[i])
+        x, y = self.obj.x + self.along[i], self.obj.surface(self.along[i])
         rows = slice(int(y) - 12, int(y) + 24)
         columns = slice(int(max(0, x - 40)), int(x) + 40)
         across = np.exp(-(((COLUMNS[rows, columns] - x) / 16) ** 2))
@@ -92,8 +92,8 @@ def _touches(contact: Contact, reach: float) -> Iterator[tuple[float, float, flo
         yield time_s, along, 0.2 + 0.3 * contact.strength
 
 
-def _loose(
-    scene: Scene, thing: Thing, touches: npt.NDArray[np.float64], light: Floats, random: np.random.Generator
+def _particles(
+    scene: Scene, obj: ObjectShape, touches: npt.NDArray[np.float64], light: Floats, random: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """Return the drops and grains: initial time, position and velocity, radius and RGB, [n, 9]."""
     if scene.material not in ("water", "gravel"):
@@ -106,6 +106,6 @@ def _loose(
     shade = random.uniform(0.7, 1.1, (count, 1))
     colour = (np.array([190, 215, 240]) if scene.material == "water" else np.array([165, 152, 132])) * shade * light
     radius = random.uniform(0.8, 2.2, count)
-    x, y = thing.x + along + random.normal(0, 3, count), thing.surface(along)
+    x, y = obj.x + along + random.normal(0, 3, count), obj.surface(along)
     speed_x, speed_y = speed * np.sin(angle), -speed * np.cos(angle)
     return np.column_stack([time_s, x, y, speed_x, speed_y, radius, np.clip(colour, 0, 255)])

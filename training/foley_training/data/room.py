@@ -3,40 +3,40 @@
 import numpy as np
 
 from foley_training.data.canvas import COLUMNS, HEIGHT, ROWS, WIDTH, Canvas, Colour, Floats, grain, hsv
-from foley_training.data.objects import Thing
+from foley_training.data.objects import ObjectShape
 from foley_training.data.scene import HELD_OUT_STYLE, Scene
 
 
-def furnish(scene: Scene, thing: Thing, random: np.random.Generator) -> tuple[Canvas, Colour]:
+def draw_room(scene: Scene, obj: ObjectShape, random: np.random.Generator) -> tuple[Canvas, Colour]:
     """Return the wall in the scene's style with a table before it, and the wall's mean colour."""
     colour, other = (hsv(random.uniform(0, 180), random.uniform(0, 0.4), random.uniform(70, 225)) for _ in range(2))
-    share = np.zeros((HEIGHT, WIDTH), np.float32)
+    blend = np.zeros((HEIGHT, WIDTH), np.float32)
     if scene.style == "gradient":
         angle = random.uniform(0, 2 * np.pi)
-        share = 0.5 + np.cos(angle) * (COLUMNS / WIDTH - 0.5) + np.sin(angle) * (ROWS / HEIGHT - 0.5)
+        blend = 0.5 + np.cos(angle) * (COLUMNS / WIDTH - 0.5) + np.sin(angle) * (ROWS / HEIGHT - 0.5)
     elif scene.style == "stripes":
         angle, period = random.uniform(0, np.pi), random.uniform(14, 50)
-        share = 0.5 + 2 * np.sin((np.cos(angle) * COLUMNS + np.sin(angle) * ROWS) * 2 * np.pi / period)
+        blend = 0.5 + 2 * np.sin((np.cos(angle) * COLUMNS + np.sin(angle) * ROWS) * 2 * np.pi / period)
     elif scene.style == "speckles":
         size = random.uniform(4, 14)
-        share = 0.5 + 1.5 * (grain(random, size, size) - random.uniform(0.2, 0.8))
+        blend = 0.5 + 1.5 * (grain(random, size, size) - random.uniform(0.2, 0.8))
     elif scene.style == HELD_OUT_STYLE:
-        share = 0.3 + 0.2 * grain(random, 60, 40)
-    share = np.clip(share, 0, 1)[..., None]
+        blend = 0.3 + 0.2 * grain(random, 60, 40)
+    blend = np.clip(blend, 0, 1)[..., None]
     plaster = 1 + random.uniform(0.02, 0.04) * grain(random, 3, 3) + random.uniform(0.015, 0.04) * grain(random, 9, 9)
-    wall = (colour + (other - colour) * share * random.uniform(0.4, 1)) * plaster[..., None]
+    wall = (colour + (other - colour) * blend * random.uniform(0.4, 1)) * plaster[..., None]
     table = hsv(random.uniform(0, 180), random.uniform(0.05, 0.35), random.uniform(60, 200))
-    back = thing.y + random.uniform(-6, 0.6 * thing.body + thing.depth / 2)
+    back = obj.y + random.uniform(-6, 0.6 * obj.body + obj.depth / 2)
     shade = 0.85 + 0.3 * (ROWS - back) / (HEIGHT - back) + 0.03 * grain(random, 12, 2)
     room = np.where((back < ROWS)[..., None], table * shade[..., None], wall)
     return room.astype(np.float32), wall.mean(axis=(0, 1))
 
 
-def light(scene: Scene, thing: Thing, random: np.random.Generator) -> Floats:
+def make_lighting(scene: Scene, obj: ObjectShape, random: np.random.Generator) -> Floats:
     """Return the lighting as factors of the colours: [HEIGHT, WIDTH, 3]."""
     if scene.style == HELD_OUT_STYLE:
-        lamp_x, lamp_y = thing.x + random.uniform(-50, 50), random.uniform(-90, -40)
-        angle = np.arctan2(COLUMNS - lamp_x, ROWS - lamp_y) - np.arctan2(thing.x - lamp_x, thing.y - lamp_y)
+        lamp_x, lamp_y = obj.x + random.uniform(-50, 50), random.uniform(-90, -40)
+        angle = np.arctan2(COLUMNS - lamp_x, ROWS - lamp_y) - np.arctan2(obj.x - lamp_x, obj.y - lamp_y)
         cone = np.exp(-((np.abs(angle) / random.uniform(0.42, 0.55)) ** 4))
         warm = np.array([1.15, random.uniform(0.8, 0.9), random.uniform(0.45, 0.6)], np.float32)
         return np.asarray(cone[..., None] * warm + np.array([0.12, 0.14, 0.22], np.float32), np.float32)

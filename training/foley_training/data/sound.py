@@ -20,7 +20,7 @@ Wave = npt.NDArray[np.float64]
 
 PURPOSE = 1  # random stream of the scene
 RATE = clip.SAMPLE_RATE_HZ
-_LOUDEST = 0.3  # RMS over 64 ms of the hardest hit on the loudest material
+_MAX_RMS = 0.3  # RMS over 64 ms of the hardest hit on the loudest material
 _RANGE_DB = 18.0  # level difference between the softest and the hardest contact
 
 
@@ -51,7 +51,7 @@ def synthesise(scene: Scene) -> Floats:
         sound = _scratch(scene, contact, random) if contact.duration_s else _hit(scene, contact, random)
         if ring is not None:
             sound = signal.fftconvolve(sound, ring)
-        sound *= _level(scene.material, contact) / _loudest_rms(sound)
+        sound *= _level(scene.material, contact) / _max_rms(sound)
         first = round(contact.start_s * RATE)
         sound = sound[: len(wave) - first]
         wave[first : first + len(sound)] += sound
@@ -63,10 +63,10 @@ def synthesise(scene: Scene) -> Floats:
 def _level(material: Material, contact: Contact) -> float:
     """Return the RMS of the loudest 64 ms of a contact."""
     below_db = (1 - contact.strength) * _RANGE_DB + (4 if contact.duration_s else 0)
-    return _LOUDEST * LOUDNESS[material] * 10 ** (-below_db / 20)
+    return _MAX_RMS * LOUDNESS[material] * 10 ** (-below_db / 20)
 
 
-def _loudest_rms(sound: Wave, window: int = 1024) -> float:
+def _max_rms(sound: Wave, window: int = 1024) -> float:
     power = np.convolve(np.square(sound), np.ones(window) / window)
     return float(np.sqrt(power.max())) + 1e-9
 
@@ -77,17 +77,17 @@ def _ringing(scene: Scene, random: np.random.Generator) -> Wave:
     large, small = modes.lowest_hz
     lowest = large * (small / large) ** (1 - scene.size)
     time = np.arange(int(max(modes.decay_s) * RATE)) / RATE
-    answer = np.zeros_like(time)
+    response = np.zeros_like(time)
     for i, ratio in enumerate(modes.ratios):
         frequency = lowest * ratio * random.uniform(0.97, 1.03)
         if frequency > 0.47 * RATE:
             break
-        share = i / max(1, len(modes.ratios) - 1)
-        decay_s = modes.decay_s[0] * (modes.decay_s[1] / modes.decay_s[0]) ** share
+        fraction = i / max(1, len(modes.ratios) - 1)
+        decay_s = modes.decay_s[0] * (modes.decay_s[1] / modes.decay_s[0]) ** fraction
         gain = random.uniform(0.5, 1.0) * 0.75**i
-        answer += gain * np.sin(2 * np.pi * frequency * time + random.uniform(0, 6.28)) * 10 ** (-3 * time / decay_s)
-    answer[0] += modes.click * len(modes.ratios)
-    return answer
+        response += gain * np.sin(2 * np.pi * frequency * time + random.uniform(0, 6.28)) * 10 ** (-3 * time / decay_s)
+    response[0] += modes.click * len(modes.ratios)
+    return response
 
 
 def _hit(scene: Scene, contact: Contact, random: np.random.Generator) -> Wave:
@@ -97,7 +97,7 @@ def _hit(scene: Scene, contact: Contact, random: np.random.Generator) -> Wave:
         return _band(_burst(random, 0.05, 0.4), 60, 500 - 250 * scene.size)
     if scene.material == "water":
         splash = _band(_burst(random, 0.09, 0.6, attack_s=0.012), 500, 2500)
-        return splash / _loudest_rms(splash) + 0.8 * _bubbles(scene, random, 0.6, rate_hz=40)
+        return splash / _max_rms(splash) + 0.8 * _bubbles(scene, random, 0.6, rate_hz=40)
     return _grains(scene, random, _decay(0.5, 0.09))
 
 
@@ -110,7 +110,7 @@ def _scratch(scene: Scene, contact: Contact, random: np.random.Generator) -> Wav
     if scene.material == "water":
         swish = _band(noise, 400, 1800)
         bubbles = _bubbles(scene, random, contact.duration_s, rate_hz=25)
-        return swish / _loudest_rms(swish) + 0.8 * np.resize(bubbles, len(swish))
+        return swish / _max_rms(swish) + 0.8 * np.resize(bubbles, len(swish))
     if scene.material == "cloth":
         return _band(noise, 200, 1100 - 400 * scene.size)
     grain_hz = 60 + 120 * contact.strength  # rate at which the stick crosses the surface's ridges
@@ -140,7 +140,7 @@ def _bubbles(scene: Scene, random: np.random.Generator, length_s: float, rate_hz
         bubble = np.sin(2 * np.pi * frequency * time * (1 + 5 * time)) * np.exp(-time / 0.02) * random.uniform(0.3, 1)
         bubble = bubble[: len(wave) - int(start)]
         wave[int(start) : int(start) + len(bubble)] += bubble * np.exp(-start / len(wave))
-    return wave / _loudest_rms(wave)
+    return wave / _max_rms(wave)
 
 
 def _grains(scene: Scene, random: np.random.Generator, density: Wave) -> Wave:

@@ -25,7 +25,7 @@ class Stick:
     bead: float  # px
 
     @classmethod
-    def choose(cls, scene: Scene, wall: Colour, random: np.random.Generator) -> "Stick":
+    def sample(cls, scene: Scene, wall: Colour, random: np.random.Generator) -> "Stick":
         """Draw a stick with a colour that is distinct from the wall's."""
         if scene.style == HELD_OUT_STYLE:
             colours = np.array(_HELD_OUT_COLOURS, np.float64)
@@ -44,7 +44,7 @@ class Stick:
             bead=radius * random.uniform(1.05, 1.6),
         )
 
-    def over(self, image: Image, x: float, y: float, above: float, light: Floats) -> Image:
+    def draw_over(self, image: Image, x: float, y: float, above: float, light: Floats) -> Image:
         """Return the image with the stick drawn over it; its bead touches (x, y), `above` pixels above the surface."""
         image = image.copy()
         elevation = self.elevation - self.lean * above / self.length

@@ -1,7 +1,7 @@
 """CLAP at small scale: a joint embedding space of texts and sounds.
 
 Wu et al. (ICASSP 2023) train with the symmetric contrastive loss of CLIP. Here many clips of a batch have the same
-text, so all pairs of equal meaning are positives (supervised contrastive learning, Khosla et al. 2020). A second term
+text, so all pairs with equal labels are positives (supervised contrastive learning, Khosla et al. 2020). A second term
 minimises the distance of the two embeddings of a pair: the diffusion model is trained on audio embeddings and prompted
 with text embeddings, so the modality gap of contrastive learning (Liang et al. 2022) would be audible. The empty text,
 used when there is no prompt, matches no sound and is pushed away from all of them.
@@ -25,11 +25,11 @@ from foley_training.data.scene import ACTIONS, MATERIALS, Scene, make_scene
 from foley_training.loop import Losses, Pass, Task
 from foley_training.sounds import CLAP_FRAMES, Sounds
 
-_ALIGNMENT = 0.5  # weight of the distance between the two embeddings of a pair
+_ALIGNMENT_WEIGHT = 0.5  # weight of the distance between the two embeddings of a pair
 _TEMPERATURE = 0.07
-_PLAIN = 0.15  # fraction of captions that are the evaluation's sentence
-_EMPTY = 0.1  # fraction of empty texts
-_NOTHING = -1  # meaning of the empty text
+_PLAIN_FRACTION = 0.15  # fraction of captions that are the evaluation's sentence
+_EMPTY_FRACTION = 0.1  # fraction of empty texts
+_NO_LABEL = -1  # label of the empty text
 _VARIANTS = 1_000_000
 
 
@@ -37,14 +37,15 @@ _VARIANTS = 1_000_000
 class Pairs:
     """Sounds, CLAP's log-mel [batch, 1001, 64], and texts, token ids and mask [batch, tokens].
 
-    `heard` and `read` [batch] number the meanings of sounds and texts; the empty text's `_NOTHING` matches no sound.
+    `audio_labels` and `text_labels` [batch] number the meanings of sounds and texts; the empty text's `_NO_LABEL`
+    matches no sound.
     """
 
     spectrograms: Tensor
     input_ids: Tensor
     attention_mask: Tensor
-    heard: Tensor
-    read: Tensor
+    audio_labels: Tensor
+    text_labels: Tensor
 
 
 class Clap(Task[Pairs]):
@@ -65,44 +66,44 @@ class Clap(Task[Pairs]):
         """Return a batch of matching sounds and captions; some captions are replaced by the empty text."""
         indices = random.integers(len(self.train_set.scenes), size=self.config.batch)
         scenes = [self.train_set.scenes[i] for i in indices]
-        meanings = [_meaning(scene) for scene in scenes]
-        empty = random.random(len(scenes)) < _EMPTY
+        labels = [_label(scene) for scene in scenes]
+        empty = random.random(len(scenes)) < _EMPTY_FRACTION
         texts = ["" if none else _text(scene, random) for scene, none in zip(scenes, empty, strict=True)]
         # short audio prompts are repeated to fill the clip, so it may start at any moment: roll randomly
         spectrograms = [np.roll(self.train_set.clap_mels[i], random.integers(CLAP_FRAMES), 0) for i in indices]
-        input_ids, attention_mask = tokenise(self.tokenizer, texts)
+        input_ids, attention_mask = tokenize(self.tokenizer, texts)
         pairs = (
             torch.from_numpy(np.stack(spectrograms).astype(np.float32)),
             input_ids,
             attention_mask,
-            torch.tensor(meanings),
-            torch.from_numpy(np.where(empty, _NOTHING, meanings)),
+            torch.tensor(labels),
+            torch.from_numpy(np.where(empty, _NO_LABEL, labels)),
         )
         return Pairs(*(tensor.to(self.device) for tensor in pairs))
 
     def losses(self, batch: Pairs) -> Losses:
         """Return the contrastive loss and the distance between the embeddings of a pair."""
-        heard = embed_spectrograms(self.audio, batch.spectrograms)
-        read = self.text(batch.input_ids, batch.attention_mask)
-        same = (batch.heard[:, None] == batch.read).float()
-        scores = heard.float() @ read.float().T / _TEMPERATURE
-        contrast = _cross_entropy(scores, same) + _cross_entropy(scores.T, same.T)
-        distance = 1 - (heard * read).sum(1)[batch.heard == batch.read].mean()
-        return {"contrast": contrast / 2, "distance": _ALIGNMENT * distance}
+        audio = embed_spectrograms(self.audio, batch.spectrograms)
+        text = self.text(batch.input_ids, batch.attention_mask)
+        is_match = (batch.audio_labels[:, None] == batch.text_labels).float()
+        scores = audio.float() @ text.float().T / _TEMPERATURE
+        contrast = _cross_entropy(scores, is_match) + _cross_entropy(scores.T, is_match.T)
+        distance = 1 - (audio * text).sum(1)[batch.audio_labels == batch.text_labels].mean()
+        return {"contrast": contrast / 2, "distance": _ALIGNMENT_WEIGHT * distance}
 
     def validate(self) -> dict[str, float]:
         """Return the accuracy of nearest-sentence retrieval among all twelve, and the mean cosine with the true one."""
-        heard = torch.cat([embed_spectrograms(self.audio, part) for part in self._spectrograms(self.validation_set)])
+        audio = torch.cat([embed_spectrograms(self.audio, part) for part in self._spectrograms(self.validation_set)])
         sentences = [plain_caption(material, action) for material in MATERIALS for action in ACTIONS]
-        read = self.embed_texts(sentences)
-        meaning = torch.tensor([_meaning(scene) for scene in self.validation_set.scenes], device=heard.device)
-        scores = heard @ read.T
-        right = scores.gather(1, meaning[:, None])
-        return {"accuracy": float((scores.argmax(1) == meaning).float().mean()), "cosine": float(right.mean())}
+        text = self.embed_texts(sentences)
+        label = torch.tensor([_label(scene) for scene in self.validation_set.scenes], device=audio.device)
+        scores = audio @ text.T
+        matching = scores.gather(1, label[:, None])
+        return {"accuracy": float((scores.argmax(1) == label).float().mean()), "cosine": float(matching.mean())}
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return unit-length embeddings [texts, 512] on the task's device."""
-        embeddings: Tensor = self.text(*(tensor.to(self.device) for tensor in tokenise(self.tokenizer, texts)))
+        embeddings: Tensor = self.text(*(tensor.to(self.device) for tensor in tokenize(self.tokenizer, texts)))
         return embeddings
 
     def _spectrograms(self, sounds: Sounds) -> Iterator[Tensor]:
@@ -118,7 +119,7 @@ def embed_spectrograms(audio: ClapAudio, spectrograms: Tensor) -> Tensor:
         return functional.normalize(audio.audio_projection(pooled.float()), dim=-1)
 
 
-def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Return token ids and attention mask, int64 [texts, tokens], padded to the longest text."""
     encoded = tokenizer.encode_batch(list(texts))
     return torch.tensor([one.ids for one in encoded]), torch.tensor([one.attention_mask for one in encoded])
@@ -132,17 +133,17 @@ def sentences(count: int) -> Iterator[str]:
         yield from (caption(scene, variant) for variant in range(4))
 
 
-def _meaning(scene: Scene) -> int:
+def _label(scene: Scene) -> int:
     return MATERIALS.index(scene.material) * len(ACTIONS) + ACTIONS.index(scene.action)
 
 
 def _text(scene: Scene, random: np.random.Generator) -> str:
-    if random.random() < _PLAIN:
+    if random.random() < _PLAIN_FRACTION:
         return plain_caption(scene.material, scene.action)
     return caption(scene, int(random.integers(_VARIANTS)))
 
 
-def _cross_entropy(scores: Tensor, same: Tensor) -> Tensor:
-    """Return the cross-entropy with all pairs of equal meaning as equally likely targets; rows without any add zero."""
-    right = same / same.sum(1, keepdim=True).clamp(min=1)
-    return -(right * scores.log_softmax(1)).sum(1).mean()
+def _cross_entropy(scores: Tensor, is_match: Tensor) -> Tensor:
+    """Return the cross-entropy with all pairs of equal labels as equally likely targets; rows without any add zero."""
+    matching = is_match / is_match.sum(1, keepdim=True).clamp(min=1)
+    return -(matching * scores.log_softmax(1)).sum(1).mean()

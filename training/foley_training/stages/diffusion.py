@@ -26,15 +26,15 @@ from foley_training.config import LoopConfig
 from foley_training.latents import Latents
 from foley_training.loop import Losses, Pass, Task
 
-PIECE = 256  # mel frames: 2.56 s
-_WHOLE = 0.3  # fraction of batches with a few whole clips instead of many pieces
-_NO_PROMPT = 0.1  # fraction of clips with the empty text's embedding
-_SNR_LIMIT = 5.0
+CROP_FRAMES = 256  # mel frames: 2.56 s
+_FULL_CLIP_FRACTION = 0.3  # fraction of batches with a few whole clips instead of many crops
+_UNCONDITIONAL_FRACTION = 0.1  # fraction of clips with the empty text's embedding
+_SNR_GAMMA = 5.0
 _CONTROL_GAINS = (10.0, 200.0)  # initial gains of the layer on linear RMS, for loud to near-silent sounds
 
 
 @dataclass(frozen=True)
-class Noisy:
+class NoisyBatch:
     """Noisy latents and their noise, [batch, 8, frames / 4, 16]; envelope [batch, frames], embeddings [batch, 512]."""
 
     latents: Tensor
@@ -44,7 +44,7 @@ class Noisy:
     envelope: Tensor
 
 
-class Diffusion(Task[Noisy]):
+class Diffusion(Task[NoisyBatch]):
     """The part shared by the UNet's and the ControlNet's task: batches, loss weights and validation samples."""
 
     def __init__(
@@ -60,28 +60,28 @@ class Diffusion(Task[Noisy]):
         self.config, self.train_set, self.validation_set, self.vae = config, train, validation, vae
         self.empty = empty  # [512], the embedding of the empty text
         self.denoiser = Denoiser(manifest)
-        self._start()
+        self._setup()
 
     @abstractmethod
-    def _start(self) -> None:
+    def _setup(self) -> None:
         """Set `networks`, `passes` and the initial weights."""
 
-    def batch(self, random: np.random.Generator) -> Noisy:
-        """Return noisy latents of random pieces, or of a few whole clips."""
+    def batch(self, random: np.random.Generator) -> NoisyBatch:
+        """Return noisy latents of random crops, or of a few whole clips."""
         # attention and group normalisation are global, so training needs whole clips too
-        length = clip.PADDED_ENVELOPE if random.random() < _WHOLE else PIECE
-        count = max(1, self.config.batch * PIECE // length)
-        pieces = [self.train_set.sounds.piece(random, length) for _ in range(count)]
+        length = clip.PADDED_ENVELOPE if random.random() < _FULL_CLIP_FRACTION else CROP_FRAMES
+        count = max(1, self.config.batch * CROP_FRAMES // length)
+        crops = [self.train_set.sounds.random_crop(random, length) for _ in range(count)]
         clean, envelopes, embeddings = [], [], []
-        for index, first in pieces:
-            cells = slice(first // clip.LATENT_REDUCTION, (first + length) // clip.LATENT_REDUCTION)
+        for index, first in crops:
+            latent_frames = slice(first // clip.LATENT_REDUCTION, (first + length) // clip.LATENT_REDUCTION)
             mean, deviation = (
-                a[index, :, cells].astype(np.float32) for a in (self.train_set.mean, self.train_set.deviation)
+                a[index, :, latent_frames].astype(np.float32) for a in (self.train_set.mean, self.train_set.deviation)
             )
-            draw = mean + deviation * random.standard_normal(mean.shape, np.float32)
-            clean.append(draw * np.float32(self.train_set.scale_factor))
+            latent = mean + deviation * random.standard_normal(mean.shape, np.float32)
+            clean.append(latent * np.float32(self.train_set.scale_factor))
             envelopes.append(self.train_set.sounds.envelopes[index, first : first + length])
-            prompted = random.random() >= _NO_PROMPT
+            prompted = random.random() >= _UNCONDITIONAL_FRACTION
             embeddings.append(self.train_set.embeddings[index] if prompted else self.empty)
         arrays = (
             np.stack(clean),
@@ -91,23 +91,23 @@ class Diffusion(Task[Noisy]):
             np.stack(envelopes),
         )
         latents, timestep, noise, embedding, envelope = (torch.from_numpy(array).to(self.device) for array in arrays)
-        signal = self.denoiser.signal[timestep][:, None, None, None]
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-        return Noisy(noisy, noise, timestep, embedding, envelope)
+        alphas_cumprod = self.denoiser.alphas_cumprod[timestep][:, None, None, None]
+        noisy = alphas_cumprod.sqrt() * latents + (1 - alphas_cumprod).sqrt() * noise
+        return NoisyBatch(noisy, noise, timestep, embedding, envelope)
 
-    def losses(self, batch: Noisy) -> Losses:
+    def losses(self, batch: NoisyBatch) -> Losses:
         """Return the weighted squared error of the velocity."""
         error = (self.predict(batch).float() - batch.noise).square().mean((1, 2, 3))
-        signal = self.denoiser.signal[batch.timestep]
+        alphas_cumprod = self.denoiser.alphas_cumprod[batch.timestep]
         # velocity error = noise error / sqrt(alphas_cumprod); 1 / (1 - alphas_cumprod) = SNR + 1
-        weights = (_SNR_LIMIT * (1 - signal)).clamp(max=1) / signal
+        weights = (_SNR_GAMMA * (1 - alphas_cumprod)).clamp(max=1) / alphas_cumprod
         return {"velocity": (error * weights).mean()}
 
     @abstractmethod
-    def predict(self, batch: Noisy) -> Tensor:
+    def predict(self, batch: NoisyBatch) -> Tensor:
         """Return the predicted noise of `batch`."""
 
-    def listen(self, control: bool, clips: int = 6, steps: int = 12) -> list[tuple[np.ndarray, np.ndarray]]:
+    def sample_clips(self, control: bool, clips: int = 6, steps: int = 12) -> list[tuple[np.ndarray, np.ndarray]]:
         """Generate validation clips from their own embeddings; return requested envelopes and loudness, [1024] each.
 
         The loudness is measured on the mel spectrogram, because the vocoder may not be trained yet.
@@ -116,21 +116,23 @@ class Diffusion(Task[Noisy]):
         for i in range(clips):
             embedding = torch.from_numpy(self.validation_set.embeddings[i])[None].to(self.device)
             envelope = torch.from_numpy(np.array(self.validation_set.sounds.envelopes[i]))[None].to(self.device)
-            asked = self.denoiser.control(envelope) if control else None
-            denoise = self._guided(embedding, asked)
+            control_map = self.denoiser.control(envelope) if control else None
+            denoise = self._guided(embedding, control_map)
             *_, latents = sample(denoise, Sampling(steps=steps, seed=i))
             mel = self.vae(torch.from_numpy(latents)[None].to(self.device))
             results.append((envelope[0].cpu().numpy(), mel_loudness(mel[0]).cpu().numpy()))
         return results
 
     def _guided(self, embedding: Tensor, control: Tensor | None, guidance: float = 3.5) -> Callable[..., np.ndarray]:
-        both = torch.cat([embedding, torch.from_numpy(self.empty)[None].to(self.device)])
+        embeddings = torch.cat([embedding, torch.from_numpy(self.empty)[None].to(self.device)])
 
         def denoise(latents: np.ndarray, step: Step) -> np.ndarray:
             rows = torch.from_numpy(latents).to(self.device).expand(2, -1, -1, -1)
             controls = None if control is None else control.expand(2, -1, -1, -1)
             with torch.autocast(self.device.type, torch.bfloat16):
-                noise = self.denoiser.branch(rows, torch.full((2,), step.timestep, device=self.device), both, controls)
+                noise = self.denoiser.predict_noise(
+                    rows, torch.full((2,), step.timestep, device=self.device), embeddings, controls
+                )
             conditional, unconditional = noise.float()
             return (unconditional + guidance * (conditional - unconditional)).cpu().numpy()
 
@@ -142,7 +144,7 @@ class UNetTask(Diffusion):
 
     name = "unet"
 
-    def _start(self) -> None:
+    def _setup(self) -> None:
         unet = self.denoiser.unet
         with torch.no_grad():
             # unit-length embeddings have values around 0.04 (512 of them); scale up the layer's initial response
@@ -151,14 +153,16 @@ class UNetTask(Diffusion):
         self.networks = nn.ModuleDict({"unet": unet})
         self.passes = [Pass(unet, self.losses)]
 
-    def predict(self, batch: Noisy) -> Tensor:
+    def predict(self, batch: NoisyBatch) -> Tensor:
         """Return the predicted noise of `batch`."""
-        return self.denoiser.branch(batch.latents, batch.timestep, batch.embedding)
+        return self.denoiser.predict_noise(batch.latents, batch.timestep, batch.embedding)
 
     def validate(self) -> dict[str, float]:
         """Return the fraction of loud frames in generated clips, relative to that of the real ones."""
-        shares = [[float((curve > 0.1 * curve.max()).mean()) for curve in pair] for pair in self.listen(control=False)]
-        return {"loud_share": sum(made for _, made in shares) / sum(real for real, _ in shares)}
+        ratios = [
+            [float((curve > 0.1 * curve.max()).mean()) for curve in pair] for pair in self.sample_clips(control=False)
+        ]
+        return {"loud_ratio": sum(generated for _, generated in ratios) / sum(real for real, _ in ratios)}
 
 
 class ControlNetTask(Diffusion):
@@ -166,7 +170,7 @@ class ControlNetTask(Diffusion):
 
     name = "control_net"
 
-    def copy(self, unet: dict[str, Tensor]) -> "ControlNetTask":
+    def init_from_unet(self, unet: dict[str, Tensor]) -> "ControlNetTask":
         """Initialise UNet and ControlNet from the state dict of a trained UNet, freeze the UNet and return self."""
         self.denoiser.unet.load_state_dict(unet)
         self.denoiser.unet.requires_grad_(False)
@@ -174,7 +178,7 @@ class ControlNetTask(Diffusion):
         self.denoiser.control_net.load_state_dict({key: unet.get(key, value) for key, value in own.items()})
         return self
 
-    def _start(self) -> None:
+    def _setup(self) -> None:
         projection = self.denoiser.control_projection
         with torch.no_grad():
             # the log-mel is logarithmic in RMS: high gains separate quiet from silent
@@ -183,14 +187,14 @@ class ControlNetTask(Diffusion):
         self.networks = nn.ModuleDict({"control_net": self.denoiser.control_net, "control_projection": projection})
         self.passes = [Pass(self.networks, self.losses)]
 
-    def predict(self, batch: Noisy) -> Tensor:
+    def predict(self, batch: NoisyBatch) -> Tensor:
         """Return the predicted noise of `batch`."""
         control = self.denoiser.control(batch.envelope)
-        return self.denoiser.branch(batch.latents, batch.timestep, batch.embedding, control)
+        return self.denoiser.predict_noise(batch.latents, batch.timestep, batch.embedding, control)
 
     def validate(self) -> dict[str, float]:
         """Return the mean Pearson correlation of requested envelopes and produced loudness."""
-        return {"correlation": float(np.mean([np.corrcoef(*pair)[0, 1] for pair in self.listen(control=True)]))}
+        return {"correlation": float(np.mean([np.corrcoef(*pair)[0, 1] for pair in self.sample_clips(control=True)]))}
 
 
 def mel_loudness(log_mel: Tensor) -> Tensor:

@@ -15,30 +15,30 @@ from torch.nn import functional
 from foley import clip, metrics
 from foley.envelope import class_levels
 from foley.manifest import Manifest
-from foley_export import targets
+from foley_export.networks import video2rms_loss
 from foley_export.networks.video2rms import Encoder, Video2RMS, Video2RMSRegression
 from foley_training.config import LoopConfig
 from foley_training.feature_rows import FeatureRows
 from foley_training.loop import Losses, Pass, Task
 from foley_training.videos import PAIRS
 
-_STEP = 6  # frames; the smallest number that spans whole class frames: 25
-_NOISE = 0.3  # added noise, relative to the features' standard deviation
-_REGRESSION = 1_000.0  # loss weight: squared errors of linear RMS are small
+_ROTATION_STEP = 6  # frames; the smallest number that spans whole class frames: 25
+_NOISE_STD = 0.3  # added noise, relative to the features' standard deviation
+_REGRESSION_WEIGHT = 1_000.0  # loss weight: squared errors of linear RMS are small
 
 
 @dataclass(frozen=True)
-class Clips:
+class ClipBatch:
     """Features [batch, 300, width], the last row zeros as in the official code, and the loss's target [batch, 1250]."""
 
     features: Tensor
     target: Tensor
 
 
-class _Envelopes(Task[Clips]):
+class _EnvelopeTask(Task[ClipBatch]):
     """The part shared by classification and regression: data, initial weights and validation."""
 
-    def _begin(self, encoder: Encoder, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
+    def _setup(self, encoder: Encoder, config: LoopConfig, train: FeatureRows, validation: FeatureRows) -> None:
         self.config, self.train_set, self.validation_set, self.encoder = config, train, validation, encoder
         self.deviation = train.features.astype(np.float32).std((0, 1))
         with torch.no_grad():
@@ -48,41 +48,41 @@ class _Envelopes(Task[Clips]):
             # a positive bias lets gradients through the final ReLU
             encoder.get_parameter("BiLSTM_projs.1.bias").fill_(0.1)
 
-    def batch(self, random: np.random.Generator) -> Clips:
+    def batch(self, random: np.random.Generator) -> ClipBatch:
         chosen = random.integers(len(self.train_set.features), size=self.config.batch)
-        return self._clips([self._turned(index, random) for index in chosen])
+        return self._make_batch([self._rotated(index, random) for index in chosen])
 
-    def _turned(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _rotated(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Rotate a clip to start at a random silent moment, so that every moment is trained at every position."""
         features, rms = self.train_set.features[index].astype(np.float32), self.train_set.rms[index]
         features = np.concatenate([features, features[-1:]])
         per_frame = clip.CLIP_CLASSES / clip.CLIP_FRAMES
-        silent = [s for s in range(0, clip.CLIP_FRAMES, _STEP) if rms[round(s * per_frame)] < 0.01]
+        silent = [s for s in range(0, clip.CLIP_FRAMES, _ROTATION_STEP) if rms[round(s * per_frame)] < 0.01]
         shift = int(random.choice(silent)) if silent else 0
         features = np.roll(features, -shift, 0)[:PAIRS]
-        features += _NOISE * self.deviation * random.standard_normal(features.shape, np.float32)
+        features += _NOISE_STD * self.deviation * random.standard_normal(features.shape, np.float32)
         return features, np.roll(rms, -round(shift * per_frame))
 
-    def _clips(self, clips: list[tuple[np.ndarray, np.ndarray]]) -> Clips:
+    def _make_batch(self, clips: list[tuple[np.ndarray, np.ndarray]]) -> ClipBatch:
         features, rms = (np.stack(part) for part in zip(*clips, strict=True))
         padded = functional.pad(torch.from_numpy(features), (0, 0, 0, clip.CLIP_FRAMES - PAIRS))
-        return Clips(padded.to(self.device), torch.from_numpy(self._target(rms)).to(self.device))
+        return ClipBatch(padded.to(self.device), torch.from_numpy(self._target(rms)).to(self.device))
 
     def validate(self) -> dict[str, float]:
         """Return E-L1, and the accuracy within two classes over frames that are not silent in both."""
-        features, wanted = self.validation_set.features, self.validation_set.rms
+        features, target = self.validation_set.features, self.validation_set.rms
         curves, classes = [], []
-        for first in range(0, len(wanted), 16):
+        for first in range(0, len(target), 16):
             rows = [
                 (f.astype(np.float32), r)
-                for f, r in zip(features[first : first + 16], wanted[first : first + 16], strict=True)
+                for f, r in zip(features[first : first + 16], target[first : first + 16], strict=True)
             ]
-            rms, found = self._predict(self._clips(rows).features)
+            rms, found = self._predict(self._make_batch(rows).features)
             curves.append(rms)
             classes.append(found)
-        true = targets.to_classes(wanted)
+        true = video2rms_loss.to_classes(target)
         return {
-            "event_l1": metrics.event_l1(np.concatenate(curves), wanted),
+            "event_l1": metrics.event_l1(np.concatenate(curves), target),
             "accuracy_pm2": metrics.tolerant_accuracy(np.concatenate(classes), true, 2, skip_silence=True),
         }
 
@@ -95,7 +95,7 @@ class _Envelopes(Task[Clips]):
         """Return the linear RMS and its classes, [batch, 1250] each."""
 
 
-class Classification(_Envelopes):
+class Classification(_EnvelopeTask):
     """The paper's Video2RMS."""
 
     name = "video2rms"
@@ -106,22 +106,24 @@ class Classification(_Envelopes):
         self.classes = manifest.video2rms.classes
         self.networks = nn.ModuleDict({"network": self.network})
         self.passes = [Pass(self.networks, self.losses)]
-        self._begin(self.network.encoder, config, train, validation)
+        self._setup(self.network.encoder, config, train, validation)
 
-    def losses(self, batch: Clips) -> Losses:
+    def losses(self, batch: ClipBatch) -> Losses:
         """Return the cross-entropy with smoothed classes."""
         logits = self.network.logits(batch.features).float()
-        return {"classes": targets.cross_entropy(logits, targets.smooth(batch.target, self.classes))}
+        return {
+            "classes": video2rms_loss.cross_entropy(logits, video2rms_loss.smooth_labels(batch.target, self.classes))
+        }
 
     def _target(self, rms: np.ndarray) -> np.ndarray:
-        return targets.to_classes(rms, self.classes)
+        return video2rms_loss.to_classes(rms, self.classes)
 
     def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
         classes = self.network.logits(features).argmax(-1).cpu().numpy()
         return class_levels(self.classes)[classes], classes
 
 
-class Regression(_Envelopes):
+class Regression(_EnvelopeTask):
     """The same encoder with one output, the linear RMS."""
 
     name = "video2rms_regression"
@@ -131,18 +133,18 @@ class Regression(_Envelopes):
         self.network = Video2RMSRegression(manifest)
         self.networks = nn.ModuleDict({"network": self.network})
         self.passes = [Pass(self.networks, self.losses)]
-        self._begin(self.network.encoder, config, train, validation)
+        self._setup(self.network.encoder, config, train, validation)
 
-    def losses(self, batch: Clips) -> Losses:
+    def losses(self, batch: ClipBatch) -> Losses:
         """Return the squared error of the linear RMS."""
-        return {"square": _REGRESSION * functional.mse_loss(self.network(batch.features).float(), batch.target)}
+        return {"square": _REGRESSION_WEIGHT * functional.mse_loss(self.network(batch.features).float(), batch.target)}
 
     def _target(self, rms: np.ndarray) -> np.ndarray:
         return rms
 
     def _predict(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
         rms = self.network(features).cpu().numpy()
-        return rms, targets.to_classes(rms)
+        return rms, video2rms_loss.to_classes(rms)
 
 
 def interpolation() -> Tensor:

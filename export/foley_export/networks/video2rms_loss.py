@@ -2,7 +2,7 @@
 
 Lee et al., "Video-Foley" (TASLP 2025), section III. A target is made in three steps:
 
-    envelope 512/128 -> `low_pass` -> `to_classes` -> `smooth` -> `cross_entropy` with the network's logits
+    envelope 512/128 -> `low_pass` -> `to_classes` -> `smooth_labels` -> `cross_entropy` with the network's logits
 
 `low_pass` is in `foley.envelope_filter`.
 """
@@ -30,7 +30,7 @@ def to_classes(rms: npt.ArrayLike, classes: int = 64) -> npt.NDArray[np.int64]:
     return np.minimum(found, classes - 1).astype(np.int64)
 
 
-def smooth(targets: Tensor, classes: int = 64, smoothing: Smoothing = "official") -> Tensor:
+def smooth_labels(targets: Tensor, classes: int = 64, smoothing: Smoothing = "official") -> Tensor:
     """Convert classes int64 [...] to soft targets float32 [..., classes] with weight on neighbouring classes.
 
     Weights at distance d <= W from the true class: exp(-d**2 / 2) in the paper (equation 3), exp(-2**d / 4) in the

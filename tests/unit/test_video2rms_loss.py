@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foley import envelope, metrics
-from foley_export import targets
+from foley_export.networks import video2rms_loss
 
 
 @given(rms=st.lists(st.floats(-1, 2), min_size=1, max_size=50))
 def test_every_rms_has_a_class_that_contains_it(rms):
     bins = envelope.mu_law_bins()
-    for value, found in zip(rms, targets.to_classes(rms), strict=True):
+    for value, found in zip(rms, video2rms_loss.to_classes(rms), strict=True):
         assert 0 <= found < len(bins)
         assert found == len(bins) - 1 or max(value, 0) < bins[found]
         assert found == 0 or value >= bins[found - 1]
@@ -21,7 +21,7 @@ def test_every_rms_has_a_class_that_contains_it(rms):
 
 @pytest.mark.parametrize("smoothing", ["official", "paper"])
 def test_smoothing_fades_with_distance_on_both_sides(smoothing):
-    soft = targets.smooth(torch.tensor([0, 1, 30, 63]), smoothing=smoothing).numpy()
+    soft = video2rms_loss.smooth_labels(torch.tensor([0, 1, 30, 63]), smoothing=smoothing).numpy()
     assert soft.shape == (4, 64)
     assert soft[0].tolist() == [1] + [0] * 63  # silence shares with nothing
     assert not soft[1:, 0].any()
@@ -36,7 +36,7 @@ def test_cross_entropy_of_hard_targets_is_torchs():
     classes = torch.randint(0, 64, (2, 30), generator=generator)
     hard = torch.nn.functional.one_hot(classes, 64).float()
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
-    torch.testing.assert_close(targets.cross_entropy(logits, hard), expected)
+    torch.testing.assert_close(video2rms_loss.cross_entropy(logits, hard), expected)
 
 
 def test_metrics_refuse_frames_that_do_not_match():
