@@ -101,17 +101,17 @@ def plan(preset: Manifest, files: Files) -> Plan:
     except CheckpointError as error:
         problems.append(str(error))
 
-    ledger = _Ledger(manifest, parts)
+    resolver = _Resolver(manifest, parts)
     for stage in weighted_networks(manifest):
-        problems += ledger.resolve(stage)
+        problems += resolver.resolve(stage)
     unused = {}
     for part in parts:
-        unused[part.file.path], unexpected = ledger.unused(part)
+        unused[part.file.path], unexpected = resolver.unused(part)
         problems += unexpected
     if problems or tokenizer is None:
         raise CheckpointError(_message(problems))
     sources = [*files.checkpoints.values(), *([files.opts] if files.opts else []), *published_files(files.tokenizer)]
-    return Plan(manifest, ledger.origins, tokenizer, sources, unused)
+    return Plan(manifest, resolver.origins, tokenizer, sources, unused)
 
 
 def _parts(checkpoints: Mapping[str, Path], problems: list[str]) -> list[Part]:
@@ -178,7 +178,7 @@ def _is_close(tensor: Tensor, expected: np.ndarray) -> bool:
     return tuple(tensor.shape) == expected.shape and np.allclose(tensor.double().numpy(), expected, rtol=1e-4, atol=0)
 
 
-class _Ledger:
+class _Resolver:
     """Maps every tensor of a network to its origin, and tracks which tensors of the files are used."""
 
     def __init__(self, manifest: Manifest, parts: Sequence[Part]) -> None:

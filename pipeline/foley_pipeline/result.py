@@ -2,7 +2,9 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,16 +78,13 @@ class GenerationResult:
         destination = Path(path)
         source = self.video if isinstance(self.video, Path) else None
         check_destination(destination, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *envelope_file.EXTENSIONS), source)
-        with replacing(destination) as partial:
+        with ExitStack() as files:
             if isinstance(self.video, bytes):
-                copy = partial.with_name(partial.name + ".source")
-                try:
-                    copy.write_bytes(self.video)
-                    self.write(partial, copy, variation, source_audio)
-                finally:
-                    copy.unlink(missing_ok=True)
-            else:
-                self.write(partial, source, variation, source_audio)
+                copy = files.enter_context(tempfile.NamedTemporaryFile(prefix="foley-"))
+                copy.write(self.video)
+                copy.flush()
+                source = Path(copy.name)
+            self.write(files.enter_context(replacing(destination)), source, variation, source_audio)
 
     def write(self, path: Path, video: Path | None, variation: int = 0, source_audio: SourceAudio = "replace") -> None:
         """Write to `path` as `save` does, but with this `video`, without checks, and not atomically."""

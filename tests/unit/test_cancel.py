@@ -244,16 +244,16 @@ def test_progress_callback_error_is_raised_to_caller(video: Path, is_async: bool
     url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
 
-    async def main() -> None:
+    def generate() -> None:
+        with FoleyClient(url) as client:
+            client.generate(video, on_progress=fail)
+
+    async def generate_async() -> None:
         async with AsyncFoleyClient(url) as client:
             await client.generate(video, on_progress=fail)
 
     try:
         with pytest.raises(ZeroDivisionError):
-            if is_async:
-                asyncio.run(main())
-            else:
-                with FoleyClient(url) as client:
-                    client.generate(video, on_progress=fail)
+            asyncio.run(generate_async()) if is_async else generate()
     finally:
         server.stop(None).wait()

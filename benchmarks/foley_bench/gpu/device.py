@@ -8,7 +8,7 @@ import torch
 
 from foley_bench.measurement import measure, wall_clock
 
-MATRIX_SIZE = 4096
+MATRIX_SIZES = {True: 4096, False: 1024}  # on a GPU, on a CPU
 NVIDIA_SMI = (
     "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu,memory.total"
 )
@@ -52,12 +52,12 @@ class Device:
 
     def matrix_flop_per_s(self) -> Mapping[str, float]:
         """Return the best rate of a large matrix product by dtype."""
-        rates = {}
+        rates, size = {}, MATRIX_SIZES[self.is_gpu]
         for dtype in (torch.float32, torch.float16, torch.bfloat16) if self.is_gpu else (torch.float32,):
-            a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE, device=self.name).to(dtype)
+            a, b = torch.randn(2, size, size, device=self.name).to(dtype)
             calls = {"mm": partial(torch.mm, a, b)}
             timing = measure(calls, 20 if self.is_gpu else 2, clock=self.clock, warm_up=self.warm_up)["mm"]
-            rates[str(dtype).removeprefix("torch.")] = 2 * MATRIX_SIZE**3 / min(timing.seconds)
+            rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / min(timing.seconds)
         return rates
 
     def describe(self) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from foley_client.curves import check_filter
 from foley_client.render.storage import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.request import GenerationRequest
 
-ENDINGS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
+EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
 MAX_NAME = 200  # characters; leaves room for the extension of the sidecar
 
 
@@ -56,8 +56,8 @@ class Row(FileOptions):
         is_report = folded[0] == FAILURES or REPORTS.fullmatch(folded[0])
         if is_report or any(part.endswith(SIDECAR) for part in folded):
             raise ValueError("the render itself writes a file of this name; use another name")
-        if PurePosixPath(output).suffix.lower() not in ENDINGS:
-            raise ValueError(f"its extension is unknown; use one of {', '.join(ENDINGS)}")
+        if PurePosixPath(output).suffix.lower() not in EXTENSIONS:
+            raise ValueError(f"its extension is unknown; use one of {', '.join(EXTENSIONS)}")
         return output
 
     def request(self, video: Path, audio: Path | None) -> GenerationRequest:
