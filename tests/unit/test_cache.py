@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from foley_pipeline.cache import Cache, default_folder
-from foley_pipeline.content import content_sha256
+from foley_pipeline.hashing import content_sha256
 
 ENTRY = np.arange(6, dtype=np.float32)
 ABOUT = ("prompt", "text", "a stick hits metal")
