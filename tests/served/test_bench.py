@@ -1,4 +1,4 @@
-"""`foley-bench`: its figures are complete and consistent. Never how fast anything is."""
+"""`foley-bench`: measurements are complete and consistent. No test depends on speed."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def invoke(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`bench` in this process."""
+    """Run the command like `bench`, but in this process."""
     result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
     return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
@@ -52,7 +52,7 @@ def invoke(*arguments: object) -> subprocess.CompletedProcess[str]:
 def measured(
     command: str, bundle: Path, folder: Path, *options: object, run: Callable[..., Any] = bench
 ) -> tuple[dict[str, Any], str]:
-    """What a command wrote as JSON, and what it printed; its page is checked here."""
+    """Run a command, check its HTML report, and return its JSON document and its standard output."""
     file, page = folder / f"{command}.json", folder / f"{command}.html"
     done = run(command, "--bundle", bundle, "--json", file, "--report", page, *options)
     assert done.returncode == 0, done.stderr
@@ -80,10 +80,10 @@ def test_stages_reports_every_network(tiny_bundle: Path, tmp_path: Path) -> None
         assert figures["flop"] > 0
 
 
-def test_latency_accounts_for_all_of_the_time(
+def test_latency_accounts_for_all_time(
     tiny_bundle: Path, triton: TritonClient, short_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, on the server that is running already."""
+    """Runs in this process, on the shared server."""
     monkeypatch.setattr(latency, "embedded_triton", lambda _: nullcontext(triton))
     document, printed = measured("latency", tiny_bundle, tmp_path, "--runs", 1, "--video", short_video, run=invoke)
     steps = document["settings"]["steps"]
@@ -92,7 +92,7 @@ def test_latency_accounts_for_all_of_the_time(
         found, overhead = document["latency"][loop], document["overhead"][loop]
         assert 0 < found["min_s"] <= found["median_s"] <= found["max_s"]
         assert all(0 < seconds < found["max_s"] for seconds in found["stages_s"].values())
-        # Triton's own counters: networks compute within the calls, and calls last within the clip
+        # by Triton's statistics, networks compute within the calls, and calls last within the clip
         assert all(seconds > 0 for seconds in overhead["networks_s"].values())
         assert 0 < overhead["overhead_ms_per_step"] * steps / 1e3 < overhead["overhead_s"]
     step = document["step"]
@@ -124,7 +124,7 @@ def test_throughput_counts_every_step(tiny_bundle: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", ["stages", "latency", "throughput"])
-def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path, command: str) -> None:
+def test_rejects_invalid_output_before_measuring(tmp_path: Path, command: str) -> None:
     files = ["--json", tmp_path / "a.json", "--report", tmp_path / "a.md"]
     with pytest.raises(OutputError, match=r"a\.md"):
         invoke(command, "--bundle", tmp_path / "none", *files)

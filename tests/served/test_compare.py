@@ -1,4 +1,4 @@
-"""`foley-bench compare`: both sides do equal work. Never how fast anything is."""
+"""`foley-bench compare`: both sides do equal work. No test depends on speed."""
 
 import json
 import subprocess
@@ -30,20 +30,20 @@ def work(tiny_bundle: Path, triton: TritonClient) -> Iterator[dict[str, Unit]]:
 
 
 @pytest.mark.parametrize("name", inputs.CALLS)
-def test_the_baseline_computes_what_the_server_computes(triton: TritonClient, work: dict[str, Unit], name: str) -> None:
-    """A baseline on other inputs, sizes or guidance, or with part of the work, gives other numbers."""
+def test_baseline_matches_server(triton: TritonClient, work: dict[str, Unit], name: str) -> None:
+    """A baseline with other inputs, sizes or guidance, or with part of the work, would give other values."""
     calls = work[name].calls
     ours = calls["server"]()[triton.stages[name].outputs[0].name]
     assert relative_l2(ours, calls["baseline"]()[0].numpy()) < TOLERANCE
 
 
-def test_the_control_is_the_same_function_on_both_sides(work: dict[str, Unit]) -> None:
+def test_control_is_the_same_function_on_both_sides(work: dict[str, Unit]) -> None:
     assert work["decode"].calls["baseline"] is work["decode"].calls["server"]
     assert set(work["decode"].calls) == {"baseline", "server"}
 
 
-def test_equal_engines_have_a_ratio_of_1(work: dict[str, Unit], triton: TritonClient) -> None:
-    """Where every call takes as long on both sides, only the algorithm and the JPEG files make a difference."""
+def test_equal_times_have_a_speedup_of_1(work: dict[str, Unit], triton: TritonClient) -> None:
+    """With equal times for every call, only the algorithm and the JPEG files make a difference."""
     found = {name: dict.fromkeys(unit.calls, Timing((0.1, 0.1, 0.1))) for name, unit in work.items()}
     found["JPEG files"] = {"baseline": Timing((0.0,))}
     same_work, same_steps, balanced, *_ = (
@@ -54,7 +54,7 @@ def test_equal_engines_have_a_ratio_of_1(work: dict[str, Unit], triton: TritonCl
     assert balanced["speedup"] > 1
 
 
-def test_a_profile_counts_the_steps_that_it_takes(triton: TritonClient) -> None:
+def test_profile_counts_guided_and_unguided_steps(triton: TritonClient) -> None:
     foley = TritonBackend(triton)
     balanced, fast, _ = make_comparisons(foley)[2:]
     assert (balanced.guided, balanced.unguided) == (foley.defaults.steps, 0)
@@ -63,7 +63,7 @@ def test_a_profile_counts_the_steps_that_it_takes(triton: TritonClient) -> None:
     assert {one.baseline_steps for one in (balanced, fast)} == {200}
 
 
-def test_pytorch_computes_with_the_threads_of_a_session(tiny_bundle: Path) -> None:
+def test_pytorch_uses_the_threads_of_a_session(tiny_bundle: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 3)
@@ -74,7 +74,7 @@ def test_pytorch_computes_with_the_threads_of_a_session(tiny_bundle: Path) -> No
 
 
 @pytest.mark.long
-def test_compare_shows_three_things_apart(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_compare_reports_work_steps_and_profiles(tiny_bundle: Path, tmp_path: Path) -> None:
     file, page = tmp_path / "compare.json", tmp_path / "compare.html"
     command = [BIN / "foley-bench", "compare", "--bundle", tiny_bundle, "--json", file, "--report", page]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -90,9 +90,9 @@ def test_compare_shows_three_things_apart(tiny_bundle: Path, tmp_path: Path) -> 
     assert min(report["peak_memory_bytes"].values()) > 0
     assert "it should be 1" in page.read_text()
     rounds = {side["rounds"] for unit in report["units"].values() for side in unit.values() if isinstance(side, dict)}
-    assert len(rounds) == 1  # both sides and all units alike
+    assert len(rounds) == 1  # equal for both sides and all units
 
 
-def test_a_bundle_without_raft_is_refused(repository: Path) -> None:
+def test_rejects_bundle_without_raft(repository: Path) -> None:
     with pytest.raises(BundleError, match="no RAFT"):
         measure(read(repository / "bundles" / "demo"), full=False, timer=StageTimer())

@@ -1,4 +1,4 @@
-"""`foley-bench gpu` where there is no GPU: the command runs to its end, and lists what it could not measure."""
+"""`foley-bench gpu` without a GPU: the command completes, and lists what it could not measure."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def measured(bundle: Path, folder: Path, *options: str) -> dict:
 
 
 def assert_complete(about: dict) -> None:
-    """Every backend of a network has figures of the right outputs, or a reason."""
+    """Assert that every backend of a network has measurements of correct outputs, or a reason for skipping it."""
     backends = about["backends"]
     assert set(backends) == set(BACKENDS)
     for backend in ("baseline", "eager", "autocast"):
@@ -36,7 +36,7 @@ def assert_complete(about: dict) -> None:
     assert "TensorRT" in backends["TensorRT"]["skipped"]
 
 
-def test_a_network_is_measured_in_all_backends_or_a_reason_is_given(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_every_backend_is_measured_or_skipped_with_a_reason(tiny_bundle: Path, tmp_path: Path) -> None:
     document = measured(tiny_bundle, tmp_path, "--only", "denoiser", "--only", "vocoder")
     assert set(document["networks"]) == {"denoiser", "vocoder"}
     for about in document["networks"].values():
@@ -45,7 +45,7 @@ def test_a_network_is_measured_in_all_backends_or_a_reason_is_given(tiny_bundle:
 
 
 @pytest.mark.long
-def test_a_clip_is_compared_at_equal_steps(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_clip_is_compared_at_equal_steps(tiny_bundle: Path, tmp_path: Path) -> None:
     document = measured(tiny_bundle, tmp_path)
     assert set(document["networks"]) == set(CALLS)
     for about in document["networks"].values():
@@ -56,7 +56,7 @@ def test_a_clip_is_compared_at_equal_steps(tiny_bundle: Path, tmp_path: Path) ->
         assert clip["baseline"][f"speedup_{count}_steps"] == 1
 
 
-def test_without_a_gpu_the_command_says_so() -> None:
+def test_missing_gpu_is_reported() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     result = CliRunner().invoke(app, ["gpu"])

@@ -1,6 +1,6 @@
-"""The repositories for GPUs in a real Triton: its core takes every configuration, and the sound is right.
+"""Model repositories for GPUs in a real Triton, which accepts every configuration and produces the right sound.
 
-Only what needs a GPU is stood in for: the two backends (see `gpu_backend`), and where instances are put.
+Only the parts that need a GPU are replaced: the two backends (see `gpu_backend`) and the placement of instances.
 """
 
 import os
@@ -33,7 +33,7 @@ ENVELOPE = np.abs(np.sin(np.arange(frames(SAMPLES / 16_000)) / 20)).astype(np.fl
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like the official container's /opt/tritonserver, made of the wheel's parts."""
+    """A folder laid out like /opt/tritonserver in the official container, from the parts of the wheel."""
     found, folder = installation.find(), tmp_path_factory.mktemp("tritonserver")
     assert found.stub
     (folder / "bin").mkdir()
@@ -49,7 +49,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tests' bundle with engines that are the names of their graphs."""
+    """The bundle `tiny` with engines that contain the paths of their graphs."""
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
     shutil.copytree(tiny_bundle, folder)
     for stage in networks(TINY):
@@ -60,7 +60,7 @@ def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 
 @pytest.mark.parametrize("target", [pytest.param("cuda", marks=pytest.mark.long), "tensorrt"])
-def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
+def test_gpu_repository_loads_and_matches_float32(
     backend: TritonBackend,
     official: Path,
     bundle: Bundle,
@@ -83,8 +83,8 @@ def test_triton_takes_the_repository_and_the_sound_is_that_of_float32(
         found = {loop: TritonBackend(triton, loop=loop).generate(request).waveform for loop in get_args(Loop)}
         assert triton.versions.items() >= {"target": target, "precision": "fp16"}.items()
         embedded = int(triton.statistics("clap_text")["inference_count"])
-        TritonBackend(triton, cache=cache).embed_prompt(prompt)  # not the one of the processor
+        TritonBackend(triton, cache=cache).embed_prompt(prompt)  # not a hit for the embedding computed on the CPU
         assert int(triton.statistics("clap_text")["inference_count"]) == embedded + 2
     np.testing.assert_allclose(found["server"], found["client"], atol=1e-5)
     error = np.linalg.norm(found["client"] - expected.waveform) / np.linalg.norm(expected.waveform)
-    assert 0 < error < 0.02  # half precision, and no more than that
+    assert 0 < error < 0.02  # the error of half precision

@@ -1,4 +1,4 @@
-"""`foley-bench quality`, `steps` and `figures` on a real Triton: every figure of the issue is there."""
+"""`foley-bench quality`, `steps` and `figures` on a real Triton report every measure."""
 
 import json
 import math
@@ -33,7 +33,7 @@ SOUND = {
 
 
 @pytest.mark.long
-def test_quality_measures_everything(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_quality_reports_every_measure(tiny_bundle: Path, tmp_path: Path) -> None:
     file, plots = tmp_path / "quality.json", tmp_path / "plots"
     command = [BIN / "foley-bench", "quality", tiny_bundle, "--clips", "2", "--json", file, "--plots", plots]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
@@ -45,13 +45,13 @@ def test_quality_measures_everything(tiny_bundle: Path, tmp_path: Path) -> None:
     assert document["versions"]["bundle_sha256"] == read(tiny_bundle).digest
     video2rms, rms2sound = document["video2rms"], document["rms2sound"]
     assert set(video2rms["classification"]) == COLUMNS
-    assert video2rms["regression"] == dict.fromkeys(COLUMNS)  # this bundle has no baseline
+    assert video2rms["regression"] == dict.fromkeys(COLUMNS)  # the bundle has no regression baseline
     assert set(video2rms["onset"]) >= ONSETS
     for prompt in ("text", "audio"):
         assert set(rms2sound[prompt]) >= SOUND
     assert all(math.isfinite(value) for value in numbers(document))
 
-    # two clips, so every accuracy is a half or whole; the real sounds are on their own envelopes
+    # with two clips, accuracies are multiples of 0.5; the real sounds match their own envelopes
     assert {rms2sound[prompt]["material_accuracy"] for prompt in rms2sound} <= {0.0, 0.5, 1.0}
     assert rms2sound["real"]["event_l1"] == 0
     assert rms2sound["real"]["envelope_correlation"] == pytest.approx(1)
@@ -60,7 +60,7 @@ def test_quality_measures_everything(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def numbers(document: object) -> list[float]:
-    """Every number in a JSON document."""
+    """Return all numbers in a JSON document."""
     if isinstance(document, dict):
         return [number for value in document.values() for number in numbers(value)]
     return [document] if isinstance(document, int | float) else []
@@ -68,22 +68,20 @@ def numbers(document: object) -> list[float]:
 
 @pytest.mark.long
 def test_steps_compares_the_same_noise(tiny_bundle: Path) -> None:
-    whole = {"sampler": "ddim", "steps": 8}
-    settings = (whole, {**whole, "steps": 2}, {"sampler": "dpm++", "steps": 2}, whole, {**whole, "guidance": 2.0})
+    full = {"sampler": "ddim", "steps": 8}
+    settings = (full, {**full, "steps": 2}, {"sampler": "dpm++", "steps": 2}, full, {**full, "guidance": 2.0})
     document = steps.measure_steps(read(tiny_bundle), 2, 0, StageTimer(), settings)
-    first, coarse, other, again, guided = document["rows"]
-    assert guided["mel_distance_db"] == guided["waveform_distance"] == 0  # the first of its guidance
+    first, coarse, other, repeated, guided = document["rows"]
+    assert guided["mel_distance_db"] == guided["waveform_distance"] == 0  # the reference of its guidance
     assert first["mel_distance_db"] == 0
-    assert again["mel_distance_db"] < 0.1  # other batches round differently
-    assert coarse["mel_distance_db"] > again["mel_distance_db"]
-    assert other["mel_distance_db"] > again["mel_distance_db"]
+    assert repeated["mel_distance_db"] < 0.1  # batches of other sizes round differently
+    assert coarse["mel_distance_db"] > repeated["mel_distance_db"]
+    assert other["mel_distance_db"] > repeated["mel_distance_db"]
     assert all(math.isfinite(value) for row in document["rows"] for value in numbers(row))
     assert "dpm++, 2 steps, guidance 3.5" in [cell for column in steps.table(document).columns for cell in column.cells]
 
 
-def test_figures_are_pictures_and_sounds(
-    backend: TritonBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_are_images_and_sounds(backend: TritonBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_steps = replace(backend.defaults, steps=2)
     monkeypatch.setattr(backend, "generate", partial(backend.generate, sampling=few_steps))
     figures.make(backend, tmp_path, StageTimer())
@@ -98,7 +96,7 @@ def test_figures_are_pictures_and_sounds(
     assert {path.name for path in tmp_path.glob("*.png")} == {"figure11.png", "figure12.png"}
 
 
-def test_what_cannot_be_written_is_refused_before_the_work(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_rejects_invalid_options(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for options in (["--json", tmp_path / "q.txt"], ["--plots", tmp_path / "file"], ["--clips", "1"]):
         result = CliRunner().invoke(app, ["quality", str(tiny_bundle), *map(str, options)])

@@ -1,4 +1,4 @@
-"""`foley render` on one machine, with a real Triton, real videos, and a real S3 server."""
+"""`foley render` on one machine, with a real Triton, real videos and a real S3 server."""
 
 import json
 import re
@@ -30,7 +30,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """Three videos, one of which is none, and a manifest."""
+    """A folder with three videos and a manifest."""
     for i in range(3):
         write_small_video(tmp_path / f"{i}.mp4", speed=i + 1)
     write_manifest(tmp_path, [{"video": f"{i}.mp4", "output": f"{i}.wav", "seed": i, "steps": 2} for i in range(3)])
@@ -49,7 +49,7 @@ def ended(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {str(e["output"]): str(e["event"]) for e in events(done) if e["event"] not in ("started", "retry")}
 
 
-def test_a_row_is_what_generate_makes(foley: Command, backend: TritonBackend, tmp_path: Path) -> None:
+def test_rendered_row_matches_generate(foley: Command, backend: TritonBackend, tmp_path: Path) -> None:
     write_small_video(tmp_path / "hits.mp4")
     write_small_video(tmp_path / "other.mp4", speed=1)
     curve = np.linspace(0, 0.2, 150, dtype=np.float32)
@@ -75,7 +75,7 @@ def test_a_row_is_what_generate_makes(foley: Command, backend: TritonBackend, tm
     out = tmp_path / "out"
     np.testing.assert_array_equal(read_audio(out / "plain.wav"), read_audio(tmp_path / "hits.wav"))
     for video, sound in (("deep/er/rich.mp4", "rich.wav"), ("other.mp4", "third.wav")):
-        ours, theirs = read_audio(out / video), read_audio(tmp_path / sound)  # AAC's, but for which they are equal
+        ours, theirs = read_audio(out / video), read_audio(tmp_path / sound)  # equal except for AAC coding
         assert np.corrcoef(ours[: len(theirs)], theirs[: len(ours)])[0, 1] > 0.98
     about = json.loads((out / f"deep/er/rich.mp4{SIDECAR}").read_text())
     assert about["recipe"]["text"] == "glass"
@@ -86,7 +86,7 @@ def test_a_row_is_what_generate_makes(foley: Command, backend: TritonBackend, tm
     assert set(about["inputs"]) == {"video", "audio", "envelope"}
 
 
-def test_only_what_is_not_there_or_changed_is_rendered(foley: Command, clips: Path) -> None:
+def test_renders_only_missing_and_changed_rows(foley: Command, clips: Path) -> None:
     rows: list[dict[str, object]] = [
         {"video": f"{i}.mp4", "output": f"{i}.wav", "seed": i, "steps": 2} for i in range(3)
     ]
@@ -94,33 +94,33 @@ def test_only_what_is_not_there_or_changed_is_rendered(foley: Command, clips: Pa
     assert ended(foley(*command)) == dict.fromkeys(("0.wav", "1.wav", "2.wav"), "done")
     made = {path.name: path.read_bytes() for path in (clips / "out").glob("*.wav")}
 
-    def again(**expected: str) -> None:
+    def assert_events(**expected: str) -> None:
         done = foley(*command)
         assert done.returncode == 0, done.stderr
         assert ended(done) == dict.fromkeys(("0.wav", "1.wav", "2.wav"), "skipped") | {
             f"{name[1:]}.wav": kind for name, kind in expected.items()
         }
 
-    write_manifest(clips, rows[::-1])  # names, not places, say what is what
-    again()
+    write_manifest(clips, rows[::-1])  # rows are identified by name, not position
+    assert_events()
     write_manifest(clips, [rows[0], {**rows[1], "seed": 100}, rows[2]])
-    again(_1="done")
+    assert_events(_1="done")
     assert (clips / "out" / "1.wav").read_bytes() != made["1.wav"]
     write_manifest(clips, rows)
-    again(_1="done")
+    assert_events(_1="done")
     (clips / "out" / "0.wav").unlink()
     (clips / "out" / "2.wav").write_bytes(made["2.wav"][:-100])
-    again(_0="done", _2="done")
-    shutil.copy(clips / "0.mp4", clips / "1.mp4")  # another video of the same name
-    again(_1="done")
+    assert_events(_0="done", _2="done")
+    shutil.copy(clips / "0.mp4", clips / "1.mp4")  # changed video with the same name
+    assert_events(_1="done")
     write_small_video(clips / "1.mp4", speed=2)
-    again(_1="done")
+    assert_events(_1="done")
     forced = foley(*command, "--force")
     assert set(ended(forced).values()) == {"done"}
     assert {path.name: path.read_bytes() for path in (clips / "out").glob("*.wav")} == made
 
 
-def test_a_row_that_fails_is_told_and_the_rest_goes_on(foley: Command, clips: Path) -> None:
+def test_failed_row_is_reported_and_others_continue(foley: Command, clips: Path) -> None:
     (clips / "bad.mp4").write_bytes(b"no video" * 100)
     rows: list[dict[str, object]] = [{"video": f"{i}.mp4", "output": f"{i}.wav", "steps": 1} for i in range(3)]
     write_manifest(clips, [rows[0], {"video": "bad.mp4", "output": "<b>bad</b>.wav"}, *rows[1:]])
@@ -140,13 +140,13 @@ def test_a_row_that_fails_is_told_and_the_rest_goes_on(foley: Command, clips: Pa
     assert "<b>bad" not in page
 
     write_small_video(clips / "bad.mp4")
-    mended = foley("render", "rows.jsonl", "-o", "out", "--json")
-    assert mended.returncode == 0
-    assert ended(mended).pop("<b>bad</b>.wav") == "done"
+    repaired = foley("render", "rows.jsonl", "-o", "out", "--json")
+    assert repaired.returncode == 0
+    assert ended(repaired).pop("<b>bad</b>.wav") == "done"
     assert not (clips / "out" / "failures.jsonl").exists()
 
 
-def test_the_report_shows_and_plays_every_result(foley: Command, clips: Path) -> None:
+def test_report_shows_and_plays_every_result(foley: Command, clips: Path) -> None:
     rows: list[dict[str, object]] = [
         {"video": "0.mp4", "output": f"a b/{i}.wav", "steps": 1, "seed": i} for i in range(3)
     ]
@@ -160,7 +160,7 @@ def test_the_report_shows_and_plays_every_result(foley: Command, clips: Path) ->
     assert "4 of 4 rendered" in page
 
 
-def test_bad_manifests_are_refused_whole_before_anything_starts(foley: Command, clips: Path) -> None:
+def test_invalid_manifest_is_rejected_before_rendering(foley: Command, clips: Path) -> None:
     write_manifest(clips, [{"video": "0.mp4"}, {"video": "gone.mp4"}, {"video": "s3://no-bucket/x.mp4"}])
     for options in ([], ["--check"]):
         done = foley("render", "rows.jsonl", "-o", "out", *options)
@@ -190,14 +190,14 @@ def test_bad_manifests_are_refused_whole_before_anything_starts(foley: Command, 
         (["-o", "out", "--server", "localhost:1", "--bundle", "b"], "--bundle"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(foley: Command, clips: Path, options: list[str], word: str) -> None:
+def test_invalid_options_are_reported(foley: Command, clips: Path, options: list[str], word: str) -> None:
     done = foley("render", "rows.jsonl", *options)
     assert done.returncode == 2, done.stderr
     assert word in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: TritonClient, clips: Path) -> None:
+def test_envelope_of_shared_video_is_predicted_once(foley: Command, triton: TritonClient, clips: Path) -> None:
     write_manifest(clips, [{"video": f"{i % 2}.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
 
     def envelopes() -> int:
@@ -207,16 +207,16 @@ def test_a_video_of_many_rows_is_looked_at_once(foley: Command, triton: TritonCl
     done = foley("render", "rows.jsonl", "-o", "out", "--no-cache", "--json")
     assert set(ended(done).values()) == {"done"}
     assert envelopes() == before + 2
-    (clips / "out" / "3.wav").unlink()  # what is there tells the envelope to what is not
-    again = foley("render", "rows.jsonl", "-o", "out", "--no-cache", "--json", "--workers", "1")
-    assert list(ended(again).values()).count("skipped") == 11
+    (clips / "out" / "3.wav").unlink()  # the envelope is taken from the existing results
+    repeated = foley("render", "rows.jsonl", "-o", "out", "--no-cache", "--json", "--workers", "1")
+    assert list(ended(repeated).values()).count("skipped") == 11
     assert envelopes() == before + 2
     recipes = [json.loads(path.read_text())["recipe"] for path in (clips / "out").glob(f"*{SIDECAR}")]
     assert [recipe["flow"] for recipe in recipes] == ["default"] * 12
 
 
 @pytest.mark.long
-def test_several_servers_share_the_rows_if_they_serve_the_same(
+def test_servers_share_rows_if_they_serve_the_same_bundle(
     foley: Command, triton: TritonClient, demo_triton: TritonClient, tiny_bundle: Path, clips: Path
 ) -> None:
     write_manifest(clips, [{"video": "0.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
@@ -229,7 +229,7 @@ def test_several_servers_share_the_rows_if_they_serve_the_same(
     assert "different" in mixed.stderr
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: TritonClient, clips: Path) -> None:
+def test_ctrl_c_stops_and_same_command_resumes(triton: TritonClient, clips: Path) -> None:
     rows: list[dict[str, object]] = [{"video": "0.mp4", "output": f"{i}.wav", "steps": 40, "seed": i} for i in range(5)]
     write_manifest(clips, rows)
     command = [BIN / "foley", "render", "rows.jsonl", "-o", "out", "--server", triton.url, "--json", "--workers", "2"]
@@ -245,16 +245,16 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(triton: TritonClient,
     assert time.monotonic() - stopped_s < 30
     assert "run the same command again to resume" in message
     assert "Traceback" not in message
-    there = {path.name for path in (clips / "out").iterdir()} - {"report.html", ".foley-render.lock"}
-    results = {name for name in there if name.endswith(".wav")}
-    assert there == results | {name + SIDECAR for name in results}
+    files = {path.name for path in (clips / "out").iterdir()} - {"report.html", ".foley-render.lock"}
+    results = {name for name in files if name.endswith(".wav")}
+    assert files == results | {name + SIDECAR for name in results}
     assert 0 < len(results) < 5
-    again = subprocess.run(command, cwd=clips, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0
-    assert {name for name, kind in ended(again).items() if kind == "skipped"} >= results
+    repeated = subprocess.run(command, cwd=clips, capture_output=True, text=True, timeout=120)
+    assert repeated.returncode == 0
+    assert {name for name, kind in ended(repeated).items() if kind == "skipped"} >= results
 
 
-def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: TritonClient, clips: Path) -> None:
+def test_rejects_second_render_into_same_folder(foley: Command, triton: TritonClient, clips: Path) -> None:
     write_manifest(clips, [{"video": "0.mp4", "output": f"{i}.wav", "steps": 1000} for i in range(2)])
     command = [BIN / "foley", "render", "rows.jsonl", "-o", "out", "--server", triton.url, "--json"]
     with subprocess.Popen(command, cwd=clips, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
@@ -267,17 +267,17 @@ def test_two_renders_do_not_mix_in_one_folder(foley: Command, triton: TritonClie
     assert "another render" in second.stderr
 
 
-@pytest.mark.long  # a minute; test_render_ray kills a worker
-def test_killed_processes_cost_time_and_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
-    """In short; `make chaos` renders a thousand rows, on Ray."""
+@pytest.mark.long  # takes a minute; test_render_ray kills a worker
+def test_killed_processes_lose_no_rows(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A short run; `make chaos` renders 1,000 rows on Ray."""
     outcome = chaos(tiny_bundle, tmp_path, 36, 3, 1, False, print)
     assert outcome.faults == []
     assert outcome.kills == {"driver": 1, "worker": 1, "Triton": 1}
     assert outcome.runs >= 2
 
 
-def test_planted_faults_are_found(tmp_path: Path) -> None:
-    """The oracle of the chaos: what is missing, changed, half there or left over has a name."""
+def test_compare_finds_planted_faults(tmp_path: Path) -> None:
+    """`compare` of the harness reports missing, changed, incomplete and left-over files."""
     names = ["a.wav", "b.wav"]
     for folder in ("results", "peaceful"):
         (tmp_path / folder).mkdir()
@@ -299,7 +299,7 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder behind `s3://farm`, which is that of a real S3 server on loopback."""
+    """The folder behind the bucket `s3://farm` of a real S3 server on loopback."""
     folder = tmp_path / "buckets" / "farm"
     folder.mkdir(parents=True)
     address = f"127.0.0.1:{claim_port('127.0.0.1', 0)}"
@@ -320,9 +320,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server.communicate()
 
 
-def test_videos_come_from_a_bucket_and_sounds_go_to_one(
-    foley: Command, backend: TritonBackend, clips: Path, bucket: Path
-) -> None:
+def test_renders_from_and_to_bucket(foley: Command, backend: TritonBackend, clips: Path, bucket: Path) -> None:
     (bucket / "in").mkdir()
     shutil.copy(clips / "1.mp4", bucket / "in" / "one.mp4")
     (bucket / "in" / "bad.mp4").write_bytes(b"no video")
@@ -339,26 +337,26 @@ def test_videos_come_from_a_bucket_and_sounds_go_to_one(
     done = foley(*command)
     assert done.returncode == 1, done.stderr
     assert ended(done) == {"day 1/one.wav": "done", "zero.mp4": "done", "bad.mp4": "failed"}
-    there = {path.relative_to(bucket / "out").as_posix() for path in (bucket / "out").rglob("*") if path.is_file()}
+    files = {path.relative_to(bucket / "out").as_posix() for path in (bucket / "out").rglob("*") if path.is_file()}
     results = {"day 1/one.wav", "zero.mp4"}
-    assert there == results | {name + SIDECAR for name in results} | {"failures.jsonl", "report.html"}
+    assert files == results | {name + SIDECAR for name in results} | {"failures.jsonl", "report.html"}
     request = GenerationRequest(clips / "1.mp4", options=GenerateOptions(text="glass", steps=2))
     expected = backend.generate(request).waveform
     np.testing.assert_allclose(read_audio(bucket / "out" / "day 1" / "one.wav"), expected, atol=2 / 32768)
 
     write_manifest(clips, [rows[0], {**rows[1], "seed": 5}])
-    again = foley(*command)
-    assert again.returncode == 0, again.stderr
-    assert ended(again) == {"day 1/one.wav": "skipped", "zero.mp4": "done"}
+    repeated = foley(*command)
+    assert repeated.returncode == 0, repeated.stderr
+    assert ended(repeated) == {"day 1/one.wav": "skipped", "zero.mp4": "done"}
     assert not (bucket / "out" / "failures.jsonl").exists()
 
-    wrong = foley("render", "rows.jsonl", "-o", "s3://nowhere/out")
-    assert wrong.returncode == 2
-    assert "s3://nowhere/out" in wrong.stderr
+    missing_bucket = foley("render", "rows.jsonl", "-o", "s3://nowhere/out")
+    assert missing_bucket.returncode == 2
+    assert "s3://nowhere/out" in missing_bucket.stderr
 
 
-def test_twins_in_a_folder_are_rendered_once_each_into_a_folder_below(foley: Command, tmp_path: Path) -> None:
-    """What was rendered is not rendered again, and is no video itself."""
+def test_folder_with_equal_stems_is_rendered_into_subfolder(foley: Command, tmp_path: Path) -> None:
+    """Rendered files are skipped, and do not count as input videos."""
     videos = tmp_path / "videos"
     videos.mkdir()
     for i, name in enumerate(("IMG_1.mp4", "IMG_1.mov")):
@@ -370,14 +368,14 @@ def test_twins_in_a_folder_are_rendered_once_each_into_a_folder_below(foley: Com
         done = foley(*command)
         assert done.returncode == 0, done.stderr
         assert ended(done) == dict.fromkeys(results, kind)
-    there = {path.relative_to(videos / "rendered").as_posix() for path in (videos / "rendered").rglob("*.mp4")}
-    assert there == results
-    among = foley("render", "videos", "-o", "videos")
-    assert among.returncode == 2
-    assert "use another output folder" in among.stderr
+    files = {path.relative_to(videos / "rendered").as_posix() for path in (videos / "rendered").rglob("*.mp4")}
+    assert files == results
+    same_folder = foley("render", "videos", "-o", "videos")
+    assert same_folder.returncode == 2
+    assert "use another output folder" in same_folder.stderr
 
 
-def test_results_and_what_is_told_about_them_keep_permissions_and_links(foley: Command, clips: Path) -> None:
+def test_results_and_sidecars_keep_permissions_and_links(foley: Command, clips: Path) -> None:
     write_manifest(clips, [{"video": "0.mp4", "output": "0.wav", "steps": 1}])
     assert foley("render", "rows.jsonl", "-o", "out").returncode == 0
     result, sidecar = clips / "out" / "0.wav", clips / "out" / f"0.wav{SIDECAR}"

@@ -1,4 +1,4 @@
-"""`foley render --ray` on Ray's own test cluster: two nodes with a Triton each, one of which loses its worker."""
+"""`foley render --ray` on Ray's test cluster: two nodes with a Triton each, one of which loses its worker."""
 
 import json
 import os
@@ -22,7 +22,7 @@ MARK = "FOLEY_RAY_TEST"
 
 
 def workers(mark: str) -> list[psutil.Process]:
-    """Ray's processes that render, of this test."""
+    """Return Ray's worker processes of this test."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -31,7 +31,7 @@ def workers(mark: str) -> list[psutil.Process]:
     return found
 
 
-def test_rows_go_to_all_nodes_and_survive_the_loss_of_a_worker(
+def test_rows_use_all_nodes_and_survive_worker_loss(
     foley: Callable[..., "subprocess.CompletedProcess[str]"],
     tiny_bundle: Path,
     tmp_path: Path,
@@ -42,7 +42,7 @@ def test_rows_go_to_all_nodes_and_survive_the_loss_of_a_worker(
     names = [json.loads(line)["output"] for line in manifest.read_text().splitlines()]
     command = [BIN / "foley", "render", manifest, "-o", tmp_path / "ray", "--bundle", tiny_bundle, "--no-cache"]
     done: Counter[str] = Counter()
-    places: set[str] = set()
+    nodes: set[str] = set()
     with ray_cluster(sorted(os.sched_getaffinity(0))[:2]) as address:
         process = subprocess.Popen(
             [*command, "--json", "--workers", "2", "--ray", address],
@@ -56,8 +56,8 @@ def test_rows_go_to_all_nodes_and_survive_the_loss_of_a_worker(
             event = json.loads(line)
             if event["event"] == "done":
                 done[event["output"]] += 1
-                places.add(event["worker"])
-            if not killed and len(places) == 2:
+                nodes.add(event["worker"])
+            if not killed and len(nodes) == 2:
                 victim, *_ = workers(str(os.getpid()))
                 victim.kill()
                 killed = True
@@ -66,16 +66,16 @@ def test_rows_go_to_all_nodes_and_survive_the_loss_of_a_worker(
         assert killed
         assert not [one for one in workers(str(os.getpid())) if one.is_running()]
     assert done == dict.fromkeys(names, 1)
-    assert len(places) == 2
+    assert len(nodes) == 2
 
-    here = foley("render", manifest, "-o", tmp_path / "here", "--no-cache")
-    assert here.returncode == 0, here.stderr
+    local = foley("render", manifest, "-o", tmp_path / "here", "--no-cache")
+    assert local.returncode == 0, local.stderr
     for name in names:
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
         assert (tmp_path / "ray" / (name + SIDECAR)).is_file()
 
 
-def test_without_ray_installed_nothing_else_needs_it() -> None:
-    """Ray is imported by `--ray` alone."""
+def test_render_imports_without_ray() -> None:
+    """Only `--ray` imports Ray."""
     code = "import sys; sys.modules['ray'] = None; import foley_client.cli, foley_client.render.command"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

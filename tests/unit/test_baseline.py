@@ -1,4 +1,4 @@
-"""The baseline computes the same numbers as this project's networks, from the networks themselves to the pictures."""
+"""The baseline of the benchmarks matches the networks of this project."""
 
 from itertools import pairwise
 
@@ -20,18 +20,18 @@ def _no_gradients():
         yield
 
 
-def test_pair_by_pair_the_flow_is_that_of_the_video():
+def test_pairwise_flow_matches_flow_of_video():
     network = fill(OpticalFlow(TINY))
     frames = torch.randint(0, 256, (4, 256, 344, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = network.flow(frames)
-    theirs = torch.stack([raft.pair_flow(network, first, second) for first, second in pairwise(frames)])
-    assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+    baseline = torch.stack([raft.pair_flow(network, first, second) for first, second in pairwise(frames)])
+    assert (ours - baseline).norm() <= 1e-4 * baseline.norm()
 
 
-def test_two_calls_a_step_are_the_guidance_of_one_batch():
+def test_two_calls_per_step_match_batched_guidance():
     network = fill(Denoiser(TINY))
     latents, _, envelope, embedding, negative, guidance = network.sample_inputs(1)
     scale = torch.full_like(guidance, sound.GUIDANCE)
     ours, *_ = network(latents, torch.tensor([[500]]), envelope, embedding, negative, scale)
-    theirs = sound.guided_noise(network, latents, torch.tensor([500]), envelope, embedding, negative)
-    assert (ours - theirs).norm() <= TOLERANCE * theirs.norm()
+    baseline = sound.guided_noise(network, latents, torch.tensor([500]), envelope, embedding, negative)
+    assert (ours - baseline).norm() <= TOLERANCE * baseline.norm()

@@ -1,4 +1,4 @@
-"""The shared parts of performance reports: pages, loads and Triton's counters."""
+"""The shared parts of performance reports: HTML pages, load generators and Triton's statistics."""
 
 import re
 import threading
@@ -32,7 +32,7 @@ ABOUT = {
 }
 
 
-def test_a_page_needs_no_other_file_and_text_stays_text() -> None:
+def test_page_is_self_contained_and_escapes_text() -> None:
     table = Table("<i>network</i>", title="Times & bounds", caption="a < b")
     table.add_row("<script>alert(1)</script>")
     figure = Figure(figsize=(2, 1))
@@ -46,8 +46,8 @@ def test_a_page_needs_no_other_file_and_text_stays_text() -> None:
         assert text in page
 
 
-def test_latency_counts_from_when_a_request_was_due() -> None:
-    """Two workers' worth of requests on something that does one at a time: the wait of the second counts."""
+def test_open_loop_latency_includes_waiting() -> None:
+    """Three simultaneous requests to a job that runs one at a time: waiting counts as latency."""
     lock = threading.Lock()
 
     def job() -> None:
@@ -55,23 +55,23 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
             time.sleep(0.05)
 
     load = open_loop(job, np.zeros(3), CancelToken())
-    assert (np.sort(load.latencies_s) >= np.array([0.049, 0.099, 0.149])).all()  # at least: the machine may be slow
+    assert (np.sort(load.latencies_s) >= np.array([0.049, 0.099, 0.149])).all()  # lower bounds: the machine may be slow
     assert load.max_in_flight == 3
 
 
-def test_callers_ask_again_when_answered() -> None:
+def test_closed_loop_callers_send_next_request_after_response() -> None:
     load = closed_loop(lambda: time.sleep(0.02), 2, 6, CancelToken())
     assert len(load.latencies_s) == 6
     assert load.max_in_flight == 2
     assert load.due_s.max() >= 2 * 0.02
 
 
-def test_a_request_that_fails_ends_the_load() -> None:
+def test_failed_request_ends_the_load() -> None:
     calls = []
 
     def job() -> None:
         calls.append(1)
-        time.sleep(0.01)  # ten seconds for all of them: the load has to end them
+        time.sleep(0.01)  # 10 s in total, unless the error ends the load
         raise ServerFailure("broken")
 
     cancel = CancelToken()
@@ -81,22 +81,22 @@ def test_a_request_that_fails_ends_the_load() -> None:
     assert cancel.cancelled
 
 
-def test_throughput_is_requests_over_the_whole_time() -> None:
+def test_throughput_is_requests_per_total_time() -> None:
     load = LoadResult(np.array([0.0, 10.0]), np.array([5.0, 20.0]))
     assert load.per_minute == 4
     assert load.max_in_flight == 1
 
 
 @given(st.integers(2, 50), st.floats(0.1, 1000), st.integers(0, 5))
-def test_arrivals_keep_their_rate(count: int, per_minute: float, seed: int) -> None:
+def test_poisson_arrivals_have_the_given_rate(count: int, per_minute: float, seed: int) -> None:
     due_s = poisson_arrivals(count, per_minute, seed)
     assert due_s[0] == 0
     assert (np.diff(due_s) >= 0).all()
     assert due_s[-1] == pytest.approx(60 * (count - 1) / per_minute)
 
 
-def test_tritons_counters_are_read_by_execution() -> None:
-    """Two requests in one batch count twice in its statistics of requests, once in those of batches."""
+def test_counters_distinguish_requests_and_executions() -> None:
+    """Two requests in one batch count twice in the request statistics and once in the batch statistics."""
     batch = {"count": "1", "ns": "2000000000"}
     found = counters._counters(
         {
@@ -112,18 +112,18 @@ def test_tritons_counters_are_read_by_execution() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_computing_model_belongs_to_one_stage(preset: str) -> None:
+def test_every_model_belongs_to_one_stage(preset: str) -> None:
     for name in {*networks(PRESETS[preset]), *counters.compute_models(PRESETS[preset])}:
         assert sum(name.startswith(prefixes) for prefixes in NETWORKS.values()) == 1
 
 
-def test_of_two_networks_beside_each_other_the_longer_counts() -> None:
+def test_longer_of_two_parallel_networks_counts() -> None:
     seconds = {"optical_flow": 3.0, "flow_features": 1.0, "rgb_features": 3.5, "vae_decoder": 2.0, "vocoder": 1.0}
     done = {name: Counters(1, 0.0, {1: 1}, 0.0, compute_s) for name, compute_s in seconds.items()}
     assert compute_s_of("features", done) == 4.0
     assert compute_s_of("decode", done) == 3.0
 
 
-def test_arithmetic_is_counted() -> None:
+def test_flop_are_counted() -> None:
     a, b = torch.ones(3, 4), torch.ones(4, 5)
     assert count_flop(lambda: a @ b) == 2 * 3 * 4 * 5

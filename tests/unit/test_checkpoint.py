@@ -1,4 +1,4 @@
-"""Files of weights are read as tensors or refused with one sentence; nothing in them runs."""
+"""Weight files are read as tensors or rejected in one sentence; code in them never runs."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.
 
 
 class Harmful:
-    """Its pickle creates a file when it is loaded."""
+    """Its pickle creates a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,9 +46,9 @@ def same(tensors) -> bool:
         ({f"module.{key}": tensor for key, tensor in WEIGHTS.items()}, ()),
         ({**WEIGHTS, "note": "text", 5: None}, ("note", "5")),
     ],
-    ids=["plain", "ordered", "parameters", "Lightning's", "Video2RMS'", "parallel", "with notes"],
+    ids=["plain", "ordered", "parameters", "Lightning", "Video2RMS", "data parallel", "with metadata"],
 )
-def test_the_shells_of_published_files_are_opened(tmp_path, content, others, old):
+def test_state_dict_is_unwrapped(tmp_path, content, others, old):
     torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=not old)
     found = read(tmp_path / "weights.pth")
     assert same(found.tensors)
@@ -56,13 +56,13 @@ def test_the_shells_of_published_files_are_opened(tmp_path, content, others, old
     assert not any(tensor.requires_grad for tensor in found.tensors.values())
 
 
-def test_safetensors_are_told_by_their_content(tmp_path):
+def test_safetensors_are_recognised_by_content(tmp_path):
     save_file(WEIGHTS, tmp_path / "weights.pth")
     found = read(tmp_path / "weights.pth").tensors
     assert all(torch.equal(found[key], WEIGHTS[key]) for key in WEIGHTS)
 
 
-def test_a_large_file_is_mapped_and_not_read(tmp_path):
+def test_tensors_are_memory_mapped(tmp_path):
     torch.save({"a": torch.zeros(1000).expand(4, 1000)}, tmp_path / "weights.pth")
     assert (tmp_path / "weights.pth").stat().st_size < 10_000
     assert read(tmp_path / "weights.pth").tensors["a"].shape == (4, 1000)
@@ -70,7 +70,7 @@ def test_a_large_file_is_mapped_and_not_read(tmp_path):
 
 @pytest.mark.parametrize("form", ["torch", "old torch", "pickle", "old pickle"])
 @pytest.mark.filterwarnings("error")
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, form):
+def test_pickle_with_code_is_rejected_unexecuted(tmp_path, form):
     content = {**WEIGHTS, "harm": Harmful(tmp_path / "harm")}
     path = tmp_path / "weights.pth"
     if form == "pickle":
@@ -79,70 +79,70 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, form):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as raised:
         read(path)
-    assert str(path) in str(caught.value)
-    assert "weights_only" not in str(caught.value)  # torch's advice how to run the code after all
+    assert str(path) in str(raised.value)
+    assert "weights_only" not in str(raised.value)  # torch's advice for loading it anyway
     if "torch" in form:
-        assert "posix.mkdir" in str(caught.value)
+        assert "posix.mkdir" in str(raised.value)
     assert not (tmp_path / "harm").exists()
 
 
-def test_objects_that_are_not_tensors_are_refused_by_name(tmp_path):
+def test_rejects_objects_other_than_tensors(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(CheckpointError, match=r"rejected: it contains torch\.nn\.modules\.linear\.Linear"):
         read(tmp_path / "module.pth")
 
 
-def cut(path: Path, old: bool, share: float) -> None:
+def truncate(path: Path, old: bool, share: float) -> None:
     torch.save({"a": torch.ones(30_000)}, path, _use_new_zipfile_serialization=not old)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
 
 
-def zipped(path: Path) -> None:
+def write_archive(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "text")
 
 
-def cut_safetensors(path: Path) -> None:
+def truncate_safetensors(path: Path) -> None:
     save_file(WEIGHTS, path)
     path.write_bytes(path.read_bytes()[:-4])
 
 
 UNREADABLE = {
     "missing": lambda path: None,
-    "a folder": lambda path: path.mkdir(),
-    "a pipe": lambda path: os.mkfifo(path),
-    "a link to nothing": lambda path: path.symlink_to("nothing"),
+    "folder": lambda path: path.mkdir(),
+    "pipe": lambda path: os.mkfifo(path),
+    "broken link": lambda path: path.symlink_to("nothing"),
     "empty": lambda path: path.touch(),
-    "a web page": lambda path: path.write_text("<!DOCTYPE html><html>Not found</html>"),
-    "a pointer of Git LFS": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
-    "an array of numpy": lambda path: np.save(path.open("wb"), np.ones(3)),
-    "an archive": zipped,
-    "a script": lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path),
-    "cut off": lambda path: cut(path, False, 0.5),
-    "cut at its end": lambda path: cut(path, False, 0.999),
-    "cut at its start": lambda path: cut(path, False, 0.0001),
-    "cut off, old": lambda path: cut(path, True, 0.5),
-    "cut at its start, old": lambda path: cut(path, True, 0.001),
-    "cut safetensors": cut_safetensors,
-    "safetensors of rubbish": lambda path: path.write_bytes((5).to_bytes(8, "little") + b"{abcd"),
-    "a list": lambda path: torch.save([torch.ones(1)], path),
-    "a tensor": lambda path: torch.save(torch.ones(1), path),
+    "web page": lambda path: path.write_text("<!DOCTYPE html><html>Not found</html>"),
+    "Git LFS pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
+    "NumPy array": lambda path: np.save(path.open("wb"), np.ones(3)),
+    "other archive": write_archive,
+    "TorchScript": lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path),
+    "truncated": lambda path: truncate(path, False, 0.5),
+    "truncated near the end": lambda path: truncate(path, False, 0.999),
+    "truncated near the start": lambda path: truncate(path, False, 0.0001),
+    "truncated, old format": lambda path: truncate(path, True, 0.5),
+    "truncated near the start, old format": lambda path: truncate(path, True, 0.001),
+    "truncated safetensors": truncate_safetensors,
+    "invalid safetensors": lambda path: path.write_bytes((5).to_bytes(8, "little") + b"{abcd"),
+    "list": lambda path: torch.save([torch.ones(1)], path),
+    "tensor": lambda path: torch.save(torch.ones(1), path),
     "no tensors": lambda path: torch.save({"epoch": 3}, path),
-    "nothing": lambda path: torch.save({}, path),
-    "an optimizer": lambda path: torch.save({"state": {0: {"step": torch.ones(1)}}, "param_groups": []}, path),
+    "empty dict": lambda path: torch.save({}, path),
+    "optimizer": lambda path: torch.save({"state": {0: {"step": torch.ones(1)}}, "param_groups": []}, path),
 }
 
 
 @pytest.mark.parametrize("write", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_is_no_checkpoint_is_refused_with_one_sentence(tmp_path, write):
+def test_unreadable_file_is_rejected_in_one_sentence(tmp_path, write):
     path = tmp_path / "weights.pth"
     write(path)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as raised:
         read(path)
-    message = str(caught.value)
+    message = str(raised.value)
     assert str(path) in message
     assert message[0].islower() or message.startswith(str(path))
     assert not message.endswith(".")
@@ -151,7 +151,7 @@ def test_what_is_no_checkpoint_is_refused_with_one_sentence(tmp_path, write):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), form=st.sampled_from(["new", "old", "safetensors"]))
-def test_a_damaged_file_is_read_or_refused_but_never_worse(tmp_path, data, form):
+def test_damaged_file_is_read_or_rejected(tmp_path, data, form):
     path = tmp_path / "weights.pth"
     if form == "safetensors":
         save_file(WEIGHTS, path)
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_worse(tmp_path, data, form)
         assert read(path).tensors
 
 
-def test_an_archive_that_says_it_goes_on_elsewhere_is_damaged(tmp_path):
+def test_multi_disk_archive_is_damaged(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(WEIGHTS, path)
     content = path.read_bytes()
@@ -175,6 +175,6 @@ def test_an_archive_that_says_it_goes_on_elsewhere_is_damaged(tmp_path):
         read(path)
 
 
-def test_names_that_would_upset_a_terminal_are_quoted():
+def test_shorten_quotes_control_characters():
     assert shorten(["a\x1b[2J", "b"]) == r"'a\x1b[2J', b"
     assert shorten([str(i) for i in range(5_000)], 2) == "0, 1 and 4,998 more"

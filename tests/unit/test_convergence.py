@@ -1,4 +1,4 @@
-"""`foley-bench convergence`: what the updates of RAFT still change."""
+"""`foley-bench convergence`: the effect of the last updates of RAFT."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from foley_bench.convergence import STARTS, measure
 from foley_pipeline.progress import StageTimer
 
 
-def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
+def test_changes_per_update_and_sufficient_updates(tiny_bundle, repository):
     bundle = read(tiny_bundle)
     found = measure(bundle, repository / "examples" / "steel.mp4", 3, StageTimer()).document
     updates = found["updates"]
@@ -24,6 +24,6 @@ def test_the_full_run_is_reached_from_no_motion_alone(tiny_bundle, repository):
         assert enough in (1, None) or visible[enough - 2] > 1
 
 
-def test_a_bundle_without_raft_is_refused(repository):
+def test_rejects_bundle_without_raft(repository):
     with pytest.raises(BundleError, match="no RAFT"):
         measure(read(repository / "bundles" / "demo"), repository / "examples" / "steel.mp4", 3, StageTimer())

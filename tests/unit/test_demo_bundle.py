@@ -1,4 +1,4 @@
-"""The bundle that ships is whole, small, the preset's, and its graphs are what `foley-export onnx` makes of it."""
+"""The bundle `demo` is complete and small, matches its preset, and has the graphs that `foley-export onnx` writes."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from foley_export.make import load_network
 from foley_export.onnx_export import export
 from foley_export.presets import DEMO
 
-WEIGHTS_BYTES = 25_000_000  # at most, of all weights together
+WEIGHTS_BYTES = 25_000_000  # maximum of all weights together
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def demo(repository: Path) -> bundles.Bundle:
     return bundles.read(repository / "bundles" / "demo")
 
 
-def test_every_file_is_the_one_that_the_manifest_means(demo: bundles.Bundle) -> None:
+def test_files_match_manifest(demo: bundles.Bundle) -> None:
     bundles.verify(demo)
     assert not demo.missing_graphs()
-    there = {path.relative_to(demo.root).as_posix() for path in demo.root.rglob("*") if path.is_file()}
-    assert there == {*demo.manifest.files, MANIFEST}
+    files = {path.relative_to(demo.root).as_posix() for path in demo.root.rglob("*") if path.is_file()}
+    assert files == {*demo.manifest.files, MANIFEST}
 
 
-def test_sizes_are_those_of_the_preset(demo: bundles.Bundle) -> None:
+def test_manifest_matches_preset(demo: bundles.Bundle) -> None:
     learned = {"sources": (), "files": {}, "vae_decoder": DEMO.vae_decoder}
     assert demo.manifest.model_copy(update=learned) == DEMO
     scaled = {"scale_factor": demo.manifest.vae_decoder.scale_factor}
@@ -40,9 +40,9 @@ def test_sizes_are_those_of_the_preset(demo: bundles.Bundle) -> None:
     assert demo.manifest.sources
 
 
-def test_weights_are_half_and_small(demo: bundles.Bundle) -> None:
+def test_weights_are_small_and_half_precision(demo: bundles.Bundle) -> None:
     files = list(demo.root.rglob("*.safetensors"))
-    assert len(files) == len(weighted_networks(demo.manifest)) + 1  # and the regression baseline
+    assert len(files) == len(weighted_networks(demo.manifest)) + 1  # including the regression baseline
     assert sum(path.stat().st_size for path in files) <= WEIGHTS_BYTES
     for path in files:
         with path.open("rb") as file:
@@ -50,7 +50,7 @@ def test_weights_are_half_and_small(demo: bundles.Bundle) -> None:
             header = json.loads(file.read(size))
         dtypes = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
         assert "F16" in dtypes
-        assert dtypes <= {"F16", "I64"}, path  # counters and tables of batch normalisation and attention
+        assert dtypes <= {"F16", "I64"}, path  # int64: counters and tables of batch normalisation and attention
 
 
 FAST_EXPORTS = {"clap_text", "vae_decoder", "vocoder"}
@@ -63,23 +63,23 @@ FAST_EXPORTS = {"clap_text", "vae_decoder", "vocoder"}
         for stage in networks(DEMO)
     ],
 )
-def test_graphs_are_what_the_export_makes(demo: bundles.Bundle, tmp_path: Path, stage: str) -> None:
+def test_graphs_match_export(demo: bundles.Bundle, tmp_path: Path, stage: str) -> None:
     weights = tmp_path / weights_file(stage)
     weights.parent.mkdir()
     shutil.copy(demo.path(weights_file(stage)), weights)
     export(load_network(demo, stage), weights, tmp_path / graph_file(stage))
-    shipped, shipped_tables = apart(demo.path(graph_file(stage)))
-    made, made_tables = apart(tmp_path / graph_file(stage))
+    shipped, shipped_tables = split_tables(demo.path(graph_file(stage)))
+    made, made_tables = split_tables(tmp_path / graph_file(stage))
     assert made == shipped
     assert made_tables.keys() == shipped_tables.keys()
     for name, table in made_tables.items():
         np.testing.assert_allclose(table, shipped_tables[name], rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-def apart(graph: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A graph without the tables in it, and those: another processor may round their last bit another way."""
+def split_tables(graph: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Return a graph without its embedded tables, and the tables: CPUs differ in the rounding of their last bits."""
     model = onnx.load(graph, load_external_data=False)
-    model.producer_version = ""  # of PyTorch, with the name of its build
+    model.producer_version = ""  # includes the build of PyTorch
     tables = {}
     for tensor in model.graph.initializer:
         if tensor.raw_data:

@@ -1,4 +1,4 @@
-"""Fetching published files: whole, right and resumable, whatever the server does. The server is a real one."""
+"""Downloads of the official files are complete, verified and resumable. The server is a real one."""
 
 import hashlib
 import resource
@@ -33,7 +33,7 @@ CUT_AT = 5 * 2**16
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A file server with ranges; `server.site` says how it misbehaves."""
+    """A file server with range requests; `server.site.misbehave` makes it misbehave."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Site:
-    """What the server holds, what it did, and how it misbehaves: a list of deeds for each of the first requests."""
+    """Files of the server, received requests, and misbehaviour: a list of faults for each of the first requests."""
 
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what is tested here."""
+        """Ignore clients that disconnect, which the tests do on purpose."""
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +126,13 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def deed(method: Callable[[Handler], object], go_on: bool = False) -> list[Callable[[Handler], bool]]:
-    """A list with one deed, which ends the answer unless `go_on`."""
+def fault(method: Callable[[Handler], object], go_on: bool = False) -> list[Callable[[Handler], bool]]:
+    """Return a list with one fault, which ends the response unless `go_on`."""
     return [lambda handler: (method(handler), not go_on)[1]]
 
 
-CUT = deed(lambda handler: handler.send_file(cut=CUT_AT))
-UNAVAILABLE = deed(lambda handler: handler.send_text(503, "text/plain", b"later"))
+CUT = fault(lambda handler: handler.send_file(cut=CUT_AT))
+UNAVAILABLE = fault(lambda handler: handler.send_text(503, "text/plain", b"later"))
 
 
 def get(site: Site, folder: Path, sha256: str = SHA256, **options: object) -> Path:
@@ -144,7 +144,9 @@ def get(site: Site, folder: Path, sha256: str = SHA256, **options: object) -> Pa
     return destination
 
 
-def refused(site: Site, folder: Path, match: str, error: type[FoleyError] = DownloadError, **options: object) -> None:
+def assert_rejected(
+    site: Site, folder: Path, match: str, error: type[FoleyError] = DownloadError, **options: object
+) -> None:
     with pytest.raises(error, match=match) as raised:
         get(site, folder, **options)
     assert raised.value.exit_code == 2
@@ -154,7 +156,7 @@ def refused(site: Site, folder: Path, match: str, error: type[FoleyError] = Down
     assert not text.endswith(".")
 
 
-def test_a_file_comes_whole_and_shows_its_progress(site, tmp_path):
+def test_download_reports_progress(site, tmp_path):
     shown: list[tuple[int, int | None]] = []
     get(site, tmp_path, progress=lambda done, total: shown.append((done, total)))
     assert shown[0] == (0, len(CONTENT))
@@ -162,7 +164,7 @@ def test_a_file_comes_whole_and_shows_its_progress(site, tmp_path):
     assert shown == sorted(shown)
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke(site, tmp_path):
+def test_interrupted_connection_is_resumed(site, tmp_path):
     site.misbehave = [CUT, CUT, CUT]
     get(site, tmp_path)
     assert [request.get("Range") for request in site.requests] == [
@@ -173,7 +175,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(site, tmp_path):
     ]
 
 
-def test_what_came_before_an_interruption_is_kept_for_the_next_run(site, tmp_path):
+def test_partial_file_is_resumed_by_next_run(site, tmp_path):
     def interrupt(done: int, total: int | None) -> None:
         if done > 500_000:
             raise KeyboardInterrupt
@@ -185,33 +187,33 @@ def test_what_came_before_an_interruption_is_kept_for_the_next_run(site, tmp_pat
     assert int(site.requests[1]["Range"].removeprefix("bytes=").removesuffix("-")) > 500_000
 
 
-def test_endless_cuts_end_with_an_error_and_the_part_is_kept(site, tmp_path):
-    site.misbehave = [deed(lambda handler: handler.send_file(cut=2**16))] * 100
-    refused(site, tmp_path, r"failed 6 times .*run the command again to resume it")
+def test_retries_are_limited_and_partial_file_is_kept(site, tmp_path):
+    site.misbehave = [fault(lambda handler: handler.send_file(cut=2**16))] * 100
+    assert_rejected(site, tmp_path, r"failed 6 times .*run the command again to resume it")
     assert (tmp_path / f"{NAME}.partial").stat().st_size == 6 * 2**16
     site.misbehave = []
     get(site, tmp_path)
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(site, tmp_path):
+def test_changed_file_is_downloaded_from_the_start(site, tmp_path):
     def change(handler: Handler) -> None:
         handler.send_file(cut=CUT_AT)
         site.files[NAME] = CONTENT
 
     site.files[NAME] = OTHER
-    site.misbehave = [deed(change)]
+    site.misbehave = [fault(change)]
     get(site, tmp_path)
     assert len(site.requests) == 2
 
 
-def test_a_changed_file_whose_server_ignores_if_range_is_fetched_from_the_start(site, tmp_path):
+def test_changed_file_is_downloaded_from_the_start_without_if_range(site, tmp_path):
     def change(handler: Handler) -> None:
         handler.send_file(cut=CUT_AT)
         site.files[NAME] = CONTENT
 
     site.files[NAME] = OTHER
     ignore = [lambda handler: bool(handler.headers.replace_header("If-Range", '"' + md5(CONTENT) + '"'))]
-    site.misbehave = [deed(change), ignore]
+    site.misbehave = [fault(change), ignore]
     get(site, tmp_path)
 
 
@@ -219,30 +221,30 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
-def test_a_server_without_ranges_sends_all_of_it_again(site, tmp_path):
-    site.misbehave = [CUT, deed(lambda handler: handler.send_file(ranges=False))]
+def test_server_without_ranges_restarts_download(site, tmp_path):
+    site.misbehave = [CUT, fault(lambda handler: handler.send_file(ranges=False))]
     get(site, tmp_path)
 
 
-def test_an_answer_to_another_range_is_not_appended(site, tmp_path):
+def test_wrong_range_is_not_appended(site, tmp_path):
     def wrong_part(handler: Handler) -> None:
         handler.headers.replace_header("Range", "bytes=7-")
         handler.send_file()
 
-    site.misbehave = [CUT, deed(wrong_part)]
+    site.misbehave = [CUT, fault(wrong_part)]
     get(site, tmp_path)
 
 
-def test_a_server_that_is_busy_is_asked_again(site, tmp_path):
+def test_unavailable_server_is_retried(site, tmp_path):
     site.misbehave = [UNAVAILABLE, UNAVAILABLE]
     get(site, tmp_path)
     site.misbehave = [UNAVAILABLE] * 6
     (tmp_path / NAME).unlink()
-    refused(site, tmp_path, "HTTP status 503 Service Unavailable")
+    assert_rejected(site, tmp_path, "HTTP status 503 Service Unavailable")
 
 
-def test_a_server_that_stalls_is_asked_again(site, tmp_path):
-    stall = deed(lambda handler: (handler.send_file(cut=1000), handler.wfile.flush(), time.sleep(0.5)))
+def test_stalled_server_is_retried(site, tmp_path):
+    stall = fault(lambda handler: (handler.send_file(cut=1000), handler.wfile.flush(), time.sleep(0.5)))
     site.misbehave = [stall]
     started = time.monotonic()
     get(site, tmp_path, timeout_s=(5.0, 0.1))
@@ -264,24 +266,24 @@ def test_a_server_that_stalls_is_asked_again(site, tmp_path):
         (lambda h: h.send_file(X_Linked_Etag=f'"{"0" * 64}"'), "its server states 000"),
     ],
 )
-def test_answers_that_are_not_the_file_are_refused(site, tmp_path, method, match):
-    site.misbehave = [deed(method)] * 100
-    refused(site, tmp_path, match)
+def test_rejects_responses_other_than_the_file(site, tmp_path, method, match):
+    site.misbehave = [fault(method)] * 100
+    assert_rejected(site, tmp_path, match)
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_redirects_are_followed_but_not_for_ever(site, tmp_path):
-    moved = deed(lambda handler: handler.send_text(302, "text/plain", b"", Location=f"/{NAME}"))
+def test_redirects_are_followed_up_to_a_limit(site, tmp_path):
+    moved = fault(lambda handler: handler.send_text(302, "text/plain", b"", Location=f"/{NAME}"))
     site.misbehave = [moved, moved]
     get(site, tmp_path)
     (tmp_path / NAME).unlink()
     site.misbehave = [moved] * 100
-    refused(site, tmp_path, "cannot be downloaded")
+    assert_rejected(site, tmp_path, "cannot be downloaded")
 
 
-def test_another_file_is_removed_and_named(site, tmp_path):
+def test_file_with_wrong_hash_is_removed_and_reported(site, tmp_path):
     site.files[NAME] = OTHER
-    refused(
+    assert_rejected(
         site,
         tmp_path,
         f"not the published file: its sha256 is {hashlib.sha256(OTHER).hexdigest()}, but its publisher states",
@@ -290,7 +292,7 @@ def test_another_file_is_removed_and_named(site, tmp_path):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_file_that_is_too_large_is_not_stored(site, tmp_path, chunked):
+def test_rejects_file_above_size_limit(site, tmp_path, chunked):
     def endless(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
@@ -298,12 +300,12 @@ def test_a_file_that_is_too_large_is_not_stored(site, tmp_path, chunked):
         for _ in range(200):
             handler.wfile.write(b"186a0\r\n" + bytes(100_000) + b"\r\n")
 
-    site.misbehave = [deed(endless)] if chunked else []
-    refused(site, tmp_path, r"larger than 1 MB", max_bytes=1_000_000)
+    site.misbehave = [fault(endless)] if chunked else []
+    assert_rejected(site, tmp_path, r"larger than 1 MB", max_bytes=1_000_000)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cut_of_a_chunked_answer_is_noticed(site, tmp_path):
+def test_truncated_chunked_response_is_detected(site, tmp_path):
     def cut(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
@@ -311,13 +313,13 @@ def test_a_cut_of_a_chunked_answer_is_noticed(site, tmp_path):
         handler.wfile.write(b"186a0\r\n" + CONTENT[:100_000] + b"\r\n")
         handler.close_connection = True
 
-    site.misbehave = [deed(cut)]
+    site.misbehave = [fault(cut)]
     get(site, tmp_path)
 
 
 @given(start=st.binary(max_size=50) | st.integers(0, len(CONTENT) + 2).map(lambda n: (CONTENT + b"xx")[:n]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_an_earlier_run_left_the_result_is_the_file(site, tmp_path, start):
+def test_any_partial_file_ends_in_the_correct_file(site, tmp_path, start):
     (tmp_path / NAME).unlink(missing_ok=True)
     (tmp_path / f"{NAME}.partial").write_bytes(start)
     (tmp_path / f"{NAME}.partial.source").write_text(f'{site.url()}\n"{md5(CONTENT)}"\n')
@@ -325,7 +327,7 @@ def test_whatever_an_earlier_run_left_the_result_is_the_file(site, tmp_path, sta
 
 
 @pytest.mark.parametrize("source", [None, b"", b"\xff\xfe", b'http://elsewhere/\n"1"\n'])
-def test_a_part_of_unknown_origin_is_not_used(site, tmp_path, source):
+def test_partial_file_of_unknown_origin_is_not_resumed(site, tmp_path, source):
     (tmp_path / f"{NAME}.partial").write_bytes(OTHER[:1000])
     if source is not None:
         (tmp_path / f"{NAME}.partial.source").write_bytes(source)
@@ -333,7 +335,7 @@ def test_a_part_of_unknown_origin_is_not_used(site, tmp_path, source):
     assert "Range" not in site.requests[0]
 
 
-def test_offline_is_said_at_once_with_the_host_and_the_place(tmp_path):
+def test_unreachable_host_is_reported_with_manual_location(tmp_path):
     with pytest.raises(DownloadError, match=r"^127\.0\.0\.1 cannot be reached \(Connection refused\); .* copy it to"):
         download("http://user:secret@127.0.0.1:9/weights.pth", tmp_path / NAME, 1000, {})
     with pytest.raises(DownloadError, match=r"nowhere\.invalid cannot be reached") as raised:
@@ -341,14 +343,14 @@ def test_offline_is_said_at_once_with_the_host_and_the_place(tmp_path):
     assert "secret" not in str(raised.value)
 
 
-def test_the_proxy_of_the_environment_is_used(site, tmp_path, monkeypatch):
+def test_environment_proxy_is_used(site, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("HTTP_PROXY", site.address)
     site.files["http://weights.invalid/a.pth"] = CONTENT
     assert download("http://weights.invalid/a.pth", tmp_path / NAME, 10_000_000, {}) == SHA256
 
 
-def test_no_room_on_the_disk_keeps_what_came(site, tmp_path):
+def test_full_disk_keeps_partial_file(site, tmp_path):
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
@@ -365,8 +367,8 @@ def test_no_room_on_the_disk_keeps_what_came(site, tmp_path):
     assert site.requests[-1]["Range"] == "bytes=400000-"
 
 
-def test_a_folder_that_cannot_be_written_is_named(site, tmp_path):
-    refused(site, tmp_path / "missing", "cannot be written", OutputError)
+def test_unwritable_folder_is_reported(site, tmp_path):
+    assert_rejected(site, tmp_path / "missing", "cannot be written", OutputError)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"), locked(tmp_path / "file" / "cache"):
         pass
@@ -384,7 +386,7 @@ def cached(site: Site, folder: Path, file: PublishedFile = UNKNOWN) -> Path:
 
 
 @pytest.mark.parametrize("file", [UNKNOWN, KNOWN])
-def test_what_is_there_is_checked_and_not_fetched_again(site, tmp_path, file):
+def test_cached_file_is_verified_and_not_downloaded_again(site, tmp_path, file):
     path = cached(site, tmp_path, file)
     assert path == tmp_path / file.path
     assert path.read_bytes() == CONTENT
@@ -395,26 +397,26 @@ def test_what_is_there_is_checked_and_not_fetched_again(site, tmp_path, file):
     path.write_bytes(OTHER)
     with pytest.raises(DownloadError, match=r"is not the published file: .*; remove it to download it again"):
         cached(site, tmp_path, file)
-    assert path.read_bytes() == OTHER  # it may be the user's only copy
+    assert path.read_bytes() == OTHER  # possibly the user's only copy
     path.unlink()
     assert cached(site, tmp_path, file).read_bytes() == CONTENT
 
 
-def test_a_file_placed_by_hand_is_taken(site, tmp_path):
+def test_manually_placed_file_is_used(site, tmp_path):
     (tmp_path / NAME).write_bytes(CONTENT)
     cached(site, tmp_path)
     assert site.requests == []
     assert (tmp_path / f"{NAME}.sha256").read_text() == f"{SHA256}  {NAME}\n"
 
 
-def test_a_file_without_a_published_hash_must_be_the_same_the_next_time(site, tmp_path):
+def test_file_without_published_hash_must_not_change(site, tmp_path):
     cached(site, tmp_path).unlink()
     site.files[NAME] = OTHER
     with pytest.raises(DownloadError, match=rf"{NAME}\.sha256 states {SHA256}"):
         cached(site, tmp_path)
 
 
-def test_the_second_home_is_asked_when_the_first_does_not_have_it(site, tmp_path):
+def test_next_url_is_tried_after_404(site, tmp_path):
     file = PublishedFile("raft", NAME, (site.url("gone.pth"), site.url()), SHA256, 10_000_000)
     assert fetch(file, tmp_path, None, lambda done, total: None).read_bytes() == CONTENT
     file = PublishedFile("raft", "b.pth", (site.url("gone.pth"), site.url("lost.pth")), SHA256, 10_000_000)
@@ -423,12 +425,12 @@ def test_the_second_home_is_asked_when_the_first_does_not_have_it(site, tmp_path
 
 
 @pytest.mark.parametrize("mirror", ["", "ftp://127.0.0.1", "/srv/files", "file:///srv"])
-def test_a_mirror_is_an_address_of_the_web(tmp_path, mirror):
+def test_mirror_must_be_http(tmp_path, mirror):
     with pytest.raises(SettingError, match="is not an HTTP"):
         fetch(UNKNOWN, tmp_path, mirror, lambda done, total: None)
 
 
-def test_two_fetches_do_not_meet_in_one_cache(tmp_path):
+def test_cache_is_locked_against_concurrent_fetches(tmp_path):
     with (
         FileLock(tmp_path / ".lock"),
         pytest.raises(DownloadError, match="another `foley-export fetch` is using"),
@@ -439,12 +441,12 @@ def test_two_fetches_do_not_meet_in_one_cache(tmp_path):
         pass
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch):
+def test_cache_folder_follows_environment(monkeypatch):
     for name in ("FOLEY_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
     assert cache_folder() == Path("/home/someone/.cache/foley")
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the XDG specification: to be ignored
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # ignored according to the XDG specification
     assert cache_folder() == Path("/home/someone/.cache/foley")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     assert cache_folder() == Path("/var/cache/foley")
@@ -455,7 +457,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
 # the table and the command
 
 
-def test_the_table_names_files_that_can_be_fetched():
+def test_table_of_published_files_is_valid():
     assert len({file.path for file in PUBLISHED}) == len(PUBLISHED)
     for file in PUBLISHED:
         assert file.urls
@@ -465,7 +467,7 @@ def test_the_table_names_files_that_can_be_fetched():
         assert len(file.sha256) in (0, 64) or file.path.endswith(f"-{file.sha256}.pth")
 
 
-def test_the_command_fetches_from_a_mirror_and_names_the_files(site, tmp_path, monkeypatch):
+def test_command_downloads_from_mirror_and_prints_paths(site, tmp_path, monkeypatch):
     monkeypatch.setenv("FOLEY_CACHE", str(tmp_path))
     site.files |= {file.path: b"opts" for file in PUBLISHED}
     done = CliRunner().invoke(app, ["fetch", "--mirror", site.address, "--only", "opts", "--only", "video2rms"])
@@ -477,7 +479,7 @@ def test_the_command_fetches_from_a_mirror_and_names_the_files(site, tmp_path, m
     assert "foley-export import" not in done.stderr
 
 
-def test_the_command_ends_with_one_sentence_and_code_2(site, tmp_path, monkeypatch, capsys):
+def test_command_reports_error_with_exit_code_2(site, tmp_path, monkeypatch, capsys):
     site.files |= {file.path: b"raft" for file in PUBLISHED}
     arguments = ["--mirror", site.address, "--only", "raft", "--cache", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["foley-export", "fetch", *arguments])
@@ -489,7 +491,7 @@ def test_the_command_ends_with_one_sentence_and_code_2(site, tmp_path, monkeypat
     assert "but its publisher states ff5fadd5" in last
 
 
-def test_the_command_says_what_there_is_to_fetch():
+def test_command_lists_known_files():
     done = CliRunner().invoke(app, ["fetch", "--only", "raftt"])
     assert isinstance(done.exception, SettingError)
     assert str(done.exception) == (
@@ -497,7 +499,7 @@ def test_the_command_says_what_there_is_to_fetch():
     )
 
 
-def test_when_all_is_there_the_import_command_is_ready(tmp_path):
+def test_import_command_is_printed_when_files_are_complete(tmp_path):
     folder = tmp_path / "the cache"
     (folder / published.TOKENIZER_FOLDER).mkdir(parents=True)
     for file in PUBLISHED:

@@ -1,4 +1,4 @@
-"""The configurations for GPUs: they parse, and keep the rules that Triton and its backends enforce."""
+"""Configurations for GPUs parse, and satisfy the rules that Triton and its backends enforce."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ TARGETS = [Gpu(target, "fp16", tuning) for target in ("cuda", "tensorrt") for tu
 
 
 def gpu_bundle(root: Path, preset: Manifest, gpu: Gpu) -> Bundle:
-    """A bundle that lists all that is served on a GPU, with files of a few bytes."""
+    """Create a bundle that lists everything served on a GPU, with tiny placeholder files."""
     names = [file(stage) for stage in networks(preset) for file in (graph_file, gpu.source, weights_file)]
     for name in {*names, TOKENIZER}:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def gpu_bundle(root: Path, preset: Manifest, gpu: Gpu) -> Bundle:
 
 
 def broken_rules(config: model_config_pb2.ModelConfig) -> list[str]:
-    """What Triton's core (model_config_utils.cc) and its backends would refuse about one model, in words."""
+    """Return the rules of Triton (model_config_utils.cc) and its backends that the configuration of a model breaks."""
     broken = []
     inputs = {one.name: one for one in config.input}
     batches = config.max_batch_size
@@ -62,9 +62,9 @@ def broken_rules(config: model_config_pb2.ModelConfig) -> list[str]:
         broken += ["a warm-up of no batch"] if batches and not 1 <= warmup.batch_size <= batches else []
         broken += ["a warm-up batch without batches"] if not batches and warmup.batch_size else []
         broken += ["a warm-up that is not complete"] if set(warmup.inputs) != set(inputs) else []
-        for name, said in warmup.inputs.items():
-            broken += _misfits(f"warm-up {name}", said.dims, inputs[name].dims)
-            broken += [f"warm-up type of {name}"] if said.data_type != inputs[name].data_type else []
+        for name, warmup_input in warmup.inputs.items():
+            broken += _misfits(f"warm-up {name}", warmup_input.dims, inputs[name].dims)
+            broken += [f"warm-up type of {name}"] if warmup_input.data_type != inputs[name].data_type else []
     cuda = config.optimization.cuda
     broken += ["CUDA graphs outside TensorRT"] if cuda.graphs and config.backend != "tensorrt" else []
     for spec in cuda.graph_spec:
@@ -86,7 +86,7 @@ def _misfits(what, given, contract):
 
 @pytest.mark.parametrize("preset", [PAPER, TINY, DEMO], ids=lambda preset: preset.name)
 @pytest.mark.parametrize("gpu", TARGETS, ids=lambda gpu: f"{gpu.target}-{gpu.tuning}")
-def test_every_configuration_parses_and_keeps_tritons_rules(tmp_path, preset, gpu):
+def test_configurations_satisfy_tritons_rules(tmp_path, preset, gpu):
     bundle = gpu_bundle(tmp_path / "bundle", preset, gpu)
     folder = lay_out(REPOSITORY, bundle, tmp_path / "models", gpu)
     for name, stage in stages(preset).items():
@@ -103,12 +103,12 @@ def test_every_configuration_parses_and_keeps_tritons_rules(tmp_path, preset, gp
             graphs = {spec.batch_size for spec in config.optimization.cuda.graph_spec}
             captured = gpu.target == "tensorrt" and name in CUDA_GRAPHS
             assert graphs == (set(range(1, stage.max_batch + 1)) if captured else set())
-        else:  # as on the processor
+        else:  # as on the CPU
             assert set(files) == ({"model.py"} if stage.kind == "python" else set())
             assert not config.HasField("optimization")
 
 
-def test_a_step_waits_for_a_full_batch_only_where_throughput_counts(tmp_path):
+def test_only_throughput_tuning_waits_for_full_batches(tmp_path):
     for gpu in TARGETS:
         name = f"{gpu.target}-{gpu.tuning}"
         folder = lay_out(REPOSITORY, gpu_bundle(tmp_path / name, TINY, gpu), tmp_path / f"{name}-models", gpu)
@@ -124,14 +124,14 @@ def test_a_step_waits_for_a_full_batch_only_where_throughput_counts(tmp_path):
         (Gpu("tensorrt", "fp16", "throughput"), "foley-export tensorrt .* --precision fp16 --profile throughput"),
     ],
 )
-def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path, gpu, command):
+def test_missing_files_are_named_with_the_command_that_builds_them(tmp_path, gpu, command):
     bundle = gpu_bundle(tmp_path / "bundle", TINY, Gpu("cuda", "fp16"))
     with pytest.raises(BundleError, match=rf"denoiser.*{command}"):
         lay_out(REPOSITORY, bundle, tmp_path / "models", gpu)
 
 
-def test_planted_faults_break_rules(tmp_path):
-    """The rules can be broken: a batch too large, an input left out, a plan on a processor."""
+def test_rules_detect_planted_faults(tmp_path):
+    """The rules detect a batch that is too large, a missing input, and a plan on a CPU."""
     gpu = Gpu("tensorrt", "fp16")
     folder = lay_out(REPOSITORY, gpu_bundle(tmp_path / "bundle", TINY, gpu), tmp_path / "models", gpu)
     config = read_config(folder / "denoiser")
@@ -144,16 +144,16 @@ def test_planted_faults_break_rules(tmp_path):
     assert {"a warm-up of no batch", "GPUs named for a processor"} <= set(broken)
 
 
-def test_a_gpu_is_not_served_by_the_embedded_triton(tiny_bundle, monkeypatch, tmp_path):
-    """It has no backends for it; the message says where they are."""
+def test_embedded_triton_rejects_gpu_target(tiny_bundle, monkeypatch, tmp_path):
+    """It has no GPU backends; the message says which installations do."""
     monkeypatch.setattr("foley_server.launcher.installation.OFFICIAL", tmp_path)
     result = CliRunner().invoke(app, ["run", "--bundle", str(tiny_bundle), "--target", "cuda"])
     assert "no Triton with backends for GPUs" in str(result.exception)
 
 
 @contextmanager
-def described(models: Path) -> Iterator[str]:
-    """The address of a KServe endpoint that tells about a repository what Triton does, and runs no model."""
+def describe_server(models: Path) -> Iterator[str]:
+    """Serve a KServe endpoint that describes a repository as Triton does but runs no model; yields its address."""
 
     class Endpoint(service_pb2_grpc.GRPCInferenceServiceServicer):
         def ServerReady(self, request, context):
@@ -173,15 +173,15 @@ def described(models: Path) -> Iterator[str]:
     server.stop(None).wait()
 
 
-def test_the_identity_of_a_server_says_what_its_networks_run_on(tmp_path):
-    """One bundle on every platform: no two of them share a cache entry, or a row of the farm, or a run of it."""
+def test_server_identity_includes_platform(tmp_path):
+    """With one bundle on several platforms, no two share cache entries, rows of the render farm, or a render."""
     platforms = [None, *(Gpu("cuda", one) for one in ("fp16", "bf16"))]
     platforms += [Gpu("tensorrt", "fp16", tuning) for tuning in ("latency", "throughput")]
     with ExitStack() as servers:
 
         def serve(name, gpu):
             folder = lay_out(REPOSITORY, bundle, tmp_path / name, gpu)
-            return servers.enter_context(described(folder))
+            return servers.enter_context(describe_server(folder))
 
         root = tmp_path / "bundle"
         for gpu in platforms:

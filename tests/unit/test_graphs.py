@@ -1,4 +1,4 @@
-"""The tests' bundle: graphs have the same numbers as their torch modules, weights stored once, any batch and length."""
+"""The graphs of the bundle `tiny` match their torch modules for any batch and length, and weights are stored once."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from foley_export.presets import TINY
 from foley_export.weights import fill
 
 TOLERANCE = 5e-4  # relative L2 error
-INLINE_BYTES = 64_000  # of constants in a graph; what is larger must come from the safetensors file
+INLINE_BYTES = 64_000  # maximum size of constants in a graph; larger ones must be in the safetensors file
 
 
 @pytest.fixture(scope="module")
@@ -53,56 +53,61 @@ def check(bundle: bundles.Bundle, stage: str, inputs: tuple[torch.Tensor, ...], 
 
 
 @pytest.mark.parametrize("stage", [name for name in NETWORKS if name != "denoiser"])
-def test_graph_computes_what_its_module_does(bundle: bundles.Bundle, stage: str) -> None:
+def test_graph_matches_module(bundle: bundles.Bundle, stage: str) -> None:
     network = load_network(bundle, stage)
-    for size in (1, 4):  # not those it was traced with
+    for size in (1, 4):  # differ from the traced sizes
         lengths = {"frames": size + 1, "pairs": size, "tokens": 5 * size}
         check(bundle, stage, network.sample_inputs(size, lengths, seed=size))
 
 
 @pytest.mark.parametrize("guidance", [[1.0], [3.5], [1.0, 1.0], [2.0, 1.0, 3.5]])
-def test_denoiser_takes_guidance_and_timestep_row_by_row(bundle: bundles.Bundle, guidance: list[float]) -> None:
-    """Guidance 1 costs one branch: those rows have no second one, whatever the rest of the batch does."""
+def test_denoiser_uses_guidance_and_timestep_per_row(bundle: bundles.Bundle, guidance: list[float]) -> None:
+    """Rows with guidance 1 run only one branch, independently of the rest of the batch."""
     latents, _, envelope, embedding, negative, _ = load_network(bundle, "denoiser").sample_inputs(len(guidance))
     timestep = torch.randint(0, 1000, (len(guidance), 1), generator=torch.Generator().manual_seed(0))
     scale = torch.tensor(guidance)[:, None]
     check(bundle, "denoiser", (latents, timestep, envelope, embedding, negative, scale))
 
 
-def test_attention_says_in_standard_operators_what_its_kernel_computes(bundle: bundles.Bundle) -> None:
-    """A runtime that has no such kernel, as ONNX's own reference, takes the function that the graph carries."""
+def test_attention_function_matches_kernel(bundle: bundles.Bundle) -> None:
+    """A runtime without the kernel, like ONNX's reference evaluator, runs the function in the graph."""
     model = onnx.load(bundle.path(graph_file("denoiser")), load_external_data=False)
     (function,) = model.functions
     (node,) = [node for node in model.graph.node if node.op_type == function.name][:1]
     names = ["query", "key", "value"]
-    form = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["batch", "cells", 48])
+    value_type = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["batch", "cells", 48])
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(function.name, names, ["out"], domain=function.domain, num_heads=3)],
         node.name,
-        [onnx.helper.make_value_info(name, form) for name in names],
-        [onnx.helper.make_value_info("out", form)],
+        [onnx.helper.make_value_info(name, value_type) for name in names],
+        [onnx.helper.make_value_info("out", value_type)],
     )
-    alone = onnx.helper.make_model(graph, functions=[function], opset_imports=model.opset_import, ir_version=10)
+    single_function = onnx.helper.make_model(
+        graph, functions=[function], opset_imports=model.opset_import, ir_version=10
+    )
     inputs = dict(zip(names, np.random.default_rng(0).standard_normal((3, 2, 7, 48)).astype(np.float32), strict=True))
     expected = attention(*map(torch.from_numpy, inputs.values()), heads=3)
-    for runtime in (ReferenceEvaluator(alone), onnxruntime.InferenceSession(alone.SerializeToString())):
+    for runtime in (
+        ReferenceEvaluator(single_function),
+        onnxruntime.InferenceSession(single_function.SerializeToString()),
+    ):
         np.testing.assert_allclose(runtime.run(None, inputs)[0], expected, atol=1e-5)
 
 
-def test_graphs_have_the_contract_of_their_stage(bundle: bundles.Bundle) -> None:
+def test_graphs_match_contract_of_their_stage(bundle: bundles.Bundle) -> None:
     for name, stage in networks(bundle.manifest).items():
         graph = onnx.load(bundle.path(graph_file(name)), load_external_data=False).graph
         for values, tensors in ((graph.input, stage.inputs), (graph.output, stage.outputs)):
             assert [value.name for value in values] == [tensor.name for tensor in tensors]
             for value, tensor in zip(values, tensors, strict=True):
-                form = value.type.tensor_type
-                shape = tuple(size.dim_param or size.dim_value for size in form.shape.dim)
+                value_type = value.type.tensor_type
+                shape = tuple(size.dim_param or size.dim_value for size in value_type.shape.dim)
                 assert shape == stage.shape(tensor)
-                assert onnx.helper.tensor_dtype_to_np_dtype(form.elem_type) == tensor.numpy_dtype
+                assert onnx.helper.tensor_dtype_to_np_dtype(value_type.elem_type) == tensor.numpy_dtype
 
 
 def test_weights_are_stored_once(bundle: bundles.Bundle) -> None:
-    """Every graph's large initializers lie in the safetensors file beside it; CLAP's mel tables are computed."""
+    """Large initializers of every graph are in its safetensors file; CLAP's mel tables are computed."""
     for name in NETWORKS:
         model = onnx.load(bundle.path(graph_file(name)), load_external_data=False)
         for tensor in model.graph.initializer:
@@ -114,7 +119,7 @@ def test_weights_are_stored_once(bundle: bundles.Bundle) -> None:
 
 
 @pytest.mark.parametrize("stage", ["rgb_features", "clap_audio"])  # batch normalisation; tables of integers
-def test_half_weights_stay_half_in_the_file_and_are_computed_with_as_floats(tmp_path: Path, stage: str) -> None:
+def test_half_precision_weights_are_stored_half_and_computed_in_float32(tmp_path: Path, stage: str) -> None:
     save_weights(fill(NETWORKS[stage](TINY)), tmp_path / weights_file(stage), half=True)
     half = bundles.Bundle(tmp_path, TINY)
     network = load_network(half, stage)
@@ -132,7 +137,7 @@ def test_half_weights_stay_half_in_the_file_and_are_computed_with_as_floats(tmp_
 
 
 @pytest.mark.parametrize("value", [65_520.0, -1e5, float("nan")])
-def test_weights_that_do_not_fit_into_half_are_refused_by_name(tmp_path: Path, value: float) -> None:
+def test_rejects_weights_outside_half_range(tmp_path: Path, value: float) -> None:
     network = fill(NETWORKS["vocoder"](TINY))
     name, weight = next(network.named_parameters())
     weight.data.view(-1)[3] = value
@@ -141,6 +146,6 @@ def test_weights_that_do_not_fit_into_half_are_refused_by_name(tmp_path: Path, v
     assert list(tmp_path.iterdir()) == []
 
 
-def test_presets_differ_only_in_numbers() -> None:
+def test_presets_have_the_same_networks() -> None:
     """Every preset builds every network from the same classes."""
     assert set(NETWORKS) == set(networks(TINY))

@@ -1,4 +1,4 @@
-"""`foley-export import`: published files in, the same weights out, bit for bit; anything odd is named, all at once."""
+"""`foley-export import`: weights are preserved bit for bit, and all problems of the files are reported together."""
 
 import json
 import re
@@ -36,14 +36,14 @@ def official(published):
 
 @pytest.fixture(scope="module")
 def imported(official, tmp_path_factory):
-    """The bundle that comes of them."""
+    """The bundle imported from these files."""
     root = tmp_path_factory.mktemp("bundles") / "imported"
     assert list(importer.write(plan(TINY, official), root)) == list(weighted_networks(TINY))
     return bundles.read(root)
 
 
 def changed(official: Files, tmp_path: Path, option: str, change) -> Files:
-    """`official` with the state dict of one file changed in place by `change`."""
+    """Return `official` with one file whose state dict is modified in place by `change`."""
     content = torch.load(official.checkpoints[option], weights_only=True)
     tensors = content.get("state_dict", content.get("optimizer_Video2RMS", content))
     change(tensors)
@@ -56,22 +56,22 @@ def replaced(official: Files, option: str, path: Path) -> Files:
     return Files({**official.checkpoints, option: path}, official.tokenizer, official.opts)
 
 
-def refusal(files: Files) -> str:
-    """What `plan` says against the files."""
-    with pytest.raises(CheckpointError) as caught:
+def import_error(files: Files) -> str:
+    """Return the error of `plan` for the files."""
+    with pytest.raises(CheckpointError) as raised:
         plan(TINY, files)
-    return str(caught.value)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize("stage", NETWORKS)
-def test_every_network_has_its_weights_bit_for_bit(imported, stage):
+def test_weights_are_preserved_bit_for_bit(imported, stage):
     weights = load_file(imported.path(bundles.weights_file(stage)))
     expected = fill(NETWORKS[stage](TINY), SALT).state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items())
 
 
-def test_the_bundle_says_what_it_is_made_of(imported, official):
+def test_manifest_lists_sources(imported, official):
     bundles.verify(imported)
     sources = {source.name: source.sha256 for source in imported.manifest.sources}
     assert sources == {
@@ -87,7 +87,7 @@ def test_the_bundle_says_what_it_is_made_of(imported, official):
     assert like_tiny == TINY
 
 
-def test_what_is_not_used_is_counted_by_what_it_is(official):
+def test_unused_tensors_are_counted_by_category(official):
     unused = {path.name: groups for path, groups in plan(TINY, official).unused.items()}
     assert unused["bn-inception.pth"] == {"classifier": 1, "counters": 69}
     assert unused["video2rms.pth"] == {"non-tensor values": 2, "counters": 3}
@@ -104,7 +104,7 @@ def test_what_is_not_used_is_counted_by_what_it_is(official):
     }
 
 
-def test_what_published_files_may_lack_is_not_missed(official, tmp_path):
+def test_optional_tensors_may_be_missing(official, tmp_path):
     def change(tensors):
         for key in [
             key
@@ -115,15 +115,15 @@ def test_what_published_files_may_lack_is_not_missed(official, tmp_path):
 
     plan(TINY, changed(official, tmp_path, "--rms2sound", change))
 
-    def forget(tensors):
+    def remove_counters(tensors):
         for key in [key for key in tensors if key.endswith("num_batches_tracked")]:
             del tensors[key]
 
-    plan(TINY, changed(official, tmp_path, "--bn-inception", forget))
+    plan(TINY, changed(official, tmp_path, "--bn-inception", remove_counters))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_another_precision_are_stored_as_float32(official, tmp_path, dtype):
+def test_weights_of_other_precision_are_stored_as_float32(official, tmp_path, dtype):
     def change(tensors):
         tensors |= {key: tensor.to(dtype) for key, tensor in tensors.items() if tensor.is_floating_point()}
 
@@ -134,7 +134,7 @@ def test_weights_of_another_precision_are_stored_as_float32(official, tmp_path, 
         assert torch.equal(weights[key], tensor if tensor.dtype == torch.int64 else tensor.to(dtype).float())
 
 
-def test_safetensors_and_parallel_and_old_files_are_read_alike(official, tmp_path):
+def test_safetensors_parallel_and_old_files_are_read(official, tmp_path):
     content = torch.load(official.checkpoints["--raft"], weights_only=True)
     prefixed = {f"module.{key}": tensor for key, tensor in content.items()}
     save_file(prefixed, tmp_path / "raft.bin")
@@ -144,10 +144,10 @@ def test_safetensors_and_parallel_and_old_files_are_read_alike(official, tmp_pat
         assert all(torch.equal(file.tensors[name], content[name]) for file, name in origins.values())
 
 
-# --- what is wrong with the tensors -----------------------------------------------------------------------------
+# --- invalid tensors -----------------------------------------------------------------------------------------------
 
 
-def test_everything_that_is_wrong_is_said_at_once(official, tmp_path):
+def test_all_problems_are_reported_together(official, tmp_path):
     def add(tensors):
         tensors["encoder.novelty"] = torch.ones(1)
 
@@ -161,7 +161,7 @@ def test_everything_that_is_wrong_is_said_at_once(official, tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"PK\3\4")
     files = replaced(files, "--rms2sound", tmp_path / "broken.pth")
     files = Files(files.checkpoints, tmp_path / "nowhere")
-    message = refusal(files)
+    message = import_error(files)
     assert "raft.pth lacks tensors of optical_flow: update_block.flow_head.conv1.bias" in message
     assert "video2rms.pth has unexpected tensors: encoder.novelty" in message
     assert "inception_3a_1x1.bias has shape [7] instead of [2]" in message
@@ -173,7 +173,7 @@ def test_everything_that_is_wrong_is_said_at_once(official, tmp_path):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_file_with_other_tensors_is_refused_and_they_are_named(official, tmp_path, data):
+def test_missing_misshapen_and_unexpected_tensors_are_named(official, tmp_path, data):
     needed = sorted(
         key for key in torch.load(official.checkpoints["--raft"], weights_only=True) if "num_batches" not in key
     )
@@ -192,15 +192,15 @@ def test_a_file_with_other_tensors_is_refused_and_they_are_named(official, tmp_p
     if not missing | misshapen | added:
         plan(TINY, files)
         return
-    message = refusal(files)
+    message = import_error(files)
     assert {key for key in (*needed, *added) if re.search(rf"{re.escape(key)}(,| has shape|$|\n)", message)} == (
         missing | misshapen | added
     )
 
 
-def test_a_file_without_a_scale_factor_is_refused(official, tmp_path):
-    """Nothing tells which number it was trained with."""
-    message = refusal(changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.pop("scale_factor")))
+def test_rejects_missing_scale_factor(official, tmp_path):
+    """The factor that the weights were trained with cannot be known."""
+    message = import_error(changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.pop("scale_factor")))
     assert message.endswith("rms2sound.pth lacks scale_factor, by which latents are divided; download it again")
 
 
@@ -209,7 +209,7 @@ TEXT_POSITIONS = "model.text_branch.embeddings.position_ids"
 
 @pytest.mark.parametrize("clap", ["cond_stage_models.0", "clap"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.float16])
-def test_position_ids_may_be_of_any_type_but_only_count_up(official, tmp_path, clap, dtype):
+def test_position_ids_must_be_consecutive(official, tmp_path, clap, dtype):
     def add(positions):
         return changed(
             official, tmp_path, "--rms2sound", lambda tensors: tensors.update({f"{clap}.{TEXT_POSITIONS}": positions})
@@ -217,26 +217,28 @@ def test_position_ids_may_be_of_any_type_but_only_count_up(official, tmp_path, c
 
     plan(TINY, add(torch.arange(514, dtype=dtype)[None]))
     for other in (torch.arange(1, 515, dtype=dtype)[None], torch.zeros(1, 514, dtype=dtype)):
-        assert f"its {clap}.{TEXT_POSITIONS} are not 0, 1, 2, ..." in refusal(add(other))
+        assert f"its {clap}.{TEXT_POSITIONS} are not 0, 1, 2, ..." in import_error(add(other))
 
 
 @pytest.mark.parametrize("key", ["model_ema.novelty", "first_stage_model.loss.logvar", "model_ema.model.out.2.weight"])
-def test_what_an_official_file_cannot_hold_is_named(official, tmp_path, key):
-    message = refusal(changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.update({key: torch.ones(2)})))
+def test_unexpected_tensor_is_named(official, tmp_path, key):
+    message = import_error(
+        changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.update({key: torch.ones(2)}))
+    )
     assert message.endswith(f"rms2sound.pth has unexpected tensors: {key}")
 
 
-def test_thousands_of_wrong_tensors_are_counted(official, tmp_path):
+def test_long_lists_of_tensors_are_shortened(official, tmp_path):
     def change(tensors):
         tensors |= {f"novelty.{i}": torch.zeros(1) for i in range(5_000)}
 
-    message = refusal(changed(official, tmp_path, "--rms2sound", change))
+    message = import_error(changed(official, tmp_path, "--rms2sound", change))
     assert "rms2sound.pth has unexpected tensors: novelty.0, " in message
     assert message.endswith("and 4,992 more")
     assert len(message) < 500
 
 
-def test_weights_that_are_not_finite_leave_nothing_behind(official, tmp_path):
+def test_rejects_weights_that_are_not_finite(official, tmp_path):
     def change(tensors):
         tensors["first_stage_model.vocoder.conv_post.bias"][0] = torch.nan
 
@@ -246,7 +248,7 @@ def test_weights_that_are_not_finite_leave_nothing_behind(official, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rms2sound.pth"]
 
 
-def test_a_table_of_another_network_is_refused(official, tmp_path):
+def test_rejects_table_of_another_network(official, tmp_path):
     def change(tensors):
         key = next(key for key in tensors if key.endswith("relative_position_index"))
         tensors[key] = tensors[key] + 1
@@ -257,7 +259,7 @@ def test_a_table_of_another_network_is_refused(official, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_folder_that_exists_is_left_alone(official, tmp_path):
+def test_existing_folder_is_not_modified(official, tmp_path):
     (tmp_path / "bundle").mkdir()
     with pytest.raises(OutputError):
         list(importer.write(plan(TINY, official), tmp_path / "bundle"))
@@ -274,11 +276,11 @@ def test_a_folder_that_exists_is_left_alone(official, tmp_path):
         ("scale_factor", torch.ones(2)),
     ],
 )
-def test_another_diffusion_is_refused(official, tmp_path, key, value):
-    assert key in refusal(changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.update({key: value})))
+def test_rejects_other_noise_schedule_or_scale_factor(official, tmp_path, key, value):
+    assert key in import_error(changed(official, tmp_path, "--rms2sound", lambda tensors: tensors.update({key: value})))
 
 
-# --- another model --------------------------------------------------------------------------------------------
+# --- other models ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -290,8 +292,8 @@ def test_another_diffusion_is_refused(official, tmp_path, key, value):
         ("--raft", "--bn-inception"),
     ],
 )
-def test_swapped_files_are_recognised(official, option, other):
-    message = refusal(replaced(official, option, official.checkpoints[other]))
+def test_swapped_files_are_detected(official, option, other):
+    message = import_error(replaced(official, option, official.checkpoints[other]))
     assert message.startswith(f"{official.checkpoints[other]} is not ")
     assert f"which is passed as {other}" in message
 
@@ -323,16 +325,16 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize(("looks", "keys"), OTHERS.items(), ids=OTHERS.keys())
+@pytest.mark.parametrize(("description", "keys"), OTHERS.items(), ids=OTHERS.keys())
 @pytest.mark.parametrize("option", ["--rms2sound", "--raft"])
-def test_a_checkpoint_of_another_model_is_called_by_its_name(official, tmp_path, option, looks, keys):
+def test_checkpoint_of_another_model_is_identified(official, tmp_path, option, description, keys):
     torch.save(dict.fromkeys(keys, torch.zeros(1)), tmp_path / "other.pth")
-    message = refusal(replaced(official, option, tmp_path / "other.pth"))
-    assert looks in message
-    assert "\n" not in message  # one problem, not thousands of missing keys
+    message = import_error(replaced(official, option, tmp_path / "other.pth"))
+    assert description in message
+    assert "\n" not in message  # one problem instead of thousands of missing keys
 
 
-# --- Video2RMS' sizes -----------------------------------------------------------------------------------------
+# --- sizes of Video2RMS ----------------------------------------------------------------------------------------
 
 OPTS = {
     "model": {
@@ -351,7 +353,7 @@ def with_opts(official: Files, path: Path, opts: object) -> Files:
     return Files(official.checkpoints, official.tokenizer, path)
 
 
-def test_sizes_come_from_the_weights(official, tmp_path, state_dicts):
+def test_sizes_are_derived_from_weights(official, tmp_path, state_dicts):
     other = TINY.video2rms.model_copy(update={"lstm_layers": 1, "convolutions": 2, "kernel": 3, "classes": 32})
     tensors = state_dicts(TINY.model_copy(update={"video2rms": other}))["--video2rms"]
     torch.save(tensors, tmp_path / "video2rms.pt")
@@ -359,7 +361,7 @@ def test_sizes_come_from_the_weights(official, tmp_path, state_dicts):
     assert plan(TINY, files).manifest.video2rms == other
 
 
-def test_options_that_agree_are_a_source(official, tmp_path):
+def test_matching_options_are_listed_as_source(official, tmp_path):
     planned = plan(TINY, with_opts(official, tmp_path / "opts.yml", OPTS))
     assert planned.manifest.video2rms == TINY.video2rms
     assert tmp_path / "opts.yml" in planned.sources
@@ -375,9 +377,9 @@ def test_options_that_agree_are_a_source(official, tmp_path):
         ("data", "rms_min", 0.1),
     ],
 )
-def test_options_that_contradict_the_weights_are_refused(official, tmp_path, section, key, value):
+def test_rejects_options_that_contradict_weights(official, tmp_path, section, key, value):
     opts = {**OPTS, section: {**OPTS[section], key: value}}
-    message = refusal(with_opts(official, tmp_path / "opts.yml", opts))
+    message = import_error(with_opts(official, tmp_path / "opts.yml", opts))
     assert f"{section}.{key} is {value} instead of" in message
 
 
@@ -386,15 +388,15 @@ def test_options_that_contradict_the_weights_are_refused(official, tmp_path, sec
     ["", "[]", "a: b", "model: 1\ndata: 2", "{", "a: !!python/object/apply:os.system ['true']", "[" * 10_000, "\0"],
     ids=range(8),
 )
-def test_a_file_that_holds_no_options_is_refused(official, tmp_path, text):
-    assert "opts.yml" in refusal(with_opts(official, tmp_path / "opts.yml", text))
+def test_rejects_invalid_options_file(official, tmp_path, text):
+    assert "opts.yml" in import_error(with_opts(official, tmp_path / "opts.yml", text))
 
 
-def test_shapes_that_show_no_sizes_are_named_as_unfit(official, tmp_path):
+def test_shapes_without_valid_sizes_are_reported(official, tmp_path):
     def change(tensors):
         tensors["encoder.BiLSTM.weight_hh_l0"] = torch.zeros(3)
 
-    message = refusal(changed(official, tmp_path, "--video2rms", change))
+    message = import_error(changed(official, tmp_path, "--video2rms", change))
     assert "encoder.BiLSTM.weight_hh_l0 has shape [3]" in message
     assert video2rms_opts.sizes({}) is None
 
@@ -402,7 +404,7 @@ def test_shapes_that_show_no_sizes_are_named_as_unfit(official, tmp_path):
 # --- the tokenizer --------------------------------------------------------------------------------------------
 
 
-def test_the_tokenizer_is_robertas(imported, official):
+def test_tokenizer_matches_roberta(imported, official):
     ours = Tokenizer.from_file(str(imported.path(bundles.TOKENIZER)))
     theirs = RobertaTokenizer.from_pretrained(official.tokenizer)
     for text in ("", "a stick hits metal", "  two  spaces ", "Größe 音", "a </s> b<mask> c", "x" * 300):
@@ -413,7 +415,7 @@ def test_the_tokenizer_is_robertas(imported, official):
     assert len(short.ids) == len(long.ids)
 
 
-def test_a_tokenizer_in_one_file_is_the_same(imported, official, tmp_path):
+def test_tokenizer_json_gives_the_same_tokens(imported, official, tmp_path):
     RobertaTokenizer.from_pretrained(official.tokenizer).save_pretrained(tmp_path / "one")
     assert not (tmp_path / "one" / "vocab.json").exists()
     list(importer.write(plan(TINY, Files(official.checkpoints, tmp_path / "one")), tmp_path / "bundle"))
@@ -430,39 +432,39 @@ def swap(vocabulary: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "change",
     [lambda v: v.update(extra=512), lambda v: v.pop("<mask>"), swap, lambda v: v.update({"<mask>": 4000}), dict.clear],
-    ids=["larger", "smaller", "other special tokens", "a hole", "empty"],
+    ids=["larger", "smaller", "other special tokens", "missing ID", "empty"],
 )
-def test_another_tokenizer_is_refused(official, write_tokenizer, tmp_path, change):
+def test_rejects_other_tokenizer(official, write_tokenizer, tmp_path, change):
     folder = write_tokenizer(tmp_path / "roberta", TINY.clap_text)
     vocabulary = json.loads((folder / "vocab.json").read_text())
     change(vocabulary)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    message = refusal(Files(official.checkpoints, folder))
+    message = import_error(Files(official.checkpoints, folder))
     assert message.startswith(f"the tokenizer in {folder} ")
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "<html>", '{"version": "1.0", "model": {"type": "WordPiece"}}'])
-def test_a_damaged_tokenizer_is_refused(official, tmp_path, content):
+def test_rejects_damaged_tokenizer(official, tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
-    assert str(tmp_path) in refusal(Files(official.checkpoints, tmp_path))
+    assert str(tmp_path) in import_error(Files(official.checkpoints, tmp_path))
 
 
 # --- the command line -----------------------------------------------------------------------------------------
 
 
-def test_bad_input_ends_with_one_error_and_nothing_written(official, tmp_path, monkeypatch):
+def test_command_reports_one_error_and_writes_nothing(official, tmp_path, monkeypatch):
     monkeypatch.setenv("FOLEY_CACHE", str(tmp_path / "cache"))
     options = [word for option, path in official.checkpoints.items() for word in (option, str(path))]
     result = CliRunner().invoke(app, ["import", *options, "-o", str(tmp_path / "bundle")])
-    assert isinstance(result.exception, CheckpointError)  # `command.run` turns it into exit code 2
+    assert isinstance(result.exception, CheckpointError)  # `command.run` converts it to exit code 2
     assert result.exception.exit_code == 2
     assert "fetch --only tokenizer" in str(result.exception)
-    assert "lacks tensors of denoiser" in str(result.exception)  # these files are tiny, not the official sizes
+    assert "lacks tensors of denoiser" in str(result.exception)  # the files have tiny sizes
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_makes_a_bundle_and_lists_what_is_not_used(official, tmp_path, monkeypatch):
+def test_command_writes_bundle_and_lists_unused_tensors(official, tmp_path, monkeypatch):
     monkeypatch.setattr("foley_export.cli.PAPER", TINY)
     options = [word for option, path in official.checkpoints.items() for word in (option, str(path))]
     options += ["--tokenizer", str(official.tokenizer), "-o", str(tmp_path / "bundle")]

@@ -1,4 +1,4 @@
-"""The measurement core: turns, warm-up, statistics and memory. Never how fast anything is."""
+"""The measurement core: order of calls, warm-up, statistics and memory. No test depends on speed."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from foley_bench.measurement import Peak, Timing, interleave, measure, memory_bytes, peak_memory
 
 
-def test_every_round_calls_everything_once_and_begins_with_another():
+def test_interleave_rotates_the_first_call():
     called = []
     calls = {name: (lambda name=name: called.append(name)) for name in "abc"}
     interleave(calls, 4)
@@ -21,13 +21,13 @@ def test_every_round_calls_everything_once_and_begins_with_another():
     assert rounds == ["abc", "bca", "cab", "abc"]
 
 
-def test_results_are_kept_by_name_whatever_the_turn():
+def test_interleave_returns_results_by_name():
     counters = {name: iter(range(start, 99)) for name, start in (("a", 0), ("b", 50))}
     found = interleave({name: (lambda name=name: next(counters[name])) for name in counters}, 3)
     assert found == {"a": [0, 1, 2], "b": [50, 51, 52]}
 
 
-def test_rounds_end_when_the_time_is_up_but_one_is_always_there():
+def test_interleave_runs_at_least_one_round_within_time_limit():
     advanced = []
     found = interleave({"a": lambda: 1, "b": lambda: 2}, 5, limit_s=0.0, on_round=lambda: advanced.append(1))
     assert found == {"a": [1], "b": [2]}
@@ -35,7 +35,7 @@ def test_rounds_end_when_the_time_is_up_but_one_is_always_there():
 
 
 def test_warm_up_is_not_timed():
-    """A clock that counts its calls: the first two rounds are called past it."""
+    """The clock counts its calls; warm-up rounds are not clocked."""
     calls, clocked = [], []
 
     def clock(call):
@@ -49,15 +49,15 @@ def test_warm_up_is_not_timed():
 
 
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=30))
-def test_median_and_range_are_numpys(seconds):
+def test_median_and_iqr_match_numpy(seconds):
     timing = Timing(tuple(seconds))
     lower, middle, upper = np.percentile(seconds, (25, 50, 75))
     assert timing.median_s == pytest.approx(middle)
     assert timing.iqr_s == pytest.approx(upper - lower, abs=1e-9)
 
 
-def test_peak_memory_sees_what_is_given_back():
-    """In a process of its own: in this one, threads of other tests allocate, and shared pages change hands."""
+def test_peak_memory_includes_freed_memory():
+    """Measured in a separate process: here, threads of other tests allocate, and shared pages move."""
     script = "import sys\nfor line in sys.stdin: held = bytearray(int(line)); print(flush=True)"
     child = subprocess.Popen([sys.executable, "-c", script], stdin=PIPE, stdout=PIPE, text=True)
 

@@ -1,4 +1,4 @@
-"""Reading media: the files of shared/media, time stamps, rotation, size, sound, and what hostile files try."""
+"""Decoding of media: the files of shared/media, timestamps, rotation, size, sound, and malicious files."""
 
 import ctypes
 import hashlib
@@ -36,7 +36,7 @@ GOOD = {  # name: (seconds, frames at 30 fps)
     "animated.gif": (2.0, 60),
     "short_5_frames.mp4": (5 / 30, 5),
 }
-BAD = {  # name: what the one sentence says
+BAD = {  # name: part of the error message
     "single_frame.mp4": "there is no motion",
     "audio_only.m4a": "no video stream",
     "empty.mp4": "is empty",
@@ -57,7 +57,7 @@ def make_video(
     codec: str = "ffv1",
     size: tuple[int, int] = (32, 24),
 ) -> Path:
-    """Write grey frames, `levels[i]` bright (by default i), shown from `stamps[i] * time_base` seconds on."""
+    """Write grey frames with brightness `levels[i]` (default: i), shown from `stamps[i] * time_base` seconds."""
     width, height = size
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=round(1 / (time_base * (stamps[1] - stamps[0]))))
@@ -84,12 +84,12 @@ def consume(path: Path, limits: Limits | None = None) -> VideoInfo:
     return frames.info
 
 
-# --- the collection
+# --- files of shared/media
 
 
 @needs_media
 @pytest.mark.parametrize("name", GOOD)
-def test_good_file_is_read_to_its_last_frame(name: str) -> None:
+def test_valid_file_is_read_completely(name: str) -> None:
     path = MEDIA / name
     before = hashlib.sha256(path.read_bytes()).hexdigest()
     frames = read_frames(path)
@@ -106,7 +106,7 @@ def test_good_file_is_read_to_its_last_frame(name: str) -> None:
 
 @needs_media
 @pytest.mark.parametrize("name", BAD)
-def test_bad_file_is_refused_with_one_sentence(name: str) -> None:
+def test_invalid_file_is_rejected_in_one_sentence(name: str) -> None:
     with pytest.raises(MediaError, match=BAD[name]) as error:
         consume(MEDIA / name)
     message = str(error.value)
@@ -115,12 +115,12 @@ def test_bad_file_is_refused_with_one_sentence(name: str) -> None:
 
 
 @needs_media
-def test_every_file_of_the_collection_is_tested() -> None:
+def test_every_media_file_is_tested() -> None:
     assert {path.name for path in MEDIA.iterdir() if path.is_file()} - {"README.md"} == GOOD.keys() | BAD.keys()
 
 
 class OpenWatch:
-    """Linux's own word (inotify) on whether a file has been opened, by whatever library."""
+    """Detects with inotify whether any library opened a file."""
 
     IN_OPEN, NONBLOCK = 0x20, os.O_NONBLOCK
 
@@ -144,9 +144,9 @@ class OpenWatch:
 @pytest.mark.parametrize("name", ["ffconcat_reads_a_local_file.mp4", "hls_reads_a_local_file.mp4"])
 def test_playlist_opens_no_other_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     playlist = Path(shutil.copy(MEDIA / name, tmp_path))
-    victim = Path(shutil.copy(MEDIA / "fps60.mkv", tmp_path))
+    target = Path(shutil.copy(MEDIA / "fps60.mkv", tmp_path))
     monkeypatch.chdir(tmp_path)
-    watch = OpenWatch(victim)
+    watch = OpenWatch(target)
     for read in (probe, read_frames, read_audio):
         with pytest.raises(MediaError):
             read(playlist)
@@ -155,19 +155,19 @@ def test_playlist_opens_no_other_file(name: str, tmp_path: Path, monkeypatch: py
 
 @needs_media
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
-def test_playlist_would_be_followed_without_the_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of the test above: its file is dangerous, and the watch sees it."""
+def test_unprotected_ffmpeg_follows_playlist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control for the test above: the playlist is followed without protection, and OpenWatch detects it."""
     playlist = Path(shutil.copy(MEDIA / "ffconcat_reads_a_local_file.mp4", tmp_path))
-    victim = Path(shutil.copy(MEDIA / "fps60.mkv", tmp_path))
+    target = Path(shutil.copy(MEDIA / "fps60.mkv", tmp_path))
     monkeypatch.chdir(tmp_path)
-    watch = OpenWatch(victim)
+    watch = OpenWatch(target)
     with playlist.open("rb") as file, av.open(file):
         pass
     assert watch.was_opened()
 
 
 @needs_media
-def test_bomb_costs_neither_time_nor_memory() -> None:
+def test_decode_bomb_is_rejected_cheaply() -> None:
     before_s, before_kib = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(MediaTooLarge):
         consume(MEDIA / "decode_bomb_4096x4096.mp4")
@@ -175,20 +175,20 @@ def test_bomb_costs_neither_time_nor_memory() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 * 1024
 
 
-# --- what is not a file to read
+# --- invalid paths
 
 
-def test_missing_folder_and_pipe_are_refused(tmp_path: Path) -> None:
+def test_rejects_missing_folder_and_pipe(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="cannot read"):
         probe(tmp_path / "missing.mp4")
     with pytest.raises(MediaError, match="is not a file"):
         probe(tmp_path)
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(MediaError, match="is not a file"):  # and does not wait for a writer
+    with pytest.raises(MediaError, match="is not a file"):  # without waiting for a writer
         probe(tmp_path / "pipe.mp4")
 
 
-def test_name_that_looks_like_a_protocol_or_is_not_unicode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusual_file_names_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     video = make_video(tmp_path / "video.mkv", list(range(30)), Fraction(1, 30))
     for name in ("http:video.mkv", os.fsdecode(b"\xff\xfe.mkv"), "a\nb %d.mkv"):
@@ -196,7 +196,7 @@ def test_name_that_looks_like_a_protocol_or_is_not_unicode(tmp_path: Path, monke
         assert probe(Path(name)).frames == 30
 
 
-def test_cover_art_is_no_video(tmp_path: Path) -> None:
+def test_cover_art_is_not_a_video(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "song.mp4"), "w") as output:
         sound = output.add_stream("aac", rate=16_000, layout="mono")
         cover = output.add_stream("mjpeg", rate=1)
@@ -223,20 +223,20 @@ def test_cover_art_is_no_video(tmp_path: Path) -> None:
         (Limits(packets=30), "more than 30 packets"),
     ],
 )
-def test_each_limit_refuses(tmp_path: Path, limits: Limits, message: str) -> None:
+def test_limits_are_enforced(tmp_path: Path, limits: Limits, message: str) -> None:
     video = make_video(tmp_path / "video.mkv", list(range(60)), Fraction(1, 30))
     assert probe(video).frames == 60
     with pytest.raises(MediaTooLarge, match=message):
         probe(video, limits)
 
 
-def test_default_limits_let_4k_pass_upright_too() -> None:
+def test_default_limits_allow_4k_in_both_orientations() -> None:
     for width, height in ((3840, 2160), (2160, 3840), (4096, 2160)):
         assert width * height <= Limits().pixels < 4096 * 4096
 
 
-def test_decoder_refuses_frames_larger_than_the_header_says(tmp_path: Path) -> None:
-    """A header that lies about the size passes the check before decoding; the decoder's own limit holds."""
+def test_decoder_rejects_frames_larger_than_header(tmp_path: Path) -> None:
+    """If the header understates the size, the limit of the decoder applies."""
     video = make_video(tmp_path / "video.mp4", list(range(30)), Fraction(1, 30), codec="libx264", size=(640, 480))
     with av.open(str(video)) as container:
         container.streams.video[0].codec_context.options = {"max_pixels": str(100 * 100)}
@@ -257,7 +257,7 @@ def test_truncated_file_is_damaged(tmp_path: Path, extension: str, share: float)
         consume(part)
 
 
-def test_random_damage_raises_nothing_but_media_errors(tmp_path: Path) -> None:
+def test_random_damage_raises_only_media_errors(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     whole = make_video(tmp_path / "whole.mp4", list(range(20)), Fraction(1, 30), codec="libx264").read_bytes()
     outcomes = set()
@@ -279,18 +279,20 @@ def test_random_damage_raises_nothing_but_media_errors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", [".mkv", ".mp4", ".avi"])
 @pytest.mark.parametrize("rate", [Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(60), Fraction(12)])
-def test_every_frame_is_the_one_on_show(tmp_path: Path, rate: Fraction, extension: str) -> None:
+def test_frames_match_their_timestamps(tmp_path: Path, rate: Fraction, extension: str) -> None:
     count = round(2 * rate)
     path = make_video(tmp_path / f"video{extension}", list(range(count)), 1 / rate)
     frames = read_frames(path)
     assert frames.info.duration_s == pytest.approx(float(count / rate), abs=1e-6)
-    rounding = Fraction(1, 1000) if extension == ".mkv" else 0  # 33.37 ms is stamped 33, and so on show at 33.33
+    rounding = (
+        Fraction(1, 1000) if extension == ".mkv" else 0
+    )  # 33.37 ms is stamped 33 ms, before the sample at 33.33 ms
     for k, image in enumerate(frames):
         assert int(Fraction(k, 30) * rate) <= level_of(image) <= int((Fraction(k, 30) + rounding) * rate)
 
 
 @pytest.mark.parametrize("extension", [".mkv", ".mp4"])
-def test_variable_frame_rate_is_read_by_its_stamps(tmp_path: Path, extension: str) -> None:
+def test_variable_frame_rate_follows_timestamps(tmp_path: Path, extension: str) -> None:
     random = np.random.default_rng(3)
     stamps = np.cumsum(random.integers(10, 130, 40)).tolist()  # milliseconds; the first is not zero
     frames = read_frames(make_video(tmp_path / f"video{extension}", stamps, Fraction(1, 1000)))
@@ -306,7 +308,7 @@ def test_variable_frame_rate_is_read_by_its_stamps(tmp_path: Path, extension: st
     ("name", "codec"),
     [("b.avi", "libx264"), ("b.mp4", "libx264"), ("b.ts", "libx264"), ("b.flv", "libx264"), ("b.webm", "libvpx")],
 )
-def test_frames_that_are_stored_out_of_order(tmp_path: Path, name: str, codec: str) -> None:
+def test_reordered_frames_are_read_in_presentation_order(tmp_path: Path, name: str, codec: str) -> None:
     levels = [20 + 4 * i for i in range(50)]
     path = make_video(tmp_path / name, list(range(50)), Fraction(1, 25), levels, codec=codec, size=(64, 48))
     shown = [float(image.mean()) for image in read_frames(path)]
@@ -314,7 +316,7 @@ def test_frames_that_are_stored_out_of_order(tmp_path: Path, name: str, codec: s
     assert np.allclose(shown, [levels[k * 25 // 30] for k in range(60)], atol=3)
 
 
-def test_sound_that_is_longer_than_the_video_does_not_count(tmp_path: Path) -> None:
+def test_duration_ignores_longer_sound(tmp_path: Path) -> None:
     path = tmp_path / "video.mkv"
     with av.open(str(path), "w") as output:
         picture = output.add_stream("ffv1", rate=30)
@@ -338,7 +340,7 @@ def test_sound_that_is_longer_than_the_video_does_not_count(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("matrix", "rotation", "turns"),
     [((0, 1, -1, 0), 270, -1), ((-1, 0, 0, -1), 180, 2), ((0, -1, 1, 0), 90, 1)],
-    ids=["phone upright", "upside down", "left"],
+    ids=["90 degrees clockwise", "180 degrees", "90 degrees counterclockwise"],
 )
 def test_rotation_of_the_display_matrix_is_applied(
     tmp_path: Path, matrix: tuple[int, int, int, int], rotation: int, turns: int
@@ -361,7 +363,7 @@ def with_display_matrix(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("shape", [(120, 160), (1080, 1920), (121, 161), (1, 2), (3840, 2160), (256, 344)])
-def test_resize_is_torch_interpolate_without_antialiasing(shape: tuple[int, int]) -> None:
+def test_resize_matches_torch_interpolate(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     expected = torch.nn.functional.interpolate(planes, (256, 344), mode="bilinear", align_corners=False)
@@ -376,7 +378,7 @@ def test_reading_holds_one_frame_at_a_time(tmp_path: Path) -> None:
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in iterator:
         pass
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 40 * 1024  # all frames are 66 MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 40 * 1024  # all frames together are 66 MB
 
 
 # --- sound
@@ -421,7 +423,7 @@ def test_read_audio_of_video_files() -> None:
             read_audio(MEDIA / name)
 
 
-def test_sound_that_cannot_be_used(tmp_path: Path) -> None:
+def test_rejects_unusable_sound(tmp_path: Path) -> None:
     path = tmp_path / "sound.wav"
     soundfile.write(path, np.zeros(0, np.float32), 16_000)
     with pytest.raises(MediaError):
@@ -439,8 +441,8 @@ def test_sound_that_cannot_be_used(tmp_path: Path) -> None:
         read_audio(path)
 
 
-def test_forged_sample_rate_does_not_hide_the_samples(tmp_path: Path) -> None:
-    """100 MB that claim to last a second must not be read in full."""
+def test_forged_sample_rate_does_not_bypass_limits(tmp_path: Path) -> None:
+    """100 MB that claim to last one second must not be read completely."""
     path = tmp_path / "forged.wav"
     soundfile.write(path, np.zeros(200_000, np.int16), 16_000)
     wav = bytearray(path.read_bytes())
@@ -451,14 +453,14 @@ def test_forged_sample_rate_does_not_hide_the_samples(tmp_path: Path) -> None:
             read_audio(path)
 
 
-def test_surround_is_read_as_two_channels(tmp_path: Path) -> None:
+def test_surround_is_downmixed_to_two_channels(tmp_path: Path) -> None:
     path = tmp_path / "surround.wav"
     soundfile.write(path, np.stack([tone(48_000)] * 6, 1), 48_000)
     assert read_sound(path).samples.shape == (2, 48_000)
     assert read_audio(path).shape == (16_000,)
 
 
-def test_resample_keeps_the_length_in_seconds() -> None:
+def test_resample_preserves_duration() -> None:
     for new_rate in (8_000, 22_050, 44_100, 48_000):
         samples = resample(np.stack([tone(16_000)] * 2), 16_000, new_rate)
         assert samples.shape == (2, new_rate)

@@ -1,4 +1,4 @@
-"""Writing results: the picture is copied, the sound is exact and in step, and a failure leaves nothing behind."""
+"""Writing results: video streams are copied, sound is exact and synchronised, and failures leave no files."""
 
 import hashlib
 import importlib.util
@@ -30,16 +30,16 @@ AAC_FRAME = 1024
 
 
 def chirp(samples: int) -> np.ndarray:
-    """A sound whose every moment differs, so that a shift in time shows."""
+    """Return a chirp, in which every time offset is detectable."""
     seconds = np.arange(samples) / RATE
     return (0.5 * np.sin(2 * np.pi * (200 + 300 * seconds) * seconds)).astype(np.float32)
 
 
-def lag(heard: np.ndarray, meant: np.ndarray, reach: int = 2000) -> int:
-    """Samples by which `heard` is late, found by correlation."""
-    piece = meant[reach : len(meant) - reach]
-    scores = np.correlate(heard[: len(meant)], piece, mode="valid")
-    return int(np.argmax(scores)) - reach
+def delay(decoded: np.ndarray, expected: np.ndarray, max_delay: int = 2000) -> int:
+    """Return the delay of `heard` in samples, found by correlation."""
+    piece = expected[max_delay : len(expected) - max_delay]
+    scores = np.correlate(decoded[: len(expected)], piece, mode="valid")
+    return int(np.argmax(scores)) - max_delay
 
 
 def packets(path: Path) -> list[tuple[Fraction, bytes]]:
@@ -48,7 +48,7 @@ def packets(path: Path) -> list[tuple[Fraction, bytes]]:
 
 
 def tracks(path: Path) -> list[tuple[np.ndarray, float]]:
-    """Every sound track as (waveform [n] at RATE, time of its first sample)."""
+    """Return every sound track as (waveform [n] at RATE, time of its first sample in seconds)."""
     with av.open(str(path)) as container:
         count = len(container.streams.audio)
     found = []
@@ -67,12 +67,12 @@ def digest(path: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder for results that must hold no temporary file at the end."""
+    """A folder for results that must not contain temporary files at the end."""
     yield tmp_path
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-# --- the picture
+# --- video
 
 
 COPIED = [
@@ -100,7 +100,7 @@ ENCODED = [
 
 @needs_media
 @pytest.mark.parametrize(("name", "extension"), COPIED)
-def test_picture_is_copied_and_sound_is_exact(folder: Path, name: str, extension: str) -> None:
+def test_video_is_copied_and_sound_is_exact(folder: Path, name: str, extension: str) -> None:
     source, result = MEDIA / name, folder / f"result{extension}"
     info, before = probe(source), digest(source)
     sound = chirp(info.samples(RATE))
@@ -109,16 +109,16 @@ def test_picture_is_copied_and_sound_is_exact(folder: Path, name: str, extension
     assert [data for _, data in copied] == [data for _, data in original]
     rounding = Fraction(1, 1000) if extension in (".mkv", ".webm") else 0
     assert max(abs(a - b) for (a, _), (b, _) in zip(copied, original, strict=True)) <= rounding
-    ((heard, start_s),) = tracks(result)
-    assert 0 <= len(heard) - len(sound) < (AAC_FRAME if extension in (".mp4", ".m4v", ".mov") else 1)
+    ((decoded, start_s),) = tracks(result)
+    assert 0 <= len(decoded) - len(sound) < (AAC_FRAME if extension in (".mp4", ".m4v", ".mov") else 1)
     assert start_s == 0
-    assert lag(heard, sound) == 0
+    assert delay(decoded, sound) == 0
     assert digest(source) == before
 
 
 @needs_media
 @pytest.mark.parametrize("name", ["fps24_with_audio.mp4", "vfr.mp4"])
-def test_mp4_declares_the_exact_length_of_the_sound(folder: Path, name: str) -> None:
+def test_mp4_declares_exact_length_of_sound(folder: Path, name: str) -> None:
     count = probe(MEDIA / name).samples(RATE)
     write_video(MEDIA / name, chirp(count), RATE, folder / "result.mp4")
     with av.open(str(folder / "result.mp4")) as container:
@@ -128,7 +128,7 @@ def test_mp4_declares_the_exact_length_of_the_sound(folder: Path, name: str) -> 
 
 @needs_media
 @pytest.mark.parametrize(("name", "extension", "codec"), ENCODED)
-def test_picture_that_cannot_be_held_is_encoded_again(folder: Path, name: str, extension: str, codec: str) -> None:
+def test_unsupported_video_is_reencoded(folder: Path, name: str, extension: str, codec: str) -> None:
     source, result = MEDIA / name, folder / f"result{extension}"
     info = probe(source)
     assert write_video(source, chirp(info.samples(RATE)), RATE, result) == Muxed(codec, False)
@@ -137,11 +137,11 @@ def test_picture_that_cannot_be_held_is_encoded_again(folder: Path, name: str, e
     assert after.duration_s == pytest.approx(info.duration_s, abs=0.02)
     assert (after.width, after.height) == (info.width // 2 * 2, info.height // 2 * 2)
     for old, new in zip(read_frames(source), read_frames(result), strict=False):
-        assert np.abs(old.astype(int) - new).mean() < 10  # the animation's hard colours lose some of their chroma
+        assert np.abs(old.astype(int) - new).mean() < 10  # chroma subsampling changes saturated colours
 
 
-def turned(tmp_path: Path) -> Path:
-    """A file that a phone held upright would write: its track header asks for a quarter turn clockwise."""
+def write_rotated(tmp_path: Path) -> Path:
+    """Write a file like that of a phone held upright: its track header requests a quarter turn clockwise."""
     mp4 = (MEDIA / "fps24_with_audio.mp4").read_bytes()
     position = mp4.index(b"tkhd") + 4 + 40
     matrix = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
@@ -152,8 +152,8 @@ def turned(tmp_path: Path) -> Path:
 
 @needs_media
 @pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
-def test_rotation_survives(folder: Path, extension: str) -> None:
-    source, result = turned(folder), folder / f"result{extension}"
+def test_rotation_is_preserved(folder: Path, extension: str) -> None:
+    source, result = write_rotated(folder), folder / f"result{extension}"
     copied = write_video(source, chirp(32_000), RATE, result).video_copied
     info = probe(result)
     assert (info.width, info.height) == (120, 160)
@@ -162,20 +162,20 @@ def test_rotation_survives(folder: Path, extension: str) -> None:
     assert np.abs(before.astype(int) - after).mean() < 6
 
 
-# --- the source's own sound
+# --- sound of the source
 
 
 @needs_media
 @pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
-def test_keep_puts_the_new_sound_first_and_the_old_one_in_step(folder: Path, extension: str) -> None:
+def test_keep_adds_synchronised_source_track_second(folder: Path, extension: str) -> None:
     source, result = folder / "source.mp4", folder / f"result{extension}"
     sound, own = chirp(32_000), np.ascontiguousarray(chirp(32_000)[::-1])
     write_video(MEDIA / "fps24_with_audio.mp4", own, RATE, source)
     write_video(source, sound, RATE, result, "keep")
     picture_s = probe(result).start_s
     (new, new_s), (old, old_s) = tracks(result)
-    assert lag(new, sound) + round((new_s - picture_s) * RATE) == pytest.approx(0, abs=RATE / 1000)
-    assert lag(old, own) + round((old_s - picture_s) * RATE) == pytest.approx(0, abs=RATE / 1000)
+    assert delay(new, sound) + round((new_s - picture_s) * RATE) == pytest.approx(0, abs=RATE / 1000)
+    assert delay(old, own) + round((old_s - picture_s) * RATE) == pytest.approx(0, abs=RATE / 1000)
     with av.open(str(result)) as container:
         default = [bool(s.disposition & av.stream.Disposition.default) for s in container.streams.audio]
     assert default == [True, False]
@@ -183,15 +183,15 @@ def test_keep_puts_the_new_sound_first_and_the_old_one_in_step(folder: Path, ext
 
 @needs_media
 @pytest.mark.parametrize("mode", ["mix", "keep"])
-def test_source_without_sound_takes_the_new_one_alone(folder: Path, mode: str) -> None:
+def test_source_without_sound_gets_only_new_sound(folder: Path, mode: str) -> None:
     sound = chirp(probe(MEDIA / "fps2997.mp4").samples(RATE))
     write_video(MEDIA / "fps2997.mp4", sound, RATE, folder / "result.mkv", mode)  # type: ignore[arg-type]
-    ((heard, _),) = tracks(folder / "result.mkv")
-    assert np.allclose(heard, sound, atol=1e-4)
+    ((decoded, _),) = tracks(folder / "result.mkv")
+    assert np.allclose(decoded, sound, atol=1e-4)
 
 
-def with_sound(path: Path, sound: np.ndarray, rate: int, late_s: Fraction = Fraction(0)) -> Path:
-    """A video of 2 s with `sound`, FP32 [channels, n], which starts `late_s` after the picture."""
+def write_with_sound(path: Path, sound: np.ndarray, rate: int, late_s: Fraction = Fraction(0)) -> Path:
+    """Write a 2 s video with `sound`, FP32 [channels, n], which starts `late_s` seconds after the video."""
     with av.open(str(path), "w") as output:
         picture = output.add_stream("ffv1", rate=30)
         picture.width, picture.height, picture.pix_fmt = 32, 24, "gray"
@@ -206,9 +206,9 @@ def with_sound(path: Path, sound: np.ndarray, rate: int, late_s: Fraction = Frac
     return path
 
 
-def test_the_envelope_of_a_video_starts_at_its_first_frame(folder: Path) -> None:
+def test_envelope_of_video_starts_at_first_frame(folder: Path) -> None:
     sound = np.full((1, RATE), 0.5, np.float32)
-    source = with_sound(folder / "source.mkv", sound, RATE, Fraction(1, 2))
+    source = write_with_sound(folder / "source.mkv", sound, RATE, Fraction(1, 2))
     rms = read_envelope(source, 2.0).envelope
     assert rms[:45].max() == 0
     assert rms[55:145].min() > 0.49
@@ -216,18 +216,18 @@ def test_the_envelope_of_a_video_starts_at_its_first_frame(folder: Path) -> None
 
 
 @pytest.mark.parametrize("late_s", [Fraction(0), Fraction(1, 4)])
-def test_mix_adds_at_the_rate_of_the_source(folder: Path, late_s: Fraction) -> None:
+def test_mix_uses_rate_and_channels_of_source(folder: Path, late_s: Fraction) -> None:
     rate = 44_100
     seconds = np.arange(rate) / rate
     own = (0.3 * np.sin(2 * np.pi * 3000 * seconds)).astype(np.float32)
-    source = with_sound(folder / "source.mkv", np.stack([own, 0 * own]), rate, late_s)
+    source = write_with_sound(folder / "source.mkv", np.stack([own, 0 * own]), rate, late_s)
     new = chirp(32_000)
     write_video(source, new, RATE, folder / "result.mkv", "mix")
     waveform, heard_rate = read_stereo(folder / "result.mkv")
     assert heard_rate == rate
     assert waveform.shape == (2, 2 * rate), "as long as the new sound, not as the old"
     start = round(late_s * rate)
-    own_heard = waveform[0] - waveform[1]  # the new sound is on both sides alike
+    own_heard = waveform[0] - waveform[1]  # the new sound is equal in both channels
     assert np.allclose(own_heard[start : start + rate], own, atol=1e-3)
     assert np.abs(own_heard[start + rate :]).max() < 1e-3
     resampled = np.interp(np.arange(2 * rate) / rate, np.arange(32_000) / RATE, new)
@@ -243,16 +243,16 @@ def read_stereo(path: Path) -> tuple[np.ndarray, int]:
         ), stream.rate
 
 
-def test_mix_that_would_clip_is_made_quieter_as_a_whole(folder: Path) -> None:
+def test_mix_is_normalised_instead_of_clipped(folder: Path) -> None:
     tone = np.sin(np.arange(32_000) * 0.2).astype(np.float32)
-    source = with_sound(folder / "source.mkv", 0.9 * tone[None], RATE)
+    source = write_with_sound(folder / "source.mkv", 0.9 * tone[None], RATE)
     write_video(source, 0.9 * tone, RATE, folder / "result.mkv", "mix")
-    ((heard, _),) = tracks(folder / "result.mkv")
-    assert np.allclose(heard, tone, atol=2e-3)
+    ((decoded, _),) = tracks(folder / "result.mkv")
+    assert np.allclose(decoded, tone, atol=2e-3)
 
 
-def test_recording_that_does_not_start_at_zero(folder: Path) -> None:
-    """A broadcast's clock runs on; the result starts at zero, with sound and picture together."""
+def test_source_with_start_offset(folder: Path) -> None:
+    """Timestamps of a broadcast start anywhere; those of the result start at zero, synchronised."""
     source = folder / "source.ts"
     with av.open(str(source), "w") as output:
         picture = output.add_stream("libx264", rate=30)
@@ -265,8 +265,8 @@ def test_recording_that_does_not_start_at_zero(folder: Path) -> None:
     assert probe(source).start_s > 99
     sound = chirp(32_000)
     assert write_video(source, sound, RATE, folder / "result.mp4").video_copied
-    ((heard, start_s),) = tracks(folder / "result.mp4")
-    assert (probe(folder / "result.mp4").start_s, start_s, lag(heard, sound)) == (0, 0, 0)
+    ((decoded, start_s),) = tracks(folder / "result.mp4")
+    assert (probe(folder / "result.mp4").start_s, start_s, delay(decoded, sound)) == (0, 0, 0)
 
 
 # --- WAV
@@ -278,7 +278,7 @@ def test_wav_is_16_bit_and_clipped(folder: Path) -> None:
     data, rate = soundfile.read(folder / "sound.wav", dtype="int16")
     assert (rate, soundfile.info(folder / "sound.wav").subtype) == (RATE, "PCM_16")
     assert np.allclose(data / 32767, np.clip(sound, -1, 1), atol=1e-4)
-    write_wav(folder / "sound.wav", chirp(RATE), RATE)  # replaces
+    write_wav(folder / "sound.wav", chirp(RATE), RATE)  # replaces the file
     assert np.allclose(read_audio(folder / "sound.wav"), chirp(RATE), atol=1e-4)
 
 
@@ -286,10 +286,10 @@ def test_wav_is_16_bit_and_clipped(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["result.xyz", "result", "missing/result.mp4", "folder.mp4", "result.gif"])
-def test_destination_that_cannot_be(folder: Path, name: str) -> None:
+def test_rejects_invalid_destination(folder: Path, name: str) -> None:
     (folder / "folder.mp4").mkdir()
     before = sorted(folder.rglob("*"))
-    source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
+    source = write_with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
     with pytest.raises(OutputError):
         check_destination(folder / name, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS))
     with pytest.raises(OutputError):
@@ -300,12 +300,12 @@ def test_destination_that_cannot_be(folder: Path, name: str) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_name_that_no_file_can_have(folder: Path) -> None:
+def test_rejects_file_name_too_long(folder: Path) -> None:
     with pytest.raises(OutputError, match="name too long"):
         check_destination(folder / ("x" * 300 + ".mp4"), VIDEO_EXTENSIONS)
 
 
-def test_several_files_are_written_all_or_none(folder: Path) -> None:
+def test_output_files_are_written_all_or_none(folder: Path) -> None:
     (folder / "b.wav").write_bytes(b"the result of yesterday")
 
     def write(*sounds: np.ndarray) -> None:
@@ -322,7 +322,7 @@ def test_several_files_are_written_all_or_none(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_without_permission(folder: Path) -> None:
+def test_rejects_unwritable_folder(folder: Path) -> None:
     folder.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
         check_destination(folder / "result.mp4", VIDEO_EXTENSIONS)
@@ -330,7 +330,7 @@ def test_folder_without_permission(folder: Path) -> None:
 
 
 def test_source_is_never_overwritten(folder: Path) -> None:
-    source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
+    source = write_with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
     (folder / "link.mkv").symlink_to(source)
     (folder / "hard.mkv").hardlink_to(source)
     before = digest(source)
@@ -343,7 +343,7 @@ def test_source_is_never_overwritten(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 8), (8, 1), (1, 1), (3, 5)])
-def test_picture_of_an_odd_size_that_is_encoded_again(folder: Path, width: int, height: int) -> None:
+def test_odd_size_is_reencoded_to_even_size(folder: Path, width: int, height: int) -> None:
     source = folder / "source.gif"
     with av.open(str(source), "w") as output:
         stream = output.add_stream("gif", rate=10, width=width, height=height, pix_fmt="rgb8")
@@ -357,8 +357,8 @@ def test_picture_of_an_odd_size_that_is_encoded_again(folder: Path, width: int, 
 
 
 @needs_media
-def test_damaged_source_leaves_the_old_result(folder: Path) -> None:
-    """bit_flips.mkv is found out only while its picture is encoded: half of the result is written by then."""
+def test_damaged_source_keeps_previous_result(folder: Path) -> None:
+    """The damage in bit_flips.mkv is detected during encoding, when half of the result is written."""
     result = folder / "result.webm"
     result.write_bytes(b"the result of yesterday")
     with pytest.raises(MediaError), replacing(result) as temporary:
@@ -379,7 +379,7 @@ def test_full_disk_is_an_output_error(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("bad", [np.full(10, np.nan), np.zeros(0), np.zeros((2, 10))], ids=["nan", "empty", "stereo"])
-def test_sound_that_cannot_be_written(folder: Path, bad: np.ndarray) -> None:
+def test_rejects_invalid_sound(folder: Path, bad: np.ndarray) -> None:
     with pytest.raises(OutputError):
         write_wav(folder / "sound.wav", bad.astype(np.float32), RATE)
     assert list(folder.iterdir()) == []
@@ -391,8 +391,8 @@ def test_unknown_mode_is_a_setting_error(folder: Path) -> None:
     assert issubclass(SettingError, FoleyError)
 
 
-def test_names_that_ffmpeg_could_misread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
+def test_unusual_file_names_are_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_with_sound(folder / "source.mkv", chirp(32_000)[None], RATE)
     monkeypatch.chdir(folder)
     for name in ("http:result.mkv", "%03d [x] 音.mkv", "x" * 240 + ".mkv"):
         write_video(source, chirp(32_000), RATE, Path(name))
@@ -412,7 +412,7 @@ def example() -> ModuleType:
     return module
 
 
-def test_example_clip_is_what_its_script_renders(example: ModuleType) -> None:
+def test_example_clip_matches_its_script(example: ModuleType) -> None:
     clip = ROOT / "examples" / "drumstick.mp4"
     frames = read_frames(clip)
     assert clip.stat().st_size < 500_000
@@ -423,7 +423,7 @@ def test_example_clip_is_what_its_script_renders(example: ModuleType) -> None:
     for contact in contacts:
         x, y = example.tip_at(contact.time_s, contacts)
         assert (x, y) == pytest.approx((contact.thing.x, contact.thing.top), abs=1e-6)
-    # The picture changes most while the stick swings, and comes to rest nowhere but at the end of the clip.
+    # The image changes most while the stick swings, and is still only at the end of the clip.
     images = np.stack([image[::4, ::4].astype(np.int16) for image in frames])
     motion = np.abs(np.diff(images, axis=0)).mean(axis=(1, 2, 3))
     assert motion.min() > 0

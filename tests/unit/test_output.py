@@ -1,4 +1,4 @@
-"""Where results are written: through links, with the permissions that the file has, and nowhere else."""
+"""Output files: links are followed, permissions are kept, and nothing else is modified."""
 
 import os
 import stat
@@ -41,7 +41,7 @@ def is_sound(path: Path) -> bool:
 
 @pytest.fixture(params=[write, render])
 def put(request: pytest.FixtureRequest) -> Callable[[Path], None]:
-    """Writes a sound as `foley generate` does, or as the render farm does into a folder."""
+    """Write a sound like `foley generate`, or like the render farm."""
     return request.param
 
 
@@ -58,14 +58,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "results" / "sound.wav"
 
 
-def refuses(put: Callable[[Path], None], path: Path, words: str) -> None:
+def assert_rejects(put: Callable[[Path], None], path: Path, words: str) -> None:
     before = sorted(path.parent.iterdir())
     with pytest.raises(OutputError, match=words):
         put(path)
     assert sorted(path.parent.iterdir()) == before
 
 
-def test_a_link_stays_and_its_file_is_written(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+def test_symlink_is_kept_and_its_target_written(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
     (elsewhere / "blob").write_bytes(b"the result of yesterday")
     (elsewhere / "link").symlink_to("blob")
     path.symlink_to("../elsewhere/link")
@@ -76,7 +76,7 @@ def test_a_link_stays_and_its_file_is_written(put: Callable[[Path], None], path:
     assert {one.name for one in (*path.parent.iterdir(), *elsewhere.iterdir())} == {"sound.wav", "link", "blob"}
 
 
-def test_a_link_to_another_file_system_is_written_through(put: Callable[[Path], None], path: Path) -> None:
+def test_symlink_to_another_file_system_is_followed(put: Callable[[Path], None], path: Path) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == path.parent.stat().st_dev:
         pytest.skip("there is no other file system")
@@ -90,29 +90,29 @@ def test_a_link_to_another_file_system_is_written_through(put: Callable[[Path], 
         target.unlink(missing_ok=True)
 
 
-def test_a_link_to_nothing_makes_its_file(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+def test_broken_symlink_creates_its_target(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
     path.symlink_to(elsewhere / "new")
     put(path)
     assert path.is_symlink()
     assert is_sound(elsewhere / "new")
     path.unlink()
     path.symlink_to(elsewhere / "missing" / "new")
-    refuses(put, path, "does not exist|cannot write")
+    assert_rejects(put, path, "does not exist|cannot write")
 
 
-def test_links_that_lead_to_no_file_are_refused(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+def test_rejects_symlinks_to_folder_pipe_and_itself(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
     path.symlink_to(elsewhere)
-    refuses(put, path, "is a folder")
+    assert_rejects(put, path, "is a folder")
     path.unlink()
     os.mkfifo(elsewhere / "pipe")
     path.symlink_to(elsewhere / "pipe")
-    refuses(put, path, "not a regular file")
+    assert_rejects(put, path, "not a regular file")
     path.unlink()
     path.symlink_to(path.name)
-    refuses(put, path, "is a symbolic link to itself")
+    assert_rejects(put, path, "is a symbolic link to itself")
 
 
-def test_other_names_of_a_file_keep_the_old_content(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
+def test_hard_links_keep_the_old_content(put: Callable[[Path], None], path: Path, elsewhere: Path) -> None:
     (elsewhere / "kept").write_bytes(b"the result of yesterday")
     path.hardlink_to(elsewhere / "kept")
     put(path)
@@ -121,7 +121,7 @@ def test_other_names_of_a_file_keep_the_old_content(put: Callable[[Path], None],
 
 
 @pytest.mark.parametrize("kept", [0o600, 0o664, 0o640])
-def test_a_file_keeps_its_permissions(put: Callable[[Path], None], path: Path, kept: int) -> None:
+def test_permissions_are_kept(put: Callable[[Path], None], path: Path, kept: int) -> None:
     path.touch()
     path.chmod(kept)
     put(path)
@@ -129,7 +129,7 @@ def test_a_file_keeps_its_permissions(put: Callable[[Path], None], path: Path, k
     assert mode(path) == kept
 
 
-def test_a_private_file_is_private_while_it_is_written(path: Path) -> None:
+def test_temporary_file_has_permissions_of_the_target(path: Path) -> None:
     path.touch()
     path.chmod(0o600)
     with replacing(path) as temporary:
@@ -138,7 +138,7 @@ def test_a_private_file_is_private_while_it_is_written(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file_follows_the_umask(put: Callable[[Path], None], path: Path, umask: int, expected: int) -> None:
+def test_new_file_follows_umask(put: Callable[[Path], None], path: Path, umask: int, expected: int) -> None:
     before = os.umask(umask)
     try:
         put(path)
@@ -148,7 +148,7 @@ def test_a_new_file_follows_the_umask(put: Callable[[Path], None], path: Path, u
 
 
 @as_root
-def test_a_file_keeps_its_owner(put: Callable[[Path], None], path: Path) -> None:
+def test_owner_is_kept(put: Callable[[Path], None], path: Path) -> None:
     path.touch()
     os.chown(path, 1234, 4321)
     path.chmod(0o640)
@@ -157,16 +157,16 @@ def test_a_file_keeps_its_owner(put: Callable[[Path], None], path: Path) -> None
     assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (1234, 4321, 0o640)
 
 
-def test_a_read_only_file_is_not_replaced(put: Callable[[Path], None], path: Path) -> None:
+def test_rejects_read_only_file(put: Callable[[Path], None], path: Path) -> None:
     path.write_bytes(b"the result of yesterday")
     path.chmod(0o444)
     if os.access(path, os.W_OK):
         pytest.skip("root may write anywhere")
-    refuses(put, path, "read-only")
+    assert_rejects(put, path, "read-only")
     assert path.read_bytes() == b"the result of yesterday"
 
 
-def test_files_that_were_replaced_before_a_failure_are_restored(tmp_path: Path) -> None:
+def test_replaced_files_are_restored_after_failure(tmp_path: Path) -> None:
     old, new, last = (tmp_path / name for name in ("old.wav", "new.wav", "last.wav"))
     old.write_bytes(b"the result of yesterday")
     old.chmod(0o640)
@@ -185,8 +185,8 @@ def test_files_that_were_replaced_before_a_failure_are_restored(tmp_path: Path) 
     assert mode(old) == 0o640
 
 
-def test_only_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    """A render in a folder leaves what another process writes there at this moment."""
+def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """A render into a folder keeps partial files of running processes."""
     program = (
         "import sys, time; from pathlib import Path; from foley.output import replacing\n"
         "with replacing(Path(sys.argv[1])) as temporary:\n"
@@ -221,7 +221,7 @@ def test_only_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> N
     assert partial_files() == set()
 
 
-def test_the_cache_does_not_write_through_links(tmp_path: Path) -> None:
+def test_cache_does_not_follow_symlinks(tmp_path: Path) -> None:
     cache, values = Cache(tmp_path / "cache"), np.ones(3, np.float32)
     cache.put(["about"], values)
     (entry,) = cache.folder.iterdir()

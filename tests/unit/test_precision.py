@@ -1,4 +1,4 @@
-"""Half precision in the graphs: what is in it, what is not, and what it does to the answers."""
+"""Half-precision graphs: which operations they contain, and the error of their outputs."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 @pytest.mark.parametrize("stage", networks(TINY))
-def test_a_half_graph_is_strongly_typed_and_keeps_the_contract(tiny_bundle: Path, stage: str) -> None:
+def test_half_graph_is_strongly_typed_and_matches_contract(tiny_bundle: Path, stage: str) -> None:
     bundle = read(tiny_bundle)
     path = bundle.path(graph_file(stage, "fp16"))
-    onnx.checker.check_model(path, full_check=True)  # every type fits: nothing is cast by a runtime's good will
+    onnx.checker.check_model(path, full_check=True)  # every type matches without implicit casts
     half, single = ir.load(path).graph, ir.load(bundle.path(graph_file(stage))).graph
     for ours, contract in ((half.inputs, single.inputs), (half.outputs, single.outputs)):
         assert [(v.name, v.dtype, v.shape) for v in ours] == [(v.name, v.dtype, v.shape) for v in contract]
@@ -42,7 +42,7 @@ def is_external(value: ir.Value) -> bool:
 
 
 @pytest.mark.parametrize("stage", networks(TINY))
-def test_heavy_work_is_in_half_precision_and_islands_are_not(tiny_bundle: Path, stage: str) -> None:
+def test_heavy_operations_are_half_precision(tiny_bundle: Path, stage: str) -> None:
     network = load_network(read(tiny_bundle), stage)
     graph = ir.load(read(tiny_bundle).path(graph_file(stage, "fp16"))).graph
     for node in graph:
@@ -51,13 +51,13 @@ def test_heavy_work_is_in_half_precision_and_islands_are_not(tiny_bundle: Path, 
     heavy = [node for node in graph if node.op_type in HEAVY]
     in_half = [node for node in heavy if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT16]
     if stage == "video2rms":
-        assert not in_half  # which class wins must not hang on a rounding
+        assert not in_half  # the predicted class must not depend on rounding
     else:
         assert len(in_half) > 0.7 * len(heavy)
-    assert network.full_precision <= {name for name, _ in network.named_modules()}  # no name has gone stale
+    assert network.full_precision <= {name for name, _ in network.named_modules()}  # all names exist
 
 
-def test_the_errors_of_a_bundle_are_small_and_nothing_overflows(tiny_bundle: Path) -> None:
+def test_half_errors_are_small_without_overflow(tiny_bundle: Path) -> None:
     errors = dict(half_errors(tiny_bundle, "fp16"))
     assert set(errors) == set(networks(TINY))
     for stage, error in errors.items():
@@ -66,8 +66,8 @@ def test_the_errors_of_a_bundle_are_small_and_nothing_overflows(tiny_bundle: Pat
         assert error.headroom > 10
 
 
-class Two(Network):
-    """A network for these tests: a linear layer, and its stage's contract."""
+class Linear(Network):
+    """A linear layer with the contract of a stage."""
 
     stage_name = "vocoder"
 
@@ -93,11 +93,11 @@ def exported(network: Network, folder: Path, precision: Half) -> Rounded:
 
 
 @pytest.mark.parametrize(("precision", "digits"), [("fp16", 11), ("bf16", 8)])
-def test_rounding_is_that_of_the_type(tmp_path: Path, precision: Half, digits: int) -> None:
-    """A sum of 64 products of numbers that the type has: exact, then rounded once."""
-    rounded = exported(Two(1.0), tmp_path, precision)
+def test_rounding_matches_data_type(tmp_path: Path, precision: Half, digits: int) -> None:
+    """A sum of 64 products of representable numbers is exact and then rounded once."""
+    rounded = exported(Linear(1.0), tmp_path, precision)
     mel = np.zeros((1, 1024, 64), np.float32)
-    mel[..., 0], mel[..., 1] = 1.0, 2.0**-digits * 1.5  # the second is lost in part
+    mel[..., 0], mel[..., 1] = 1.0, 2.0**-digits * 1.5  # the second is partly lost
     expected = mel.sum(-1, keepdims=True).repeat(160, 2).reshape(1, -1)
     to_type = torch.from_numpy(expected).to({"fp16": torch.float16, "bf16": torch.bfloat16}[precision]).float().numpy()
     assert rounded.error([mel], [to_type]).relative == {"waveform": 0.0}
@@ -105,9 +105,9 @@ def test_rounding_is_that_of_the_type(tmp_path: Path, precision: Half, digits: i
 
 
 @pytest.mark.parametrize(("precision", "fits"), [("fp16", False), ("bf16", True)])
-def test_an_overflow_is_seen(tmp_path: Path, precision: Half, fits: bool) -> None:
+def test_overflow_is_detected(tmp_path: Path, precision: Half, fits: bool) -> None:
     """bfloat16 has the range of float32; float16 ends at 65,504."""
-    rounded = exported(Two(100.0), tmp_path, precision)
+    rounded = exported(Linear(100.0), tmp_path, precision)
     mel = np.full((1, 1024, 64), 20.0, np.float32)
     error = rounded.error([mel], [np.full((1, 163_840), 128_000.0, np.float32)])
     assert error.peak == 128_000
@@ -115,8 +115,8 @@ def test_an_overflow_is_seen(tmp_path: Path, precision: Half, fits: bool) -> Non
     assert np.isfinite(error.relative["waveform"]) == fits
 
 
-def test_the_full_cfg_batch_gives_the_noise_of_the_guided_rows() -> None:
-    """On a GPU every row goes through both branches: the same noise, with guidance and without."""
+def test_full_guidance_batch_matches_guided_rows() -> None:
+    """On a GPU, every row runs both branches, with the same noise as without."""
     network = fill(Denoiser(TINY), "branches:")
     inputs = list(network.sample_inputs(batch=3))
     inputs[5] = torch.tensor([[1.0], [3.5], [7.0]])
@@ -129,23 +129,23 @@ def test_the_full_cfg_batch_gives_the_noise_of_the_guided_rows() -> None:
     torch.testing.assert_close(both[1][1:], some[1][1:], rtol=1e-4, atol=1e-4)
 
 
-def test_a_gpu_graph_has_no_shape_that_hangs_on_values(tiny_bundle: Path) -> None:
+def test_gpu_graph_has_no_data_dependent_shapes(tiny_bundle: Path) -> None:
     single, half = (ir.load(read(tiny_bundle).path(graph_file("denoiser", one))).graph for one in ("fp32", "fp16"))
     assert "NonZero" in {node.op_type for node in single}
     assert "NonZero" not in {node.op_type for node in half}
 
 
-def test_clap_resize_is_torchs_bicubic_with_aligned_corners() -> None:
+def test_clap_resize_matches_torch_bicubic() -> None:
     spectrogram = torch.randn(2, 1001, 64, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.interpolate(spectrogram[:, None], (1024, 64), mode="bicubic", align_corners=True)
     torch.testing.assert_close(BicubicResize(1001, 1024)(spectrogram), expected[:, 0], rtol=1e-5, atol=1e-5)
 
 
-def test_the_graph_alone_shows_less_than_rounding_does(tiny_bundle: Path) -> None:
-    """Why `Rounded` is there: ONNX Runtime computes in float32 between the nodes, and tells of too small an error."""
+def test_onnx_runtime_understates_rounding_error(tiny_bundle: Path) -> None:
+    """Reason for `Rounded`: ONNX Runtime computes in float32 between nodes, which understates the error."""
     bundle = read(tiny_bundle)
     single, half = (bundle.path(graph_file("vae_decoder", one)) for one in ("fp32", "fp16"))
     inputs = [tensor.numpy() for tensor in load_network(bundle, "vae_decoder").sample_inputs()]
     (expected,), (found,) = Graph(single)(*inputs), Graph(half)(*inputs)
-    told = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    assert told < Rounded(half).error(inputs, [expected]).relative["mel"]
+    runtime_error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert runtime_error < Rounded(half).error(inputs, [expected]).relative["mel"]

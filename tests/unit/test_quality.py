@@ -1,4 +1,4 @@
-"""The evaluation's own measures, against oracles and closed forms; that it judges no training data."""
+"""Evaluation metrics against reference implementations and closed forms, and separation from training data."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ CURVES = arrays(np.float64, 30, elements=st.floats(0, 1, width=32))
 
 
 @given(predicted=CLASSES, true=CLASSES, tolerance=st.integers(0, 5))
-def test_accuracy_can_leave_silence_out(predicted, true, tolerance):
+def test_accuracy_without_silence(predicted, true, tolerance):
     counted = [(p, t) for p, t in zip(predicted, true, strict=True) if p or t]
     right = [abs(p - t) <= tolerance for p, t in counted]
     expected = sum(right) / len(right) if right else 1.0
@@ -46,21 +46,21 @@ def test_accuracy_can_leave_silence_out(predicted, true, tolerance):
 
 
 @given(one=CURVES, other=CURVES)
-def test_correlation_is_pearsons(one, other):
+def test_correlation_matches_pearson(one, other):
     found = metrics.correlation(one, other)
     assert -1 - 1e-9 <= found <= 1 + 1e-9
     if one.std() > 1e-3 and other.std() > 1e-3:
         assert found == pytest.approx(np.corrcoef(one, other)[0, 1], abs=1e-6)
 
 
-def test_what_never_changes_correlates_with_nothing():
+def test_correlation_with_constant_is_zero():
     assert metrics.correlation(np.zeros(5), np.arange(5)) == 0
 
 
 # --- Frechet distance
 
 
-def test_frechet_distance_is_that_of_matrix_square_roots():
+def test_frechet_distance_matches_matrix_square_root():
     random = np.random.default_rng(0)
     a = random.standard_normal((50, 6)) @ random.standard_normal((6, 6))
     b = random.standard_normal((40, 6)) @ random.standard_normal((6, 6)) + 1
@@ -72,7 +72,7 @@ def test_frechet_distance_is_that_of_matrix_square_roots():
 
 
 @pytest.mark.parametrize("width", [3, 512])  # fewer and more dimensions than clips
-def test_frechet_distance_of_moved_and_stretched_sets(width):
+def test_frechet_distance_of_shifted_and_scaled_sets(width):
     a = np.random.default_rng(1).standard_normal((20, width))
     step = np.linspace(0, 1, width)
     spread = np.square(a - a.mean(0)).sum() / 19
@@ -84,17 +84,17 @@ def test_frechet_distance_of_moved_and_stretched_sets(width):
 # --- onsets
 
 
-def test_onsets_are_where_the_stick_hits():
-    """On true classes of clips that the detector's numbers were not chosen on: the ceiling of the evaluation."""
+def test_onsets_match_contacts():
+    """With true classes of clips not used to tune the detector; the ceiling of the evaluation."""
     scenes = clips.scenes("validation", 40, seed=8)
     levels = envelope.class_levels()
     found = [onsets.detect(levels[to_classes(loudness(clips.sound(scene)))]) for scene in scenes]
     scores = onsets.scores(found, [clips.contacts_s(scene) for scene in scenes])
     assert scores["f1_50ms"] > 0.88
-    assert scores["accuracy"] > 0.8  # soft hits on what still rings, and slow scratches, leave no rise
+    assert scores["accuracy"] > 0.8  # soft hits during decay and slow scratches cause no rise
 
 
-def test_a_hit_is_one_onset_and_its_time_is_right():
+def test_hit_is_one_onset_at_its_time():
     level = np.zeros(clip.CLIP_CLASSES, np.float32)
     level[500:] = 0.2 * np.exp(-np.arange(clip.CLIP_CLASSES - 500) / 15)
     found = onsets.detect(level)
@@ -105,7 +105,7 @@ def test_a_hit_is_one_onset_and_its_time_is_right():
 
 @settings(deadline=None)
 @given(level=arrays(np.float32, clip.CLIP_CLASSES, elements=st.floats(0, 1, width=32)))
-def test_onsets_of_anything_are_confident_and_in_order(level):
+def test_onsets_are_ordered_and_above_threshold(level):
     found = onsets.detect(level)
     assert (found.confidences >= onsets.THRESHOLD).all()
     assert (np.diff(found.times_s) >= 0).all()
@@ -115,20 +115,20 @@ TIMES = st.lists(st.floats(0, 10), min_size=1, max_size=12).map(lambda times: np
 
 
 @given(detected=TIMES, true=TIMES)
-def test_f1_of_one_clip_is_mir_evals(detected, true):
+def test_f1_matches_mir_eval(detected, true):
     found = Onsets(detected, np.linspace(3, 4, len(detected)))
     expected, *_ = mir_eval.onset.f_measure(true, detected, window=0.05)
     assert onsets.scores([found], [true])["f1_50ms"] == pytest.approx(expected)
 
 
 @given(true=TIMES.filter(lambda times: (np.diff(times) > 0.2).all()))
-def test_onsets_that_are_all_found_are_perfect(true):
+def test_complete_detection_scores_1(true):
     found = Onsets(true + 0.02, np.linspace(3, 4, len(true)))
     assert onsets.scores([found], [true]) == pytest.approx({"accuracy": 1, "ap": 1, "f1_50ms": 1})
 
 
-def test_accuracy_and_precision_follow_the_published_rule():
-    # the onset at 1 s takes the surer of its two; that at 5 s is missed; 8 s is a false alarm
+def test_accuracy_and_average_precision_follow_definition():
+    # the onset at 1 s matches the more confident detection; that at 5 s is missed; 8 s is a false alarm
     found = Onsets(np.array([0.95, 1.04, 8.0]), np.array([3.0, 5.0, 4.0]))
     scores = onsets.scores([found], [np.array([1.0, 5.0])])
     assert scores["accuracy"] == 0.5
@@ -136,7 +136,7 @@ def test_accuracy_and_precision_follow_the_published_rule():
     assert scores["f1_50ms"] == pytest.approx(2 * 1 / 5)
 
 
-def test_clips_weigh_the_same_in_accuracy_and_contacts_in_f1():
+def test_accuracy_averages_clips_and_f1_averages_contacts():
     perfect = Onsets(np.array([1.0]), np.array([3.0]))
     nothing = Onsets(np.empty(0), np.empty(0))
     scores = onsets.scores([perfect, nothing], [np.array([1.0]), np.array([1.0, 2.0, 3.0])])
@@ -147,7 +147,7 @@ def test_clips_weigh_the_same_in_accuracy_and_contacts_in_f1():
 # --- clips
 
 
-def test_no_clip_of_the_evaluation_was_trained_on():
+def test_evaluation_and_training_clips_are_disjoint():
     evaluated = [*clips.scenes("test", 100, 0), *clips.scenes("test-night", 100, 0)]
     training_scenes = clips.classifier_scenes(0)
     trained = [*clips.scenes("train", 100, 0), *clips.scenes("validation", 100, 0)]
@@ -157,12 +157,12 @@ def test_no_clip_of_the_evaluation_was_trained_on():
     assert HELD_OUT_STYLE not in {scene.style for scene in (*evaluated[:100], *trained)}
 
 
-def test_a_rendered_scene_is_a_stream_of_frames():
+def test_rendered_scene_yields_frames():
     frames = clips.Rendered(clips.scenes("test", 1, 0)[0])
     assert sum(frame.shape == (clip.FRAME_HEIGHT, clip.FRAME_WIDTH, 3) for frame in frames) == len(frames)
 
 
-def test_materials_of_real_sounds_are_recognised_at_any_level():
+def test_materials_are_classified_at_any_level():
     training_scenes = clips.classifier_scenes(0)[:120]
     classifier = train_classifier(
         [timbre(clips.sound(scene)) for scene in training_scenes], [scene.material for scene in training_scenes]
@@ -175,7 +175,7 @@ def test_materials_of_real_sounds_are_recognised_at_any_level():
     assert set(classifier.classes_) == set(MATERIALS)
 
 
-def test_silence_has_a_timbre_too():
+def test_timbre_of_silence_is_finite():
     silence = np.zeros(clips.SAMPLES, np.float32)
     assert np.isfinite(timbre(silence)).all()
     assert np.isfinite(spectrogram_db(silence)).all()
@@ -184,7 +184,7 @@ def test_silence_has_a_timbre_too():
 # --- networks that are not served
 
 
-def test_without_control_is_the_denoiser_with_a_control_net_that_adds_nothing():
+def test_without_control_matches_zero_control_net():
     denoiser = fill(Denoiser(TINY))
     random = np.random.default_rng(3)
     condition = Conditioning(
@@ -193,7 +193,7 @@ def test_without_control_is_the_denoiser_with_a_control_net_that_adds_nothing():
         random.standard_normal(clip.EMBEDDING_DIM, np.float32),
     )
     sampling = Sampling(steps=3, guidance=2.5, seed=4)
-    denoiser.control_net = ControlNet(TINY.denoiser).eval()  # before any training its last convolutions are zero
+    denoiser.control_net = ControlNet(TINY.denoiser).eval()  # untrained: its last convolutions are zero
 
     @torch.inference_mode()
     def denoise(latents, step):
@@ -206,7 +206,7 @@ def test_without_control_is_the_denoiser_with_a_control_net_that_adds_nothing():
     np.testing.assert_allclose(latents_without_control(denoiser, condition, sampling), expected, atol=1e-4)
 
 
-def test_the_regression_baseline_is_read_back_and_answers_rms(tmp_path):
+def test_regression_baseline_is_loaded_and_predicts_rms(tmp_path):
     bundle = Bundle(tmp_path, TINY)
     assert video2rms.load_regression(bundle) is None
     torch.manual_seed(0)
@@ -225,7 +225,7 @@ def test_the_regression_baseline_is_read_back_and_answers_rms(tmp_path):
         video2rms.load_regression(bundle)
 
 
-def test_a_perfect_prediction_scores_perfectly():
+def test_perfect_prediction_has_perfect_scores():
     levels = envelope.class_levels()
     classes = np.random.default_rng(0).integers(0, 63, (2, clip.CLIP_CLASSES))
     true = levels[classes]  # the upper edge of a class is the lower edge of the next
@@ -253,19 +253,19 @@ def document(regression: float | None) -> dict:
     }
 
 
-def test_targets_say_what_is_met_and_what_is_missed():
-    met = {target.what: target.met for target in targets(document(0.4))}
-    assert [met[f"classification {column}"] for column in ("event_l1", "accuracy_pm2")] == [False, True]
-    assert met["onset F1 ±50 ms"]
-    assert not met["onset F1 ±50 ms, held-out style"]
-    assert met["text: E-L1 with / without control"]
-    assert met["audio: envelope correlation"]
-    assert not met["audio: material recognised"]
-    assert len(met) == 12
+def test_targets_report_met_and_missed():
+    results = {target.what: target.met for target in targets(document(0.4))}
+    assert [results[f"classification {column}"] for column in ("event_l1", "accuracy_pm2")] == [False, True]
+    assert results["onset F1 ±50 ms"]
+    assert not results["onset F1 ±50 ms, held-out style"]
+    assert results["text: E-L1 with / without control"]
+    assert results["audio: envelope correlation"]
+    assert not results["audio: material recognised"]
+    assert len(results) == 12
     assert len(list(targets(document(None)))) == 8
 
 
-def test_the_shapes_of_figure_11_are_what_they_are_called():
+def test_figure_11_curves_match_their_names():
     shapes = {name: envelope.validate(curve, 500) for name, curve in figures.shapes().items()}
     np.testing.assert_allclose(shapes["A shape"][1:], shapes["A shape"][:0:-1], atol=1e-6)
     np.testing.assert_allclose(shapes["rising"][1:], shapes["falling"][:0:-1], atol=1e-6)

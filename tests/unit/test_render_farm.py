@@ -1,4 +1,4 @@
-"""What is rendered next, where, and what becomes of failures: on an engine whose rows end as the test says."""
+"""Scheduling of the render farm: order, placement, retries and failures, on an engine with scripted outcomes."""
 
 from collections import Counter, defaultdict
 from concurrent.futures import Future
@@ -31,9 +31,9 @@ def _no_pauses():
 
 
 class Scripted:
-    """Workers with a capacity each; `ends(worker, task, attempt)` says how an attempt ends.
+    """Workers with capacities; `ends(worker, task, attempt)` returns the outcome of an attempt.
 
-    When `workers` is asked next, those of the `running` attempts end that `ended(running)` gives, at least one of them.
+    Each call of `workers` ends the attempts that `ended(running)` selects, at least one.
     """
 
     def __init__(self, capacities, ends, ended=lambda running: list(running)):
@@ -69,8 +69,8 @@ def rows(count, video=lambda i: f"{i}.mp4"):
     return [Row(video=video(i), output=f"{i}.wav") for i in range(count)]
 
 
-def last_words(engine, all_rows):
-    """How every row ended; each has started, and ended once."""
+def outcomes_of(engine, all_rows):
+    """Return how every row ended, and assert that each started and ended once."""
     ended = {}
     started = Counter()
     for event in render_all(all_rows, engine):
@@ -85,7 +85,7 @@ def last_words(engine, all_rows):
     return ended
 
 
-def test_all_capacities_are_filled_and_the_freest_first():
+def test_capacities_are_filled_starting_with_most_free():
     engine = Scripted({"a": 2, "b": 4}, lambda worker, task, attempt: DONE)
     events = render_all(rows(12), engine)
     first = [next(events) for _ in range(6)]
@@ -94,25 +94,25 @@ def test_all_capacities_are_filled_and_the_freest_first():
     assert [event.kind for event in events].count("done") == 12
 
 
-def test_a_row_that_fails_is_tried_elsewhere_and_given_up():
+def test_failed_row_is_retried_on_other_workers():
     engine = Scripted(
         {"a": 2, "b": 2, "c": 2}, lambda worker, task, attempt: BAD if task.row.output == "3.wav" else DONE
     )
-    ended = last_words(engine, rows(9))
+    ended = outcomes_of(engine, rows(9))
     assert ended.pop("3.wav") == "failed"
     assert set(ended.values()) == {"done"}
     assert len(engine.attempts["3.wav"]) == MAX_FAILURES
-    assert set(engine.attempts["3.wav"]) == {"a", "b", "c"}  # never twice at the same worker
+    assert set(engine.attempts["3.wav"]) == {"a", "b", "c"}  # never twice on the same worker
     assert all(len(workers) == 1 for name, workers in engine.attempts.items() if name != "3.wav")
 
 
-def test_an_invalid_input_is_not_tried_again():
+def test_permanent_failure_is_not_retried():
     engine = Scripted({"a": 2, "b": 2}, lambda worker, task, attempt: DAMAGED if task.row.output == "3.wav" else DONE)
-    assert last_words(engine, rows(5)).pop("3.wav") == "failed"
+    assert outcomes_of(engine, rows(5)).pop("3.wav") == "failed"
     assert len(engine.attempts["3.wav"]) == 1
 
 
-def test_only_errors_of_the_input_itself_are_permanent(tmp_path):
+def test_only_damaged_input_is_a_permanent_failure(tmp_path):
     """A file that cannot be read now may be readable later, or on another worker."""
     (tmp_path / "damaged.mp4").write_bytes(b"no video" * 100)
 
@@ -129,25 +129,25 @@ def test_only_errors_of_the_input_itself_are_permanent(tmp_path):
     assert not permanent("memory://bucket/missing.mp4")
 
 
-def test_one_worker_can_make_all_attempts():
+def test_single_worker_makes_all_attempts():
     engine = Scripted({"a": 1}, lambda worker, task, attempt: DONE if attempt == MAX_FAILURES else BAD)
-    assert set(last_words(engine, rows(3)).values()) == {"done"}
+    assert set(outcomes_of(engine, rows(3)).values()) == {"done"}
 
 
-def test_a_worker_that_is_lost_costs_no_row():
+def test_lost_worker_loses_no_rows():
     lost = iter([LOST] * 20)
     engine = Scripted({"a": 4, "b": 4}, lambda worker, task, attempt: next(lost, DONE) if worker == "a" else DONE)
-    assert set(last_words(engine, rows(50)).values()) == {"done"}
+    assert set(outcomes_of(engine, rows(50)).values()) == {"done"}
 
 
-def test_a_row_that_takes_every_server_along_is_given_up():
+def test_row_that_crashes_workers_fails():
     engine = Scripted({"a": 2, "b": 2}, lambda worker, task, attempt: LOST if task.row.output == "0.wav" else DONE)
-    ended = last_words(engine, rows(5))
+    ended = outcomes_of(engine, rows(5))
     assert ended == {"0.wav": "failed"} | {f"{i}.wav": "done" for i in range(1, 5)}
     assert len(engine.attempts["0.wav"]) == MAX_LOSSES
 
 
-def test_workers_come_and_go():
+def test_workers_join_and_leave():
     capacities = {}
     engine = Scripted(capacities, lambda worker, task, attempt: DONE)
     events = render_all(rows(6), engine)
@@ -164,31 +164,31 @@ def test_workers_come_and_go():
 
 
 @pytest.mark.parametrize("failures", [0, 1, MAX_FAILURES])
-def test_rows_that_share_a_video_wait_for_its_envelope_and_get_it(failures):
-    made = Predicted("key", np.ones(3, np.float32))
+def test_rows_of_one_video_share_its_envelope(failures):
+    prediction = Predicted("key", np.ones(3, np.float32))
     predictions = []
-    left = [failures]
+    remaining_failures = [failures]
 
     def ends(worker, task, attempt):
         if task.predicted is not None:
-            assert task.predicted is made
+            assert task.predicted is prediction
             return DONE
-        if left[0]:
-            left[0] -= 1
+        if remaining_failures[0]:
+            remaining_failures[0] -= 1
             return BAD
         predictions.append(task.row.output)
-        return Done(False, {}, made)
+        return Done(False, {}, prediction)
 
     engine = Scripted({"a": 4, "b": 4}, ends)
     all_rows = rows(8, lambda i: "same.mp4" if i % 2 else f"{i}.mp4")
     own = [Row(video="same.mp4", output="own.wav", envelope="curve.json")]
     engine.ends = lambda worker, task, attempt: DONE if task.row.envelope else ends(worker, task, attempt)
-    last_words(engine, all_rows + own)
+    outcomes_of(engine, all_rows + own)
     assert len([name for name in predictions if int(name.split(".")[0]) % 2]) == 1
     assert len(engine.attempts["own.wav"]) == 1
 
 
-def test_what_runs_is_stopped_and_waited_for():
+def test_closing_stops_running_tasks():
     engine = Scripted({"a": 3}, lambda worker, task, attempt: DONE)
     events = render_all(rows(9), engine)
     next(events)
@@ -199,7 +199,7 @@ def test_what_runs_is_stopped_and_waited_for():
 
 @settings(max_examples=500)
 @given(data=st.data())
-def test_every_row_ends_once_whatever_happens(data):
+def test_every_row_ends_once(data):
     outcomes = st.sampled_from([DONE, DONE, BAD, LOST, Done(True, {}, Predicted("k", np.ones(1, np.float32)))])
     capacities = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1))
 
@@ -209,13 +209,13 @@ def test_every_row_ends_once_whatever_happens(data):
     engine = Scripted(capacities, lambda worker, task, attempt: data.draw(outcomes), ended)
     count = data.draw(st.integers(1, 8))
     videos = [f"{data.draw(st.integers(0, 1))}.mp4" for _ in range(count)]
-    ended = last_words(engine, rows(count, lambda i: videos[i]))
+    ended = outcomes_of(engine, rows(count, lambda i: videos[i]))
     for name, kind in ended.items():
         assert (kind == "failed") <= (len(engine.attempts[name]) >= MAX_FAILURES)
 
 
-def test_a_row_that_comes_back_waits_for_a_worker_and_holds_up_no_other():
-    """0 fails at a, and is put behind 1, which has its video; when 1 ends, only a has room, where 0 is not tried."""
+def test_retried_row_does_not_block_others():
+    """0 fails on a and waits for 1, which has its video; when 1 ends, only a has capacity, where 0 is not retried."""
     script = iter([["0"], ["1"]])
 
     def ended(running):
@@ -227,12 +227,12 @@ def test_a_row_that_comes_back_waits_for_a_worker_and_holds_up_no_other():
 
     engine = Scripted({"a": 1, "b": 1}, ends, ended)
     all_rows = [Row(video=video, output=f"{i}.wav") for i, video in enumerate(["v", "w", "v", "x"])]
-    assert set(last_words(engine, all_rows).values()) == {"done"}
+    assert set(outcomes_of(engine, all_rows).values()) == {"done"}
     assert engine.attempts["0.wav"] == ["a", "b"]
 
 
 class Breaking:
-    """A server at which every third row, however it is tried, ends with something that is no error of this project."""
+    """A server on which the first attempt of every third row raises an exception that is not a FoleyError."""
 
     def __init__(self):
         self.calls = Counter()
@@ -253,8 +253,8 @@ class Breaking:
         pass
 
 
-def test_threads_lose_no_row():
-    """Every row has its end on a real pool, also where a thread or the pool breaks."""
+def test_thread_failures_lose_no_rows():
+    """Every row ends on a real thread pool, also if a thread or the pool fails."""
     server = Breaking()
     engine = Threads({"a": server, "b": server}, 2)
     kinds = Counter(event.kind for event in render_all(rows(9), engine))

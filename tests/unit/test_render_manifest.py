@@ -1,4 +1,4 @@
-"""Manifests: every form gives the same rows, and all that is wrong in one is said at once."""
+"""Manifests: all formats give the same rows, and all faults are reported together."""
 
 import json
 import shutil
@@ -28,11 +28,11 @@ def fill(folder, *names):
 
 
 def outputs(folder, output=None):
-    """Input -> output."""
+    """Return the output of every input."""
     return {Path(row.video).relative_to(folder).as_posix(): row.output for row in read(folder, output)}
 
 
-def test_a_table_and_json_lines_give_the_same_rows(tmp_path):
+def test_csv_and_json_lines_give_the_same_rows(tmp_path):
     rows = [
         {"video": "a.mp4", "text": "glass, broken", "seed": 7, "guidance_interval": [0.3, 100.0]},
         {"video": "s3://bucket/b.mov", "output": "day 1/b.wav", "steps": 10, "loudness": "follow"},
@@ -50,12 +50,12 @@ def test_a_table_and_json_lines_give_the_same_rows(tmp_path):
     assert found[0].guidance_interval == (0.3, 100.0)
 
 
-def test_a_folder_is_a_manifest(tmp_path):
+def test_folder_as_manifest(tmp_path):
     fill(tmp_path, "b.mov", "a.mp4", "deep/c.webm", "notes.txt")
     assert outputs(tmp_path) == {"a.mp4": "a.mp4", "b.mov": "b.mov.mp4", "deep/c.webm": "deep/c.webm.mp4"}
 
 
-def test_twins_in_a_folder_have_results_of_their_own_that_stay(tmp_path):
+def test_files_with_equal_stems_have_stable_outputs(tmp_path):
     if not TWINS.is_dir():
         pytest.skip(f"there is no {TWINS}")
     shutil.copy(TWINS / "IMG_1.mov", tmp_path)
@@ -69,20 +69,20 @@ NAMES = st.sampled_from(["a", "A", "é", unicodedata.normalize("NFD", "é"), "a.
 EXTENSIONS = st.sampled_from([".mp4", ".MP4", ".mov", ".mov.mp4"])
 
 
-def folded(name):
+def normalized(name):
     return unicodedata.normalize("NFC", name.casefold())
 
 
 @given(st.sets(st.builds(lambda *parts: "".join(parts), FOLDERS, NAMES, EXTENSIONS), min_size=1, max_size=8))
-def test_the_results_of_a_folder_are_distinct_files(tmp_path_factory, files):
+def test_outputs_of_a_folder_are_distinct(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("videos")
     fill(folder, *(file for file in files if not any(other.startswith(f"{file}/") for other in files)))
-    names = [folded(name) for name in outputs(folder).values()]
+    names = [normalized(name) for name in outputs(folder).values()]
     assert len(set(names)) == len(names)
     assert not {str(parent) for name in names for parent in Path(name).parents} & set(names)
 
 
-def test_results_are_no_videos(tmp_path):
+def test_outputs_are_not_inputs(tmp_path):
     fill(tmp_path, "a.mp4", "b.mov", "rendered.mp4")
     expected = {"a.mp4": "a.mp4", "b.mov": "b.mov.mp4", "rendered.mp4": "rendered.mp4"}
     rendered = tmp_path / "rendered"
@@ -95,7 +95,7 @@ def test_results_are_no_videos(tmp_path):
 
     fill(tmp_path, "before/a.mp4", f"before/a.mp4{SIDECAR}", "before/.foley-00.partial.mp4", ".foley-00.partial.mov")
     assert outputs(tmp_path, rendered) == expected
-    assert outputs(tmp_path, tmp_path.parent) == expected  # around the videos is not inside
+    assert outputs(tmp_path, tmp_path.parent) == expected  # a parent folder is allowed
     with pytest.raises(SettingError, match="use another output folder"):
         read(tmp_path, f"{tmp_path}/before/..")
 
@@ -109,14 +109,14 @@ def test_results_are_no_videos(tmp_path):
         ("day/a.wav", "DAY/A.wav"),
     ],
 )
-def test_two_rows_do_not_write_one_file(tmp_path, first, second):
+def test_rejects_conflicting_outputs(tmp_path, first, second):
     rows = [{"video": "v.mp4", "output": name} for name in (first, second)]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(SettingError, match=r"line 2: output: .* line 1"):
         read(tmp_path / "m.jsonl")
 
 
-def test_no_result_replaces_a_file_that_is_read(tmp_path):
+def test_rejects_outputs_that_overwrite_inputs(tmp_path):
     fill(tmp_path, "a.mp4", "b.mp4", "c.wav", "out/d.mp4")
     (tmp_path / "e.mp4").symlink_to("out/d.mp4")
     rows = [{"video": "b.mp4", "output": "a.mp4"}, {"video": "a.mp4", "output": "b.mp4", "audio": "c.wav"}]
@@ -133,7 +133,7 @@ def test_no_result_replaces_a_file_that_is_read(tmp_path):
         read(tmp_path / "m.csv", "memory://bucket/in")
 
 
-def test_all_faults_are_said_at_once_with_their_lines(tmp_path):
+def test_all_faults_are_reported_with_line_numbers(tmp_path):
     (tmp_path / "m.csv").write_text(
         "video,output,steps,seed,profile\n"
         "a.mp4,,0,,\n"
@@ -172,14 +172,14 @@ def test_all_faults_are_said_at_once_with_their_lines(tmp_path):
         f"day/b.mp4{SIDECAR}/a.mp4",
     ],
 )
-def test_a_name_stays_below_the_output_folder(output):
+def test_rejects_invalid_output_names(output):
     with pytest.raises(SettingError, match="output"):
         Row.model_validate({"video": "?", "output": output} if output else {"video": "v.mp4", "output": "/"})
 
 
 @pytest.mark.parametrize("content", [b"", b"video\n", b"\xff\xfe", b'{"video": 1}\n[', b"\0"])
 @pytest.mark.parametrize("name", ["m.csv", "m.jsonl", "m.txt"])
-def test_what_is_no_manifest_is_refused(tmp_path, name, content):
+def test_rejects_invalid_manifest(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SettingError):
         read(tmp_path / name)
@@ -188,7 +188,7 @@ def test_what_is_no_manifest_is_refused(tmp_path, name, content):
 
 
 @given(st.text())
-def test_any_text_is_rows_or_named_faults(tmp_path_factory, text):
+def test_arbitrary_text_gives_rows_or_setting_error(tmp_path_factory, text):
     for name in ("m.csv", "m.jsonl"):
         path = tmp_path_factory.mktemp("manifest") / name
         path.write_text(text, encoding="utf-8", errors="replace")

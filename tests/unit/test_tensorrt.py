@@ -1,4 +1,4 @@
-"""TensorRT without TensorRT: what engines are built for, what it would take, and when one may be used again."""
+"""TensorRT engines, without TensorRT: optimization profiles, supported operators, and reuse of engines."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from foley_export.tensorrt.support import violations
 
 
 @pytest.mark.parametrize("stage", networks(TINY))
-def test_every_graph_needs_only_what_tensorrt_lists(tiny_bundle: Path, stage: str) -> None:
+def test_graphs_use_only_supported_operators(tiny_bundle: Path, stage: str) -> None:
     assert violations(tiny_bundle / graph_file(stage, "fp16")) == []
 
 
-def test_the_graph_for_the_processor_is_refused_for_what_hangs_on_values(tiny_bundle: Path) -> None:
+def test_cpu_graph_has_data_dependent_shapes(tiny_bundle: Path) -> None:
     found = violations(tiny_bundle / graph_file("denoiser"))
     assert any(problem.startswith("NonZero") and "depends on values" in problem for problem in found)
 
@@ -67,19 +67,19 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("nodes", "dtype", "problem"), [case[1:] for case in PLANTED], ids=[c[0] for c in PLANTED])
-def test_what_it_does_not_list_is_found(tmp_path: Path, nodes: list, dtype: int, problem: str) -> None:
+def test_unsupported_features_are_found(tmp_path: Path, nodes: list, dtype: int, problem: str) -> None:
     found = violations(graph_of(tmp_path / "g.onnx", nodes, dtype))
     assert any(problem in one for one in found), found
 
 
-def test_an_opset_of_tomorrow_is_refused(tmp_path: Path) -> None:
+def test_newer_opset_is_unsupported(tmp_path: Path) -> None:
     found = violations(graph_of(tmp_path / "g.onnx", [helper.make_node("Relu", ["x"], ["y"])], opset=26))
     assert "opset 26 is not supported" in found
 
 
 @pytest.mark.parametrize("preset", [PAPER, TINY, DEMO], ids=lambda preset: preset.name)
 @pytest.mark.parametrize("tuning", ["latency", "throughput"])
-def test_the_plan_covers_the_contract(preset, tuning) -> None:
+def test_profiles_cover_the_contract(preset, tuning) -> None:
     plans = engine_plans(preset, "fp16", tuning)
     assert set(plans) == set(networks(preset))
     for name, stage in networks(preset).items():
@@ -97,7 +97,7 @@ def test_the_plan_covers_the_contract(preset, tuning) -> None:
             assert firsts == {(1, usual, stage.max_batch)}
 
 
-def test_the_papers_plans_by_their_numbers() -> None:
+def test_profiles_of_paper_preset() -> None:
     latency, throughput = (engine_plans(PAPER, "bf16", tuning) for tuning in ("latency", "throughput"))
     assert latency["denoiser"].shapes["latents"] == Shapes((1, 8, 256, 16), (1, 8, 256, 16), (16, 8, 256, 16))
     assert throughput["denoiser"].shapes["guidance"] == Shapes((1, 1), (16, 1), (16, 1))
@@ -108,52 +108,56 @@ def test_the_papers_plans_by_their_numbers() -> None:
 
 
 @pytest.fixture
-def here(tiny_bundle: Path) -> tuple[Bundle, Origin]:
-    """The tests' bundle, and what an engine of its vocoder would be built of on some GPU."""
+def bundle_and_origin(tiny_bundle: Path) -> tuple[Bundle, Origin]:
+    """The bundle `tiny`, and the origin of an engine of its vocoder on some GPU."""
     bundle = read(tiny_bundle)
     plan = engine_plans(bundle.manifest, "fp16", "latency")["vocoder"]
     return bundle, origin(bundle, plan, "NVIDIA H100", "9.0", "11.4.0")
 
 
-def test_an_engine_is_used_again_only_where_all_is_the_same(tmp_path: Path, here: tuple[Bundle, Origin]) -> None:
-    _, made_of = here
+def test_engine_is_reused_only_if_unchanged(tmp_path: Path, bundle_and_origin: tuple[Bundle, Origin]) -> None:
+    _, engine_origin = bundle_and_origin
     path = tmp_path / engine_file("vocoder", "fp16", "latency")
-    assert decide(path, made_of) == ("build", "it does not exist yet")
-    write(path, b"engine", made_of)
-    assert decide(path, made_of) == ("reuse", "nothing has changed")
-    for change, decision, why in (
+    assert decide(path, engine_origin) == ("build", "it does not exist yet")
+    write(path, b"engine", engine_origin)
+    assert decide(path, engine_origin) == ("reuse", "nothing has changed")
+    for change, decision, reason in (
         ({"gpu": "NVIDIA L4"}, "build", "it was built for GPU NVIDIA H100, this is NVIDIA L4"),
         ({"compute_capability": "8.9"}, "build", "it was built for compute capability 9.0, this is 8.9"),
         ({"tensorrt": "11.5.0"}, "build", "it was built for TensorRT 11.4.0, this is 11.5.0"),
         ({"graph_sha256": "0"}, "build", "its graph has changed"),
-        ({"plan": {**made_of.plan, "optimization_level": 1}}, "build", "it was built for other shapes or settings"),
+        (
+            {"plan": {**engine_origin.plan, "optimization_level": 1}},
+            "build",
+            "it was built for other shapes or settings",
+        ),
         ({"weights_sha256": "0"}, "refit", "only its weights have changed"),
         ({"weights_sha256": "0", "graph_sha256": "0"}, "build", "its graph has changed"),
     ):
-        assert decide(path, made_of.model_copy(update=change)) == (decision, why)
+        assert decide(path, engine_origin.model_copy(update=change)) == (decision, reason)
 
 
-def test_a_damaged_engine_is_built_anew(tmp_path: Path, here: tuple[Bundle, Origin]) -> None:
-    _, made_of = here
+def test_damaged_engine_is_rebuilt(tmp_path: Path, bundle_and_origin: tuple[Bundle, Origin]) -> None:
+    _, engine_origin = bundle_and_origin
     path = tmp_path / "vocoder.plan"
-    write(path, b"engine", made_of)
+    write(path, b"engine", engine_origin)
     path.write_bytes(b"engin")
-    assert decide(path, made_of) == ("build", f"{path} is damaged")
+    assert decide(path, engine_origin) == ("build", f"{path} is damaged")
     for text in ("", "{}", "[1", json.dumps({"gpu": 1})):
         sidecar(path).write_text(text)
-        assert decide(path, made_of) == ("build", f"{sidecar(path)} cannot be read")
+        assert decide(path, engine_origin) == ("build", f"{sidecar(path)} cannot be read")
 
 
-def test_the_origin_is_of_the_files_that_are_there(here: tuple[Bundle, Origin]) -> None:
-    bundle, made_of = here
+def test_origin_hashes_the_files(bundle_and_origin: tuple[Bundle, Origin]) -> None:
+    bundle, engine_origin = bundle_and_origin
     graph = bundle.path(graph_file("vocoder", "fp16"))
-    assert made_of.graph_sha256 == hashlib.sha256(graph.read_bytes()).hexdigest()
+    assert engine_origin.graph_sha256 == hashlib.sha256(graph.read_bytes()).hexdigest()
     plan = engine_plans(bundle.manifest, "bf16", "latency")["vocoder"]
     with pytest.raises(BundleError, match="foley-export onnx --precision"):
         origin(bundle, plan, "NVIDIA H100", "9.0", "11.4.0")
 
 
-def test_the_command_checks_graphs_without_tensorrt_and_says_what_is_missing(tiny_bundle: Path) -> None:
+def test_check_runs_without_tensorrt_and_reports_missing_graphs(tiny_bundle: Path) -> None:
     checked = CliRunner().invoke(app, ["tensorrt", str(tiny_bundle), "--check"])
     assert checked.exit_code == 0, checked.output
     assert "supports all operators of the fp16 graphs" in checked.output
@@ -161,13 +165,13 @@ def test_the_command_checks_graphs_without_tensorrt_and_says_what_is_missing(tin
     assert "foley-export onnx" in str(missing.exception)
 
 
-def test_a_machine_without_tensorrt_is_told_what_to_install(tiny_bundle: Path) -> None:
+def test_missing_tensorrt_is_reported(tiny_bundle: Path) -> None:
     result = CliRunner().invoke(app, ["tensorrt", str(tiny_bundle)])
     assert any(word in str(result.exception) for word in ("pip install 'tensorrt>=11,<12'", "PyTorch finds no GPU"))
 
 
-def test_what_the_builder_hands_over_has_standard_operators_alone(tiny_bundle: Path) -> None:
-    """What the builder hands to TensorRT is the graph, with its own functions in place."""
+def test_inlined_graph_has_only_standard_operators(tiny_bundle: Path) -> None:
+    """The graph that the builder passes to TensorRT has its functions inlined."""
     from foley_export.tensorrt.build import _inlined
 
     model = onnx.load_model_from_string(_inlined(tiny_bundle / graph_file("denoiser", "fp16")))

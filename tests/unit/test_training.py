@@ -1,4 +1,4 @@
-"""The training stages: same numbers as the libraries', and a run that was interrupted ends as one that was not."""
+"""Training: numerics match reference libraries, runs resume, and stages learn."""
 
 import copy
 from pathlib import Path
@@ -34,7 +34,7 @@ from foley_training.videos import PAIRS, dynamics
 CPU = torch.device("cpu")
 
 
-def test_log_mel_is_librosas():
+def test_log_mel_matches_librosa():
     wave = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
     margin = (1024 - clip.HOP) // 2
     padded = np.pad(wave, margin, mode="reflect")
@@ -44,15 +44,15 @@ def test_log_mel_is_librosas():
     np.testing.assert_allclose(log_mel(torch.from_numpy(wave)[None])[0].numpy(), expected, atol=1e-4)
 
 
-def test_the_loudness_of_a_mel_spectrogram_follows_the_sounds():
+def test_mel_loudness_follows_rms():
     envelope = 0.02 + 0.2 * np.abs(np.sin(np.arange(64_000) / 9_000))
     wave = (envelope * np.random.default_rng(0).standard_normal(64_000)).astype(np.float32)
-    heard = mel_loudness(log_mel(torch.from_numpy(wave)[None])[0]).numpy()
-    rms = librosa.feature.rms(y=wave, frame_length=1024, hop_length=clip.HOP)[0][: len(heard)]
-    assert np.corrcoef(heard, rms)[0, 1] > 0.95
+    measured = mel_loudness(log_mel(torch.from_numpy(wave)[None])[0]).numpy()
+    rms = librosa.feature.rms(y=wave, frame_length=1024, hop_length=clip.HOP)[0][: len(measured)]
+    assert np.corrcoef(measured, rms)[0, 1] > 0.95
 
 
-def test_the_fft_front_end_gives_the_log_mel_of_the_exported_one():
+def test_fft_front_end_matches_exported_log_mel():
     wave = torch.from_numpy(np.random.default_rng(0).standard_normal((2, clip.PADDED_SAMPLES)).astype(np.float32))
     frontend = ClapFrontend()
     expected = LogMel()(frontend.upsample(wave)[:, :480_000])
@@ -61,7 +61,7 @@ def test_the_fft_front_end_gives_the_log_mel_of_the_exported_one():
 
 @given(groups=st.sampled_from((1, 2, 4)), offset=st.floats(-5, 5), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
-def test_fast_group_normalisation_is_pytorchs(groups, offset, seed):
+def test_fast_group_norm_matches_pytorch(groups, offset, seed):
     torch.manual_seed(seed)
     theirs = nn.GroupNorm(groups, 8)
     nn.init.normal_(theirs.weight)
@@ -79,15 +79,15 @@ def test_fast_group_normalisation_is_pytorchs(groups, offset, seed):
     torch.testing.assert_close(ours[0].weight.grad, theirs.weight.grad, atol=1e-3, rtol=1e-3)
 
 
-def test_interpolation_keeps_straight_lines():
+def test_interpolation_preserves_lines():
     times = (np.arange(PAIRS) + 1) / clip.FRAME_RATE_HZ
-    values = interpolation().numpy() @ np.append(3 * times + 1, 99.0)  # the last row is never looked at
-    wanted = 3 * np.arange(clip.CLIP_CLASSES) / clip.CLASS_RATE_HZ + 1
-    inside = slice(5, -5)  # nothing is known before the first frame and after the last
-    np.testing.assert_allclose(values[inside], wanted[inside], atol=1e-4)
+    values = interpolation().numpy() @ np.append(3 * times + 1, 99.0)  # the last row is unused
+    expected = 3 * np.arange(clip.CLIP_CLASSES) / clip.CLASS_RATE_HZ + 1
+    inside = slice(5, -5)  # no data before the first frame and after the last
+    np.testing.assert_allclose(values[inside], expected[inside], atol=1e-4)
 
 
-def test_dynamics_foresee_and_remember_contacts():
+def test_dynamics_mark_next_and_previous_contact():
     scene = make_scene("train", 1)
     found = dynamics(scene)
     assert found.shape == (PAIRS, 9)
@@ -95,11 +95,11 @@ def test_dynamics_foresee_and_remember_contacts():
     assert found.max() <= 1
     for contact in scene.contacts:
         row = round(contact.start_s * clip.FRAME_RATE_HZ) - 1
-        assert max(found[row - 1 : row + 2, 5]) > 0.8  # the next contact is now
-        assert max(found[row - 1 : row + 2, 7]) > 0.8  # and so is the last one
+        assert max(found[row - 1 : row + 2, 5]) > 0.8  # the next contact is here
+        assert max(found[row - 1 : row + 2, 7]) > 0.8  # so is the previous contact
 
 
-def test_loudness_is_the_low_passed_rms():
+def test_loudness_is_low_passed_rms():
     wave = np.zeros(clip.PADDED_SAMPLES, np.float32)
     wave[40_000:80_000] = 0.2 * np.sign(np.sin(np.arange(40_000)))
     found = loudness(wave)
@@ -110,7 +110,7 @@ def test_loudness_is_the_low_passed_rms():
 
 
 class Line(Task[torch.Tensor]):
-    """Learns one number."""
+    """A task that learns one number."""
 
     name = "line"
 
@@ -133,48 +133,48 @@ class Line(Task[torch.Tensor]):
         return {"square": (self.value(batch) - 3 * batch + noise).square().mean()}
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+def test_resumed_run_matches_uninterrupted_run(tmp_path, monkeypatch):
     config = LoopConfig(steps=60, batch=8, learning_rate=0.2, warm_up=5)
-    whole = Line()
-    train(whole, config, 0, tmp_path / "whole", CPU)
+    uninterrupted = Line()
+    train(uninterrupted, config, 0, tmp_path / "whole", CPU)
     monkeypatch.setattr("foley_training.loop.CHECKPOINT_EVERY_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train(Line(stop_at=31), config, 0, tmp_path / "parts", CPU)
-    rest = Line()
-    train(rest, config, 0, tmp_path / "parts", CPU)
-    assert rest.steps == 30
-    assert rest.value.weight.item() == whole.value.weight.item()
-    assert whole.value.weight.item() == pytest.approx(3, abs=0.5)
+    resumed = Line()
+    train(resumed, config, 0, tmp_path / "parts", CPU)
+    assert resumed.steps == 30
+    assert resumed.value.weight.item() == uninterrupted.value.weight.item()
+    assert uninterrupted.value.weight.item() == pytest.approx(3, abs=0.5)
 
-    again = Line()
-    assert load_trained(again, tmp_path / "parts")
-    assert again.value.weight.item() == rest.value.weight.item()
-    assert not load_trained(again, tmp_path / "nothing")
+    loaded = Line()
+    assert load_trained(loaded, tmp_path / "parts")
+    assert loaded.value.weight.item() == resumed.value.weight.item()
+    assert not load_trained(loaded, tmp_path / "nothing")
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Sounds:
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Sounds:
     folder = tmp_path_factory.mktemp("sounds")
     made, read = (sounds(folder, "validation", 2) for _ in range(2))
     np.testing.assert_array_equal(made.mels, read.mels)
     return read
 
 
-@pytest.mark.long  # a minute of training each
-def test_the_vae_learns(few, tmp_path):
+@pytest.mark.long  # a minute of training
+def test_vae_learns(small_dataset, tmp_path):
     config = LoopConfig(steps=12, batch=2, learning_rate=3e-3, warm_up=2)
-    task = Vae(TINY, config, few, few)
+    task = Vae(TINY, config, small_dataset, small_dataset)
     batch = task.batch(np.random.default_rng(0))
     before = float(task.losses(batch)["error"].detach())
     train(task, config, 0, tmp_path, CPU)
     assert float(task.losses(batch)["error"].detach()) < before
 
 
-@pytest.mark.long  # a minute of training each
-def test_the_vocoder_learns_and_sounds_the_same_once_its_input_is_a_plain_log_mel(few, tmp_path):
+@pytest.mark.long  # a minute of training
+def test_vocoder_learns_and_folding_preserves_its_output(small_dataset, tmp_path):
     config = LoopConfig(steps=12, batch=2, learning_rate=3e-3, warm_up=2)
-    task = VocoderTask(TINY, config, few, few)
-    task.progress = 1.0  # the discriminators have joined
+    task = VocoderTask(TINY, config, small_dataset, small_dataset)
+    task.progress = 1.0  # with discriminators
     batch = task.batch(np.random.default_rng(0))
     losses = task.generator_losses(batch)
     assert {"mel", "loud", "loudness", "spectrum", "feature_matching", "adversarial"} == losses.keys()
@@ -186,9 +186,9 @@ def test_the_vocoder_learns_and_sounds_the_same_once_its_input_is_a_plain_log_me
         torch.testing.assert_close(mel_magnitudes(vocoder(batch.mel)), learned, atol=1e-4, rtol=1e-3)
 
 
-def test_the_empty_text_matches_no_sound(few):
+def test_empty_text_matches_no_sound(small_dataset):
     config = LoopConfig(steps=1, batch=64)
-    task = Clap(TINY, config, train_tokenizer(sentences(20), TINY.clap_text), few, few)
+    task = Clap(TINY, config, train_tokenizer(sentences(20), TINY.clap_text), small_dataset, small_dataset)
     batch = task.batch(np.random.default_rng(0))
     empty = batch.attention_mask.sum(1) == batch.attention_mask.sum(1).min()
     assert 1 <= empty.sum() < 20
@@ -197,7 +197,7 @@ def test_the_empty_text_matches_no_sound(few):
     assert np.isfinite(sum(float(loss.detach()) for loss in task.losses(batch).values()))
 
 
-def test_a_stage_with_the_same_seed_gets_the_same_weights(tmp_path):
+def test_stage_is_deterministic_for_a_seed(tmp_path):
     loops = dict.fromkeys(STAGES, LoopConfig(steps=1, batch=2))
     counts = {"sounds": 2, "videos": 1, "pictured_videos": 1, "validation": 2, "validation_videos": 1}
     run = Run(TrainingConfig(preset="tiny", **counts, **loops), tmp_path, CPU)
@@ -210,13 +210,13 @@ def test_a_stage_with_the_same_seed_gets_the_same_weights(tmp_path):
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
-def test_the_committed_configuration_names_every_stage(repository):
+def test_committed_configuration_has_every_stage(repository):
     config = read_config(repository / "training" / "demo.yaml")
     assert all(isinstance(getattr(config, stage), LoopConfig) for stage in STAGES)
 
 
 @pytest.mark.parametrize("text", ["preset: demo", "[1, 2", "nonsense: 1", "\x00"])
-def test_a_bad_configuration_is_refused_in_a_sentence(tmp_path: Path, text: str):
+def test_rejects_invalid_configuration(tmp_path: Path, text: str):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(SettingError, match=r"run\.yaml"):

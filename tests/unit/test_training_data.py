@@ -1,4 +1,4 @@
-"""The procedural data set: its splits are apart, and what is seen, heard and read is what happens."""
+"""The procedural dataset: splits are disjoint, and video, sound and caption match the scene."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ scenes = st.builds(
 
 
 def staged(material: str, *strengths: float, duration_s: float = 0.0, style: str = "plain") -> Scene:
-    """A scene with contacts of these strengths 2 s apart, the first at 1.01 s: between two frames."""
+    """Return a scene with contacts of these strengths, 2 s apart, the first at 1.01 s, between two frames."""
     contacts = (Contact(1.01 + 2 * i, duration_s, strength, 0.0, 1) for i, strength in enumerate(strengths))
     action = "scratch" if duration_s else "hit"
     return Scene((7, 7, 7), material, action, 0.5, style, tuple(contacts))
@@ -39,7 +39,7 @@ def staged(material: str, *strengths: float, duration_s: float = 0.0, style: str
 
 
 @given(scenes)
-def test_contacts_are_in_order_within_the_clip_and_leave_time_to_lift_the_stick(scene):
+def test_contacts_are_ordered_within_the_clip_and_spaced(scene):
     assert scene.contacts
     ends = [contact.start_s + contact.duration_s for contact in scene.contacts]
     assert scene.contacts[0].start_s >= 0.3
@@ -52,7 +52,7 @@ def test_contacts_are_in_order_within_the_clip_and_leave_time_to_lift_the_stick(
         assert -1 <= contact.x <= 1
 
 
-def test_no_scene_occurs_twice_in_any_split():
+def test_scenes_of_all_splits_are_distinct():
     drawn = [make_scene(split, index) for split in SPLITS for index in range(250)]
     assert len({scene.seed for scene in drawn}) == len(drawn)
     assert len({scene.contacts for scene in drawn}) == len(drawn)
@@ -60,19 +60,19 @@ def test_no_scene_occurs_twice_in_any_split():
 
 
 @given(scenes)
-def test_the_held_out_style_is_all_of_its_split_and_nothing_of_the_others(scene):
+def test_held_out_style_occurs_only_in_its_split(scene):
     is_held_out = SPLITS[scene.seed[0]] == "test-night"
     assert (scene.style == HELD_OUT_STYLE) == is_held_out
     assert HELD_OUT_STYLE not in STYLES
 
 
 @given(st.sampled_from(SPLITS), st.integers(0, 10**6))
-def test_a_scene_can_be_drawn_again(split, index):
+def test_scene_is_deterministic(split, index):
     assert make_scene(split, index) == make_scene(split, index)
     assert make_scene(split, index) != make_scene(split, index, seed=1)
 
 
-def test_a_chosen_material_changes_nothing_else():
+def test_material_argument_changes_only_the_material():
     free = make_scene("train", 5)
     for material in MATERIALS:
         assert make_scene("train", 5, material=material) == dataclasses.replace(free, material=material)
@@ -91,7 +91,7 @@ def test_every_material_action_and_style_occurs_often():
 
 @given(scenes)
 @settings(max_examples=20, deadline=None)
-def test_a_sound_fills_the_networks_clip_and_ends_with_the_video(scene):
+def test_sound_has_padded_length_and_ends_with_the_video(scene):
     sound = synthesise(scene)
     assert sound.shape == (clip.PADDED_SAMPLES,)
     assert sound.dtype == np.float32
@@ -102,7 +102,7 @@ def test_a_sound_fills_the_networks_clip_and_ends_with_the_video(scene):
 
 @pytest.mark.parametrize("duration_s", [0.0, 0.8])
 @pytest.mark.parametrize("material", MATERIALS)
-def test_a_contact_is_heard_when_it_happens_and_the_louder_the_harder(material, duration_s):
+def test_contact_is_audible_at_its_time_and_louder_with_strength(material, duration_s):
     scene = staged(material, 0.2, 0.5, 0.9, duration_s=duration_s)
     sound = synthesise(scene)
     first = round(scene.contacts[0].start_s * clip.SAMPLE_RATE_HZ)
@@ -112,7 +112,7 @@ def test_a_contact_is_heard_when_it_happens_and_the_louder_the_harder(material, 
     loudest = []
     for contact in scene.contacts:
         frame = round(contact.start_s * clip.ENVELOPE_RATE_HZ)
-        before = loudness[frame - 10 : frame - 4].max()  # a frame spans 64 ms around its time
+        before = loudness[frame - 10 : frame - 4].max()  # a frame spans 64 ms
         after = loudness[frame : frame + 20].max()
         assert after > 4 * before
         loudest.append(loudness[frame : frame + 100].max())
@@ -121,14 +121,14 @@ def test_a_contact_is_heard_when_it_happens_and_the_louder_the_harder(material, 
 
 
 @pytest.mark.parametrize("material", MATERIALS)
-def test_a_scratch_lasts_as_long_as_the_stick_moves(material):
+def test_scratch_sounds_while_the_stick_moves(material):
     loudness = envelope.measure(synthesise(staged(material, 0.8, duration_s=1.0)))
     during = loudness[110:195]
     assert during.min() > 0.1 * during.max()
     assert loudness[400:].max() < 0.02 * during.max()
 
 
-def test_a_large_object_sounds_lower_than_a_small_one():
+def test_large_object_sounds_lower():
     def centre_hz(size: float) -> float:
         sound = synthesise(dataclasses.replace(staged("metal", 0.8), size=size))
         power = np.abs(np.fft.rfft(sound)) ** 2
@@ -141,7 +141,7 @@ def test_a_large_object_sounds_lower_than_a_small_one():
 
 
 @given(scenes, st.integers(0, 10**6))
-def test_a_caption_names_what_is_done_to_what(scene, variant):
+def test_caption_names_action_and_material(scene, variant):
     sentence = caption(scene, variant).lower()
     assert any(word in sentence for word in WORDS[scene.material])
     assert any(verb in sentence for verb in VERBS[scene.action])
@@ -152,7 +152,7 @@ def test_captions_vary():
     assert len({caption(make_scene("train", 0), variant) for variant in range(50)}) > 25
 
 
-def test_the_plain_caption_is_that_of_the_evaluation():
+def test_plain_caption():
     assert plain_caption("metal", "hit") == "A person hits metal with a wooden stick."
     assert plain_caption("cloth", "scratch") == "A person scratches cloth with a wooden stick."
 
@@ -162,8 +162,8 @@ def test_the_plain_caption_is_that_of_the_evaluation():
 
 @given(scenes, st.integers(0, 10**6))
 @settings(deadline=None)
-def test_the_stick_obeys_the_contacts(scene, seed):
-    """At the surface at every contact and never below it, as fast as the contact is strong, and without leaps."""
+def test_stick_motion_matches_contacts(scene, seed):
+    """It is at the surface at contacts and never below, moves as fast as the strength requires, and does not jump."""
     reach, tick_s = 50.0, 1e-4
     contacts = scene.contacts
     starts_s = np.array([contact.start_s for contact in contacts])
@@ -171,7 +171,7 @@ def test_the_stick_obeys_the_contacts(scene, seed):
     along, above = motion.tip_positions(contacts, times_s, reach, 0.5, np.random.default_rng(seed))
 
     assert above.min() >= -1e-9
-    assert np.hypot(np.diff(along), np.diff(above)).max() < 20 * clip.FRAME_RATE_HZ / 300 + 4  # a rough surface
+    assert np.hypot(np.diff(along), np.diff(above)).max() < 20 * clip.FRAME_RATE_HZ / 300 + 4  # surface roughness
     for contact in contacts:
         at = int(np.searchsorted(times_s, contact.start_s))
         assert along[at] == pytest.approx(contact.x * reach, abs=0.5)
@@ -181,25 +181,25 @@ def test_the_stick_obeys_the_contacts(scene, seed):
             assert np.abs(along[inside]).max() <= reach + 0.5
         else:
             assert above[at] == pytest.approx(0, abs=0.02)
-            fallen = (above[at - 2] - above[at - 1]) / (times_s[at - 1] - times_s[at - 2])
-            assert fallen == pytest.approx(motion.impact_speed(contact.strength), rel=0.1)
+            speed = (above[at - 2] - above[at - 1]) / (times_s[at - 1] - times_s[at - 2])
+            assert speed == pytest.approx(motion.impact_speed(contact.strength), rel=0.1)
 
 
-def test_scratches_move_along_the_object_the_faster_the_stronger():
+def test_stronger_scratches_move_faster():
     times_s = np.arange(1.01, 1.81, 1e-3)
-    ways = []
+    distances = []
     for strength in (0.1, 0.5, 1.0):
         along = motion.stroke(Contact(1.01, 0.8, strength, 0.3, -1), times_s, 40.0)
         assert along[0] == pytest.approx(12)
         assert along[10] < along[0]
-        ways.append(np.abs(np.diff(along)).sum())
+        distances.append(np.abs(np.diff(along)).sum())
         assert np.abs(np.diff(along)).max() <= motion.stroke_speed(strength) * 1e-3 * 1.01
-    assert ways == sorted(ways)
-    assert ways[-1] > 3 * ways[0]
+    assert distances == sorted(distances)
+    assert distances[-1] > 3 * distances[0]
 
 
 @pytest.mark.parametrize("style", [*STYLES, HELD_OUT_STYLE])
-def test_a_picture_is_300_frames_that_come_out_the_same_again(style):
+def test_render_yields_300_reproducible_frames(style):
     scene = staged(MATERIALS[[*STYLES, HELD_OUT_STYLE].index(style)], 0.4, 0.9, style=style)
     frames = list(render(scene))
     assert len(frames) == clip.CLIP_FRAMES
@@ -208,16 +208,16 @@ def test_a_picture_is_300_frames_that_come_out_the_same_again(style):
 
 
 def lowest_rows(frames: list[np.ndarray]) -> np.ndarray:
-    """Where the lower end of what moves is in every frame: row of the picture, [n]. Knows nothing of the scene."""
+    """Return the row of the lowest moving pixels of every frame, [n]. Uses only the frames, not the scene."""
     smooth = [cv2.GaussianBlur(frame, (0, 0), 1.5).astype(np.float32) for frame in frames]
     still = np.median(smooth[::5], axis=0)
     moving = [(np.abs(frame - still).sum(axis=2) > 60).sum(axis=1) >= 3 for frame in smooth]
     return np.array([np.flatnonzero(rows)[-1] if rows.any() else 0 for rows in moving])
 
 
-# Cameras on a tripod: the oracle does not follow one that shakes.
+# cameras on a tripod: `lowest_rows` assumes a still background
 @pytest.mark.parametrize(("material", "index"), [("wood", 3), ("metal", 7), ("glass", 8), ("wood", 6), ("metal", 16)])
-def test_the_stick_is_seen_to_touch_the_object_within_a_frame_of_the_contact_and_the_faster_the_harder(material, index):
+def test_stick_touches_within_a_frame_of_contact_and_faster_with_strength(material, index):
     scene = make_scene("validation", index, material=material)
     assert scene.action == "hit"
     low = lowest_rows(list(render(scene)))
@@ -232,8 +232,8 @@ def test_the_stick_is_seen_to_touch_the_object_within_a_frame_of_the_contact_and
     assert np.corrcoef(speeds, [contact.strength for contact in scene.contacts])[0, 1] > 0.7
 
 
-def answer(material: str, strength: float, time_s: float) -> int:
-    """How much an object changes by itself, without the stick: sum of the differences of a slope of grey."""
+def reaction_strength(material: str, strength: float, time_s: float) -> int:
+    """Return how much an object changes without the stick: the sum of differences of a grey ramp."""
     scene = staged(material, strength)
     random = np.random.default_rng(0)
     still = np.repeat((0.9 * ROWS).astype(np.uint8)[..., None], 3, axis=2)
@@ -244,12 +244,12 @@ def answer(material: str, strength: float, time_s: float) -> int:
 
 
 @pytest.mark.parametrize("material", ["cloth", "water", "gravel"])
-def test_soft_objects_answer_a_contact_the_more_the_harder(material):
-    assert answer(material, 0.9, 1.0) == 0
-    assert 0 < answer(material, 0.1, 1.06) < answer(material, 0.9, 1.06)
-    assert answer(material, 0.9, 2.0) == 0
+def test_soft_objects_react_more_to_stronger_contacts(material):
+    assert reaction_strength(material, 0.9, 1.0) == 0
+    assert 0 < reaction_strength(material, 0.1, 1.06) < reaction_strength(material, 0.9, 1.06)
+    assert reaction_strength(material, 0.9, 2.0) == 0
 
 
 @pytest.mark.parametrize("material", ["wood", "metal", "glass"])
-def test_hard_objects_stay_as_they_are(material):
-    assert answer(material, 0.9, 1.06) == 0
+def test_hard_objects_do_not_react(material):
+    assert reaction_strength(material, 0.9, 1.06) == 0

@@ -1,6 +1,6 @@
-"""Training on an accelerator: everything that takes part in a step is on the run's device.
+"""Training on an accelerator: every tensor of a step is on the run's device.
 
-The device is PyTorch's `meta`, which has shapes and no values, so the tests need no accelerator.
+The device is PyTorch's `meta`, which has shapes but no values, so the tests need no accelerator.
 """
 
 import contextlib
@@ -44,10 +44,10 @@ _NETWORK_OPERATIONS = (aten.convolution.default, aten.mm.default, aten.addmm.def
 
 
 class Accelerator(TorchDispatchMode):
-    """Makes `meta` behave as an accelerator does.
+    """Makes `meta` behave like an accelerator.
 
-    An operation on tensors of two devices raises, also where PyTorch lets it pass on `meta` (convolution, indexing).
-    So does a network's operation on the CPU. Values that are read back are made up: 1, or 0 to 1 in a tensor.
+    An operation on tensors of two devices raises, also where PyTorch allows it on `meta` (convolution, indexing).
+    An operation of a network on the CPU raises, too. Values that are read back are invented: 1, or 0 to 1 in a tensor.
     """
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,9 +73,9 @@ class Accelerator(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run's folder with all caches, and every stage's first weights as its checkpoint; made on the CPU.
+    """The folder of a run with all caches and the initial weights of every stage as checkpoints; made on the CPU.
 
-    Feature rows are random: rendering and encoding their frames takes long, and a test of its own computes some.
+    Feature rows are random: rendering and encoding their frames takes long, and a separate test computes some.
     """
     folder = tmp_path_factory.mktemp("work")
     random = np.random.default_rng(0)
@@ -109,10 +109,10 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def _linked(work: Path, folder: Path, *left_out: str) -> Path:
-    """`folder` with links to the files of `work` but those that match a pattern."""
+def _linked(work: Path, folder: Path, *excluded: str) -> Path:
+    """Link the files of `work` into `folder`, except those that match a pattern in `left_out`."""
     for path in work.rglob("*.*"):
-        if not any(path.match(pattern) for pattern in left_out):
+        if not any(path.match(pattern) for pattern in excluded):
             link = folder / path.relative_to(work)
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(path)
@@ -120,7 +120,7 @@ def _linked(work: Path, folder: Path, *left_out: str) -> Path:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_trains_on_the_runs_device(work, tmp_path, stage, accelerator):
+def test_stage_trains_on_run_device(work, tmp_path, stage, accelerator):
     folder = _linked(work, tmp_path, f"{stage}.pt")
     train_stage(Run(CONFIG, folder, META), stage)
     saved = torch.load(folder / f"{stage}.pt", weights_only=True)
@@ -128,13 +128,13 @@ def test_a_stage_trains_on_the_runs_device(work, tmp_path, stage, accelerator):
     assert {value.device for part in ("networks", "averaged") for value in saved[part].values()} == {META}
 
 
-def test_latents_are_encoded_on_the_runs_device(work, tmp_path, accelerator):
+def test_latents_are_encoded_on_run_device(work, tmp_path, accelerator):
     folder = _linked(work, tmp_path, "*-mean.npy", "*-deviation.npy", "*-embeddings.npy")
     train, validation = Run(CONFIG, folder, META).latents()
     assert [len(latents.embeddings) for latents in (train, validation)] == [CONFIG.sounds, CONFIG.validation]
 
 
-def test_features_are_computed_on_the_runs_device(work, tmp_path, accelerator, monkeypatch):
+def test_features_are_computed_on_run_device(work, tmp_path, accelerator, monkeypatch):
     monkeypatch.setattr(feature_rows, "PAIRS", 4)  # of 299 in a clip
     folder = _linked(work, tmp_path, "*-features.npy")
     task = Run(CONFIG, folder, META).video2rms()

@@ -1,4 +1,4 @@
-"""`foley-export verify` itself: it passes what is equal, fails what is not, and names what it cannot read."""
+"""`foley-export verify` passes equal values, fails different ones, and names what it cannot read."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ VECTOR = "label_smoothing_and_metrics.npz"
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    """A folder with a vector for METRICS, of the right values."""
+    """A folder with a correct vector for METRICS."""
     classes = np.arange(40)[None]
     (tmp_path / "vectors").mkdir()
     np.savez(
@@ -52,7 +52,7 @@ def verify(monkeypatch, capsys):
     return run
 
 
-def test_what_is_equal_passes(reference, verify):
+def test_equal_values_pass(reference, verify):
     code, table, errors = verify("--vectors", reference)
     assert code == 0, errors
     assert table.count("pass") == 5
@@ -60,7 +60,7 @@ def test_what_is_equal_passes(reference, verify):
     assert "not checked" not in table
 
 
-def test_what_differs_fails_and_the_rest_is_still_checked(reference, verify):
+def test_different_value_fails_and_others_are_checked(reference, verify):
     change(reference, accuracy_pm2=np.float32(0.5))
     code, table, errors = verify("--vectors", reference)
     assert code == 1
@@ -68,7 +68,7 @@ def test_what_differs_fails_and_the_rest_is_still_checked(reference, verify):
     assert errors.splitlines()[-1].startswith("error: 1 of 5 comparisons failed")
 
 
-def test_what_nothing_reads_is_named(reference, verify):
+def test_unread_vectors_are_named(reference, verify):
     change(reference, surplus=np.zeros(3))
     shutil.copy(reference / "vectors" / VECTOR, reference / "vectors" / "another.npz")
     code, table, _ = verify("--vectors", reference)
@@ -96,7 +96,7 @@ def write_array(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (Path.unlink, "missing"),
         (write_truncated, "damaged"),
@@ -108,22 +108,22 @@ def write_array(path: Path) -> None:
         (lambda path: np.savez(path, logits=np.zeros(4), classes=np.zeros(3)), "failed with"),
     ],
 )
-def test_a_vector_that_cannot_be_used_is_a_failure(reference, verify, damage, says):
+def test_unusable_vector_fails(reference, verify, damage, message):
     damage(reference / "vectors" / VECTOR)
     code, table, _ = verify("--vectors", reference)
     assert code == 1
     assert "FAIL" in table
-    assert says in " ".join(table.split())
+    assert message in " ".join(table.split())
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "vectors"])
-def test_a_folder_without_vectors_is_refused(reference, verify, folder):
+def test_rejects_folder_without_vectors(reference, verify, folder):
     code, table, errors = verify("--vectors", reference / folder)
     assert (code, table) == (2, "")
     assert "--vectors" in errors
 
 
-def test_without_a_default_the_folder_must_be_named(monkeypatch, tmp_path, verify):
+def test_folder_is_required_without_default(monkeypatch, tmp_path, verify):
     monkeypatch.setattr(verification.vectors, "_BESIDE_CHECKOUT", tmp_path / "none")
     code, _, errors = verify()
     assert code == 2
@@ -131,7 +131,7 @@ def test_without_a_default_the_folder_must_be_named(monkeypatch, tmp_path, verif
 
 
 @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
-def test_missing_vectors_fail_the_suite_in_ci_and_are_skipped_elsewhere(repository, tmp_path, ci, code):
+def test_missing_vectors_fail_in_ci_and_skip_elsewhere(repository, tmp_path, ci, code):
     tests = repository / "tests" / "reference" / "test_checkpoint_keys.py"
     suite = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
@@ -145,16 +145,16 @@ def test_missing_vectors_fail_the_suite_in_ci_and_are_skipped_elsewhere(reposito
     assert "no reference data in" in suite.stdout
 
 
-def test_weights_follow_the_salt():
+def test_weights_depend_on_salt():
     plain, salted = seeded_tensor("layer.weight", (4, 3)), seeded_tensor("layer.weight", (4, 3), "x")
     assert not np.allclose(plain, salted)
     np.testing.assert_array_equal(salted, seeded_tensor("layer.weight", (4, 3), "x"))
-    np.testing.assert_array_equal(salted, seeded_tensor("xlayer.weight", (4, 3)))  # the rule: salt + key
+    np.testing.assert_array_equal(salted, seeded_tensor("xlayer.weight", (4, 3)))  # the seed is salt + key
 
 
 @pytest.fixture(scope="module")
 def salted(tmp_path_factory) -> Vectors:
-    """The vectors of the flow network, filled with the salt "x"."""
+    """Vectors of the flow network with weights of the salt "x"."""
     flow = np.random.default_rng(0).integers(0, 256, (2, 2, 256, 344), np.uint8)
     network = fill(FlowFeatures(PAPER), "x")
     images = torch.from_numpy(flow).permute(0, 2, 3, 1)
@@ -176,14 +176,14 @@ def salted(tmp_path_factory) -> Vectors:
     return Vectors(folder)
 
 
-def test_module_and_graph_are_filled_with_the_salt_of_the_vectors(salted):
+def test_module_and_graph_use_the_salt_of_the_vectors(salted):
     passed = {(result.what, result.engine): result.passed for result in FLOW_FEATURES.run(salted, "x", onnx=True)}
     outputs = ("features", "features before JPEG", "features after JPEG")
     compared = [("network input", "torch"), *((what, engine) for engine in ("torch", "onnx") for what in outputs)]
     assert passed == dict.fromkeys(compared, True)
 
 
-def test_a_graph_that_cannot_be_made_is_a_failure(salted, monkeypatch):
+def test_failed_export_is_a_failure(salted, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -196,7 +196,7 @@ def test_a_graph_that_cannot_be_made_is_a_failure(salted, monkeypatch):
 
 def test_vectors_of_another_salt_fail(salted):
     passed = {result.what: result.passed for result in FLOW_FEATURES.run(salted, "y")}
-    # the input depends on no weights
+    # the input does not depend on weights
     assert passed.pop("network input")
     assert passed == {"features": False, "features before JPEG": False, "features after JPEG": False}
 
@@ -228,12 +228,12 @@ ONES = np.ones(4, np.float32)
     ],
     ids=lambda value: value.what if isinstance(value, Comparison) else "",
 )
-def test_a_comparison_passes_within_its_tolerance(comparison, passed):
+def test_comparison_passes_within_tolerance(comparison, passed):
     assert compare("module", "torch", comparison).passed == passed
 
 
 def change(reference: Path, **arrays: np.ndarray) -> None:
-    """Put `arrays` into the vector, in place of those of the same name or beside them."""
+    """Add `arrays` to the vector, replacing those of the same name."""
     path = reference / "vectors" / VECTOR
     with np.load(path) as old:
         np.savez(path, **{**old, **arrays})

@@ -1,4 +1,4 @@
-"""The untrained bundle keeps time: it is loud when the stick hits and scratches, on clips it was never adjusted to."""
+"""The wired, untrained bundle is loud when the stick hits and scratches, on clips it was not tuned on."""
 
 import importlib.util
 from pathlib import Path
