@@ -43,7 +43,7 @@ def test_every_reader_receives_last_state_of_every_stage(reader: str) -> None:
                     await asyncio.sleep(0)
 
         async def work() -> None:
-            progress.at(0)
+            progress.set_position(0)
             for report in REPORTS:
                 progress.report(report)
                 if reader != "late":
