@@ -105,11 +105,11 @@ def fuzz(server: ApiServer, folder: Path, count: int, seed: int, report: Callabl
             outcome.codes[ended] += 1
             if done % 250 == 0:
                 report(f"{done} of {count}")
-    outcome.faults += _aftermath(server, before)
+    outcome.faults += _server_faults(server, before)
     return outcome
 
 
-def _aftermath(server: ApiServer, before: leaks.Snapshot) -> list[str]:
+def _server_faults(server: ApiServer, before: leaks.Snapshot) -> list[str]:
     """Return one sentence for each fault of the server after the run."""
     if server.process.poll() is not None:
         return [f"the server ended with exit code {server.process.returncode}"]

@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 CALLERS = 6
 RETRY_TIMEOUT_S = 300.0  # for which a caller retries while servers restart
-LEFT_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
+JOB_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
 DISTURB_S = (4.0, 12.0)  # between two faults
 GENERATIONS_A_FAULT, LEAST_FAULTS = 20, 3
 RELAPSE_SHARE = 0.1  # of faults injected before the server has recovered; more would amount to one long outage
@@ -66,8 +66,8 @@ class Soak:
         random: Random numbers of the fault injector.
         report: Called with progress messages.
         outcome: Result so far.
-        lock: Guards `outcome` and `left`.
-        left: Request id to expected sound of each long-running generation; None if its caller cancelled it.
+        lock: Guards `outcome` and `expected`.
+        expected: Request id to expected sound of each long-running generation; None if its caller cancelled it.
     """
 
     bundle: Path
@@ -76,7 +76,7 @@ class Soak:
     report: Callable[[str], None]
     outcome: Outcome = field(default_factory=Outcome)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    left: dict[str, GenerationResult | None] = field(default_factory=dict)
+    expected: dict[str, GenerationResult | None] = field(default_factory=dict)
 
     def count(self, how: str) -> None:
         """Count a generation by how it ended."""
@@ -131,7 +131,7 @@ def soak(bundle: Path, folder: Path, count: int, seed: int, report: Callable[[st
 
         _phase(state, lambda: current[0], requests, expected, count - count // 2, restart)
         await_serving(current[0])
-        check_left(state, current[0])
+        check_jobs(state, current[0])
     state.outcome.seconds = time.monotonic() - began
     return state.outcome
 
@@ -211,11 +211,11 @@ def _one(
     i = rng.randrange(len(requests))
     way = rng.random()
     try:
-        if way < LEFT_SHARE:
-            _leave(state, server, requests[i], expected[i], rng)
-        elif way < LEFT_SHARE + CANCEL_SHARE:
+        if way < JOB_SHARE:
+            _create_job(state, server, requests[i], expected[i], rng)
+        elif way < JOB_SHARE + CANCEL_SHARE:
             _cancel(state, server, requests[i], rng)
-        elif way < LEFT_SHARE + CANCEL_SHARE + CRASH_SHARE:
+        elif way < JOB_SHARE + CANCEL_SHARE + CRASH_SHARE:
             _crash(state, server(), rng)
         else:
             result = _with_retries(lambda client: client.backend.generate(requests[i]), server)
@@ -224,7 +224,7 @@ def _one(
         state.fault(f"a caller got {type(error).__name__}: {error}")
 
 
-def _leave(
+def _create_job(
     state: Soak,
     server: Callable[[], ApiServer],
     request: GenerationRequest,
@@ -234,7 +234,7 @@ def _leave(
     """Create a long-running generation, sometimes twice with one request id; then cancel it or get its result."""
     request_id = str(uuid.uuid4())
     with state.lock:
-        state.left[request_id] = expected
+        state.expected[request_id] = expected
 
     def create(client: FoleyClient) -> str:
         return client.backend.create(request, request_id=request_id)
@@ -244,7 +244,7 @@ def _leave(
         state.fault(f"{request_id} was accepted twice")
     if rng.random() < 0.2:
         with state.lock:
-            state.left[request_id] = None
+            state.expected[request_id] = None
         _with_retries(lambda client: client.job(name).cancel(), server)
         state.count("cancelled, left")
         return
@@ -310,12 +310,12 @@ def _kill_triton(state: Soak, server: ApiServer) -> None:
         state.outcome.kills["Triton" if whole else "a model's process"] += 1
 
 
-def check_left(state: Soak, server: ApiServer) -> None:
+def check_jobs(state: Soak, server: ApiServer) -> None:
     """Check that every long-running generation exists exactly once, with the expected sound or cancelled."""
     with server.client() as client:
         found = {one.request_id: one for one in client.jobs()}
         numbers = Counter(one.request_id for one in client.jobs())
-        for request_id, expected in state.left.items():
+        for request_id, expected in state.expected.items():
             if request_id not in found:
                 state.fault(f"{request_id} is lost")
                 continue

@@ -55,7 +55,7 @@ def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield server
 
 
-def ends(
+def generation_error(
     client: FoleyClient, arguments: dict[str, Any], on_progress: OnProgress = ignore_progress
 ) -> FoleyError | None:
     """Return the error that a generation with `arguments` ends with, or None."""
@@ -76,7 +76,7 @@ def start_denoising(
         if progress.stage == "denoise" and progress.done:
             denoising.set()
 
-    call = pool.submit(ends, client, arguments, on_progress)
+    call = pool.submit(generation_error, client, arguments, on_progress)
     assert denoising.wait(60)
     return call
 
@@ -96,11 +96,11 @@ def test_triton_crash_fails_only_requests_in_progress(server: ApiServer, victim:
             assert isinstance(error, ServerUnavailable)
             assert error.retry_after_s
         wait_until(lambda: not client.serving())
-        refused = ends(client, sound(1))
+        refused = generation_error(client, sound(1))
         assert isinstance(refused, ServerUnavailable)
         assert refused.retry_after_s
         await_serving(server)
-        assert ends(client, sound(2)) is None
+        assert generation_error(client, sound(2)) is None
     assert server.process.poll() is None
     assert not shared_memory(prefix)
     assert len(shared_memory(memory_prefix(server))) == memory
@@ -142,7 +142,7 @@ def test_sigterm_drains_running_work(server: ApiServer) -> None:
             call = start_denoising(pool, client, sound(100))
             server.terminate()
             wait_until(lambda: not client.serving())
-            refused = ends(client, sound(1))
+            refused = generation_error(client, sound(1))
             assert isinstance(refused, ServerUnavailable)
             assert refused.retry_after_s
             assert not call.done()
@@ -201,12 +201,12 @@ def test_request_timeout_applies_while_model_hangs(tiny_bundle: Path, tmp_path: 
     with api_server(tmp_path, **settings) as server, server.client() as client:
         triton = server.triton()
         (hanging / "hang").touch()
-        assert isinstance(ends(client, sound(1)), TimedOut)
+        assert isinstance(generation_error(client, sound(1)), TimedOut)
         assert triton.is_running()  # the limit ended the request, not the restart
         wait_until(lambda: not client.serving())
         (hanging / "hang").unlink()
         await_serving(server)
-        assert ends(client, sound(1)) is None
+        assert generation_error(client, sound(1)) is None
     assert "has not responded for" in server.log.read_text()
 
 

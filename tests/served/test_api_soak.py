@@ -14,7 +14,7 @@ import pytest
 from foley_pipeline.triton import TritonClient
 from harness.api_server import api_server
 from harness.leaks import leaks, look, settled, take
-from harness.soak import Soak, check_left, soak
+from harness.soak import Soak, check_jobs, soak
 
 LEAKING = """
 import os, subprocess, sys, threading, time
@@ -99,6 +99,6 @@ def test_lost_and_wrong_generations_are_detected(triton: TritonClient, tmp_path:
         result = client.create(envelope=envelope, steps=1, request_id=right).wait()
         client.create(envelope=envelope, steps=1, request_id=wrong).wait()
         silent = replace(result, takes=[replace(result.takes[0], waveform=0 * result.waveform)])
-        state.left.update({right: result, wrong: silent, lost: result})
-        check_left(state, server)
+        state.expected.update({right: result, wrong: silent, lost: result})
+        check_jobs(state, server)
     assert state.outcome.faults == [f"{wrong} has another sound", f"{lost} is lost"]

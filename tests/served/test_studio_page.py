@@ -130,7 +130,7 @@ def position(page: Page, across: float, up: float) -> tuple[float, float]:
 
 
 def drag(page: Page, *spots: tuple[float, float]) -> None:
-    """Drag the mouse in the lane of the curve from the first spot over the others."""
+    """Drag the mouse in the lane of the curve from the first position over the others."""
     page.mouse.move(*position(page, *spots[0]))
     page.mouse.down()
     for at in spots[1:]:

@@ -36,7 +36,7 @@ def chirp(samples: int) -> np.ndarray:
 
 
 def delay(decoded: np.ndarray, expected: np.ndarray, max_delay: int = 2000) -> int:
-    """Return the delay of `heard` in samples, found by correlation."""
+    """Return the delay of `decoded` in samples, found by correlation."""
     piece = expected[max_delay : len(expected) - max_delay]
     scores = np.correlate(decoded[: len(expected)], piece, mode="valid")
     return int(np.argmax(scores)) - max_delay

@@ -110,7 +110,7 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _linked(work: Path, folder: Path, *excluded: str) -> Path:
-    """Link the files of `work` into `folder`, except those that match a pattern in `left_out`."""
+    """Link the files of `work` into `folder`, except those that match a pattern in `excluded`."""
     for path in work.rglob("*.*"):
         if not any(path.match(pattern) for pattern in excluded):
             link = folder / path.relative_to(work)
