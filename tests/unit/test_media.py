@@ -111,7 +111,7 @@ def test_invalid_file_is_rejected_in_one_sentence(name: str) -> None:
         consume(MEDIA / name)
     message = str(error.value)
     assert "\n" not in message
-    assert str(MEDIA) not in message, "the folder is nobody's business"
+    assert str(MEDIA) not in message, "the message does not show the folder"
 
 
 @needs_media
