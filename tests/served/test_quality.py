@@ -4,8 +4,8 @@ import json
 import math
 import subprocess
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from foley.bundle import read
 from foley_bench.cli import app
 from foley_bench.quality import figures, steps
 from foley_pipeline.progress import StageTimer
+from foley_pipeline.request import GenerationRequest
+from foley_pipeline.result import GenerationResult
 from foley_pipeline.triton_backend import TritonBackend
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
@@ -82,9 +84,13 @@ def test_steps_compares_the_same_noise(tiny_bundle: Path) -> None:
 
 
 def test_figures_are_images_and_sounds(backend: TritonBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_steps = replace(backend.defaults, steps=2)
-    monkeypatch.setattr(backend, "generate", partial(backend.generate, sampling=few_steps))
-    figures.make(backend, tmp_path, StageTimer())
+    generate = backend.generate
+
+    def few_steps(request: GenerationRequest, **options: Any) -> GenerationResult:
+        return generate(replace(request, options=request.options.model_copy(update={"steps": 2})), **options)
+
+    monkeypatch.setattr(backend, "generate", few_steps)
+    figures.make(backend, tmp_path)
     sounds = sorted(tmp_path.glob("*.wav"))
     assert [path.stem.split("-")[0] for path in sounds] == ["figure11"] * 4 + ["figure12"] * 6
     for path in sounds:

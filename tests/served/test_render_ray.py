@@ -32,6 +32,7 @@ def workers(mark: str) -> list[psutil.Process]:
 
 
 def test_rows_use_all_nodes_and_survive_worker_loss(
+    cores: list[int],
     foley: Callable[..., "subprocess.CompletedProcess[str]"],
     tiny_bundle: Path,
     tmp_path: Path,
@@ -43,7 +44,7 @@ def test_rows_use_all_nodes_and_survive_worker_loss(
     command = [BIN / "foley", "render", manifest, "-o", tmp_path / "ray", "--bundle", tiny_bundle, "--no-cache"]
     done: Counter[str] = Counter()
     nodes: set[str] = set()
-    with ray_cluster(sorted(os.sched_getaffinity(0))[:2]) as address:
+    with ray_cluster(cores[:2]) as address:
         process = subprocess.Popen(
             [*command, "--json", "--workers", "2", "--ray", address],
             stdout=subprocess.PIPE,
