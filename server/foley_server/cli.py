@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -158,16 +159,42 @@ def token(
     ] = None,
     requests_per_minute: Annotated[float, typer.Option(help="Maximum calls per minute.")] = 60,
     concurrent_requests: Annotated[int, typer.Option(help="Maximum concurrent calls.")] = 4,
+    expires_days: Annotated[
+        float | None, typer.Option(help="Days until the token expires.", min=0, show_default="never")
+    ] = None,
+    tokens_file: Annotated[
+        Path, typer.Option("--tokens", help="File of the server's tokens, to which the hash of the new one is added.")
+    ] = Path("tokens.toml"),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File for the token, for $FOLEY_TOKEN_FILE.", show_default="NAME.token"),
+    ] = None,
 ) -> None:
-    """Create an API token: print it to standard output, and its entry for the --tokens file to standard error.
+    """Create an API token: write it to a file, and add its hash to the file of the server's tokens.
 
-    foley-server token alice 2>> tokens.toml > alice.token
+    foley-server token alice --tokens tokens.toml -o alice.token
+
+    New files are readable by their owner only. A running server accepts the token at once. To rotate the tokens of a
+    user, create a second one, and remove the entry of the first when it is no longer used.
     """
     from foley_server.api import tokens
 
+    path = output or Path(f"{name}.token")
+    if path.exists():
+        raise OutputError(f"{path} exists; use another name with -o")
     created = tokens.new_token()
-    sys.stderr.write(tokens.entry(name, created, scope or tokens.SCOPES, requests_per_minute, concurrent_requests))
-    typer.echo(created)
+    expires = datetime.now(timezone.utc) + timedelta(days=expires_days) if expires_days is not None else None
+    tokens.add_entry(
+        tokens_file,
+        name,
+        created,
+        scopes=scope or tokens.SCOPES,
+        requests_per_minute=requests_per_minute,
+        concurrent_requests=concurrent_requests,
+        expires=expires.replace(microsecond=0) if expires else None,
+    )
+    tokens.write_private(path, f"{created}\n")
+    typer.echo(path)
 
 
 def _interrupt_at_end_of_stdin() -> None:

@@ -377,6 +377,30 @@ def test_waiting_calls_receive_their_queue_position(server: ApiServer, tokens: d
     assert all(kinds[-1] == "finished" for kinds in rest)
 
 
+def test_calls_without_a_message_occupy_no_admission_slot(
+    server: ApiServer, tokens: dict[str, str], alice: FoleyClient
+) -> None:
+    end = threading.Event()
+
+    def nothing() -> Iterator[pb.GenerateRequest]:
+        end.wait(60)
+        yield from ()
+
+    before = metric(server, "foley_api_admitted")
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = foley_pb2_grpc.FoleyServiceStub(channel)
+        calls = [
+            method(nothing(), metadata=bearer(tokens["bob"]), timeout=60)
+            for method in (stub.Generate, stub.PredictEnvelope.future, stub.EmbedPrompt.future)
+            for _ in range(RUNNING + WAITING)
+        ]
+        alice.generate(**QUICK)
+        assert metric(server, "foley_api_admitted") == before
+        for call in calls:
+            call.cancel()
+        end.set()
+
+
 def test_slow_reader_does_not_block_others(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
     """It occupies an admission slot, but no execution slot, and memory does not grow; other requests complete."""
     long = {"envelope": np.full(3000, 0.1, np.float32), "steps": 1, "variations": 2}

@@ -1,14 +1,15 @@
 """Bearer tokens: authentication, scopes, rate limits, and the token file, which holds no token."""
 
 import os
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from foley.errors import FoleyError, Forbidden, RateLimited, SettingError, Unauthenticated
-from foley_server.api.tokens import SCOPES, Tokens, entry, new_token
+from foley.errors import FoleyError, Forbidden, OutputError, RateLimited, SettingError, Unauthenticated
+from foley_server.api.tokens import SCOPES, Tokens, add_entry, entry, new_token
 from foley_server.cli import app
 
 
@@ -120,18 +121,47 @@ def test_changed_file_is_reloaded(file, token):
         tokens.principal(f"Bearer {token}")
 
 
-@pytest.mark.parametrize("content", [b"not toml [", b"\xff\xfe", b"[tokens.x]\nsha256 = 'short'\n", None])
+@pytest.mark.parametrize("content", [b"not toml [", b"\xff\xfe", b"[tokens.x]\nsha256 = 'short'\n"])
 def test_invalid_file_keeps_previous_tokens(file, token, content):
     tokens = Tokens(file)
-    if content is None:
-        file.unlink()
-    else:
-        file.write_bytes(content)
-        os.utime(file, (1, 1))
+    file.write_bytes(content)
+    os.utime(file, (1, 1))
     assert tokens.principal(f"Bearer {token}").name == "alice"
-    if content is not None:
-        with pytest.raises(SettingError, match="token"):
-            Tokens(file)
+    with pytest.raises(SettingError, match="token"):
+        Tokens(file)
+
+
+def test_deleted_file_revokes_all_tokens_until_it_is_back(file, token):
+    tokens = Tokens(file)
+    content = file.read_text()
+    file.unlink()
+    with pytest.raises(Unauthenticated):
+        tokens.principal(f"Bearer {token}")
+    file.write_text(content)
+    assert tokens.principal(f"Bearer {token}").name == "alice"
+
+
+def test_expired_token_is_rejected(file, token):
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    file.write_text(entry("alice", token, SCOPES, 60, 2, expires=now + timedelta(hours=1)))
+    assert Tokens(file).principal(f"Bearer {token}").name == "alice"
+    file.write_text(entry("alice", token, SCOPES, 60, 2, expires=now))
+    with pytest.raises(Unauthenticated, match="expired at"):
+        Tokens(file).principal(f"Bearer {token}")
+    file.write_text(file.read_text().replace("+00:00", ""))
+    with pytest.raises(SettingError, match="timezone"):
+        Tokens(file)
+
+
+def test_tokens_of_one_owner_overlap_during_rotation(file, token):
+    tokens, second = Tokens(file), new_token()
+    add_entry(file, "alice", second, scopes=SCOPES, requests_per_minute=60, concurrent_requests=2)
+    first = file.read_text().index('[tokens."alice-2"]')
+    assert {tokens.principal(f"Bearer {one}").name for one in (token, second)} == {"alice"}
+    file.write_text(file.read_text()[first:])
+    assert tokens.principal(f"Bearer {second}").name == "alice"
+    with pytest.raises(Unauthenticated):
+        tokens.principal(f"Bearer {token}")
 
 
 @pytest.mark.parametrize(
@@ -152,20 +182,36 @@ def test_rejects_invalid_file(file, before, after):
         Tokens(file)
 
 
-def test_token_command_creates_valid_token(tmp_path):
-    result = CliRunner().invoke(app, ["token", "carol", "--scope", "read", "--concurrent-requests", "1"])
-    assert result.exit_code == 0
-    path = tmp_path / "tokens.toml"
-    path.write_text(result.stderr)
-    principal = Tokens(path).principal(f"Bearer {result.stdout.strip()}")
-    assert principal.name == "carol"
-    with pytest.raises(Forbidden):
-        principal.check("generate")
-    assert result.stdout.strip() not in result.stderr
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_token_command_creates_valid_token_that_only_its_owner_can_read(folder):
+    for name in ("carol", "dave"):
+        result = CliRunner().invoke(app, ["token", name, "--scope", "read", "--expires-days", "1"])
+        assert (result.exit_code, result.stdout) == (0, f"{name}.token\n")
+        token = (folder / f"{name}.token").read_text().strip()
+        principal = Tokens(folder / "tokens.toml").principal(f"Bearer {token}")
+        assert principal.name == name
+        with pytest.raises(Forbidden):
+            principal.check("generate")
+        assert token not in (folder / "tokens.toml").read_text()
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
+        ("carol.token", "dave.token", "tokens.toml"), 0o600
+    )
+
+
+def test_token_command_does_not_overwrite_a_token(folder):
+    (folder / "carol.token").write_text("precious")
+    result = CliRunner().invoke(app, ["token", "carol"])
+    assert isinstance(result.exception, OutputError)
+    assert [path.name for path in folder.iterdir()] == ["carol.token"]
 
 
 @pytest.mark.parametrize("arguments", [["a b"], ["carol", "--scope", "all"], ["carol", "--requests-per-minute", "0"]])
-def test_token_command_rejects_invalid_arguments(arguments):
+def test_token_command_rejects_invalid_arguments(folder, arguments):
     result = CliRunner().invoke(app, ["token", *arguments])
     assert isinstance(result.exception, FoleyError)
-    assert result.stdout == ""
+    assert not list(folder.iterdir())

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley.errors import InvalidInput, MediaTooLarge
+from foley.errors import InvalidInput, MediaTooLarge, TimedOut
 from foley_pipeline.api import foley_pb2 as pb
+from foley_server.jobs import upload
 from foley_server.jobs.upload import MAX_CHUNK, Uploads, read_first
 
 V, A = pb.FILE_KIND_VIDEO, pb.FILE_KIND_AUDIO_PROMPT
@@ -93,3 +94,13 @@ def test_options_must_come_first(messages):
         asyncio.run(read_first(stream(messages), "options"))
     assert refused.value.field == "part"
     assert asyncio.run(read_first(stream([OPTIONS]), "options")) == OPTIONS.options
+
+
+def test_first_message_has_a_deadline(monkeypatch):
+    async def silence():
+        await asyncio.sleep(60)
+        yield OPTIONS
+
+    monkeypatch.setattr(upload, "FIRST_MESSAGE_TIMEOUT_S", 0.05)
+    with pytest.raises(TimedOut, match="send `options`"):
+        asyncio.run(read_first(silence(), "options"))

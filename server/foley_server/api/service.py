@@ -28,6 +28,8 @@ from foley_server.jobs.upload import UploadFolder, Uploads, read_first
 from foley_server.telemetry import logs
 from foley_server.telemetry.metrics import Metrics
 
+WRITE_TIMEOUT_S = 60.0  # of one response, while the caller's flow-control window is full
+
 
 @dataclass
 class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
@@ -51,8 +53,8 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
 
     async def Generate(self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Any) -> None:
         """Generate sound and stream progress and results to the caller."""
+        options = await read_first(request_iterator, "options")
         async with self.engine.request():
-            options = await read_first(request_iterator, "options")
             with self.uploads.folder() as folder:
                 with field("options"):
                     request = self._request(options, folder)
@@ -60,8 +62,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
                 progress = Progress(logs.request_id.get())
                 work = asyncio.create_task(self._generate(progress, request))
                 try:
-                    async for event in progress.events():
-                        await context.write(event)
+                    await _send_events(progress, context)
                 finally:
                     work.cancel()
                     await asyncio.wait([work])
@@ -70,8 +71,8 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         self, request_iterator: AsyncIterator[pb.PredictEnvelopeRequest], context: Any
     ) -> pb.PredictEnvelopeResponse:
         """Predict the envelope of a video."""
+        message = await read_first(request_iterator, "video")
         async with self.engine.request():
-            message = await read_first(request_iterator, "video")
             with field("video"):
                 flow = flow_from_proto(message)
             with self.uploads.folder() as folder:
@@ -95,8 +96,8 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         self, request_iterator: AsyncIterator[pb.EmbedPromptRequest], context: Any
     ) -> pb.EmbedPromptResponse:
         """Embed a prompt and its negative text."""
+        message = await read_first(request_iterator, "prompt")
         async with self.engine.request():
-            message = await read_first(request_iterator, "prompt")
             with self.uploads.folder() as folder:
                 with field("prompt"):
                     prompt = prompt_from_proto(message, folder.recording)
@@ -113,8 +114,8 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
 
     async def CreateGeneration(self, request_iterator: AsyncIterator[pb.CreateGenerationRequest], context: Any) -> Any:
         """Accept a long-running generation; its result is kept for a limited time after it has ended."""
+        message = await read_first(request_iterator, "options")
         async with self.engine.request(while_down=True):
-            message = await read_first(request_iterator, "options")
             owner, request_id = caller.get().name, _uuid(message.request_id)
             options_digest = hashlib.sha256(message.options.SerializeToString(deterministic=True)).hexdigest()
             row = await self.generations.find_request(owner, request_id, options_digest)
@@ -135,8 +136,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             with field("name"):
                 row = await self.generations.find(caller.get().name, request.name)
             progress = await self.generations.progress(row)
-            async for event in progress.events():
-                await context.write(event)
+            await _send_events(progress, context)
 
     async def _generate(self, progress: Progress, request: GenerationRequest) -> None:
         try:
@@ -162,6 +162,19 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
             raise TimedOut(f"the upload took longer than {self.upload_timeout_s:g} s; send a smaller file") from error
         self.metrics.upload_bytes.inc(sum(file.stat().st_size for file in files.values()))
         return digest
+
+
+async def _send_events(progress: Progress, context: Any) -> None:
+    """Send the events of a generation until its end.
+
+    Raises:
+        TimedOut: The caller does not read.
+    """
+    async for event in progress.events():
+        try:
+            await asyncio.wait_for(context.write(event), WRITE_TIMEOUT_S)
+        except asyncio.TimeoutError as error:
+            raise TimedOut(f"the response was not read for {WRITE_TIMEOUT_S:g} s; read it faster") from error
 
 
 def _uuid(text: str) -> str:

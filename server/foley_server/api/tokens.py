@@ -5,6 +5,11 @@ sha256 = "..."              # of the token; the token itself is not stored
 scopes = ["generate", "read"]
 requests_per_minute = 60
 concurrent_requests = 4
+expires = 2027-03-01T00:00:00Z
+
+[tokens.alice-2]            # during a rotation, an owner has two tokens
+owner = "alice"
+sha256 = "..."
 """
 
 import hashlib
@@ -15,12 +20,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from foley.errors import Forbidden, RateLimited, SettingError, Unauthenticated
+from foley.output import replacing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +38,7 @@ else:
 Scope = Literal["generate", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MAX_TOKEN_LENGTH = 512  # characters
+Name = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +48,8 @@ class TokenEntry(BaseModel):
 
     Attributes:
         sha256: SHA-256 of the token, hexadecimal.
+        owner: Owner of the generations made with the token; None: the name of the entry.
+        expires: Time from which the token is refused, with a time zone; None: never.
         scopes: Scopes that the token grants.
         requests_per_minute: Rate limit; also the capacity of the token bucket.
         concurrent_requests: Maximum number of calls in progress.
@@ -47,6 +58,8 @@ class TokenEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    owner: Name | None = None
+    expires: AwareDatetime | None = None
     scopes: tuple[Scope, ...] = SCOPES
     requests_per_minute: Annotated[float, Field(gt=0)] = 60
     concurrent_requests: Annotated[int, Field(ge=1)] = 4
@@ -55,7 +68,7 @@ class TokenEntry(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    tokens: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")], TokenEntry] = {}
+    tokens: dict[Name, TokenEntry] = {}
 
 
 class Principal:
@@ -118,6 +131,7 @@ class Tokens:
         self._path = path
         self._version: tuple[int, ...] = ()
         self._principals: dict[str, Principal] = {}
+        self._names: set[str] = set()
         self._anonymous = Principal("everyone", None)
         if path:
             self._read(path)
@@ -137,13 +151,26 @@ class Tokens:
         principal = self._principals.get(sha256(token))
         if principal is None:
             raise Unauthenticated("the token is not valid; ask the server's operator for one")
+        expires = principal.entry and principal.entry.expires
+        if expires and datetime.now(timezone.utc) >= expires:
+            raise Unauthenticated(
+                f"the token expired at {expires.isoformat()}; ask the server's operator for a new one"
+            )
         return principal
+
+    def names(self) -> set[str]:
+        """Return the names of the entries."""
+        return set(self._names)
 
     def _refresh(self, path: Path) -> None:
         try:
             if _version(path) != self._version:
                 self._read(path)
                 log.info("tokens reloaded")
+        except FileNotFoundError:
+            if self._principals:
+                log.error("%s was deleted: all tokens are revoked", path)
+            self._principals, self._version = {}, ()
         except (OSError, SettingError) as error:
             log.error("tokens cannot be reloaded, the previous ones stay valid: %s", error)
 
@@ -155,11 +182,13 @@ class Tokens:
             raise SettingError(
                 f"{path} is not a valid token file ({error}); see `foley-server token --help`"
             ) from error
-        before = {one.name: one for one in self._principals.values()}
-        self._principals = {
-            entry.sha256: before[name] if name in before and before[name].entry == entry else Principal(name, entry)
-            for name, entry in file.tokens.items()
-        }
+        before = self._principals
+        self._principals = {}
+        for name, entry in file.tokens.items():
+            known = before.get(entry.sha256)  # with the state of its limits
+            is_unchanged = known is not None and known.entry == entry
+            self._principals[entry.sha256] = known if known and is_unchanged else Principal(entry.owner or name, entry)
+        self._names = set(file.tokens)
         self._version = version
 
 
@@ -168,25 +197,75 @@ def new_token() -> str:
     return f"foley_{secrets.token_urlsafe(32)}"
 
 
-def entry(name: str, token: str, scopes: Sequence[str], requests_per_minute: float, concurrent_requests: int) -> str:
-    """Return the TOML entry of a token.
+def entry(
+    name: str,
+    token: str,
+    scopes: Sequence[str],
+    requests_per_minute: float,
+    concurrent_requests: int,
+    owner: str | None = None,
+    expires: datetime | None = None,
+) -> str:
+    """Return the TOML entry of a token; the arguments are those of `TokenEntry`.
 
     Raises:
         SettingError: The name, a scope or a limit is not valid.
     """
-    allowed = {
+    values = {
         "sha256": sha256(token),
+        "owner": owner,
+        "expires": expires,
         "scopes": list(scopes),
         "requests_per_minute": requests_per_minute,
         "concurrent_requests": concurrent_requests,
     }
+    values = {key: value for key, value in values.items() if value is not None}
     try:
-        _File.model_validate({"tokens": {name: allowed}})
+        _File.model_validate({"tokens": {name: values}})
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingError(f"{first['loc'][-1]}: {first['msg']}") from error
-    lines = [f'[tokens."{name}"]', *(f"{key} = {json.dumps(value)}" for key, value in allowed.items())]
+    lines = [f'[tokens."{name}"]', *(f"{key} = {_toml(value)}" for key, value in values.items())]
     return "\n".join([*lines, "", ""])
+
+
+def add_entry(path: Path, owner: str, token: str, **limits: Any) -> None:
+    """Add a token to a file of tokens, which is created with mode 600 if it does not exist.
+
+    If `owner` has tokens already, they stay valid: the new one has a name of its own, such as alice-2.
+
+    Args:
+        path: The file.
+        owner: The owner of the token.
+        token: The token.
+        **limits: Further arguments of `entry`.
+
+    Raises:
+        SettingError: The file is not a valid file of tokens, or a value is not valid.
+        OutputError: The file cannot be written.
+    """
+    content = path.read_text() if path.exists() else ""
+    names = Tokens(path).names() if content else set()
+    name = next(name for i in count(1) if (name := owner if i == 1 else f"{owner}-{i}") not in names)
+    added = entry(name, token, owner=None if name == owner else owner, **limits)
+    write_private(path, content + ("\n" if content and not content.endswith("\n\n") else "") + added)
+
+
+def write_private(path: Path, content: str) -> None:
+    """Write a file atomically; a new one is readable by its owner only.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    is_new = not path.exists()
+    with replacing(path) as temporary:
+        if is_new:
+            temporary.chmod(0o600)
+        temporary.write_text(content)
+
+
+def _toml(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else json.dumps(value)
 
 
 def sha256(token: str) -> str:

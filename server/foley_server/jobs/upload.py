@@ -1,5 +1,6 @@
 """Receives uploaded files from chunk messages into a folder per request; checks their order and size."""
 
+import asyncio
 import hashlib
 import shutil
 import tempfile
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from foley.errors import InvalidInput, MediaTooLarge
+from foley.errors import InvalidInput, MediaTooLarge, TimedOut
 from foley_pipeline.api import foley_pb2 as pb
 
 MAX_CHUNK = 1 << 20
+FIRST_MESSAGE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,14 @@ async def read_first(messages: AsyncIterator[Any], part: str) -> Any:
 
     Raises:
         InvalidInput: There is no message, or it holds another part.
+        TimedOut: It has not arrived within `FIRST_MESSAGE_TIMEOUT_S`.
     """
-    async for message in messages:
-        if message.WhichOneof("part") == part:
-            return getattr(message, part)
-        break
+    try:
+        message = await asyncio.wait_for(anext(aiter(messages), None), FIRST_MESSAGE_TIMEOUT_S)
+    except asyncio.TimeoutError as error:
+        raise TimedOut(f"no message arrived within {FIRST_MESSAGE_TIMEOUT_S:g} s; send `{part}` at once") from error
+    if message is not None and message.WhichOneof("part") == part:
+        return getattr(message, part)
     raise _invalid("part", f"the first message must contain `{part}`; send it before any chunk")
 
 
