@@ -1,5 +1,6 @@
 """Counters of the served models, from Triton's statistics."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 from foley.manifest import Manifest
 from foley.stages import stages
 from foley_pipeline.triton import TritonClient
+
+SETTLING_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,18 @@ def compute_models(manifest: Manifest) -> list[str]:
 
 
 def read_counters(triton: TritonClient) -> Mapping[str, Counters]:
-    """Return the counters of every computing model since the server started."""
-    return {model: _counters(triton.statistics(model)) for model in compute_models(triton.manifest)}
+    """Return the counters of every computing model since the server started.
+
+    Read until two readings agree, because Triton counts an execution only after it has responded.
+    """
+    models = compute_models(triton.manifest)
+    before: Mapping[str, Counters] = {}
+    while True:
+        found = {model: _counters(triton.statistics(model)) for model in models}
+        if found == before:
+            return found
+        before = found
+        time.sleep(SETTLING_S)
 
 
 def _counters(statistics: Mapping[str, Any]) -> Counters:

@@ -28,6 +28,7 @@ from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
 from harness.api_server import ApiServer, api_server
+from harness.settled import settled
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 SAMPLES = 3 * 16_000 - 123
@@ -281,7 +282,7 @@ def test_cli_output_is_identical_with_api_and_triton(
 def test_invalid_request_names_field_and_runs_no_inference(
     server: ApiServer, client: FoleyClient, triton: TritonClient
 ) -> None:
-    before = triton.statistics("denoiser")["inference_count"]
+    before = settled(lambda: triton.statistics("denoiser")["inference_count"])
     bad = request_to_proto(REQUEST)
     bad.sampling.steps = 0
     with grpc.insecure_channel(server.grpc) as channel:
@@ -294,7 +295,7 @@ def test_invalid_request_names_field_and_runs_no_inference(
     assert error.field == "options.sampling.steps"
     with pytest.raises(SettingError, match="higher guidance"):
         client.generate(envelope=ENVELOPE, text="a", negative_text="b", guidance=1.0)
-    assert triton.statistics("denoiser")["inference_count"] == before
+    assert settled(lambda: triton.statistics("denoiser")["inference_count"]) == before
 
 
 @pytest.mark.parametrize(("guidance", "error"), [(1.0, SettingError), (2.0, Cancelled)])

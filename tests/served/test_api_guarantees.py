@@ -50,6 +50,7 @@ from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_pipeline.triton import TritonClient
 from foley_server.api.tokens import entry, new_token
 from harness.api_server import ApiServer, api_server
+from harness.settled import settled
 
 ENVELOPE = np.abs(np.sin(np.arange(100) / 20)).astype(np.float32)
 QUICK: dict[str, Any] = {"envelope": ENVELOPE, "text": "glass", "steps": 1}
@@ -143,13 +144,6 @@ def metric(server: ApiServer, name: str, **labels: str) -> float:
     )
 
 
-def settled_steps(triton: TritonClient) -> int:
-    """Return the number of steps once two readings, 0.3 s apart, agree."""
-    while (before := steps(triton)) != (time.sleep(0.3), steps(triton))[1]:
-        pass
-    return before
-
-
 def generate_and_cancel(client: FoleyClient, after: int) -> None:
     """Start a long generation, and cancel it after `after` steps."""
     cancel = CancelToken()
@@ -182,7 +176,7 @@ def test_client_deadline_stops_work_on_server(server: ApiServer, tokens: dict[st
         with pytest.raises(grpc.RpcError) as late:
             list(call)
     assert isinstance(from_call(late.value), TimedOut)
-    assert settled_steps(triton) == steps(triton)
+    assert settled(lambda: steps(triton)) == steps(triton)
 
     async def in_asyncio() -> None:
         async with grpc.aio.insecure_channel(server.grpc) as channel:
@@ -195,7 +189,7 @@ def test_client_deadline_stops_work_on_server(server: ApiServer, tokens: dict[st
             assert isinstance(from_call(late.value), TimedOut)
 
     asyncio.run(in_asyncio())
-    assert settled_steps(triton) == steps(triton)
+    assert settled(lambda: steps(triton)) == steps(triton)
 
 
 def test_clients_set_deadline_on_every_call(video: Path) -> None:
@@ -249,12 +243,13 @@ def test_clients_set_deadline_on_every_call(video: Path) -> None:
 
 
 def test_cancelled_generation_stops_denoising(alice: FoleyClient, triton: TritonClient) -> None:
-    before = settled_steps(triton)
+    before = settled(lambda: steps(triton))
     with pytest.raises(Cancelled):
         generate_and_cancel(alice, after=5)
     after = steps(triton)  # the client does not wait for the server, which learns of the cancellation a moment later
-    assert settled_steps(triton) - after < 50
-    assert 5 <= after - before < 500
+    end = settled(lambda: steps(triton))
+    assert end - after < 50
+    assert 5 <= end - before < 500
 
 
 def test_cancelled_operation_stops_within_a_step(alice: FoleyClient, triton: TritonClient) -> None:
@@ -262,7 +257,7 @@ def test_cancelled_operation_stops_within_a_step(alice: FoleyClient, triton: Tri
     wait_until(lambda: denoised(job) > 3)
     job.cancel()
     after = steps(triton)
-    assert settled_steps(triton) - after <= 1
+    assert settled(lambda: steps(triton)) - after <= 1
 
 
 def test_ended_requests_release_all_resources(
@@ -333,7 +328,7 @@ def test_crashed_clients_release_their_slots(
         one.kill()
         one.wait()
     wait_until(lambda: metric(server, "foley_api_admitted") == 0)
-    assert settled_steps(triton) == steps(triton)
+    assert settled(lambda: steps(triton)) == steps(triton)
 
 
 def test_full_queue_rejects_excess_at_once(server: ApiServer, tokens: dict[str, str], triton: TritonClient) -> None:
@@ -506,7 +501,7 @@ def test_endless_upload_times_out(server: ApiServer, tokens: dict[str, str]) -> 
 
 
 def test_excessive_duration_is_rejected_before_inference(alice: FoleyClient, triton: TritonClient) -> None:
-    before = settled_steps(triton)
+    before = settled(lambda: steps(triton))
     too_long = EnvelopeInput(np.zeros(3001, np.float32), 480_001)
     with pytest.raises(MediaTooLarge, match="30 s"):
         alice.generate(envelope=too_long)
@@ -570,7 +565,7 @@ def test_every_method_except_health_requires_a_token(
             if service.endswith(f".{one.name}")
         ]
     assert len(methods) == 5 + 5 + 2 + 1
-    before = settled_steps(triton)
+    before = settled(lambda: steps(triton))
     for method in {*methods, "/foley.v1.FoleyService/Unknown", "/inference.GRPCInferenceService/ModelInfer"} - {
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
@@ -607,7 +602,7 @@ class _Sending(grpc.StreamStreamClientInterceptor):
 def test_read_scope_allows_only_listing(
     server: ApiServer, tokens: dict[str, str], triton: TritonClient, video: Path
 ) -> None:
-    before = settled_steps(triton)
+    before = settled(lambda: steps(triton))
     with server.client(tokens["reader"]) as reader:
         for call in (
             lambda: reader.generate(**QUICK),

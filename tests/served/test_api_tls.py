@@ -19,6 +19,7 @@ from foley_client import AsyncFoleyClient, FoleyClient
 from foley_pipeline.triton import TritonClient
 from foley_server.api.tokens import entry, new_token
 from harness.api_server import ApiServer, api_server
+from harness.settled import settled
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 YESTERDAY = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
@@ -113,7 +114,7 @@ def test_valid_client_certificate_is_accepted(server: ApiServer, files: Files) -
 def test_invalid_certificates_are_rejected(
     server: ApiServer, files: Files, triton: TritonClient, scheme: str, ca: str | None, pair: str | None
 ) -> None:
-    before = triton.statistics("clap_text")["inference_count"]
+    before = settled(lambda: triton.statistics("clap_text")["inference_count"])
     options = {"token": files.token, "ca": files.path(ca) if ca else None, **(files.pair(pair) if pair else {})}
     with FoleyClient(f"{scheme}://{server.grpc}", **options) as client, pytest.raises(ServerUnavailable):
         client.embed_prompt("glass")
@@ -124,7 +125,7 @@ def test_invalid_certificates_are_rejected(
                 await client.embed_prompt("glass")
 
     asyncio.run(in_asyncio())
-    assert triton.statistics("clap_text")["inference_count"] == before
+    assert settled(lambda: triton.statistics("clap_text")["inference_count"]) == before
 
 
 @pytest.mark.parametrize("pair", [None, "stranger", "expired", "client"])

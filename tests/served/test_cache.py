@@ -15,6 +15,7 @@ from foley_pipeline.prompt import Prompt
 from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
+from harness.settled import settled
 
 MODELS = ("optical_flow", "rgb_features", "flow_features", "video2rms", "clap_text", "clap_audio", "denoiser")
 TEXT = ("--text", "a stick hits metal", "--steps", 1)
@@ -25,13 +26,13 @@ class Calls:
 
     def __init__(self, triton: TritonClient) -> None:
         self._triton = triton
-        self._before = self._counts()
+        self._before = settled(self._counts)
 
     def _counts(self) -> dict[str, int]:
         return {model: int(self._triton.statistics(model).get("inference_count", 0)) for model in MODELS}
 
     def new(self) -> dict[str, int]:
-        before, self._before = self._before, self._counts()
+        before, self._before = self._before, settled(self._counts)
         return {model: count - before[model] for model, count in self._before.items() if count > before[model]}
 
 

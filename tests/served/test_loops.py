@@ -15,6 +15,7 @@ from foley_pipeline.progress import Progress
 from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
+from harness.settled import settled
 
 SAMPLES = 30_000
 ENVELOPE = np.abs(np.sin(np.arange(frames(SAMPLES / 16_000)) / 20)).astype(np.float32)
@@ -53,10 +54,10 @@ def test_batching_steps_of_several_clients_preserves_sound(triton: TritonClient,
     """Triton's statistics show fewer executions than steps: steps that wait for the model are batched."""
     samplings = [Sampling("ddim" if seed % 2 else "dpm++", steps=15, seed=seed) for seed in range(4)]
     alone = [wave(backend, sampling) for sampling in samplings]
-    before = triton.statistics("denoiser")
+    before = settled(lambda: triton.statistics("denoiser"))
     with TritonClient(triton.url) as other, ThreadPoolExecutor(len(samplings)) as pool:
         together = list(pool.map(wave, [backend, TritonBackend(other)] * 2, samplings))
-    after = triton.statistics("denoiser")
+    after = settled(lambda: triton.statistics("denoiser"))
 
     def increase(key: str) -> int:
         return int(after[key]) - int(before[key])

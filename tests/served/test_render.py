@@ -23,6 +23,7 @@ from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
 from foley_server.launcher.triton import claim_port
 from harness.chaos import chaos, compare
+from harness.settled import settled
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -201,7 +202,7 @@ def test_envelope_of_shared_video_is_predicted_once(foley: Command, triton: Trit
     write_manifest(clips, [{"video": f"{i % 2}.mp4", "output": f"{i}.wav", "steps": 1, "seed": i} for i in range(12)])
 
     def envelopes() -> int:
-        return int(triton.statistics("video2rms").get("inference_count", 0))
+        return settled(lambda: int(triton.statistics("video2rms").get("inference_count", 0)))
 
     before = envelopes()
     done = foley("render", "rows.jsonl", "-o", "out", "--no-cache", "--json")

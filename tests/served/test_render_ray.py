@@ -17,7 +17,7 @@ from foley_bench.small_video import write_manifest
 from foley_client.render.storage import SIDECAR
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
-ROWS = 12
+ROWS = 8
 MARK = "FOLEY_RAY_TEST"
 
 
