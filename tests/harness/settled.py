@@ -9,11 +9,11 @@ Reading = TypeVar("Reading")
 INTERVAL_S = 0.2
 
 
-def settled(read: Callable[[], Reading]) -> Reading:
+def settled(read: Callable[[], Reading], interval_s: float = INTERVAL_S) -> Reading:
     """Return a reading once two in a row agree: Triton counts a call only after it has responded."""
     before = read()
     while True:
-        time.sleep(INTERVAL_S)
+        time.sleep(interval_s)
         if (after := read()) == before:
             return after
         before = after

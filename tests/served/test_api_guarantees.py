@@ -381,7 +381,10 @@ def test_calls_without_a_message_occupy_no_admission_slot(
         end.wait(60)
         yield from ()
 
-    before = metric(server, "foley_api_admitted")
+    def admitted() -> float:
+        return metric(server, "foley_api_admitted")
+
+    wait_until(lambda: admitted() == 0)
     with grpc.insecure_channel(server.grpc) as channel:
         stub = foley_pb2_grpc.FoleyServiceStub(channel)
         calls = [
@@ -390,7 +393,7 @@ def test_calls_without_a_message_occupy_no_admission_slot(
             for _ in range(RUNNING + WAITING)
         ]
         alice.generate(**QUICK)
-        assert metric(server, "foley_api_admitted") == before
+        wait_until(lambda: admitted() == 0)
         for call in calls:
             call.cancel()
         end.set()

@@ -26,6 +26,7 @@ from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
+from harness.settled import settled
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -127,11 +128,8 @@ def test_ctrl_c_stops_denoising_within_a_step(
     _, message = call.communicate(timeout=60)
     assert call.returncode == 130
     assert "stopped" in message
-    time.sleep(0.5)
-    done = steps()
+    done = settled(steps, interval_s=1.0)
     assert done - interrupted < 100  # of 1000: the signal takes time to arrive
-    time.sleep(0.5)
-    assert steps() == done
     assert list(tmp_path.iterdir()) == [curve]
 
 
@@ -153,11 +151,8 @@ def test_ctrl_c_stops_feature_extraction(triton: TritonClient, repository: Path,
     assert call.returncode == 130
     assert "stopped" in message
     assert "Traceback" not in message
-    time.sleep(0.5)
-    done = chunks()
+    done = settled(chunks, interval_s=1.0)
     assert done - interrupted < 6  # of about 15: two are on the server, and the signal takes time to arrive
-    time.sleep(0.5)
-    assert chunks() == done
     assert list(tmp_path.iterdir()) == []
 
 
