@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from foley.errors import Cancelled, FoleyError, NotFinished, NotFound, ServerFailure
+from foley.errors import Cancelled, FoleyError, InvalidInput, NotFinished, NotFound, ServerFailure
 from foley_client._sync.client import Client
 from foley_client._wire import AudioChunk, Event, JobStatus, State, new_request_id
 from foley_client.embedded import embedded_triton
@@ -82,11 +82,12 @@ class LocalBackend(TritonBackend):
             max_sound_s=backend.max_sound_s,
         )
         self._jobs: dict[str, _Job] = {}
+        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(CONCURRENT_JOBS, "foley-job")
 
     def close(self) -> None:
         """Cancel all jobs and wait for their end."""
-        for job in self._jobs.values():
+        for job in list(self._jobs.values()):
             job.cancel.cancel()
         self._pool.shutdown(cancel_futures=True)
 
@@ -131,25 +132,37 @@ class LocalBackend(TritonBackend):
     ) -> str:
         """See `ApiBackend.create`; the job ends with this process."""
         chosen = request_id or new_request_id()
-        name = f"operations/{uuid.UUID(chosen).hex}"
-        if name not in self._jobs:
-            job = self._jobs[name] = _Job(name, chosen)
-            job.future = self._pool.submit(job.run, self, request)
+        try:
+            name = f"operations/{uuid.UUID(chosen).hex}"
+        except ValueError as error:
+            raise InvalidInput(f"request_id is {chosen!r}; use a UUID") from error
+        with self._lock:
+            if name not in self._jobs:
+                job = _Job(name, chosen)
+                job.future = self._pool.submit(job.run, self, request)
+                self._jobs[name] = job
         return name
 
     def wait(
         self, name: str, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
     ) -> GenerationResult:
         """See `ApiBackend.wait`."""
-        job, token, ended = self._find(name), cancel or CancelToken(), threading.Event()
-        job.listeners.append(progress)
-        try:
-            job.future.add_done_callback(lambda _: ended.set())
-            with token.on_cancel(ended.set):
+        job, ended = self._find(name), threading.Event()
+        with (cancel or CancelToken()).child() as token, token.on_cancel(ended.set):
+
+            def report(event: Progress) -> None:
+                try:
+                    progress(event)
+                except Exception as error:  # ends this wait, not the job
+                    token.cancel(error)
+
+            job.listeners.append(report)
+            try:
+                job.future.add_done_callback(lambda _: ended.set())
                 ended.wait()
-            token.check()
-        finally:
-            job.listeners.remove(progress)
+                token.check()
+            finally:
+                job.listeners.remove(report)
         if error := job.error():
             raise error
         return job.future.result()

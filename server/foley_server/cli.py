@@ -180,20 +180,18 @@ def token(
     from foley_server.api import tokens
 
     path = output or Path(f"{name}.token")
-    if path.exists():
-        raise OutputError(f"{path} exists; use another name with -o")
     created = tokens.new_token()
     expires = datetime.now(timezone.utc) + timedelta(days=expires_days) if expires_days is not None else None
-    tokens.add_entry(
-        tokens_file,
-        name,
-        created,
-        scopes=scope or tokens.SCOPES,
-        requests_per_minute=requests_per_minute,
-        concurrent_requests=concurrent_requests,
-        expires=expires.replace(microsecond=0) if expires else None,
-    )
-    tokens.write_private(path, f"{created}\n")
+    with tokens.new_token_file(path, created):
+        tokens.add_entry(
+            tokens_file,
+            name,
+            created,
+            scopes=scope or tokens.SCOPES,
+            requests_per_minute=requests_per_minute,
+            concurrent_requests=concurrent_requests,
+            expires=expires.replace(microsecond=0) if expires else None,
+        )
     typer.echo(path)
 
 

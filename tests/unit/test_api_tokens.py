@@ -1,6 +1,7 @@
 """Bearer tokens: authentication, scopes, rate limits, and the token file, which holds no token."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 from foley.errors import FoleyError, Forbidden, OutputError, RateLimited, SettingError, Unauthenticated
 from foley_server.api.tokens import SCOPES, Tokens, add_entry, entry, new_token
 from foley_server.cli import app
+
+LIMITS = {"scopes": SCOPES, "requests_per_minute": 60, "concurrent_requests": 2}
 
 
 @pytest.fixture
@@ -215,3 +218,18 @@ def test_token_command_rejects_invalid_arguments(folder, arguments):
     result = CliRunner().invoke(app, ["token", *arguments])
     assert isinstance(result.exception, FoleyError)
     assert not list(folder.iterdir())
+
+
+def test_concurrent_commands_lose_no_entry(folder):
+    owners = [f"user-{i}" for i in range(8)] + ["alice"] * 4
+    with ThreadPoolExecutor(len(owners)) as pool:
+        list(pool.map(lambda one: add_entry(folder / "tokens.toml", one, new_token(), **LIMITS), owners))
+    assert len(Tokens(folder / "tokens.toml").names()) == len(owners)
+
+
+def test_token_file_is_removed_if_its_entry_cannot_be_added(folder):
+    (folder / "tokens.toml").write_text("not toml [")
+    result = CliRunner().invoke(app, ["token", "carol"])
+    assert isinstance(result.exception, SettingError)
+    assert [path.name for path in folder.iterdir()] == ["tokens.toml"]
+    assert (folder / "tokens.toml").read_text() == "not toml ["

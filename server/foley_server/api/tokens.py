@@ -12,9 +12,11 @@ owner = "alice"
 sha256 = "..."
 """
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import secrets
 import sys
 import time
@@ -27,7 +29,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from foley.errors import Forbidden, RateLimited, SettingError, Unauthenticated
+from foley.errors import Forbidden, OutputError, RateLimited, SettingError, Unauthenticated
 from foley.output import replacing
 
 if sys.version_info >= (3, 11):
@@ -244,24 +246,52 @@ def add_entry(path: Path, owner: str, token: str, **limits: Any) -> None:
         SettingError: The file is not a valid file of tokens, or a value is not valid.
         OutputError: The file cannot be written.
     """
-    content = path.read_text() if path.exists() else ""
-    names = Tokens(path).names() if content else set()
-    name = next(name for i in count(1) if (name := owner if i == 1 else f"{owner}-{i}") not in names)
-    added = entry(name, token, owner=None if name == owner else owner, **limits)
-    write_private(path, content + ("\n" if content and not content.endswith("\n\n") else "") + added)
+    with _locked(path.absolute().parent):  # two commands at once must not lose an entry
+        content = path.read_text() if path.exists() else ""
+        names = Tokens(path).names() if content else set()
+        name = next(name for i in count(1) if (name := owner if i == 1 else f"{owner}-{i}") not in names)
+        added = entry(name, token, owner=None if name == owner else owner, **limits)
+        with replacing(path) as temporary:
+            if not path.exists():
+                temporary.chmod(0o600)
+            temporary.write_text(content + ("\n" if content and not content.endswith("\n\n") else "") + added)
 
 
-def write_private(path: Path, content: str) -> None:
-    """Write a file atomically; a new one is readable by its owner only.
+@contextmanager
+def new_token_file(path: Path, token: str) -> Iterator[None]:
+    """Write a token to a new file with mode 600; the file is removed if the block raises.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file exists, or cannot be written.
     """
-    is_new = not path.exists()
-    with replacing(path) as temporary:
-        if is_new:
-            temporary.chmod(0o600)
-        temporary.write_text(content)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError as error:
+        raise OutputError(f"{path} exists; use another name with -o") from error
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror}); use another name with -o") from error
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{token}\n")
+        yield
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # for example a full disk
+            raise OutputError(f"cannot write {path} ({error.strerror})") from error
+        raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"cannot open the folder {folder} ({error.strerror}); create it or use another") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _toml(value: object) -> str:
