@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from foley.errors import Cancelled, NotFinished, NotFound, SettingError, TimedOut
+from foley.errors import Cancelled, InvalidInput, NotFinished, NotFound, SettingError, TimedOut
 from foley_client import (
     AsyncFoleyClient,
     AudioChunk,
@@ -152,6 +153,25 @@ def test_job_lifecycle(client: FoleyClient, video: Path, expected: GenerationRes
     with pytest.raises(Cancelled):
         long.wait(timeout=60)
     assert long.status.state == "cancelled"
+
+
+def test_repeated_create_returns_same_job(client: FoleyClient, video: Path) -> None:
+    id = str(uuid.uuid4())
+    assert len({client.create(video, request_id=id, steps=1).name for _ in range(3)}) == 1
+    with pytest.raises(InvalidInput, match="UUID"):
+        client.create(video, request_id="no uuid", steps=1)
+
+
+def test_error_of_progress_callback_ends_wait_but_not_job(client: FoleyClient, video: Path) -> None:
+    job = client.create(video, steps=20)
+
+    def fail(progress: Progress) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        job.wait(on_progress=fail, timeout=120)
+    job.wait(timeout=120)
+    assert job.status.state == "succeeded"
 
 
 def test_asyncio_client_matches_synchronous_client(server: ApiServer, video: Path, expected: GenerationResult) -> None:
