@@ -10,7 +10,8 @@
     ├── OutputError            exit 2    FAILED_PRECONDITION   the result cannot be written
     ├── BundleError            exit 2    FAILED_PRECONDITION   a bundle is missing, incomplete or damaged
     ├── ServerUnavailable      exit 2    UNAVAILABLE           the server cannot be reached, or is not ready
-    │   └── MediaUnavailable             ... because its media storage cannot be reached
+    │   ├── MediaUnavailable             ... because its media storage cannot be reached
+    │   └── DatabaseUnavailable          ... because its database cannot be reached
     ├── Overloaded             exit 2    RESOURCE_EXHAUSTED    the server's queue is full
     │   └── RateLimited                  ... or the caller's quota is used up
     ├── Unauthenticated        exit 2    UNAUTHENTICATED       the token is missing or unknown
@@ -96,6 +97,10 @@ class ServerUnavailable(FoleyError):
 
 class MediaUnavailable(ServerUnavailable):
     """The server's media storage cannot be reached."""
+
+
+class DatabaseUnavailable(ServerUnavailable):
+    """The server's database cannot be reached or written."""
 
 
 class DownloadError(FoleyError):

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,16 +28,19 @@ from foley_pipeline.cache import Cache
 from foley_pipeline.grpc_options import KEEPALIVE, MIN_PING_INTERVAL_MS
 from foley_server.api.interceptor import CallInterceptor
 from foley_server.api.operations import Operations
+from foley_server.api.quotas import Quotas
 from foley_server.api.service import FoleyService
 from foley_server.api.settings import Settings
 from foley_server.api.tokens import Tokens
-from foley_server.jobs.engine import Engine
-from foley_server.jobs.generations import Generations
+from foley_server.jobs.database_threads import DatabaseThreads
+from foley_server.jobs.jobs import Jobs
 from foley_server.jobs.media_store import MediaStore
-from foley_server.jobs.request_queue import RequestQueue
 from foley_server.jobs.store import Store
 from foley_server.jobs.upload import Uploads
-from foley_server.launcher.supervisor import EmbeddedTriton, RemoteTriton, Supervisor
+from foley_server.jobs.watches import Watches
+from foley_server.jobs.workers import Workers
+from foley_server.launcher.pool import TritonPool
+from foley_server.launcher.supervisor import EmbeddedTriton
 from foley_server.sandbox.sandbox import Sandbox
 from foley_server.telemetry import logs, tracing
 from foley_server.telemetry.metrics import Metrics, MetricsServer
@@ -51,6 +55,7 @@ MAX_MESSAGE = 4 * 2**20  # gRPC's default limit; also applies after decompressio
 MAX_OPEN_FILES = 65_536
 MAX_CONNECTIONS = 10_000  # upper limit, see `_connection_limit`; further connections are closed at once
 M_ARENA_MAX = -8  # from malloc.h
+CONNECT_TIMEOUT_S = 15.0  # for remote Tritons, before the server starts without them
 STOP_TIMEOUT_S = 2.0  # for delivering final responses after everything else has stopped
 
 
@@ -79,68 +84,127 @@ async def _serve(settings: Settings) -> None:
         data = stack.enter_context(_data_folder(settings.data))
         uploads = Uploads(
             stack.enter_context(scratch_folder("uploads-", parent=data)),
-            settings.upload_mib * 2**20,
+            settings.upload_mib << 20,
+            settings.reserve_mib << 20,
         )
-        tokens, metrics = Tokens(settings.tokens), Metrics()
-        store = Store(data / "generations.sqlite")
+        tokens, metrics, quotas = Tokens(settings.tokens), Metrics(), Quotas(settings)
+        database = DatabaseThreads()
+        stack.callback(database.close)
+        store = await asyncio.to_thread(Store, settings.store_url)
         stack.callback(store.close)
-        media = MediaStore(settings.media_location)
+        media = await asyncio.to_thread(MediaStore, settings.media_location)
+        await media.mark(store.service_id)
+        holder = await _new_holder(data, store, database)
         health_service = health.aio.HealthServicer()
-        supervisor = _supervisor(settings, health_service)
-        stack.callback(supervisor.stop)
-        await asyncio.to_thread(supervisor.start)
+        tritons = _tritons(settings, holder, health_service)
+        stack.callback(tritons.stop)
+        tritons.start()
+        if not await _started(tritons, stopped, None if not settings.triton else CONNECT_TIMEOUT_S):
+            return
 
-        queue = RequestQueue(settings.running, settings.waiting)
-        sandbox = Sandbox(settings.limits, settings.decoder_mib * 2**20, settings.decoder_cpu, settings.decoder_wall)
-        engine = Engine(
-            supervisor,
-            queue,
+        sandbox = Sandbox(settings.limits, settings.decoder_mib << 20, settings.decoder_cpu, settings.decoder_wall)
+        watches = Watches(store, media, database)
+        workers = Workers(
+            holder,
+            store,
+            database,
+            media,
+            watches,
+            tritons,
+            uploads,
             sandbox.loader,
             Cache(data / "results"),
             metrics,
             settings.running,
             settings.request_timeout,
+            settings.keep_results,
             settings.sound,
         )
-        stack.callback(engine.close)
-        generations = Generations(
-            store, media, engine, uploads, settings.running, settings.stored, settings.keep_results
+        max_calls = settings.running + settings.waiting
+        jobs = Jobs(
+            holder,
+            store,
+            database,
+            media,
+            watches,
+            uploads,
+            tritons,
+            settings.keep_results,
+            max_calls,
+            settings.max_steps,
         )
-        _register_gauges(metrics, engine, store, supervisor)
-        service = FoleyService(engine, generations, uploads, metrics, settings.upload_timeout, settings.duration)
-        server = _server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(generations))
+        _register_gauges(metrics, jobs, workers)
+        service = FoleyService(jobs, quotas, metrics, settings.upload_timeout, settings.duration)
+        server = _server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(jobs))
         port = _listen(server, settings)
         metrics_server = MetricsServer(
             metrics,
             settings.metrics_address,
             settings.metrics_port,
-            triton=lambda: supervisor.metrics_url,
-            ready=lambda: supervisor.ready and not stopped.done(),
+            triton=lambda: None,
+            ready=lambda: tritons.ready and not stopped.done(),
         )
         stack.callback(metrics_server.close)
         await server.start()
-        await _set_health(health_service, supervisor.ready)
-        jobs = asyncio.create_task(generations.run())
+        await _set_health(health_service, tritons.ready)
+        tasks = [asyncio.create_task(one.run()) for one in (watches, workers, jobs)]
         ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
         if settings.studio:
-            ready += f" studio={await stack.enter_async_context(_studio(settings, engine, sandbox, uploads, tokens))}"
+            studio = _studio(settings, jobs, quotas, sandbox, uploads, tokens)
+            ready += f" studio={await stack.enter_async_context(studio)}"
         sys.stdout.write(f"{ready}\n")
         sys.stdout.flush()
 
-        await asyncio.wait([stopped, jobs], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         log.info("draining")
         await health_service.enter_graceful_shutdown()
-        await asyncio.gather(engine.drain(settings.grace), generations.drain(settings.grace))
-        await engine.abort()
-        jobs.cancel()
-        with suppress(asyncio.CancelledError):
-            await jobs
+        await asyncio.gather(jobs.drain(settings.grace), workers.drain(settings.grace))
+        await jobs.abort()
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(STOP_TIMEOUT_S)
         log.info("stopped")
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
+async def _started(tritons: TritonPool, stopped: "asyncio.Future[None]", timeout_s: float | None) -> bool:
+    """Wait for the first Triton; up to `timeout_s` seconds for remote ones, which may come later.
+
+    Returns:
+        Whether to go on: False if the server was stopped.
+
+    Raises:
+        FoleyError: The embedded Triton failed to start.
+    """
+    started = asyncio.wrap_future(tritons.started)
+    await asyncio.wait([stopped, started], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    if stopped.done():
+        started.cancel()
+        return False
+    if started.done():
+        started.result()
+    else:
+        log.warning("no Triton can be reached yet; jobs are queued until one can")
+    return True
+
+
+async def _new_holder(data: Path, store: Store, database: DatabaseThreads) -> str:
+    """Return a name for this process as a holder of leases; end the leases of its predecessor in the data folder.
+
+    The lock of the data folder proves that the predecessor has ended, so that its jobs need not wait for their leases.
+    """
+    path, holder = data / "holder", uuid.uuid4().hex
+    if path.exists():
+        await database.run(store.release, path.read_text())
+    path.write_text(holder)
+    return holder
 
 
 def _studio(
-    settings: Settings, engine: Engine, sandbox: Sandbox, uploads: Uploads, tokens: Tokens
+    settings: Settings, jobs: Jobs, quotas: Quotas, sandbox: Sandbox, uploads: Uploads, tokens: Tokens
 ) -> AbstractAsyncContextManager[str]:
     """Return the context that serves the studio and yields its URL."""
     from foley_server.http.app import Studio  # deferred: the HTTP stack is slow to import and rarely used
@@ -148,7 +212,8 @@ def _studio(
     from foley_server.http.serve import serve_studio
 
     studio = Studio(
-        engine,
+        jobs,
+        quotas,
         sandbox,
         StudioFiles(uploads.root / "studio"),
         {path.name: path for path in sorted(settings.studio_examples.glob("*")) if path.suffix in VIDEO_EXTENSIONS},
@@ -160,7 +225,7 @@ def _studio(
     return serve_studio(studio, settings)
 
 
-def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:
+def _tritons(settings: Settings, name: str, health_service: health.aio.HealthServicer) -> TritonPool:
     loop = asyncio.get_running_loop()
 
     def on_change(ready: bool) -> None:
@@ -168,12 +233,11 @@ def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -
             asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
 
     if settings.triton:
-        joined = RemoteTriton(settings.triton, str(settings.triton_metrics or "") or None)
-        return Supervisor(joined, on_change, settings.hang_timeout)
+        return TritonPool(settings.triton, on_change, settings.hang_timeout)
     bundle = bundles.read(settings.bundle)
     bundles.verify(bundle)
-    embedded = EmbeddedTriton(settings.models, bundle, str(settings.trace) if settings.trace else None)
-    return Supervisor(embedded, on_change, settings.hang_timeout)
+    embedded = EmbeddedTriton(name, settings.models, bundle, str(settings.trace) if settings.trace else None)
+    return TritonPool(embedded, on_change, settings.hang_timeout)
 
 
 async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
@@ -245,14 +309,11 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     return int(port)
 
 
-def _register_gauges(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:
+def _register_gauges(metrics: Metrics, jobs: Jobs, workers: Workers) -> None:
     """Register gauges that are evaluated at each scrape."""
-    metrics.gauge("triton_ready", "Whether Triton is ready.", lambda: float(supervisor.ready))
-    metrics.gauge("triton_starts", "Starts of Triton, or connections to it.", lambda: supervisor.starts)
-    metrics.gauge("admitted", "Admitted requests.", lambda: engine.queue.admitted)
-    metrics.gauge("waiting", "Admitted requests and generations that wait for a slot.", lambda: engine.queue.waiting)
-    metrics.gauge("stored_waiting", "Queued long-running generations.", lambda: store.count("queued"))
-    metrics.gauge("stored_running", "Long-running generations in progress.", lambda: store.count("running"))
+    metrics.gauge("triton_ready", "Whether a Triton is available.", lambda: float(jobs.tritons.ready))
+    metrics.gauge("running", "Jobs that this process runs.", lambda: workers.active)
+    metrics.gauge("calls", "Jobs for which callers of this process wait.", lambda: jobs.calls)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Implementation of `google.longrunning.Operations` for generations (AIP-151)."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,10 @@ from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import to_status
 from foley_server.api.interceptor import caller
-from foley_server.jobs.generations import Generations
-from foley_server.jobs.progress import stage_to_proto
-from foley_server.jobs.store import Row
+from foley_server.jobs.jobs import Jobs, error_of
+from foley_server.jobs.store import Job
 
-DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 500
-POLL_S = 0.2
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 100
 MAX_WAIT_S = 3600.0
 
 _STATES = {
@@ -34,11 +33,11 @@ _STATES = {
 class Operations(operations_pb2_grpc.OperationsServicer):
     """Serves the operations of the caller; those of other callers are NOT_FOUND."""
 
-    generations: Generations
+    jobs: Jobs
 
     async def GetOperation(self, request: operations_pb2.GetOperationRequest, context: Any) -> Any:
         """Return the state of an operation."""
-        return operation(await self._find(request.name), self.generations)
+        return await operation(await self._find(request.name), self.jobs)
 
     async def ListOperations(self, request: operations_pb2.ListOperationsRequest, context: Any) -> Any:
         """Return a page of the caller's operations, newest first."""
@@ -53,58 +52,59 @@ class Operations(operations_pb2_grpc.OperationsServicer):
             if request.page_token and not (request.page_token.isascii() and request.page_token.isdigit()):
                 raise InvalidInput("the page_token is not valid; use next_page_token of the previous page")
             before = min(int(request.page_token[:18] or 2**62), 2**62)
-        rows = await asyncio.to_thread(self.generations.store.page, caller.get().name, before, size)
+        page = await self.jobs.database.run(self.jobs.store.page, caller.get().name, before, size)
+        positions = await self.jobs.positions(page)
         return operations_pb2.ListOperationsResponse(
-            operations=[operation(row, self.generations) for row in rows],
-            next_page_token=str(rows[-1].number) if len(rows) == size else "",
+            operations=[_message(job, self.jobs, positions.get(job.id, 0)) for job in page],
+            next_page_token=str(page[-1].number) if len(page) == size else "",
         )
 
     async def CancelOperation(self, request: operations_pb2.CancelOperationRequest, context: Any) -> Any:
         """Cancel an operation; it stops within one denoising step."""
-        await self.generations.cancel(await self._find(request.name))
+        await self.jobs.cancel(await self._find(request.name))
         return empty_pb2.Empty()
 
     async def DeleteOperation(self, request: operations_pb2.DeleteOperationRequest, context: Any) -> Any:
         """Delete an operation that has ended."""
-        await self.generations.delete(await self._find(request.name))
+        await self.jobs.delete(await self._find(request.name))
         return empty_pb2.Empty()
 
     async def WaitOperation(self, request: operations_pb2.WaitOperationRequest, context: Any) -> Any:
         """Wait until an operation has ended or the timeout has expired, and return its state."""
         wait_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else MAX_WAIT_S
-        deadline = asyncio.get_running_loop().time() + min(wait_s, MAX_WAIT_S)
-        async with self.generations.engine.watching():
-            row = await self._find(request.name)
-            while not row.ended and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(POLL_S)
-                row = await self._find(request.name)
-        return operation(row, self.generations)
+        job = await self._find(request.name)
+        if not job.ended:
+            with self.jobs.watch(job) as progress, suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(progress.wait(), min(max(wait_s, 0.0), MAX_WAIT_S))
+            job = await self._find(request.name)
+        return await operation(job, self.jobs)
 
-    async def _find(self, name: str) -> Row:
-        return await self.generations.find(caller.get().name, name)
+    async def _find(self, name: str) -> Job:
+        return await self.jobs.find(caller.get().name, name)
 
 
-def operation(row: Row, generations: Generations) -> operations_pb2.Operation:
+async def operation(job: Job, jobs: Jobs) -> operations_pb2.Operation:
     """Return the operation message of a generation."""
-    metadata = pb.GenerationMetadata(request_id=row.request_id, state=_STATES[row.state])
+    return _message(job, jobs, (await jobs.positions([job])).get(job.id, 0))
+
+
+def _message(job: Job, jobs: Jobs, position: int) -> operations_pb2.Operation:
+    metadata = pb.GenerationMetadata(request_id=job.request_id or "", state=_STATES[job.state])
     for stamp, seconds in (
-        (metadata.create_time, row.created_s),
-        (metadata.start_time, row.started_s),
-        (metadata.end_time, row.ended_s),
+        (metadata.create_time, job.created_s),
+        (metadata.start_time, job.started_s),
+        (metadata.end_time, job.ended_s),
     ):
         if seconds is not None:
             stamp.FromNanoseconds(round(seconds * 1e9))
-    if live := generations.live(row):
-        metadata.queue_position = live.position or 0
-        if live.stage and row.state == "running":  # not the stage at which an earlier attempt ended
-            metadata.progress.CopyFrom(stage_to_proto(live.stage))
-    elif row.state == "queued":
-        metadata.queue_position = 1 + generations.store.count_ahead(row.number)
-    message = operations_pb2.Operation(name=f"operations/{row.id}", done=row.ended)
+    metadata.queue_position = position
+    if job.state == "running" and (stage := jobs.stage(job)):
+        metadata.progress.CopyFrom(stage)
+    message = operations_pb2.Operation(name=f"operations/{job.id}", done=job.ended)
     message.metadata.Pack(metadata)
-    if row.state == "succeeded":
-        message.response.Pack(pb.Generation.FromString(row.result or b""))
-    elif row.ended:
-        error = generations.error(row)
-        message.error.CopyFrom(to_status(error, row.id) if error else status_pb2.Status())
+    if job.state == "succeeded":
+        message.response.Pack(jobs.generation(job))
+    elif job.ended:
+        error = error_of(job)
+        message.error.CopyFrom(to_status(error, job.id) if error else status_pb2.Status())
     return message

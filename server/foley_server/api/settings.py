@@ -48,8 +48,11 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="TOML file with any of these settings, named with underscores.")
     bundle: Path = Field(_CHECKOUT / "bundles" / "demo", description="Folder of the bundle to serve.")
     models: Path = Field(_CHECKOUT / "model_repository", description="Folder of the hand-written models.")
-    triton: str | None = Field(None, description="HOST:PORT of a running Triton to use instead of starting one.")
-    triton_metrics: HttpUrl | None = Field(None, description="URL of that Triton's metrics, exported with the API's.")
+    triton: list[str] = Field(
+        [],
+        description="HOST:PORT of a running Triton to use instead of starting one, or dns:///NAME:PORT for all "
+        "addresses of a name; may be repeated.",
+    )
 
     address: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 picks a free one.")
@@ -73,20 +76,31 @@ class Settings(BaseSettings):
 
     data: Path = Field(
         Path("foley-data"),
-        description="Folder for persistent state: long-running generations and cached results.",
+        description="Folder of this process: uploads in progress, cached results, and by default the jobs.",
+    )
+    store: str | None = Field(
+        None,
+        description="Database of jobs, shared by all API processes: sqlite:///PATH or postgresql://USER@HOST/DATABASE; "
+        "by default a SQLite file in --data.",
     )
     media: str | None = Field(
         None,
-        description="Storage of generated media: a folder, or s3://BUCKET/PREFIX; by default `media` in --data.",
+        description="Storage of media, shared by all API processes: a folder, or s3://BUCKET/PREFIX; "
+        "by default `media` in --data.",
     )
-    keep_results: float = Field(
-        7 * 86_400, gt=0, description="Seconds to keep a long-running generation after it ended."
-    )
+    keep_results: float = Field(7 * 86_400, gt=0, description="Seconds to keep a long-running generation after it ended.")
 
-    running: int = Field(4, ge=1, le=256, description="Number of requests that run concurrently.")
-    waiting: int = Field(16, ge=0, le=10_000, description="Maximum number of queued requests.")
-    stored: int = Field(1_000, ge=0, le=1_000_000, description="Maximum number of queued long-running generations.")
-    request_timeout: Seconds = Field(3_600, description="Time limit of a request, in seconds.")
+    running: int = Field(4, ge=1, le=256, description="Number of jobs that this process runs concurrently.")
+    waiting: int = Field(
+        16, ge=0, le=10_000, description="Maximum number of further jobs for which callers of this process wait."
+    )
+    stored: int = Field(1_000, ge=0, le=1_000_000, description="Maximum number of queued jobs.")
+    owner_stored: int = Field(200, ge=0, le=1_000_000, description="Maximum number of queued jobs of one token.")
+    media_mib: Mebibytes = Field(20_480, description="Maximum size of all stored media, in MiB.")
+    owner_mib: Mebibytes = Field(4_096, description="Maximum size of the stored media of one token, in MiB.")
+    reserve_mib: Mebibytes = Field(512, description="Free space of --data below which uploads are refused, in MiB.")
+    max_steps: int = Field(200, ge=1, le=1_000, description="Maximum number of denoising steps of a request.")
+    request_timeout: Seconds = Field(3_600, description="Time limit of a job, from its start, in seconds.")
     upload_timeout: Seconds = Field(600, description="Time limit of an upload, in seconds.")
     hang_timeout: Seconds = Field(
         300, description="Seconds after which Triton is restarted if a model with pending calls does not respond."
@@ -143,8 +157,6 @@ class Settings(BaseSettings):
         for address in (self.address, self.studio_address):
             if address not in _LOOPBACK and not self.tls_certificate and not self.plaintext:
                 raise ValueError(f"{address} is not loopback and needs TLS; set tls_certificate and tls_key")
-        if self.triton_metrics and not self.triton:
-            raise ValueError("triton_metrics needs triton; set triton, too")
         for path in (self.tls_certificate, self.tls_key, self.tls_client_ca, self.tokens):
             if path and not path.is_file():
                 raise ValueError(f"there is no file {path}; check the path")
@@ -162,6 +174,11 @@ class Settings(BaseSettings):
             packets=self.packets,
             streams=self.streams,
         )
+
+    @property
+    def store_url(self) -> str:
+        """URL of the database of jobs."""
+        return self.store or f"sqlite:///{(self.data / 'generations.sqlite').absolute()}"
 
     @property
     def media_location(self) -> str:

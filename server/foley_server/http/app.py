@@ -1,6 +1,7 @@
 """HTTP endpoints of the studio: uploads of videos and recordings, envelopes, takes and muxed videos."""
 
 import asyncio
+import json
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import soundfile
+from google.protobuf.message import Message
 from pydantic import Field
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -27,14 +29,15 @@ from foley.errors import MediaError, MediaTooLarge, NotFound, SettingError, Time
 from foley.options import GenerateOptions, SourceAudio, describe
 from foley.profiles import PROFILES, resolve_sampling
 from foley.sampler import Sampling
-from foley_pipeline.cancellation import CancelToken
-from foley_pipeline.progress import OnProgress, label
+from foley_pipeline.api import foley_pb2 as pb
+from foley_pipeline.api.messages import request_to_proto
+from foley_pipeline.progress import label
 from foley_pipeline.request import EnvelopeInput, GenerationRequest
-from foley_pipeline.result import GenerationResult
-from foley_pipeline.triton_backend import TritonBackend
-from foley_server.api.tokens import Tokens
+from foley_server.api.quotas import Quotas
+from foley_server.api.tokens import Principal, Tokens
 from foley_server.http.files import Recording, StudioFiles, Take, Video
 from foley_server.http.web import (
+    PRINCIPAL,
     AuthenticatedEndpoint,
     Handler,
     HostCheckMiddleware,
@@ -42,8 +45,9 @@ from foley_server.http.web import (
     read_json,
     stream_events,
 )
-from foley_server.jobs.engine import Engine
+from foley_server.jobs.jobs import Jobs, error_of
 from foley_server.jobs.progress import Progress
+from foley_server.jobs.store import Job, Kind
 from foley_server.sandbox.sandbox import Sandbox
 
 STATIC = Path(__file__).with_name("static")
@@ -68,10 +72,11 @@ class TakeRequest(GenerateOptions):
 
 @dataclass
 class Studio:
-    """Handles the requests of the page. Not thread-safe: use it from the event loop of its engine.
+    """Handles the requests of the page. Not thread-safe: use it from the event loop of its jobs.
 
     Attributes:
-        engine: Runs the pipeline.
+        jobs: The jobs.
+        quotas: Limits of the callers.
         sandbox: Opens uploaded media.
         files: Uploaded videos and recordings, and generated takes.
         examples: Example videos by name.
@@ -81,7 +86,8 @@ class Studio:
         upload_timeout_s: Time limit of an upload.
     """
 
-    engine: Engine
+    jobs: Jobs
+    quotas: Quotas
     sandbox: Sandbox
     files: StudioFiles
     examples: Mapping[str, Path]
@@ -121,7 +127,7 @@ class Studio:
 
     async def about(self, _: Request) -> Response:
         """Return the configuration of the page: options, profiles, examples and limits."""
-        triton = self.engine.supervisor.triton()
+        triton = self.jobs.tritons.any()
         profiles = {
             name: _profile_summary(resolve_sampling(GenerateOptions(profile=name), triton.manifest.sampling))
             for name in PROFILES
@@ -146,17 +152,16 @@ class Studio:
 
     async def add_video(self, request: Request) -> Response:
         """Accept a video as the request body."""
-        async with self.engine.request():
-            name, folder = self.files.videos.allocate()
-            try:
-                path = folder / "the video"  # appears in error messages
-                await self._receive(request, path)
-                info = await asyncio.to_thread(lambda: self.sandbox.open_video(path).info)
-                video = Video(path, info.duration_s, info.samples(clip.SAMPLE_RATE_HZ))
-            except BaseException:
-                self.files.videos.remove(name)
-                raise
-            self.files.videos.add(name, video)
+        name, folder = self.files.videos.allocate()
+        try:
+            path = folder / "the video"  # appears in error messages
+            await self._receive(request, path)
+            info = await asyncio.to_thread(lambda: self.sandbox.open_video(path).info)
+            video = Video(path, info.duration_s, info.samples(clip.SAMPLE_RATE_HZ))
+        except BaseException:
+            self.files.videos.remove(name)
+            raise
+        self.files.videos.add(name, video)
         answer = {"video": name, "duration_s": video.duration_s, "sample_count": video.samples}
         return JSONResponse(answer, 201)
 
@@ -164,26 +169,24 @@ class Studio:
         """Predict the envelope of a video; stream progress events, then an `envelope` event."""
         video = self.files.videos[request.path_params["name"]]
 
-        def look(backend: TritonBackend, on_progress: OnProgress, cancel: CancelToken) -> Floats:
-            return backend.predict_envelope(video.path, progress=on_progress, cancel=cancel)
+        async def finish(job: Job) -> dict[str, Any]:
+            response = pb.PredictEnvelopeResponse.FromString(job.result or b"")
+            return {"event": "envelope", "envelope": _rounded(np.asarray(response.envelope.rms, np.float32))}
 
-        def found(envelope: Floats) -> dict[str, Any]:
-            return {"event": "envelope", "envelope": _rounded(envelope)}
-
-        return await stream_events(self._stream_progress(lambda progress: self.engine.call(progress, look), found))
+        files = {pb.FILE_KIND_VIDEO: video.path}
+        return await stream_events(self._stream_job(request, "envelope", pb.VideoSource(), files, finish))
 
     async def add_recording(self, request: Request) -> Response:
         """Accept a recording as the request body, for an audio prompt; return its envelope, too."""
-        async with self.engine.request(while_down=True):
-            name, folder = self.files.recordings.allocate()
-            try:
-                path = folder / "the recording"
-                await self._receive(request, path)
-                waveform = await asyncio.to_thread(self.sandbox.read_audio, path)
-            except BaseException:
-                self.files.recordings.remove(name)
-                raise
-            self.files.recordings.add(name, Recording(path))
+        name, folder = self.files.recordings.allocate()
+        try:
+            path = folder / "the recording"
+            await self._receive(request, path)
+            waveform = await asyncio.to_thread(self.sandbox.read_audio, path)
+        except BaseException:
+            self.files.recordings.remove(name)
+            raise
+        self.files.recordings.add(name, Recording(path))
         return JSONResponse({"recording": name, "envelope": _rounded(measure(waveform))}, 201)
 
     async def create_takes(self, request: Request) -> Response:
@@ -196,8 +199,9 @@ class Studio:
         length = body.sample_count or samples(len(curve) / clip.ENVELOPE_RATE_HZ)
         options = GenerateOptions(**body.model_dump(include=set(GenerateOptions.model_fields)))
         wanted = GenerationRequest(None, EnvelopeInput(curve, length), recording, options)
+        files = {pb.FILE_KIND_AUDIO_PROMPT: recording} if recording else {}
         return await stream_events(
-            self._stream_progress(lambda progress: self.engine.generate(progress, wanted), self._store_takes)
+            self._stream_job(request, "generate", request_to_proto(wanted), files, self._store_takes)
         )
 
     async def sound(self, request: Request) -> Response:
@@ -209,8 +213,7 @@ class Studio:
         video = self.files.videos[request.path_params["name"]]
         path = video.path.with_name("preview.mp4")
         if not path.is_file():
-            async with self.engine.request(while_down=True):
-                await asyncio.to_thread(self.sandbox.preview, video.path, path)
+            await asyncio.to_thread(self.sandbox.preview, video.path, path)
         return FileResponse(path)
 
     async def mux(self, request: Request) -> Response:
@@ -225,50 +228,68 @@ class Studio:
         folder = Path(tempfile.mkdtemp(dir=video.path.parent))
         clean = partial(shutil.rmtree, folder, ignore_errors=True)
         try:
-            async with self.engine.request(while_down=True):
-                sound, path = folder / "the sound", folder / "muxed.mp4"
-                await self._receive(request, sound)
-                await asyncio.to_thread(self.sandbox.mux, video.path, sound, path, source_audio)
+            sound, path = folder / "the sound", folder / "muxed.mp4"
+            await self._receive(request, sound)
+            await asyncio.to_thread(self.sandbox.mux, video.path, sound, path, source_audio)
         except BaseException:
             clean()
             raise
         return FileResponse(path, background=BackgroundTask(clean))
 
-    def _store_takes(self, result: GenerationResult) -> dict[str, Any]:
+    async def _store_takes(self, job: Job) -> dict[str, Any]:
+        generation = self.jobs.generation(job)
+        seconds = {one.stage: one.duration.ToNanoseconds() / 1e9 for one in generation.stage_times}
         stored = []
-        for take in result.takes:
+        for i, take in enumerate(generation.takes):
+            content = b"".join([chunk async for chunk in self.jobs.sound(job, i)])
+            waveform = np.frombuffer(content, "<f4").astype(np.float32)
             name, folder = self.files.takes.allocate()
-            soundfile.write(folder / "take.wav", take.waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
+            soundfile.write(folder / "take.wav", waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
             self.files.takes.add(name, Take(folder / "take.wav"))
-            about = {"recipe": take.recipe, "produced": _rounded(measure(take.waveform)), "seconds": result.timings_s}
+            about = {"recipe": json.loads(take.recipe_json), "produced": _rounded(measure(waveform)), "seconds": seconds}
             stored.append({"take": name, **about})
         return {"event": "takes", "takes": stored}
 
-    async def _stream_progress(
-        self, start: Callable[[Progress], Awaitable[Any]], finish: Callable[[Any], dict[str, Any]]
+    async def _stream_job(
+        self,
+        request: Request,
+        kind: Kind,
+        message: Message,
+        files: Mapping[pb.FileKind, Path],
+        finish: Callable[[Job], Awaitable[dict[str, Any]]],
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Run work in the engine's queue, and yield progress events, then the result. Closing the generator cancels it.
+        """Run a job, and yield progress events, then the result. Closing the generator cancels it.
 
         Args:
-            start: Starts the work, which reports to the progress.
-            finish: Converts the result of the work to an event.
+            request: The request of the page.
+            kind: Kind of the job.
+            message: Its request.
+            files: Its files.
+            finish: Converts the job to the last event.
         """
-        async with self.engine.request():
-            progress, started_at = Progress("studio"), time.monotonic()
-            work = asyncio.ensure_future(self.engine.in_time(start(progress)))
+        principal: Principal = request.scope[PRINCIPAL]
+        quota = self.quotas.of(principal)
+        async with self.jobs.receive(principal.name, kind, message, "", quota, call=True) as upload:
+            for file, path in upload.work.files.items():
+                await asyncio.to_thread(shutil.copyfile, files[file], path)
+            job = await self.jobs.accept(upload, call=True)
+        async with self.jobs.call(job) as progress:
+            ended = asyncio.ensure_future(progress.wait())
+            started_at = sent_at = time.monotonic()
+            last_event: dict[str, Any] = {}
             try:
-                last_event: dict[str, Any] = {}
-                sent_at = started_at
-                while not work.done():
-                    await asyncio.wait([work], timeout=POLL_S)
+                while not ended.done():
+                    await asyncio.wait([ended], timeout=POLL_S)
                     now, at = _progress_event(progress), time.monotonic()
                     if now != last_event or at - sent_at > HEARTBEAT_S:
                         last_event, sent_at = now, at
                         yield {**now, "seconds": round(at - started_at, 1)}
-                yield finish(work.result())
             finally:
-                work.cancel()
-                await asyncio.wait([work])
+                ended.cancel()
+            job = await progress.wait()
+            if error := error_of(job):
+                raise error
+            yield await finish(job)
 
     async def _receive(self, request: Request, path: Path) -> None:
         async def write() -> int:

@@ -82,6 +82,7 @@ class HostCheckMiddleware:
             await self._app(scope, receive, with_headers)
 
 
+PRINCIPAL = "foley.principal"  # key of the caller in the scope of a request
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -99,6 +100,7 @@ class AuthenticatedEndpoint:
         request = Request(scope, receive, send)
         principal = self._tokens.principal(request.headers.get("authorization"))
         principal.check("generate")
+        scope[PRINCIPAL] = principal
         with principal.acquire():
             response = await self._handler(request)
             await response(scope, receive, send)

@@ -1,31 +1,44 @@
-"""Storage for the media of long-running generations: a folder, or an S3-compatible bucket. Writes are atomic.
+"""Storage for the media of jobs: a folder, or an S3-compatible bucket. Writes are atomic.
 
-The endpoint and credentials of a bucket come from the standard `AWS_*` environment variables.
+The endpoint and credentials of a bucket come from the standard `AWS_*` environment variables. Nothing is removed that
+this service has not written: ids have a fixed form, the database lists them, and a marker names the owning service.
 """
 
+import asyncio
+import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from foley.errors import MediaUnavailable, OutputError, ServerFailure
 
 log = logging.getLogger(__name__)
 
+MARKER = "foley-media.json"
 RETRY_AFTER_S = 30.0
+TIMEOUT_S = 600.0  # of one file
+CLIENT_OPTIONS = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
+RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+CHUNK_BYTES = 256 * 1024
 
 
 class MediaStore:
-    """Stores files by generation and name, such as `0a1b/video`.
+    """Stores files by job and name, such as `0a1b…/video`.
 
     Methods raise `ServerFailure` for a missing file and `MediaUnavailable` for other errors of the storage.
 
     Args:
         location: A folder, which is created, or `s3://BUCKET/PREFIX`.
+
+    Attributes:
+        errors: Number of failed operations.
 
     Raises:
         OutputError: The location cannot be used.
@@ -33,11 +46,13 @@ class MediaStore:
 
     def __init__(self, location: str) -> None:
         self._location = location
+        self._folder = None if location.startswith("s3://") else Path(location).absolute()
+        self.errors = 0
         try:
             self._store: ObjectStore = (
-                S3Store.from_url(location)
-                if location.startswith("s3://")
-                else LocalStore(Path(location), mkdir=True, automatic_cleanup=True)
+                LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+                if self._folder
+                else S3Store.from_url(location, client_options=CLIENT_OPTIONS, retry_config=RETRIES)
             )
             obstore.list_with_delimiter(self._store)
         except (BaseError, OSError, ValueError) as error:
@@ -45,27 +60,67 @@ class MediaStore:
                 f"media cannot be stored in {location} ({_first_line(error)}); choose another location"
             ) from error
 
-    def put(self, id: str, name: str, content: Path | bytes) -> None:
+    async def mark(self, service_id: str) -> None:
+        """Mark the location as that of a service.
+
+        Raises:
+            OutputError: It belongs to another service.
+        """
+        document = json.dumps({"service": service_id}).encode()
+        with self._translate_errors():
+            try:
+                await obstore.put_async(self._store, MARKER, document, mode="create")
+                return
+            except AlreadyExistsError:
+                found = bytes(await (await obstore.get_async(self._store, MARKER)).bytes_async())
+        if found != document:
+            raise OutputError(
+                f"{self._location} holds the media of another service, or of this one before its database was lost; "
+                f"choose another location, or remove {MARKER} there"
+            )
+
+    async def put(self, id: str, name: str, content: Path | bytes) -> None:
         """Store a file, replacing any with the same name."""
         with self._translate_errors():
-            obstore.put(self._store, f"{id}/{name}", content)
+            await asyncio.wait_for(obstore.put_async(self._store, f"{_checked(id)}/{name}", content), TIMEOUT_S)
 
-    def get(self, id: str, name: str) -> bytes:
+    async def get(self, id: str, name: str) -> bytes:
         """Return the content of a file."""
-        with self._translate_errors():
-            return bytes(obstore.get(self._store, f"{id}/{name}").bytes())
+        return b"".join([chunk async for chunk in self.read(id, name)])
 
-    def fetch(self, id: str, name: str, path: Path) -> None:
-        """Stream the content of a file to `path`."""
-        with self._translate_errors(), path.open("wb") as file:
-            for piece in obstore.get(self._store, f"{id}/{name}").stream():
-                file.write(piece)
-
-    def remove(self, id: str) -> None:
-        """Delete all files of a generation."""
+    async def read(self, id: str, name: str) -> AsyncIterator[bytes]:
+        """Yield the content of a file in chunks of at most `CHUNK_BYTES`."""
         with self._translate_errors():
-            for page in obstore.list(self._store, id):
-                obstore.delete(self._store, [one["path"] for one in page])
+            found = await obstore.get_async(self._store, f"{_checked(id)}/{name}")
+            async for piece in found.stream(min_chunk_size=CHUNK_BYTES):
+                content = memoryview(piece)
+                for start in range(0, len(content), CHUNK_BYTES):
+                    yield bytes(content[start : start + CHUNK_BYTES])
+
+    async def fetch(self, id: str, name: str, path: Path) -> None:
+        """Write a copy of a file to `path`; a hard link, if the storage is a folder on the same file system."""
+        if self._folder:
+            with suppress(OSError):
+                path.hardlink_to(self._folder / _checked(id) / name)
+                return
+        with path.open("wb") as file:
+            async for chunk in self.read(id, name):
+                file.write(chunk)
+
+    async def remove_files(self, id: str, *names: str) -> None:
+        """Delete files of a job; those that do not exist are ignored."""
+        with self._translate_errors():
+            for name in names:
+                with suppress(FileNotFoundError):
+                    await obstore.delete_async(self._store, f"{_checked(id)}/{name}")
+
+    async def remove(self, id: str, folder: str = "") -> None:
+        """Delete all files of a job, or all in a folder of it."""
+        with self._translate_errors():
+            async for page in obstore.list(self._store, f"{_checked(id)}/{folder}".rstrip("/")):
+                for one in page:
+                    with suppress(FileNotFoundError):
+                        await obstore.delete_async(self._store, one["path"])
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -75,13 +130,24 @@ class MediaStore:
             raise ServerFailure(
                 "a media file of this generation is missing; report it to the server's operator"
             ) from error
-        except (BaseError, OSError) as error:
-            log.error(
-                "media storage: %s", _first_line(error)
-            )  # logged only: it contains URLs that callers must not see
+        except (BaseError, OSError, asyncio.TimeoutError) as error:
+            self.errors += 1
+            # only logged, as it contains URLs that callers must not see
+            log.error("media storage: %s", _first_line(error))
             unavailable = MediaUnavailable("the media storage is unavailable; try again later")
             unavailable.retry_after_s = RETRY_AFTER_S
             raise unavailable from error
+
+
+def _checked(id: str) -> str:
+    """Return `id`, which names a folder.
+
+    Raises:
+        ValueError: It is not the id of a job.
+    """
+    if not re.fullmatch("[0-9a-f]{32}", id):
+        raise ValueError(f"{id!r} is not the id of a job")
+    return id
 
 
 def _first_line(error: Exception) -> str:

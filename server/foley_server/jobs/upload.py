@@ -1,6 +1,7 @@
 """Receives uploaded files from chunk messages into a folder per request; checks their order and size."""
 
 import asyncio
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -10,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from foley.errors import InvalidInput, MediaTooLarge, TimedOut
+from foley.errors import InvalidInput, MediaTooLarge, Overloaded, TimedOut
 from foley_pipeline.api import foley_pb2 as pb
 
 MAX_CHUNK = 1 << 20
 FIRST_MESSAGE_TIMEOUT_S = 30.0
+IDLE_TIMEOUT_S = 30.0  # between two messages of an upload
+SPACE_CHECK_BYTES = 16 << 20
+DISK_RETRY_S = 60.0
+VIDEO, RECORDING = "video", "recording"  # names of the files
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,28 @@ class Uploads:
     Attributes:
         root: Parent folder.
         max_bytes: Maximum size of a file.
+        reserve_bytes: Free disk space below which nothing is received.
     """
 
     root: Path
     max_bytes: int
+    reserve_bytes: int = 0
+
+    def check_space(self) -> None:
+        """Check the free disk space.
+
+        Raises:
+            Overloaded: It is below `reserve_bytes`.
+        """
+        if shutil.disk_usage(self.root).free < self.reserve_bytes:
+            raise _disk_full()
 
     @contextmanager
     def folder(self) -> Iterator["UploadFolder"]:
         """Create a folder that is removed on exit. File names in it never come from the request."""
         root = Path(tempfile.mkdtemp(dir=self.root))
         try:
-            yield UploadFolder(root, self.max_bytes)
+            yield UploadFolder(root, self)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -45,21 +61,21 @@ class UploadFolder:
 
     Attributes:
         root: Path of the folder.
-        max_bytes: Maximum size of a file.
+        uploads: Limits.
     """
 
     root: Path
-    max_bytes: int
+    uploads: Uploads
 
     @property
     def video(self) -> Path:
         """Path of the uploaded video."""
-        return self.root / "video"
+        return self.root / VIDEO
 
     @property
     def recording(self) -> Path:
         """Path of the uploaded audio prompt."""
-        return self.root / "recording"
+        return self.root / RECORDING
 
     async def receive(self, messages: AsyncIterator[Any], expected: Mapping[pb.FileKind, Path]) -> str:
         """Write the chunks in `messages` to files.
@@ -73,13 +89,23 @@ class UploadFolder:
 
         Raises:
             InvalidInput: A message is not a chunk, a chunk is out of order or of a wrong size, or a file is missing.
-            MediaTooLarge: A file is larger than `max_bytes`.
+            MediaTooLarge: A file is larger than the limit.
+            Overloaded: The disk is nearly full.
+            TimedOut: No message arrived for `IDLE_TIMEOUT_S`.
         """
+        try:
+            return await self._receive(messages, expected)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _disk_full() from error
+            raise
+
+    async def _receive(self, messages: AsyncIterator[Any], expected: Mapping[pb.FileKind, Path]) -> str:
         digest = hashlib.sha256()
-        order, position, size = list(expected), -1, 0
+        order, position, size, received = list(expected), -1, 0, 0
         file: BinaryIO | None = None
         try:
-            async for message in messages:
+            async for message in _without_pauses(messages):
                 if message.WhichOneof("part") != "chunk":
                     raise _invalid("part", "only the first message may contain the options; send chunks after it")
                 kind, data = message.chunk.kind, message.chunk.data
@@ -99,9 +125,13 @@ class UploadFolder:
                     file = expected[kind].open("xb")
                     digest.update(bytes([kind]))
                 size += len(data)
-                if size > self.max_bytes:
+                received += len(data)
+                if received >= SPACE_CHECK_BYTES:
+                    received = 0
+                    self.uploads.check_space()
+                if size > self.uploads.max_bytes:
                     error = MediaTooLarge(
-                        f"the {expected[kind].name} is larger than {self.max_bytes >> 20} MiB, the limit; "
+                        f"the {expected[kind].name} is larger than {self.uploads.max_bytes >> 20} MiB, the limit; "
                         "compress or shorten it"
                     )
                     error.field = "chunk.data"
@@ -132,6 +162,26 @@ async def read_first(messages: AsyncIterator[Any], part: str) -> Any:
     if message is not None and message.WhichOneof("part") == part:
         return getattr(message, part)
     raise _invalid("part", f"the first message must contain `{part}`; send it before any chunk")
+
+
+async def _without_pauses(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield the messages.
+
+    Raises:
+        TimedOut: The next one has not arrived within `IDLE_TIMEOUT_S`.
+    """
+    iterator, end = aiter(messages), object()
+    try:
+        while (message := await asyncio.wait_for(anext(iterator, end), IDLE_TIMEOUT_S)) is not end:
+            yield message
+    except asyncio.TimeoutError as error:
+        raise TimedOut(f"nothing was uploaded for {IDLE_TIMEOUT_S:g} s; send the files without pauses") from error
+
+
+def _disk_full() -> Overloaded:
+    error = Overloaded("the server's disk is nearly full; try again later")
+    error.retry_after_s = DISK_RETRY_S
+    return error
 
 
 def _invalid(field: str, message: str) -> InvalidInput:

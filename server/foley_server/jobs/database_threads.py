@@ -1,0 +1,68 @@
+"""Runs calls of the database in threads of their own, with a deadline."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from foley.errors import DatabaseUnavailable
+from foley_server.jobs.database import CONNECTIONS, RETRY_AFTER_S, TIMEOUT_S
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+class DatabaseThreads:
+    """Runs methods of the store. A slow disk or network delays only calls that need the database.
+
+    Attributes:
+        executor: The threads.
+        errors: Number of failed calls.
+    """
+
+    def __init__(self) -> None:
+        self.executor = ThreadPoolExecutor(CONNECTIONS + 1, "database")  # one for notifications
+        self.errors = 0
+
+    async def run(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """Return the result of `function`.
+
+        Raises:
+            DatabaseUnavailable: It failed, or took too long.
+        """
+        job = asyncio.get_running_loop().run_in_executor(self.executor, lambda: function(*args, **kwargs))
+        try:
+            return await asyncio.wait_for(asyncio.shield(job), 3 * TIMEOUT_S)
+        except asyncio.TimeoutError as error:
+            self.errors += 1
+            job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            raise _unavailable() from error
+        except DatabaseUnavailable as error:
+            self.errors += 1
+            log.error("database: %s", str(error.__cause__).strip().partition("\n")[0])
+            raise
+
+    async def insist(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """Return the result of `function`, which stores an outcome; try again while the database is unavailable."""
+        while True:
+            try:
+                return await self.run(function, *args, **kwargs)
+            except DatabaseUnavailable:
+                await asyncio.sleep(RETRY_AFTER_S)
+
+    def close(self) -> None:
+        """Do not wait for calls in progress."""
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _unavailable() -> DatabaseUnavailable:
+    error = DatabaseUnavailable("the database does not respond; try again later")
+    error.retry_after_s = RETRY_AFTER_S
+    return error
