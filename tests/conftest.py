@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from foley import schedule
 from foley.manifest import ClapTextConfig, Manifest
 from foley_export.networks import NETWORKS
 from foley_export.weights import seeded_tensor
+from harness.postgres import Postgres, postgres
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for sessions in this process; must be set before the import
 
@@ -44,6 +45,13 @@ StateDicts = dict[str, dict[str, torch.Tensor]]
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A running Postgres, shared by the tests of a worker; each creates a database."""
+    with postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,12 @@ class Quotas:
     def of(self, principal: Principal) -> Quota:
         """Return the limits of a caller."""
         settings, entry = self.settings, principal.entry
+        if entry is None:  # anonymous callers share the server's limits
+            return Quota(settings.stored, settings.stored, settings.media_mib << 20, settings.media_mib << 20)
         return Quota(
             settings.stored,
-            _first(entry and entry.queued, settings.owner_stored if entry else settings.stored),
+            settings.owner_stored if entry.queued is None else entry.queued,
             settings.media_mib << 20,
-            _first(entry and entry.mib, settings.owner_mib if entry else settings.media_mib) << 20,
-            entry.rows_per_hour if entry else None,
+            (settings.owner_mib if entry.mib is None else entry.mib) << 20,
+            entry.rows_per_hour,
         )
-
-
-def _first(value: int | None, default: int) -> int:
-    return default if value is None else value

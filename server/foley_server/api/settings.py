@@ -88,7 +88,9 @@ class Settings(BaseSettings):
         description="Storage of media, shared by all API processes: a folder, or s3://BUCKET/PREFIX; "
         "by default `media` in --data.",
     )
-    keep_results: float = Field(7 * 86_400, gt=0, description="Seconds to keep a long-running generation after it ended.")
+    keep_results: float = Field(
+        7 * 86_400, gt=0, description="Seconds to keep a long-running generation after it ended."
+    )
 
     running: int = Field(4, ge=1, le=256, description="Number of jobs that this process runs concurrently.")
     waiting: int = Field(

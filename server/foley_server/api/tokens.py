@@ -55,6 +55,9 @@ class TokenEntry(BaseModel):
         scopes: Scopes that the token grants.
         requests_per_minute: Rate limit; also the capacity of the token bucket.
         concurrent_requests: Maximum number of calls in progress.
+        rows_per_hour: Budget of the owner in denoiser rows; None: unlimited.
+        queued: Maximum number of queued jobs of the owner; None: the server's default.
+        mib: Maximum size of the owner's stored media in MiB; None: the server's default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +68,9 @@ class TokenEntry(BaseModel):
     scopes: tuple[Scope, ...] = SCOPES
     requests_per_minute: Annotated[float, Field(gt=0)] = 60
     concurrent_requests: Annotated[int, Field(ge=1)] = 4
+    rows_per_hour: Annotated[int, Field(ge=1)] | None = None
+    queued: Annotated[int, Field(ge=0)] | None = None
+    mib: Annotated[int, Field(ge=1)] | None = None
 
 
 class _File(BaseModel):

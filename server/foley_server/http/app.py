@@ -246,7 +246,11 @@ class Studio:
             name, folder = self.files.takes.allocate()
             soundfile.write(folder / "take.wav", waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
             self.files.takes.add(name, Take(folder / "take.wav"))
-            about = {"recipe": json.loads(take.recipe_json), "produced": _rounded(measure(waveform)), "seconds": seconds}
+            about = {
+                "recipe": json.loads(take.recipe_json),
+                "produced": _rounded(measure(waveform)),
+                "seconds": seconds,
+            }
             stored.append({"take": name, **about})
         return {"event": "takes", "takes": stored}
 

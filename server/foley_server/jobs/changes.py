@@ -41,9 +41,13 @@ async def changes(engine: Engine, threads: Executor) -> AsyncIterator[str | None
 
 async def _listen(engine: Engine, _: Executor) -> AsyncIterator[str | None]:
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    keepalive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     connection = await psycopg.AsyncConnection.connect(
-        url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, **keepalive
+        url,
+        autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
     )
     async with connection:
         await connection.execute(f"LISTEN {CHANNEL}")

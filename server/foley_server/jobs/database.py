@@ -11,7 +11,7 @@ import psutil
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError, TimeoutError
 
 from foley.errors import DatabaseUnavailable, OutputError, SettingError
 
@@ -58,7 +58,7 @@ def transaction(engine: Engine, write: bool) -> Iterator[Connection]:
     try:
         with engine.connect().execution_options(foley_write=write) as connection, connection.begin():
             yield connection
-    except SQLAlchemyError as error:
+    except (DBAPIError, TimeoutError) as error:
         unavailable = DatabaseUnavailable("the database is unavailable; try again later")
         unavailable.retry_after_s = RETRY_AFTER_S
         raise unavailable from error
@@ -71,7 +71,7 @@ def _parse(url: str) -> URL:
         raise SettingError("the store is not a URL; use sqlite:///PATH or postgresql://USER@HOST/DATABASE") from error
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername == "sqlite" and parsed.database or parsed.drivername == "postgresql+psycopg":
+    if (parsed.drivername == "sqlite" and parsed.database) or parsed.drivername == "postgresql+psycopg":
         return parsed
     raise SettingError(f"the store {parsed.drivername!r} is not supported; use sqlite:///PATH or postgresql://…")
 

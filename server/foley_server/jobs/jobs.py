@@ -118,7 +118,7 @@ class Jobs:
             self.tritons.any()
             self._check_calls()
         with self.uploads.folder() as folder:
-            request.DiscardUnknownFields()  # type: ignore[attr-defined]  # they would be stored
+            request.DiscardUnknownFields()  # they would be stored
             serialized = request.SerializeToString()
             with field(path):
                 work = prepare(kind, serialized, folder)

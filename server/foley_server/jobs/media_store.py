@@ -7,25 +7,30 @@ this service has not written: ids have a fixed form, the database lists them, an
 import asyncio
 import json
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from foley.errors import MediaUnavailable, OutputError, ServerFailure
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 log = logging.getLogger(__name__)
 
 MARKER = "foley-media.json"
 RETRY_AFTER_S = 30.0
 TIMEOUT_S = 600.0  # of one file
-CLIENT_OPTIONS = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
-RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+TIMEOUTS: "ClientConfig" = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
+RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 CHUNK_BYTES = 256 * 1024
 
 
@@ -52,7 +57,7 @@ class MediaStore:
             self._store: ObjectStore = (
                 LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
                 if self._folder
-                else S3Store.from_url(location, client_options=CLIENT_OPTIONS, retry_config=RETRIES)
+                else S3Store.from_url(location, client_options=_client_options(), retry_config=RETRIES)
             )
             obstore.list_with_delimiter(self._store)
         except (BaseError, OSError, ValueError) as error:
@@ -68,11 +73,11 @@ class MediaStore:
         """
         document = json.dumps({"service": service_id}).encode()
         with self._translate_errors():
-            try:
-                await obstore.put_async(self._store, MARKER, document, mode="create")
-                return
-            except AlreadyExistsError:
+            try:  # not with mode="create", which some servers ignore
                 found = bytes(await (await obstore.get_async(self._store, MARKER)).bytes_async())
+            except FileNotFoundError:
+                await obstore.put_async(self._store, MARKER, document)
+                return
         if found != document:
             raise OutputError(
                 f"{self._location} holds the media of another service, or of this one before its database was lost; "
@@ -137,6 +142,11 @@ class MediaStore:
             unavailable = MediaUnavailable("the media storage is unavailable; try again later")
             unavailable.retry_after_s = RETRY_AFTER_S
             raise unavailable from error
+
+
+def _client_options() -> "ClientConfig":
+    """Return the options of the HTTP client; given here, they replace those of the environment."""
+    return {**TIMEOUTS, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")}
 
 
 def _checked(id: str) -> str:

@@ -32,7 +32,7 @@ jobs = Table(
     Column("state", String(16), nullable=False),
     Column("cost", BigInteger, nullable=False, server_default="0"),
     Column("turn", BigInteger, nullable=False, server_default="0"),
-    Column("bytes", BigInteger, nullable=False, server_default="0"),
+    Column("size_bytes", BigInteger, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("starts", Integer, nullable=False, server_default="0"),
     Column("holder", String(80)),
@@ -54,14 +54,27 @@ jobs = Table(
 )
 """Jobs and uploads.
 
-number: sequence number. id: UUID, hexadecimal. request_id: idempotency key of the caller. digest: of the request and its
-files. kind: what to do, see `Kind`. request: serialised message. trace: W3C trace context of the caller, JSON.
-cost: denoiser rows. turn: virtual finish time in the fair queue. bytes: size of the stored media. attempts: starts that
-ended in a crash. starts: number of claims, which with `holder` identifies one claim (a fencing token). holder, lease_s: the
-process that receives or runs the job, and the time until which it may. caller, caller_s: the process that serves the
-waiting caller, likewise; both null for long-running generations. triton: name of the Triton that runs it, or is reserved
-for it. available_s: time before which it is not claimed. progress: JSON, see `Progress`. Times are Unix times of the
-database's clock, except for expires_uptime_s, see `service`.
+    number              sequence number
+    id                  UUID, hexadecimal
+    request_id          idempotency key of the caller
+    digest              SHA-256 of the request and of its files
+    kind                what to do, see `store.Kind`
+    request             serialised message
+    trace               W3C trace context of the caller, JSON
+    cost                denoiser rows
+    turn                virtual finish time in the fair queue
+    size_bytes          size of the stored media
+    attempts            starts that ended in a crash
+    starts              number of claims; identifies a claim together with `holder` (a fencing token)
+    holder, lease_s     process that receives or runs the job, and the time until which it may
+    caller, caller_s    process that serves the waiting caller, likewise; null for long-running generations
+    triton              name of the Triton that runs it, or is reserved for it
+    available_s         time before which it is not claimed
+    progress            JSON, see `Progress`
+    result              serialised response, or google.rpc.Status
+    expires_uptime_s    uptime of the service at which it is removed, see `service`
+
+Other times are Unix times of the database's clock.
 """
 
 owners = Table(

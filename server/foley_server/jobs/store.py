@@ -1,11 +1,12 @@
 """The leased store of jobs, shared by all API processes.
 
-A job is a row. A process that receives, runs or waits for a job holds a lease on it, which a heartbeat extends. When the
-lease lapses, because the process has ended or hangs, the job is queued again, or removed if only the process wanted it.
+A job is a row. A process that receives, runs or waits for a job holds a lease on it, which a heartbeat extends. When
+the lease lapses, because the process has ended or hangs, the job is queued again, or removed if only the process wanted
+it.
 
 Every change is one transaction, committed when the method returns, so each job is in exactly one state whenever a
-process is killed. Claims are fair between owners: self-clocked fair queueing (Golestani 1994), with the cost of a job in
-denoiser rows. Methods are thread-safe, and raise `DatabaseUnavailable` if the database cannot be reached or written.
+process is killed. Claims are fair between owners: self-clocked fair queueing (Golestani 1994), with the cost of a job
+in denoiser rows. Methods are thread-safe, and raise `DatabaseUnavailable` if the database cannot be reached or written.
 """
 
 import uuid
@@ -14,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, ColumnElement, and_, case, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, literal_column, or_, select, update
 
 from foley.errors import Overloaded, RateLimited
 from foley_server.jobs import database
@@ -32,7 +33,7 @@ PAGE = 100  # media removed per sweep
 CHANNEL = "foley_jobs"  # Postgres' NOTIFY channel; the payload is the id of a job
 
 _ENDED = ("succeeded", "failed", "cancelled")
-_CLOCK = {
+_CLOCK: Mapping[str, ColumnElement[float]] = {
     "sqlite": literal_column("((julianday('now') - 2440587.5) * 86400.0)"),
     "postgresql": literal_column("extract(epoch from clock_timestamp())::float8"),
 }
@@ -53,7 +54,7 @@ class Job:
     state: State
     cost: int
     turn: int
-    bytes: int
+    size_bytes: int
     attempts: int
     starts: int
     holder: str | None
@@ -186,7 +187,7 @@ class Store:
             share = {"turn": turn, "rows_per_hour": quota.rows_per_hour}
             db.execute(update(owners).where(owners.c.name == owner).values(**share))
             self._spend(db, owner, cost)
-            values = {"request": request, "cost": cost, "turn": turn, "bytes": size, "request_id": request_id}
+            values = {"request": request, "cost": cost, "turn": turn, "size_bytes": size, "request_id": request_id}
             values |= {"digest": digest, "caller": caller, "trace": trace}
             changed = db.execute(
                 update(jobs)
@@ -281,7 +282,7 @@ class Store:
             delay_s: Time for which it is not claimed.
         """
         with self._write() as db:
-            values = {"attempts": jobs.c.attempts + counts, "available_s": self._now + delay_s, **_RELEASED}
+            values = {"attempts": jobs.c.attempts + int(counts), "available_s": self._now + delay_s, **_RELEASED}
             if db.execute(update(jobs).where(self._claimed(job)).values(**values)).rowcount:
                 self._notify(db, job.id)
 
@@ -300,7 +301,9 @@ class Store:
             Whether the state has changed: False if the job was cancelled, or its claim is lost.
         """
         with self._write() as db:
-            return self._end(db, self._claimed(job), job.id, state, keep_s, result=result, progress=progress, bytes=size)
+            return self._end(
+                db, self._claimed(job), job.id, state, keep_s, result=result, progress=progress, size_bytes=size
+            )
 
     def release(self, holder: str) -> None:
         """End the leases of a process that is known to have ended, so that its jobs need not wait for it."""
@@ -320,7 +323,7 @@ class Store:
             unstarted = and_(jobs.c.id == id, jobs.c.state == "queued", jobs.c.starts == 0)
             refund = db.execute(select(jobs.c.owner, jobs.c.cost).where(unstarted)).one_or_none()
             waiting = and_(jobs.c.id == id, jobs.c.state.in_(("queued", "running")))
-            changed = self._end(db, waiting, id, "cancelled", keep_s, bytes=0)
+            changed = self._end(db, waiting, id, "cancelled", keep_s, size_bytes=0)
             if changed and refund:
                 self._spend(db, refund.owner, -refund.cost)
             return changed
@@ -365,7 +368,8 @@ class Store:
         with self._read() as db:
             rank = func.row_number().over(order_by=(jobs.c.turn, jobs.c.number)).label("position")
             queue = select(jobs.c.id, rank).where(jobs.c.state == "queued").subquery()
-            return {id: place for id, place in db.execute(select(queue).where(queue.c.id.in_(ids)))}
+            ranks = db.execute(select(queue).where(queue.c.id.in_(ids)))
+            return {row.id: row.position for row in ranks}
 
     # -- housekeeping
 
@@ -408,7 +412,7 @@ class Store:
             oldest = func.min(case((jobs.c.state == "queued", jobs.c.created_s)))
             queued = func.count(case((jobs.c.state == "queued", 1)))
             running = func.count(case((jobs.c.state == "running", 1)))
-            size = func.coalesce(func.sum(jobs.c.bytes), 0)
+            size = func.coalesce(func.sum(jobs.c.size_bytes), 0)
             row = db.execute(select(queued, running, size, oldest, self._now)).one()
         age_s = max(0.0, row[4] - row[3]) if row[3] is not None else 0.0
         return {"queued": row[0], "running": row[1], "bytes": float(row[2]), "oldest_queued_s": age_s}
@@ -471,8 +475,8 @@ class Store:
         counts = select(
             func.count(case((queued, 1))),
             func.count(case((and_(queued, mine), 1))),
-            func.coalesce(func.sum(jobs.c.bytes), 0),
-            func.coalesce(func.sum(case((mine, jobs.c.bytes), else_=0)), 0),
+            func.coalesce(func.sum(jobs.c.size_bytes), 0),
+            func.coalesce(func.sum(case((mine, jobs.c.size_bytes), else_=0)), 0),
         )
         all_queued, own_queued, all_bytes, own_bytes = db.execute(counts).one()
         if all_queued >= quota.queued:

@@ -6,6 +6,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -233,7 +234,7 @@ class Workers:
         except ServerUnavailable as error:
             await self._requeue(run, error, counts=True)
         except ServerFailure as error:
-            broken = job.triton and await asyncio.to_thread(self.tritons.failed, job.triton, error)
+            broken = await asyncio.to_thread(self.tritons.failed, job.triton or "", error)
             await (self._requeue(run, error, counts=True) if broken else self._fail(run, error))
         except FoleyError as error:
             await self._fail(run, error)
@@ -268,7 +269,8 @@ class Workers:
             ended = asyncio.ensure_future(run.progress.wait())
             lost = asyncio.ensure_future(run.lost.wait())
             try:
-                await asyncio.wait([thread, ended, lost], timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                waits: list[asyncio.Future[Any]] = [thread, ended, lost]
+                await asyncio.wait(waits, timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if thread.done():
                     return thread.result()
                 if ended.done() or lost.done():
@@ -312,9 +314,7 @@ class Workers:
             Lost: See `Lost`.
         """
         job = run.job
-        if not await self.database.insist(
-            self.store.end, job, state, message, run.progress.dumps(), size, self.keep_s
-        ):
+        if not await self.database.insist(self.store.end, job, state, message, run.progress.dumps(), size, self.keep_s):
             raise Lost
         with suppress(FoleyError):  # else they go with the job
             await self.media.remove_files(job.id, VIDEO, RECORDING)

@@ -37,7 +37,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("cost", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("turn", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
         sa.Column("starts", sa.Integer, nullable=False, server_default="0"),
         sa.Column("holder", sa.String(80)),
