@@ -78,7 +78,7 @@ def api_server(folder: Path, environment: Mapping[str, str] | None = None, **set
     Raises:
         RuntimeError: The server did not become ready; the message ends with its log.
     """
-    chosen = {"port": 0, "metrics_port": 0, "data": folder / "data", **settings}
+    chosen = {"port": 0, "metrics_port": 0, "data": folder / "data", "max_steps": 1000, **settings}
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not True]
     flags += [f"--{key.replace('_', '-')}" for key, value in chosen.items() if value is True]
     log = folder / "api.log"

@@ -93,7 +93,6 @@ def test_unreachable_bucket_is_unavailable(media, monkeypatch, tmp_path):
     """A bucket that goes away makes calls retryable; it neither hangs nor loses the connection for good."""
     monkeypatch.setattr("foley_server.jobs.media_store.TIMEOUT_S", 2.0)
     if media._folder:
-        os.chmod(media._folder, 0o700)
         (media._folder / A).write_text("a file where a folder must be")
         with pytest.raises(MediaUnavailable):
             asyncio.run(media.put(A, "video", b"x"))

@@ -23,6 +23,7 @@ from foley_server.jobs.upload import UploadFolder, Uploads
 from foley_server.jobs.watches import Watches, media_folder
 from foley_server.jobs.work import Work, prepare
 from foley_server.launcher.pool import TritonPool
+from foley_server.telemetry import logs
 from foley_server.telemetry.tracing import trace_headers
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Jobs:
                 work.cost(self._defaults(), self.max_steps)
             self.uploads.check_space()
             await self.database.run(self.store.check_quota, owner, quota)
-            id = new_id()
+            id = (call and logs.request_id.get()) or new_id()  # one id for a call and its job
             await self.database.run(self.store.receive, id, owner, kind, self.holder)
             upload = Upload(id, serialized, quota, folder, work)
             try:
