@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import grpc
 import numpy as np
 import pytest
+import yaml
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -193,3 +194,15 @@ def test_dashboard_queries_match_metrics_and_health_command_reports_state(
         for label, operator, value in re.findall(r'(\w+)(=~?)"([^"]*)"', query):
             there = {found for name, key, found in samples if name in names and key == label}
             assert any(re.fullmatch(value, one) if operator == "=~" else value == one for one in there), query
+
+
+def test_alerts_and_autoscalers_query_metrics_of_the_server(server: ApiServer, repository: Path) -> None:
+    with urlopen(f"http://{server.metrics}/metrics") as page:
+        exported = set(re.findall(r"^# TYPE (\S+) (?:counter|gauge)$", page.read().decode(), re.MULTILINE))
+    chart = repository / "deploy" / "chart"
+    queries = [rule["expr"] for rule in yaml.safe_load((chart / "alerts.yml").read_text())["groups"][0]["rules"]]
+    queries.append((chart / "templates" / "autoscaling.yaml").read_text())
+    for query in queries:
+        names = set(re.findall(r"\bfoley_api_\w+", query))
+        assert names
+        assert names <= exported
