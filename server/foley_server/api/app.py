@@ -82,6 +82,14 @@ async def _serve(settings: Settings) -> None:
             settings.upload_mib * 2**20,
         )
         tokens, metrics = Tokens(settings.tokens), Metrics()
+        sandbox = Sandbox(
+            settings.limits,
+            settings.decoder_mib * 2**20,
+            settings.decoder_cpu,
+            settings.decoder_wall,
+            settings.decoders or settings.running + 1,
+        )
+        await asyncio.to_thread(sandbox.measure, data, settings.sandbox == "strict")
         store = Store(data / "generations.sqlite")
         stack.callback(store.close)
         media = MediaStore(settings.media_location)
@@ -91,7 +99,6 @@ async def _serve(settings: Settings) -> None:
         await asyncio.to_thread(supervisor.start)
 
         queue = RequestQueue(settings.running, settings.waiting)
-        sandbox = Sandbox(settings.limits, settings.decoder_mib * 2**20, settings.decoder_cpu, settings.decoder_wall)
         engine = Engine(
             supervisor,
             queue,
