@@ -88,6 +88,14 @@ async def _serve(settings: Settings) -> None:
             settings.reserve_mib << 20,
         )
         tokens, metrics, quotas = Tokens(settings.tokens), Metrics(), Quotas(settings)
+        sandbox = Sandbox(
+            settings.limits,
+            settings.decoder_mib << 20,
+            settings.decoder_cpu,
+            settings.decoder_wall,
+            settings.decoders or settings.running + 1,
+        )
+        await asyncio.to_thread(sandbox.measure, data, settings.sandbox == "strict")
         database = DatabaseThreads()
         stack.callback(database.close)
         store = await asyncio.to_thread(Store, settings.store_url)
@@ -102,7 +110,6 @@ async def _serve(settings: Settings) -> None:
         if not await _started(tritons, stopped, None if not settings.triton else CONNECT_TIMEOUT_S):
             return
 
-        sandbox = Sandbox(settings.limits, settings.decoder_mib << 20, settings.decoder_cpu, settings.decoder_wall)
         watches = Watches(store, media, database)
         workers = Workers(
             holder,

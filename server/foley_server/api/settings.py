@@ -118,6 +118,12 @@ class Settings(BaseSettings):
     frames: int = Field(240 * 120, ge=2, description="Maximum frames per video, displayed or not.")
     streams: int = Field(16, ge=1, description="Maximum streams per file.")
     packets: int = Field(200_000, ge=1, description="Maximum packets per file.")
+    sandbox: Literal["auto", "strict"] = Field(
+        "auto", description="strict: do not start unless the kernel isolates the decoder process completely."
+    )
+    decoders: int | None = Field(
+        None, ge=1, le=1_024, description="Maximum number of decoder processes at once; by default `running` + 1."
+    )
     decoder_mib: Mebibytes = Field(2_048, description="Address space of the decoder process, in MiB.")
     decoder_cpu: Seconds = Field(120, description="CPU time of the decoder process, in seconds.")
     decoder_wall: Seconds = Field(180, description="Total time to wait for the decoder process, in seconds.")

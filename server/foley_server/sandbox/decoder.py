@@ -1,8 +1,10 @@
 """Subprocess that decodes one untrusted file: `python -m foley_server.sandbox.decoder COMMAND FILE ARGUMENTS`.
 
-It sets its own resource limits before it opens the file. Its only output is standard output: messages of a kind (one
-byte), a length (uint32, see `PREFIX`) and content. Kinds: H header, D data, E error, Z end. The reader, `sandbox`,
-treats the output as untrusted.
+Before it opens the file, it limits its own resources (`set_limits`) and takes away its own rights (`lock_down`): it
+can read the file, write the result of `mux` and `preview`, and nothing else. Everything is imported before that.
+
+Its only output is standard output: messages of a kind (one byte), a length (uint32, see `PREFIX`) and content. Kinds:
+H header, D data, E error, Z end. The reader, `sandbox`, treats the output as untrusted.
 """
 
 import ctypes
@@ -12,10 +14,12 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from av.subtitles import codeccontext, stream  # noqa: F401  PyAV imports them late, after the lock-down
 
 from foley.audio import read_audio
 from foley.clip import SAMPLE_RATE_HZ
@@ -24,6 +28,7 @@ from foley.errors import FoleyError, MediaTooLarge
 from foley.media import probe, read_frames
 from foley.mux import write_video
 from foley_pipeline.api.status import reason
+from foley_server.sandbox import landlock, seccomp, self_test
 from foley_server.sandbox.preview import write_preview
 
 HEADER, DATA, ERROR, END = b"H", b"D", b"E", b"Z"
@@ -32,7 +37,7 @@ AUDIO_BLOCK = 1 << 16  # maximum number of samples in a data message
 
 
 def set_limits(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
-    """Limit the resources and privileges of this process.
+    """Limit the resources of this process, and end it with its parent.
 
     Args:
         memory_bytes: Maximum address space.
@@ -50,12 +55,32 @@ def set_limits(memory_bytes: int, cpu_s: float, file_bytes: int = 0) -> None:
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
 
 
+def lock_down(readable: Iterable[Path], writable: Iterable[Path]) -> list[str]:
+    """Take away the rights of this process that it does not need, as far as the kernel can.
+
+    Args:
+        readable: Files that it may read.
+        writable: Files, which exist, that it may read and write.
+
+    Returns:
+        What is in force: "landlock", "seccomp", both or none.
+
+    Raises:
+        RuntimeError: There are other threads, which would keep their rights.
+        OSError: The kernel refuses.
+    """
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
+        raise RuntimeError("a library has started threads, which keep their rights; start them later")
+    in_force = ["landlock"] if landlock.restrict(readable, writable) else []
+    return [*in_force, "seccomp"] if seccomp.restrict() else in_force
+
+
 def main(out: BinaryIO, command: str, file: Path, arguments: Mapping[str, Any]) -> None:
     """Run `command` on `file` and write the result to `out`.
 
     Args:
         out: Stream for the messages.
-        command: "probe", "frames", "audio", "mux" or "preview".
+        command: "probe", "frames", "audio", "mux", "preview" or "self-test".
         file: The untrusted file.
         arguments: Limits, and arguments of the command.
     """
@@ -106,17 +131,26 @@ def _preview(file: Path, limits: Limits, send: Send, arguments: Arguments) -> No
     write_preview(file, Path(arguments["to"]), limits)
 
 
+def _self_test(file: Path, limits: Limits, send: Send, arguments: Arguments) -> None:
+    """Report what is in force, and what succeeds nevertheless; see `foley_server.sandbox.self_test`."""
+    gaps = self_test.gaps(file, Path(arguments["folder"]), arguments["port"], arguments["server"])
+    send(HEADER, json.dumps({"mechanisms": arguments["mechanisms"], "gaps": gaps}).encode())
+
+
 _COMMANDS: Mapping[str, Callable[[Path, Limits, Send, Arguments], None]] = {
     "probe": _probe,
     "frames": _frames,
     "audio": _audio,
     "mux": _mux,
     "preview": _preview,
+    "self-test": _self_test,
 }
 
 if __name__ == "__main__":
-    arguments = json.loads(sys.argv[3])
+    command, file, arguments = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     set_limits(arguments["memory_bytes"], arguments["cpu_s"], arguments.get("file_bytes", 0))
     stdout = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep the output of libraries out of the message stream
-    main(stdout, sys.argv[1], Path(sys.argv[2]), arguments)
+    os.dup2(2, 1)  # keep the output of libraries out of the message stream
+    readable, writable = ([Path(arguments[name])] if name in arguments else [] for name in ("sound", "to"))
+    arguments["mechanisms"] = lock_down([file, *readable], writable)
+    main(stdout, command, file, arguments)
