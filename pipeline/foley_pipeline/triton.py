@@ -31,7 +31,11 @@ CONNECT_TIMEOUT_S = 10.0
 # Upper bound on every call. It is far above the duration of any call, because an expired deadline can crash Triton
 # 24.10. Keepalive (see `grpc_options`) detects a dead server long before.
 CALL_TIMEOUT_S = 3600.0
-ANY_LENGTH = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # the default, 30 minutes, would look like a lost connection
+]
 # Time for a cancelled call to complete: Triton 24.10 cannot cancel unary calls, and aborting one can crash it.
 CANCEL_GRACE_S = 0.5
 # Parameters of the served models that identify what the networks run on; empty if they do not apply.
@@ -49,7 +53,8 @@ class TritonClient:
     Attributes:
         cancel: Token that cancels the calls; see `under`.
         manifest: Manifest of the served bundle.
-        versions: Versions of the server and of the bundle, and what the networks run on.
+        versions: Versions of the server and of the bundle, and what the networks run on. Every call names them (see
+            `served_version`), so a server that took over the address with others answers none.
         stages: The served models, by name.
 
     Raises:
@@ -58,10 +63,9 @@ class TritonClient:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.removeprefix("grpc://")
-        if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.url):
-            raise SettingError(f"the address of the server is {url!r}; give it as HOST:PORT, such as localhost:8001")
+        self.url = server_address(url)
         self._client = self._open()
+        self._link = _Link()
         self._calls = _Calls()
         self._request_id = ""
         self._headers: dict[str, str] = {}
@@ -74,10 +78,11 @@ class TritonClient:
         self.stages: Mapping[str, Stage] = stages(self.manifest)
 
     def _open(self) -> grpcclient.InferenceServerClient:
-        return grpcclient.InferenceServerClient(self.url, channel_args=[*channel_options(self.url), *ANY_LENGTH])
+        return grpcclient.InferenceServerClient(self.url, channel_args=[*channel_options(self.url), *CHANNEL_OPTIONS])
 
     def _connect(self) -> None:
         try:
+            self._client._channel.subscribe(self._link.changed)
             grpc.channel_ready_future(self._client._channel).result(CONNECT_TIMEOUT_S)
             if not self._client.is_server_ready(client_timeout=CONNECT_TIMEOUT_S):
                 raise ServerUnavailable(f"the server at {self.url} is still loading; try again later")
@@ -85,6 +90,7 @@ class TritonClient:
             config = self._client.get_model_config("generate", client_timeout=CONNECT_TIMEOUT_S).config
             parameters = {key: value.string_value for key, value in config.parameters.items()}
             self.manifest = Manifest.model_validate_json(parameters["manifest"])
+            self._version = parameters["version"]
             self.versions: Mapping[str, str] = {
                 "bundle": self.manifest.name,
                 "bundle_sha256": parameters["digest"],
@@ -116,6 +122,11 @@ class TritonClient:
             return bool(self._client.is_server_ready(client_timeout=CONNECT_TIMEOUT_S))
         except (InferenceServerException, ValueError):
             return False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has been lost since this client connected, even if it is back."""
+        return self._link.lost
 
     def silence_s(self) -> float:
         """Return the longest time, in seconds, that a stage with pending `infer` calls has not responded; else 0."""
@@ -167,6 +178,7 @@ class TritonClient:
                     _tensors(contract, inputs),
                     answered,
                     outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
+                    model_version=self._version,
                     client_timeout=CALL_TIMEOUT_S,
                     request_id=self._request_id,
                     headers=self._headers,
@@ -206,7 +218,11 @@ class TritonClient:
             ended = False
             try:
                 client.async_stream_infer(
-                    stage, _tensors(contract, inputs), request_id=self._request_id, enable_empty_final_response=True
+                    stage,
+                    _tensors(contract, inputs),
+                    model_version=self._version,
+                    request_id=self._request_id,
+                    enable_empty_final_response=True,
                 )
                 while True:
                     result, error = responses.get(timeout=CALL_TIMEOUT_S)
@@ -232,6 +248,33 @@ class TritonClient:
             raise _translated(error) from error
         found: dict[str, Any] = json.loads(json.dumps(document))["model_stats"][0]
         return found
+
+
+def server_address(url: str) -> str:
+    """Return the `HOST:PORT` of `url`, which may have the prefix `grpc://`.
+
+    Raises:
+        SettingError: `url` is malformed.
+    """
+    address = url.removeprefix("grpc://")
+    if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", address):
+        raise SettingError(f"the address of the server is {url!r}; give it as HOST:PORT, such as localhost:8001")
+    return address
+
+
+class _Link:
+    """State of a channel, which reconnects on its own: possibly to another server process."""
+
+    def __init__(self) -> None:
+        self._connected = False
+        self.lost = False
+
+    def changed(self, state: grpc.ChannelConnectivity) -> None:
+        """Record a change; gRPC calls this in a thread of its own."""
+        if state is grpc.ChannelConnectivity.READY:
+            self._connected = True
+        elif self._connected:
+            self.lost = True
 
 
 class _Calls:
@@ -297,6 +340,8 @@ def _translated(error: InferenceServerException) -> FoleyError:
         return ServerUnavailable(f"the connection to the server was lost ({message}); check that it is running")
     if re.search(r"Stub process '.*' is not healthy", message):  # status INTERNAL on Triton 24.10
         return ServerUnavailable(f"the process of a model does not respond ({message}); restart the server")
+    if message.startswith("Request for unknown model"):  # no model of the version that this client has found
+        return ServerUnavailable("the server now serves another bundle than before, or is stopping; connect again")
     if status.endswith("INVALID_ARGUMENT"):
         return InvalidInput(message)
     return ServerFailure(f"the server failed: {message}")

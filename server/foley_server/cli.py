@@ -1,5 +1,6 @@
 """The `foley-server` command line."""
 
+import logging
 import os
 import signal
 import sys
@@ -67,6 +68,7 @@ def run(
         with triton.serve(
             models, opened, address, grpc_port, metrics_port, gpu=_gpu(target, precision, profile)
         ) as server:
+            logging.getLogger("triton").addHandler(_triton_log())  # from here on: a failed start is one sentence
             typer.echo(f"ready grpc={server.endpoints.grpc} metrics={server.endpoints.metrics}")
             sys.stdout.flush()
             while (failure := server.failure()) is None:
@@ -98,6 +100,14 @@ def lay_out(
     opened = bundles.read(bundle)
     bundles.verify(opened)
     repository.lay_out(models, opened, destination, _gpu(target, precision, profile))
+
+
+def _triton_log() -> logging.Handler:
+    """Return a handler that writes Triton's warnings and errors to standard error."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("triton: %(levelname)s: %(message)s"))
+    return handler
 
 
 def _gpu(target: Literal["cpu", "cuda", "tensorrt"], precision: Half, tuning: Tuning) -> Gpu | None:

@@ -5,6 +5,8 @@ model and the target, a graph, an engine or a `model.py`.
 """
 
 import hashlib
+import json
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from foley.stages import Stage, networks, stages
 from foley_server.launcher.gpu import Gpu, configure
 from foley_server.launcher.model_config import model_config
 
-VERSION = "1"
+HANDWRITTEN_VERSION = "1"
 
 
 def lay_out(models: Path, bundle: Bundle, destination: Path, gpu: Gpu | None = None) -> Path:
@@ -47,6 +49,7 @@ def lay_out(models: Path, bundle: Bundle, destination: Path, gpu: Gpu | None = N
         "onnxruntime": metadata.version("onnxruntime"),
         **_platform(bundle, gpu),
     }
+    version = parameters["version"] = served_version(parameters)
     table = stages(bundle.manifest)
     sources = {name: _model_source(models, stage) for name, stage in table.items() if stage.kind != "ensemble"}
     for name, stage in table.items():
@@ -58,13 +61,27 @@ def lay_out(models: Path, bundle: Bundle, destination: Path, gpu: Gpu | None = N
             for key, value in parameters.items():
                 config.parameters[key].string_value = value
         folder = destination / name
-        (folder / VERSION).mkdir(parents=True)
+        (folder / version).mkdir(parents=True)
         (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
         if gpu and is_on_gpu:
-            _place(bundle, name, gpu, folder / VERSION)
+            _place(bundle, name, gpu, folder / version)
         elif name in sources:
-            (folder / VERSION / "model.py").write_text(sources[name])
+            (folder / version / "model.py").write_text(sources[name])
     return destination
+
+
+def served_version(parameters: Mapping[str, str]) -> str:
+    """Return the version number of the served models: a hash of what affects their results.
+
+    Clients name it in every call. gRPC reconnects silently, and a Triton that meanwhile took over the address refuses
+    the calls if it serves another bundle or runs the networks on something else.
+
+    Args:
+        parameters: Parameters of the models; the path of the bundle does not count.
+    """
+    identity = {name: value for name, value in parameters.items() if name != "bundle"}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return str(1 + int(digest[:15], 16))  # Triton's versions are positive 64-bit integers
 
 
 def _model_source(models: Path, stage: Stage) -> str:
@@ -73,7 +90,7 @@ def _model_source(models: Path, stage: Stage) -> str:
     Raises:
         SettingError: The model must be hand-written, and the file is missing.
     """
-    path = models / stage.name / VERSION / "model.py"
+    path = models / stage.name / HANDWRITTEN_VERSION / "model.py"
     if path.is_file():
         return path.read_text()
     if stage.kind == "network":

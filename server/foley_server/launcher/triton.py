@@ -19,15 +19,20 @@ from tritonclient.utils import InferenceServerException
 
 from foley.bundle import Bundle
 from foley.errors import ServerUnavailable
+from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.grpc_options import MIN_PING_INTERVAL_MS, NO_PROXY
 from foley_server.launcher import installation, repository
 from foley_server.launcher.gpu import Gpu
 from foley_server.launcher.run_folder import memory_prefix, run_folder
+from foley_server.launcher.triton_log import TritonLog
 
 START_TIMEOUT_S = 600.0  # the paper's bundle has 2.4 GB of weights
 READY_TIMEOUT_S = 30.0  # from listening, with all models loaded, to the first response
 ZOMBIE_GRACE_S = 0.5  # a zombie older than this has died: Triton reaps the processes that it stops within milliseconds
 STOP_TIMEOUT_S = 30.0
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+_LIBC = ctypes.CDLL(None)  # loaded here, because a forked child of a process with threads must not wait for the loader
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class TritonServer:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], models: ModelProcesses, endpoints: Endpoints, log: Path
+        self, process: subprocess.Popen[bytes], models: ModelProcesses, endpoints: Endpoints, log: TritonLog
     ) -> None:
         self.process, self.endpoints = process, endpoints
         self._models, self._log = models, log
@@ -82,7 +87,8 @@ class TritonServer:
     def failure(self) -> str | None:
         """Return why the server has stopped working; None while it works."""
         if (code := self.process.poll()) is not None:
-            end = self._log.read_text(errors="replace")[-2000:]
+            self._log.drain()
+            end = "\n".join(self._log.lines())[-2000:]
             return f"Triton exited unexpectedly with code {code}; its log ends: {end}"
         dead = self._models.dead()
         return f"the process of model {', '.join(dead)} exited unexpectedly" if dead else None
@@ -115,8 +121,9 @@ def serve(
     metrics_port: int = 0,
     trace: str | None = None,
     gpu: Gpu | None = None,
+    cancel: CancelToken | None = None,
 ) -> Iterator[TritonServer]:
-    """Run a Triton that serves `bundle`; stop it on exit.
+    """Run a Triton that serves `bundle`; stop it on exit. Its log goes to the logger `triton`.
 
     Args:
         models: Folder of the hand-written models; see `repository.lay_out`.
@@ -126,12 +133,14 @@ def serve(
         metrics_port: Port of the Prometheus metrics; 0 picks a free one.
         trace: OTLP/HTTP endpoint for spans of requests that carry a trace context; None turns tracing off.
         gpu: GPU configuration, which needs the official Triton; None for the CPU and the embedded Triton.
+        cancel: Ends the start, which can take minutes; it has no effect once Triton is ready.
 
     Yields:
         The server, ready to serve.
 
     Raises:
         BundleError: The bundle has no graphs, or no engines, for this target.
+        Cancelled: The start was cancelled.
         ServerUnavailable: Triton is not installed, or it exited or hung before it was ready.
     """
     installed = installation.find_official() if gpu else installation.find()
@@ -149,19 +158,26 @@ def serve(
             trace,
             gpu_metrics=gpu is not None,
         )
-        log = run / "triton.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=installation.environment(installed),
-                preexec_fn=_set_parent_death_signal,
-                cwd=run,
-            )
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=installation.environment(installed),
+            preexec_fn=_set_parent_death_signal,
+            restore_signals=False,  # SIGPIPE stays ignored: without a reader of its log, Triton still stops in order
+            cwd=run,
+        )
         try:
+            assert process.stdout is not None
+            log = TritonLog(process.stdout)
             model_processes = ModelProcesses(process.pid)
-            _await_ready(process, model_processes, endpoints, log, run.name)
+            try:
+                _await_ready(process, model_processes, endpoints, log, run.name, cancel or CancelToken())
+            except BaseException:
+                process.kill()  # it has no calls to finish, and does not react to SIGTERM while it loads models
+                log.drain()
+                raise
             yield TritonServer(process, model_processes, endpoints, log)
         finally:
             _stop(process)
@@ -211,13 +227,13 @@ def _trace_flags(endpoint: str) -> list[str]:
 
 
 def _set_parent_death_signal() -> None:
-    """In the child: request SIGTERM when the parent exits for any reason (prctl PR_SET_PDEATHSIG)."""
+    """In the child: request SIGTERM when the parent exits for any reason."""
     os.setpgrp()  # keep the terminal's Ctrl-C from Triton: this process stops it in order
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _model_name(process: psutil.Process) -> str | None:
-    """Return the model that a process serves; its first argument is FOLDER/NAME/1/model.py."""
+    """Return the model that a process serves; its first argument is FOLDER/NAME/VERSION/model.py."""
     try:
         match = re.search(r"([^/]+)/\d+/model\.py$", process.cmdline()[1])
     except (psutil.Error, IndexError):  # the process has exited
@@ -233,18 +249,24 @@ def _has_exited(process: psutil.Process) -> bool:
 
 
 def _await_ready(
-    process: subprocess.Popen[bytes], models: ModelProcesses, endpoints: Endpoints, log: Path, name: str
+    process: subprocess.Popen[bytes],
+    models: ModelProcesses,
+    endpoints: Endpoints,
+    log: TritonLog,
+    name: str,
+    cancel: CancelToken,
 ) -> None:
     """Wait until the server with the id `name` is ready.
 
     Raises:
+        Cancelled: `cancel` was cancelled.
         ServerUnavailable: Triton exited, a model or its process failed, connections fail, or a timeout expired.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     died_at: float | None = None
     while time.monotonic() < deadline:
-        if process.poll() is not None or _load_failure(log):
-            raise ServerUnavailable(f"Triton did not start: {_first_error(log)}")
+        if process.poll() is not None or log.load_failure():
+            raise _start_failure(process, log)
         if not (dead := models.update()):
             died_at = None
         elif died_at is None:
@@ -252,13 +274,19 @@ def _await_ready(
         elif time.monotonic() - died_at > ZOMBIE_GRACE_S:
             raise ServerUnavailable(
                 f"Triton did not start: the process of model {', '.join(dead)} exited: "
-                f"{_model_output(log) or 'check that this machine has enough memory'}"
+                f"{log.model_output() or 'check that this machine has enough memory'}"
             )
         if _accepts_connections(endpoints.grpc):
             models.update()
-            return _await_readiness(process, endpoints, log, name)
-        time.sleep(0.05)
-    raise ServerUnavailable(f"Triton did not load its models in {START_TIMEOUT_S:.0f} s: {_first_error(log)}")
+            return _await_readiness(process, endpoints, log, name, cancel)
+        cancel.sleep(0.05)
+    raise ServerUnavailable(f"Triton did not load its models in {START_TIMEOUT_S:.0f} s: {log.first_error()}")
+
+
+def _start_failure(process: subprocess.Popen[bytes], log: TritonLog) -> ServerUnavailable:
+    if process.poll() is not None:
+        log.drain()
+    return ServerUnavailable(f"Triton did not start: {log.first_error()}")
 
 
 def _accepts_connections(endpoint: str) -> bool:
@@ -279,53 +307,32 @@ def _accepts_connections(endpoint: str) -> bool:
     return True
 
 
-def _await_readiness(process: subprocess.Popen[bytes], endpoints: Endpoints, log: Path, name: str) -> None:
+def _await_readiness(
+    process: subprocess.Popen[bytes], endpoints: Endpoints, log: TritonLog, name: str, cancel: CancelToken
+) -> None:
     """Wait until the server at the endpoint reports that it is ready and has the id `name`.
 
     The id distinguishes it from another server that has bound the port first.
 
     Raises:
+        Cancelled: `cancel` was cancelled.
         ServerUnavailable: Triton exited, another server responds, or a timeout expired.
     """
     deadline = time.monotonic() + READY_TIMEOUT_S
     with grpcclient.InferenceServerClient(endpoints.grpc, channel_args=[NO_PROXY]) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise ServerUnavailable(f"Triton did not start: {_first_error(log)}")
+                raise _start_failure(process, log)
             with suppress(InferenceServerException):
                 if (
                     client.is_server_ready(client_timeout=5.0)
                     and client.get_server_metadata(client_timeout=5.0).name == name
                 ):
                     return
-            time.sleep(0.05)
+            cancel.sleep(0.05)
     raise ServerUnavailable(
         f"the server on {endpoints.grpc} does not respond, or is another Triton; choose another port"
     )
-
-
-def _load_failure(log: Path) -> str | None:
-    """Return what Triton logged about the first model that failed to load."""
-    match = re.search(r"^E.*?\] \"?(failed to load '.*)", log.read_text(errors="replace"), re.MULTILINE)
-    return _first_sentence(match[1]) if match else None
-
-
-def _first_error(log: Path) -> str:
-    """Return the load failure in the log, else the first error about a model, else the last line."""
-    lines = log.read_text(errors="replace").strip().splitlines() or ["its log is empty"]
-    errors = [line.split("] ", 1)[-1] for line in lines if line.startswith("E") and "model" in line]
-    return _load_failure(log) or _first_sentence([*errors, lines[-1]][0])
-
-
-def _first_sentence(message: str) -> str:
-    """Return a logged message without quotes and without the stack trace that follows it."""
-    return message.strip('"').split("\\n", 1)[0]
-
-
-def _model_output(log: Path) -> str | None:
-    """Return the last line in the log that is not Triton's: output of a model's process."""
-    lines = log.read_text(errors="replace").splitlines()
-    return next((line for line in reversed(lines) if line and not re.match(r"[IWEF]\d{4} |[|+]", line)), None)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
