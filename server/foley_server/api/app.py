@@ -36,7 +36,8 @@ from foley_server.jobs.media_store import MediaStore
 from foley_server.jobs.request_queue import RequestQueue
 from foley_server.jobs.store import Store
 from foley_server.jobs.upload import Uploads
-from foley_server.launcher.supervisor import EmbeddedTriton, RemoteTriton, Supervisor
+from foley_server.launcher.pool import TritonPool
+from foley_server.launcher.supervisor import EmbeddedTriton
 from foley_server.sandbox.sandbox import Sandbox
 from foley_server.telemetry import logs, tracing
 from foley_server.telemetry.metrics import Metrics, MetricsServer
@@ -88,7 +89,11 @@ async def _serve(settings: Settings) -> None:
         health_service = health.aio.HealthServicer()
         supervisor = _supervisor(settings, health_service)
         stack.callback(supervisor.stop)
-        await asyncio.to_thread(supervisor.start)
+        supervisor.start()
+        await asyncio.wait([stopped, asyncio.wrap_future(supervisor.started)], return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            return
+        supervisor.started.result()
 
         queue = RequestQueue(settings.running, settings.waiting)
         sandbox = Sandbox(settings.limits, settings.decoder_mib * 2**20, settings.decoder_cpu, settings.decoder_wall)
@@ -114,7 +119,7 @@ async def _serve(settings: Settings) -> None:
             metrics,
             settings.metrics_address,
             settings.metrics_port,
-            triton=lambda: supervisor.metrics_url,
+            triton=lambda: next((one.metrics for one in supervisor.statuses.values()), None),
             ready=lambda: supervisor.ready and not stopped.done(),
         )
         stack.callback(metrics_server.close)
@@ -160,7 +165,7 @@ def _studio(
     return serve_studio(studio, settings)
 
 
-def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:
+def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> TritonPool:
     loop = asyncio.get_running_loop()
 
     def on_change(ready: bool) -> None:
@@ -168,12 +173,11 @@ def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -
             asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
 
     if settings.triton:
-        joined = RemoteTriton(settings.triton, str(settings.triton_metrics or "") or None)
-        return Supervisor(joined, on_change, settings.hang_timeout)
+        return TritonPool([settings.triton], on_change, settings.hang_timeout)
     bundle = bundles.read(settings.bundle)
     bundles.verify(bundle)
-    embedded = EmbeddedTriton(settings.models, bundle, str(settings.trace) if settings.trace else None)
-    return Supervisor(embedded, on_change, settings.hang_timeout)
+    embedded = EmbeddedTriton("embedded", settings.models, bundle, str(settings.trace) if settings.trace else None)
+    return TritonPool(embedded, on_change, settings.hang_timeout)
 
 
 async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
@@ -245,10 +249,14 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     return int(port)
 
 
-def _register_gauges(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:
+def _register_gauges(metrics: Metrics, engine: Engine, store: Store, supervisor: TritonPool) -> None:
     """Register gauges that are evaluated at each scrape."""
     metrics.gauge("triton_ready", "Whether Triton is ready.", lambda: float(supervisor.ready))
-    metrics.gauge("triton_starts", "Starts of Triton, or connections to it.", lambda: supervisor.starts)
+    metrics.gauge(
+        "triton_starts",
+        "Starts of Triton, or connections to it.",
+        lambda: sum(one.starts for one in supervisor.statuses.values()),
+    )
     metrics.gauge("admitted", "Admitted requests.", lambda: engine.queue.admitted)
     metrics.gauge("waiting", "Admitted requests and generations that wait for a slot.", lambda: engine.queue.waiting)
     metrics.gauge("stored_waiting", "Queued long-running generations.", lambda: store.count("queued"))

@@ -121,7 +121,7 @@ class Studio:
 
     async def about(self, _: Request) -> Response:
         """Return the configuration of the page: options, profiles, examples and limits."""
-        triton = self.engine.supervisor.triton()
+        triton = self.engine.supervisor.any()
         profiles = {
             name: _profile_summary(resolve_sampling(GenerateOptions(profile=name), triton.manifest.sampling))
             for name in PROFILES

@@ -18,7 +18,7 @@ from foley_pipeline.result import GenerationResult
 from foley_pipeline.triton_backend import TritonBackend
 from foley_server.jobs.progress import Progress
 from foley_server.jobs.request_queue import RequestQueue
-from foley_server.launcher.supervisor import Supervisor
+from foley_server.launcher.pool import TritonPool
 from foley_server.telemetry.metrics import Metrics
 from foley_server.telemetry.tracing import trace_headers
 
@@ -45,7 +45,7 @@ class Engine:
         draining: Whether new requests are rejected.
     """
 
-    supervisor: Supervisor
+    supervisor: TritonPool
     queue: RequestQueue
     loader: MediaLoader
     cache: Cache
@@ -76,7 +76,7 @@ class Engine:
         if self.draining:
             raise _shutting_down()
         if not while_down:
-            self.supervisor.triton()
+            self.supervisor.any()
         with self.queue.admit():
             async with self._tracked(self._requests):
                 yield
@@ -121,7 +121,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as slot:
             await slot.enter_async_context(self.queue.slot(progress.set_position))
-            triton = self.supervisor.triton().for_request(progress.id, trace_headers())
+            triton = self.supervisor.any().for_request(progress.id, trace_headers())
             backend = TritonBackend(triton, cache=self.cache, loader=self.loader, max_sound_s=self.max_sound_s)
             cancel = CancelToken()
 
