@@ -55,8 +55,8 @@ class TritonClient:
     Attributes:
         cancel: Token that cancels the calls; see `under`.
         manifest: Manifest of the served bundle.
-        versions: Versions of the server and of the bundle, and what the networks run on. Every call names them (see
-            `served_version`), so a server that took over the address with others answers none.
+        versions: Versions of the server and of the bundle, and what the networks run on. Every call names a version
+            number that stands for them: a server with another bundle at the same address refuses it.
         stages: The served models, by name.
 
     Raises:

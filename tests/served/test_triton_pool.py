@@ -1,5 +1,6 @@
 """Real Tritons in a pool: replaced, broken, hanging, found in DNS, and stopped at any time."""
 
+import json
 import logging
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from foley_server.launcher import supervisor as supervisor_module
 from foley_server.launcher.pool import TritonPool
 from foley_server.launcher.supervisor import EmbeddedTriton
 from foley_server.launcher.triton import TritonServer, claim_port, serve
+from harness.api_server import api_server
 from harness.models import REPOSITORY, replace_model
 from harness.settled import settled
 
@@ -51,6 +53,8 @@ class TritonPythonModel(network_model.TritonPythonModel):
     def _run(self, call):
         while (FOLDER / "hang").exists():
             time.sleep(0.05)
+        if (FOLDER / "print").exists():
+            print("a model's own words", flush=True)
         if (FOLDER / "error").exists():
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if (FOLDER / "nan").exists():
@@ -361,6 +365,44 @@ def test_log_of_triton_is_passed_on(tiny_bundle: Path, models: Path, caplog: pyt
     messages = [one.getMessage() for one in caplog.records if one.name == "triton"]
     assert any("successfully loaded 'denoiser'" in one for one in messages)
     assert any("Waiting for in-flight requests" in one for one in messages)
+
+
+def test_foley_server_run_writes_warnings_to_standard_error(tiny_bundle: Path, models: Path, tmp_path: Path) -> None:
+    (models / "print").touch()
+    command = [Path(sys.executable).with_name("foley-server"), "run", "--grpc-port=0", "--metrics-port=0"]
+    command += [f"--bundle={tiny_bundle}", f"--models={models}"]
+    with (
+        (tmp_path / "errors").open("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server,
+    ):
+        assert server.stdout is not None
+        url = dict(part.split("=", 1) for part in server.stdout.readline().split()[1:])["grpc"]
+        with TritonClient(url) as client:
+            denoise(client)
+        wait_until(lambda: "triton: WARNING: a model's own words\n" in (tmp_path / "errors").read_text())
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+def test_api_logs_what_triton_logs(tiny_bundle: Path, tmp_path: Path) -> None:
+    with api_server(tmp_path, bundle=tiny_bundle) as server:
+        records = [json.loads(line) for line in server.log.read_text().splitlines()]
+    (record,) = (one for one in records if "successfully loaded 'denoiser'" in one["message"])
+    assert (record["logger"], record["level"]) == ("triton", "INFO")
+
+
+def test_sigterm_ends_start_of_api(tiny_bundle: Path, models: Path, tmp_path: Path) -> None:
+    (models / "loading").touch()
+    command = [Path(sys.executable).with_name("foley-server"), "api", "--port=0", "--metrics-port=0"]
+    command += [f"--bundle={tiny_bundle}", f"--models={models}", f"--data={tmp_path / 'data'}"]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stderr=log) as server:
+        process = psutil.Process(server.pid)
+        wait_until(lambda: any("stub" in one.name() for one in process.children(recursive=True)))
+        family = process.children(recursive=True)
+        server.terminate()
+        assert server.wait(30) == 0
+        assert not psutil.wait_procs(family, 20)[1]
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_dns_name_stands_for_its_addresses(

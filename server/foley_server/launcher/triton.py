@@ -182,7 +182,6 @@ def serve(
                 _await_ready(process, model_processes, endpoints, log, run.name, cancel or CancelToken())
             except BaseException:
                 process.kill()  # it has no calls to finish, and does not react to SIGTERM while it loads models
-                log.drain()
                 raise
             yield TritonServer(process, model_processes, endpoints, log)
         finally:
