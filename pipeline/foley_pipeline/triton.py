@@ -34,6 +34,8 @@ CALL_TIMEOUT_S = 3600.0
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # the default, two minutes, is for many clients of one server
     ("grpc.client_idle_timeout_ms", 2**31 - 1),  # the default, 30 minutes, would look like a lost connection
 ]
 # Time for a cancelled call to complete: Triton 24.10 cannot cancel unary calls, and aborting one can crash it.
@@ -53,8 +55,8 @@ class TritonClient:
     Attributes:
         cancel: Token that cancels the calls; see `under`.
         manifest: Manifest of the served bundle.
-        versions: Versions of the server and of the bundle, and what the networks run on. Every call names them (see
-            `served_version`), so a server that took over the address with others answers none.
+        versions: Versions of the server and of the bundle, and what the networks run on. Every call names a version
+            number that stands for them: a server with another bundle at the same address refuses it.
         stages: The served models, by name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Model repositories: read the configuration of a model, or replace a model."""
+"""Model repositories: read the configuration of a model, find its version, or replace a model."""
 
 import shutil
 from pathlib import Path
@@ -12,6 +12,12 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 def read_config(folder: Path) -> model_config_pb2.ModelConfig:
     """Return the configuration of the model in `folder`."""
     return text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def served(folder: Path) -> Path:
+    """Return the folder of the only version of the model in `folder`."""
+    (found,) = (path for path in folder.iterdir() if path.is_dir())
+    return found
 
 
 def replace_model(models: Path, name: str, source: str) -> Path:

@@ -24,7 +24,7 @@ from foley_pipeline.triton import TritonClient
 from foley_server.cli import app
 from foley_server.launcher.gpu import CUDA_GRAPHS, Gpu
 from foley_server.launcher.repository import lay_out
-from harness.models import REPOSITORY, read_config
+from harness.models import REPOSITORY, read_config, served
 
 Kind = model_config_pb2.ModelInstanceGroup
 TARGETS = [Gpu(target, "fp16", tuning) for target in ("cuda", "tensorrt") for tuning in ("latency", "throughput")]
@@ -92,7 +92,7 @@ def test_configurations_satisfy_tritons_rules(tmp_path, preset, gpu):
     for name, stage in stages(preset).items():
         config = read_config(folder / name)
         assert broken_rules(config) == []
-        files = {path.name: path.read_text() for path in (folder / name / "1").iterdir()}
+        files = {path.name: path.read_text() for path in served(folder / name).iterdir()}
         if stage.kind == "network":
             assert config.backend == {"cuda": "onnxruntime", "tensorrt": "tensorrt"}[gpu.target]
             assert [group.kind for group in config.instance_group] == [Kind.KIND_GPU]
@@ -194,6 +194,8 @@ def test_server_identity_includes_platform(tmp_path):
         (root / platforms[-1].source("vocoder")).write_text("built once more")
         urls.append(serve("rebuilt", platforms[-1]))
 
+        folders = [*(tmp_path / f"models-{i}" for i in range(len(platforms))), tmp_path / "rebuilt"]
+        assert len({served(folder / "generate").name for folder in folders}) == len(folders)
         versions = [servers.enter_context(TritonClient(url)).versions for url in urls]
         assert len({one["bundle_sha256"] for one in versions}) == 1
         assert versions[0].items() >= {"target": "cpu", "precision": "fp32"}.items()

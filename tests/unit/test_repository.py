@@ -1,5 +1,6 @@
 """The generated model repository matches the contract and the bundle, and its ensembles are consistent."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from foley.stages import Stage, networks, stages
 from foley_export.presets import DEMO, PAPER, TINY
 from foley_server.launcher.model_config import DATA_TYPES, ENSEMBLES, INSTANCES, QUEUE_DELAY_US
 from foley_server.launcher.repository import lay_out
-from harness.models import REPOSITORY, read_config, replace_model
+from harness.models import REPOSITORY, read_config, replace_model, served
 
 STAGES = stages(PAPER)
 
@@ -82,7 +83,7 @@ def test_repository_matches_bundle(tmp_path, preset):
     for name, stage in stages(preset).items():
         config = read_config(folder / name)
         assert_matches(config, stage)
-        files = [path.name for path in (folder / name / "1").iterdir()]
+        files = [path.name for path in served(folder / name).iterdir()]
         if stage.kind == "ensemble":
             assert not config.parameters
             assert files == []
@@ -100,8 +101,8 @@ def test_handwritten_models_are_copied_and_replace_networks(tmp_path):
     models = replace_model(tmp_path / "hand-written", "vocoder", "# replaced")
     folder = lay_out(models, fake_bundle(tmp_path / "bundle", TINY), tmp_path / "models")
     for name in ("generate", "tokenizer"):
-        assert (folder / name / "1/model.py").read_bytes() == (REPOSITORY / name / "1/model.py").read_bytes()
-    assert (folder / "vocoder/1/model.py").read_text() == "# replaced"
+        assert (served(folder / name) / "model.py").read_bytes() == (REPOSITORY / name / "1/model.py").read_bytes()
+    assert (served(folder / "vocoder") / "model.py").read_text() == "# replaced"
     with pytest.raises(SettingError, match=r"nowhere/tokenizer/1/model.py; give the folder"):
         lay_out(tmp_path / "nowhere", fake_bundle(tmp_path / "other", TINY), tmp_path / "more")
     assert not (tmp_path / "more").exists()
@@ -111,7 +112,7 @@ def test_handwritten_models_are_copied_and_replace_networks(tmp_path):
 def test_optical_flow_model_follows_bundle(tmp_path, preset):
     folder = lay_out(REPOSITORY, fake_bundle(tmp_path / "bundle", preset), tmp_path / "models")
     module = "network_model" if preset is PAPER else "dis_model"
-    assert f"foley_server.backend.{module} " in (folder / "optical_flow/1/model.py").read_text()
+    assert f"foley_server.backend.{module} " in (served(folder / "optical_flow") / "model.py").read_text()
 
 
 def test_tiny_repository_has_tiny_dimensions(tmp_path):
@@ -126,3 +127,21 @@ def test_missing_graphs_are_named(tmp_path):
     with pytest.raises(BundleError, match=r"clap_text.*vocoder.*foley-export onnx"):
         lay_out(REPOSITORY, bundle, tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_version_of_models_identifies_what_affects_results(tmp_path):
+    """Clients name it in every call, so that no other bundle answers."""
+
+    def version(bundle, gpu=None):
+        name = f"models-{len(list(tmp_path.iterdir()))}"
+        folder = lay_out(REPOSITORY, bundle, tmp_path / name, gpu)
+        (found,) = {served(folder / stage).name for stage in stages(bundle.manifest)}
+        assert read_config(folder / "generate").parameters["version"].string_value == found
+        return int(found)
+
+    tiny = fake_bundle(tmp_path / "tiny", TINY)
+    versions = [version(tiny), version(fake_bundle(tmp_path / "paper", PAPER))]
+    assert len(set(versions)) == 2
+    assert all(0 < one < 2**63 for one in versions)
+    shutil.copytree(tmp_path / "tiny", tmp_path / "copy")
+    assert version(read(tmp_path / "copy")) == versions[0]

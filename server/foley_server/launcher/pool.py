@@ -197,7 +197,7 @@ class TritonPool:
                 try:
                     found[name] = _addresses(*name)
                     failing.discard(name)
-                except OSError as error:  # the last addresses stay: a failing DNS server ends no work
+                except (OSError, UnicodeError) as error:  # the last addresses stay: a failing DNS server ends no work
                     if name not in failing:
                         log.warning("cannot look up %s (%s); check the name and its DNS server", name[0], error)
                     failing.add(name)
@@ -235,6 +235,7 @@ def _addresses(name: str, port: int) -> set[str]:
 
     Raises:
         OSError: The name has none, or cannot be looked up.
+        UnicodeError: The name is not a DNS name.
     """
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     hosts = {str(address[0]) for *_, address in found}

@@ -1,12 +1,12 @@
 """Runs an embedded Triton for a bundle: start, wait until ready, monitor, stop and clean up."""
 
-import ctypes
 import os
 import re
 import secrets
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,9 +30,16 @@ START_TIMEOUT_S = 600.0  # the paper's bundle has 2.4 GB of weights
 READY_TIMEOUT_S = 30.0  # from listening, with all models loaded, to the first response
 ZOMBIE_GRACE_S = 0.5  # a zombie older than this has died: Triton reaps the processes that it stops within milliseconds
 STOP_TIMEOUT_S = 30.0
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
-_LIBC = ctypes.CDLL(None)  # loaded here, because a forked child of a process with threads must not wait for the loader
+# Requests SIGTERM when the thread that has started this process ends, for any reason (1 is PR_SET_PDEATHSIG), and
+# becomes Triton. Not a `preexec_fn`, which can crash or deadlock in a process with threads. Python ignores SIGPIPE, and
+# so does Triton then: without a reader of its log it still stops in order.
+_EXEC = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -159,13 +166,12 @@ def serve(
             gpu_metrics=gpu is not None,
         )
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", "-c", _EXEC, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=installation.environment(installed),
-            preexec_fn=_set_parent_death_signal,
-            restore_signals=False,  # SIGPIPE stays ignored: without a reader of its log, Triton still stops in order
+            start_new_session=True,  # keeps the terminal's Ctrl-C from Triton: this process stops it in order
             cwd=run,
         )
         try:
@@ -176,7 +182,6 @@ def serve(
                 _await_ready(process, model_processes, endpoints, log, run.name, cancel or CancelToken())
             except BaseException:
                 process.kill()  # it has no calls to finish, and does not react to SIGTERM while it loads models
-                log.drain()
                 raise
             yield TritonServer(process, model_processes, endpoints, log)
         finally:
@@ -224,12 +229,6 @@ def _trace_flags(endpoint: str) -> list[str]:
     # requests with a trace context are traced at any rate; at this rate, no others are
     settings = ("mode=opentelemetry", "level=TIMESTAMPS", f"rate={2**31 - 1}", f"opentelemetry,url={endpoint}")
     return [f"--trace-config={setting}" for setting in settings]
-
-
-def _set_parent_death_signal() -> None:
-    """In the child: request SIGTERM when the parent exits for any reason."""
-    os.setpgrp()  # keep the terminal's Ctrl-C from Triton: this process stops it in order
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _model_name(process: psutil.Process) -> str | None:
