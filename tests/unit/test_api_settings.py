@@ -10,6 +10,7 @@ from foley_server.api.settings import Settings, load
 from foley_server.telemetry.metrics import Metrics
 
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+TLS = ("--tls-certificate", __file__, "--tls-key", __file__)
 
 
 def test_flags_override_environment_and_environment_overrides_file(tmp_path, monkeypatch):
@@ -47,6 +48,12 @@ def test_defaults_are_valid_and_bind_to_loopback():
         (["--tls-certificate", "/none", "--tls-key", __file__], "/none"),
         (["--tokens", "/none"], "/none"),
         (["--address", "0.0.0.0"], "TLS"),
+        (["--address", "0.0.0.0", "--anonymous"], "TLS"),
+        (["--address", "0.0.0.0", "--tokens", __file__], "TLS"),
+        (["--address", "0.0.0.0", "--plaintext"], "anonymous"),
+        (["--address", "0.0.0.0", *TLS], "anonymous"),
+        (["--studio-address", "::", *TLS], "anonymous"),
+        (["--tokens", __file__, "--anonymous"], "exclude"),
         (["--triton-metrics", "http://localhost/metrics"], "triton"),
         (["--config", "/none"], "/none"),
         (["--nonsense", "1"], "nonsense"),
@@ -58,6 +65,20 @@ def test_invalid_setting_is_named_in_one_sentence(arguments, word):
         load(arguments)
     assert word in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "access",
+    [("--tokens", __file__), ("--anonymous",), ("--tls-client-ca", __file__)],
+    ids=["tokens", "explicitly anonymous", "client certificates"],
+)
+def test_addresses_other_than_loopback_need_tls_and_an_access_rule(access):
+    load(["--address", "0.0.0.0", "--studio-address", "0.0.0.0", *TLS, *access])
+
+
+@pytest.mark.parametrize("access", [("--tokens", __file__), ("--anonymous",)])
+def test_proxy_may_terminate_tls(access):
+    load(["--address", "0.0.0.0", "--plaintext", *access])
 
 
 @pytest.mark.parametrize("content", ["running = 0", "nonsense = 1", "not toml ["])

@@ -4,7 +4,6 @@ import asyncio
 import ctypes
 import fcntl
 import logging
-import resource
 import signal
 import sys
 import threading
@@ -12,20 +11,16 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
-import grpc
-from google.longrunning import operations_pb2, operations_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 from foley import bundle as bundles
-from foley.errors import OutputError, SettingError
+from foley.errors import OutputError
 from foley.mux import VIDEO_EXTENSIONS
 from foley.scratch import scratch_folder
-from foley_pipeline.api import foley_pb2 as pb
-from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.cache import Cache
-from foley_pipeline.grpc_options import KEEPALIVE, MIN_PING_INTERVAL_MS
+from foley_server.api.certificates import Certificates
 from foley_server.api.interceptor import CallInterceptor
+from foley_server.api.listen import SERVICES, grpc_server, listen
 from foley_server.api.operations import Operations
 from foley_server.api.service import FoleyService
 from foley_server.api.settings import Settings
@@ -43,13 +38,6 @@ from foley_server.telemetry.metrics import Metrics, MetricsServer
 
 log = logging.getLogger(__name__)
 
-SERVICES = (
-    pb.DESCRIPTOR.services_by_name["FoleyService"].full_name,
-    operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
-)
-MAX_MESSAGE = 4 * 2**20  # gRPC's default limit; also applies after decompression
-MAX_OPEN_FILES = 65_536
-MAX_CONNECTIONS = 10_000  # upper limit, see `_connection_limit`; further connections are closed at once
 M_ARENA_MAX = -8  # from malloc.h
 STOP_TIMEOUT_S = 2.0  # for delivering final responses after everything else has stopped
 
@@ -81,7 +69,7 @@ async def _serve(settings: Settings) -> None:
             stack.enter_context(scratch_folder("uploads-", parent=data)),
             settings.upload_mib * 2**20,
         )
-        tokens, metrics = Tokens(settings.tokens), Metrics()
+        tokens, certificates, metrics = Tokens(settings.tokens), Certificates.of(settings), Metrics()
         store = Store(data / "generations.sqlite")
         stack.callback(store.close)
         media = MediaStore(settings.media_location)
@@ -108,8 +96,9 @@ async def _serve(settings: Settings) -> None:
         )
         _register_gauges(metrics, engine, store, supervisor)
         service = FoleyService(engine, generations, uploads, metrics, settings.upload_timeout, settings.duration)
-        server = _server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(generations))
-        port = _listen(server, settings)
+        interceptor = CallInterceptor(tokens, metrics)
+        server = grpc_server(settings, interceptor, health_service, service, Operations(generations))
+        port = listen(server, settings.address, settings.port, certificates)
         metrics_server = MetricsServer(
             metrics,
             settings.metrics_address,
@@ -123,7 +112,8 @@ async def _serve(settings: Settings) -> None:
         jobs = asyncio.create_task(generations.run())
         ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
         if settings.studio:
-            ready += f" studio={await stack.enter_async_context(_studio(settings, engine, sandbox, uploads, tokens))}"
+            studio = _studio(settings, engine, sandbox, uploads, tokens, certificates)
+            ready += f" studio={await stack.enter_async_context(studio)}"
         sys.stdout.write(f"{ready}\n")
         sys.stdout.flush()
 
@@ -140,7 +130,12 @@ async def _serve(settings: Settings) -> None:
 
 
 def _studio(
-    settings: Settings, engine: Engine, sandbox: Sandbox, uploads: Uploads, tokens: Tokens
+    settings: Settings,
+    engine: Engine,
+    sandbox: Sandbox,
+    uploads: Uploads,
+    tokens: Tokens,
+    certificates: Certificates | None,
 ) -> AbstractAsyncContextManager[str]:
     """Return the context that serves the studio and yields its URL."""
     from foley_server.http.app import Studio  # deferred: the HTTP stack is slow to import and rarely used
@@ -157,7 +152,7 @@ def _studio(
         settings.duration,
         settings.upload_timeout,
     )
-    return serve_studio(studio, settings)
+    return serve_studio(studio, settings, certificates)
 
 
 def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:
@@ -180,69 +175,6 @@ async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
     status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
     for name in ("", *SERVICES):
         await service.set(name, status)
-
-
-def _server(
-    settings: Settings,
-    interceptor: CallInterceptor,
-    health_service: health.aio.HealthServicer,
-    service: FoleyService,
-    operations: Operations,
-) -> grpc.aio.Server:
-    server = grpc.aio.server(
-        interceptors=[interceptor],
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE),
-            ("grpc.max_metadata_size", 16 * 1024),
-            ("grpc.max_concurrent_streams", 1_000),
-            ("grpc.max_allowed_incoming_connections", _connection_limit()),
-            *KEEPALIVE,
-            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ("grpc.so_reuseport", 0),  # fail if another server uses the port
-        ],
-    )
-    foley_pb2_grpc.add_FoleyServiceServicer_to_server(service, server)
-    operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return server
-
-
-def _connection_limit() -> int:
-    """Raise the soft limit of open files, and return the maximum number of connections.
-
-    Half of the descriptors are left for everything else. The soft limit is raised to `MAX_OPEN_FILES` at most: some
-    container runtimes set a hard limit of a billion or none, for which programs may allocate or loop.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return min(MAX_CONNECTIONS, allowed // 2)
-
-
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
-    address = f"[{settings.address}]" if ":" in settings.address else settings.address
-    endpoint = f"{address}:{settings.port}"
-    try:
-        if settings.tls_certificate and settings.tls_key:
-            credentials = grpc.ssl_server_credentials(
-                [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
-                settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None,
-                require_client_auth=settings.tls_client_ca is not None,
-            )
-            port = server.add_secure_port(endpoint, credentials)
-        else:
-            port = server.add_insecure_port(endpoint)
-    except OSError as error:
-        raise SettingError(f"a certificate or key cannot be read ({error.strerror}); check the paths") from error
-    except RuntimeError as error:
-        raise OutputError(
-            f"cannot listen on {endpoint}; choose another address or port, or other certificates"
-        ) from error
-    if not port:
-        raise OutputError(f"cannot listen on {endpoint}; choose another address or port, or other certificates")
-    return int(port)
 
 
 def _register_gauges(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:

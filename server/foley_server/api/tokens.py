@@ -31,6 +31,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from foley.errors import Forbidden, OutputError, RateLimited, SettingError, Unauthenticated
 from foley.output import replacing
+from foley_server.api.file_version import file_version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -166,7 +167,7 @@ class Tokens:
 
     def _refresh(self, path: Path) -> None:
         try:
-            if _version(path) != self._version:
+            if file_version(path) != self._version:
                 self._read(path)
                 log.info("tokens reloaded")
         except FileNotFoundError:
@@ -177,7 +178,7 @@ class Tokens:
             log.error("tokens cannot be reloaded, the previous ones stay valid: %s", error)
 
     def _read(self, path: Path) -> None:
-        version = _version(path)
+        self._version = file_version(path)  # an invalid file is reported once
         try:
             file = _File.model_validate(tomllib.loads(path.read_text()))
         except (ValueError, ValidationError) as error:
@@ -191,7 +192,6 @@ class Tokens:
             is_unchanged = known is not None and known.entry == entry
             self._principals[entry.sha256] = known if known and is_unchanged else Principal(entry.owner or name, entry)
         self._names = set(file.tokens)
-        self._version = version
 
 
 def new_token() -> str:
@@ -301,11 +301,6 @@ def _toml(value: object) -> str:
 def sha256(token: str) -> str:
     """Return the hash of a token under which it is stored."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _limited(message: str, retry_after_s: float) -> RateLimited:
