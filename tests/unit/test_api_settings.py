@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from foley.errors import SettingError
+from foley_server.api.gauges import register_gauges
 from foley_server.api.settings import Settings, load
+from foley_server.jobs.request_queue import RequestQueue
 from foley_server.telemetry.metrics import Metrics
+from foley_server.telemetry.samples import FreeSpace, LoopLag, Snapshot
 
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 TLS = ("--tls-certificate", __file__, "--tls-key", __file__)
@@ -104,8 +107,14 @@ def test_help_describes_every_setting(capsys):
         assert field.description
 
 
-def test_operations_page_lists_every_setting_and_metric():
+def test_operations_page_lists_every_setting_and_metric(tmp_path):
     for name in Settings.model_fields:
         assert f"`--{name.replace('_', '-')}`" in OPERATIONS, name
-    for family in Metrics().registry.collect():
-        assert family.name in OPERATIONS, family.name
+    metrics = Metrics()
+    jobs, space = Snapshot("jobs", NotImplemented), FreeSpace(tmp_path)
+    space.close()
+    register_gauges(metrics, load([]), RequestQueue(1, 1), jobs, LoopLag(), space, dict, "strict")
+    names = {family.name for family in metrics.registry.collect()}
+    assert "foley_api_limit" in names
+    for name in names:
+        assert f"`{name}" in OPERATIONS, name

@@ -9,16 +9,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from grpc_health.v1 import health, health_pb2
 
 from foley import bundle as bundles
-from foley.errors import OutputError
+from foley.errors import OutputError, ServerUnavailable
 from foley.mux import VIDEO_EXTENSIONS
 from foley.scratch import scratch_folder
 from foley_pipeline.cache import Cache
 from foley_server.api.certificates import Certificates
+from foley_server.api.gauges import register_gauges
 from foley_server.api.interceptor import CallInterceptor
 from foley_server.api.listen import SERVICES, grpc_server, listen
 from foley_server.api.operations import Operations
@@ -34,7 +36,9 @@ from foley_server.jobs.upload import Uploads
 from foley_server.launcher.supervisor import EmbeddedTriton, RemoteTriton, Supervisor
 from foley_server.sandbox.sandbox import Sandbox
 from foley_server.telemetry import logs, tracing
-from foley_server.telemetry.metrics import Metrics, MetricsServer
+from foley_server.telemetry.metrics import Metrics
+from foley_server.telemetry.metrics_server import MetricsServer
+from foley_server.telemetry.samples import FreeSpace, LoopLag, Snapshot, sampling
 
 log = logging.getLogger(__name__)
 
@@ -63,22 +67,34 @@ def serve(settings: Settings) -> None:
 
 async def _serve(settings: Settings) -> None:
     stopped = _stop_signal(settings.until_stdin_closes)
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
+        metrics_server = MetricsServer(
+            metrics, settings.metrics_address, settings.metrics_port, asyncio.get_running_loop()
+        )
+        stack.callback(metrics_server.close)
         data = stack.enter_context(_data_folder(settings.data))
         uploads = Uploads(
             stack.enter_context(scratch_folder("uploads-", parent=data)),
             settings.upload_mib * 2**20,
         )
-        tokens, certificates, metrics = Tokens(settings.tokens), Certificates.of(settings), Metrics()
+        tokens, certificates = Tokens(settings.tokens), Certificates.of(settings)
         store = Store(data / "generations.sqlite")
         stack.callback(store.close)
         media = MediaStore(settings.media_location)
         health_service = health.aio.HealthServicer()
-        supervisor = _supervisor(settings, health_service)
+        supervisor = await _supervisor(settings, health_service)
         stack.callback(supervisor.stop)
+        queue = RequestQueue(settings.running, settings.waiting)
+        lag, space = LoopLag(), FreeSpace(data)
+        stack.callback(space.close)
+        job_counts = Snapshot("the store", partial(asyncio.to_thread, store.snapshot))
+        await stack.enter_async_context(sampling(lag, job_counts))
+        triton = settings.triton or "embedded"
+        metrics.gauge("triton_starts", "Starts of Triton, or connections to it.", lambda: supervisor.starts)
+        register_gauges(metrics, settings, queue, job_counts, lag, space, lambda: {triton: supervisor.ready}, "limits")
         await asyncio.to_thread(supervisor.start)
 
-        queue = RequestQueue(settings.running, settings.waiting)
         sandbox = Sandbox(settings.limits, settings.decoder_mib * 2**20, settings.decoder_cpu, settings.decoder_wall)
         engine = Engine(
             supervisor,
@@ -94,21 +110,17 @@ async def _serve(settings: Settings) -> None:
         generations = Generations(
             store, media, engine, uploads, settings.running, settings.stored, settings.keep_results
         )
-        _register_gauges(metrics, engine, store, supervisor)
+        with suppress(ServerUnavailable):  # it has failed since
+            versions = supervisor.triton().versions
+            metrics.build(versions["bundle"], versions["bundle_sha256"])
         service = FoleyService(engine, generations, uploads, metrics, settings.upload_timeout, settings.duration)
         interceptor = CallInterceptor(tokens, metrics)
         server = grpc_server(settings, interceptor, health_service, service, Operations(generations))
         port = listen(server, settings.address, settings.port, certificates)
-        metrics_server = MetricsServer(
-            metrics,
-            settings.metrics_address,
-            settings.metrics_port,
-            triton=lambda: supervisor.metrics_url,
-            ready=lambda: supervisor.ready and not stopped.done(),
-        )
-        stack.callback(metrics_server.close)
+        metrics_server.triton = lambda: supervisor.metrics_url
         await server.start()
         await _set_health(health_service, supervisor.ready)
+        metrics_server.ready = lambda: supervisor.ready and not stopped.done()
         jobs = asyncio.create_task(generations.run())
         ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
         if settings.studio:
@@ -155,7 +167,7 @@ def _studio(
     return serve_studio(studio, settings, certificates)
 
 
-def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:
+async def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -> Supervisor:
     loop = asyncio.get_running_loop()
 
     def on_change(ready: bool) -> None:
@@ -166,7 +178,7 @@ def _supervisor(settings: Settings, health_service: health.aio.HealthServicer) -
         joined = RemoteTriton(settings.triton, str(settings.triton_metrics or "") or None)
         return Supervisor(joined, on_change, settings.hang_timeout)
     bundle = bundles.read(settings.bundle)
-    bundles.verify(bundle)
+    await asyncio.to_thread(bundles.verify, bundle)  # reads every file
     embedded = EmbeddedTriton(settings.models, bundle, str(settings.trace) if settings.trace else None)
     return Supervisor(embedded, on_change, settings.hang_timeout)
 
@@ -175,16 +187,6 @@ async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
     status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
     for name in ("", *SERVICES):
         await service.set(name, status)
-
-
-def _register_gauges(metrics: Metrics, engine: Engine, store: Store, supervisor: Supervisor) -> None:
-    """Register gauges that are evaluated at each scrape."""
-    metrics.gauge("triton_ready", "Whether Triton is ready.", lambda: float(supervisor.ready))
-    metrics.gauge("triton_starts", "Starts of Triton, or connections to it.", lambda: supervisor.starts)
-    metrics.gauge("admitted", "Admitted requests.", lambda: engine.queue.admitted)
-    metrics.gauge("waiting", "Admitted requests and generations that wait for a slot.", lambda: engine.queue.waiting)
-    metrics.gauge("stored_waiting", "Queued long-running generations.", lambda: store.count("queued"))
-    metrics.gauge("stored_running", "Long-running generations in progress.", lambda: store.count("running"))
 
 
 @contextmanager

@@ -5,6 +5,9 @@ sha256 = "..."              # of the token; the token itself is not stored
 scopes = ["generate", "read"]
 requests_per_minute = 60
 concurrent_requests = 4
+rows_per_hour = 100_000     # of the denoiser
+queued = 20                 # jobs of the owner
+mib = 1024                  # stored media of the owner
 expires = 2027-03-01T00:00:00Z
 
 [tokens.alice-2]            # during a rotation, an owner has two tokens
@@ -41,6 +44,7 @@ else:
 Scope = Literal["generate", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MAX_TOKEN_LENGTH = 512  # characters
+MAX_BUDGET = 10**12  # rows, jobs or MiB: unlimited in practice, and fits the integers of databases
 Name = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,10 @@ class TokenEntry(BaseModel):
         scopes: Scopes that the token grants.
         requests_per_minute: Rate limit; also the capacity of the token bucket.
         concurrent_requests: Maximum number of calls in progress.
+        rows_per_hour: Budget of the owner in denoiser rows, each one step of one clip of one variation; None: the
+            server's default, as for the following two.
+        queued: Maximum number of queued jobs of the owner.
+        mib: Maximum MiB of stored media of the owner.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +74,9 @@ class TokenEntry(BaseModel):
     scopes: tuple[Scope, ...] = SCOPES
     requests_per_minute: Annotated[float, Field(gt=0)] = 60
     concurrent_requests: Annotated[int, Field(ge=1)] = 4
+    rows_per_hour: Annotated[int, Field(ge=1, le=MAX_BUDGET)] | None = None
+    queued: Annotated[int, Field(ge=0, le=MAX_BUDGET)] | None = None
+    mib: Annotated[int, Field(ge=0, le=MAX_BUDGET)] | None = None
 
 
 class _File(BaseModel):
@@ -75,11 +86,22 @@ class _File(BaseModel):
 
 
 class Principal:
-    """An authenticated caller, with the state of its rate limit (a token bucket)."""
+    """An authenticated caller, with the state of its rate limit (a token bucket).
+
+    Attributes:
+        name: The owner of what the caller creates.
+        entry: Permissions and limits of the token; None: anonymous, without limits.
+        rows_per_hour: Budget of the owner in denoiser rows; None: the server's default, as for the following two.
+        queued: Maximum number of queued jobs of the owner.
+        mib: Maximum MiB of stored media of the owner.
+    """
 
     def __init__(self, name: str, entry: TokenEntry | None) -> None:
         self.name = name
-        self.entry = entry  # None: anonymous, without limits
+        self.entry = entry
+        self.rows_per_hour = entry.rows_per_hour if entry else None
+        self.queued = entry.queued if entry else None
+        self.mib = entry.mib if entry else None
         self._active = 0
         self._available = entry.requests_per_minute if entry else 0.0
         self._refilled_at = time.monotonic()
@@ -207,6 +229,9 @@ def entry(
     concurrent_requests: int,
     owner: str | None = None,
     expires: datetime | None = None,
+    rows_per_hour: int | None = None,
+    queued: int | None = None,
+    mib: int | None = None,
 ) -> str:
     """Return the TOML entry of a token; the arguments are those of `TokenEntry`.
 
@@ -220,6 +245,9 @@ def entry(
         "scopes": list(scopes),
         "requests_per_minute": requests_per_minute,
         "concurrent_requests": concurrent_requests,
+        "rows_per_hour": rows_per_hour,
+        "queued": queued,
+        "mib": mib,
     }
     values = {key: value for key, value in values.items() if value is not None}
     try:

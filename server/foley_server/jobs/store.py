@@ -221,6 +221,13 @@ class Store:
             (number,) = run.execute("SELECT count(*) FROM generations WHERE state = ?", (state,)).fetchone()
             return int(number)
 
+    def snapshot(self) -> dict[str, float]:
+        """Return the number of queued and running generations, and the age of the oldest queued one in seconds."""
+        with self._transaction() as database:
+            (oldest_s,) = database.execute("SELECT min(created_s) FROM generations WHERE state = 'queued'").fetchone()
+        age_s = max(0.0, time.time() - oldest_s) if oldest_s else 0.0
+        return {"queued": self.count("queued"), "running": self.count("running"), "oldest_queued_s": age_s}
+
     def count_ahead(self, number: int) -> int:
         """Return the number of queued generations with numbers below `number`."""
         with self._transaction() as run:
