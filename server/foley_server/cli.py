@@ -7,8 +7,11 @@ import sys
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import grpc
 import typer
@@ -144,13 +147,37 @@ def studio(context: typer.Context) -> None:
 
 @app.command()
 def health(
-    server: Annotated[str, typer.Argument(help="HOST:PORT of the API, or of Triton.")] = "127.0.0.1:8080",
+    server: Annotated[
+        str,
+        typer.Argument(help="HOST:PORT of the API, or of Triton; or URL of a probe, such as http://HOST:PORT/live."),
+    ] = "127.0.0.1:8080",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the response.")] = 5.0,
 ) -> None:
-    """Check the gRPC health service of a server, for probes: exit code 0 if it is serving.
+    """Check a server, for probes: exit code 0 if its gRPC health service says that it is serving.
 
-    Connects without TLS: run it on the same machine or in the same pod.
+    Connects without TLS: run it on the same machine or in the same pod. If the API has TLS, check the probes of its
+    metrics port instead: /live and /ready respond with 200 or 503.
+
+    foley-server health http://127.0.0.1:8081/live
     """
+    if server.startswith("http://"):
+        _check_probe(server, timeout)
+    else:
+        _check_grpc(server, timeout)
+    typer.echo(f"{server} is serving")
+
+
+def _check_probe(url: str, timeout: float) -> None:
+    try:
+        with urlopen(url, timeout=timeout):
+            pass
+    except HTTPError as error:
+        raise ServerUnavailable(f"{url} responds with {error.code}; see the server's log") from error
+    except (OSError, HTTPException) as error:
+        raise ServerUnavailable(f"{url} does not respond ({error}); check the address") from error
+
+
+def _check_grpc(server: str, timeout: float) -> None:
     with grpc.insecure_channel(server, channel_options(server)) as channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
@@ -158,7 +185,6 @@ def health(
             raise ServerUnavailable(f"{server} does not respond ({error.details()}); check the address") from error
     if response.status != health_pb2.HealthCheckResponse.SERVING:
         raise ServerUnavailable(f"{server} is not serving; see its log")
-    typer.echo(f"{server} is serving")
 
 
 @app.command()
@@ -169,6 +195,15 @@ def token(
     ] = None,
     requests_per_minute: Annotated[float, typer.Option(help="Maximum calls per minute.")] = 60,
     concurrent_requests: Annotated[int, typer.Option(help="Maximum concurrent calls.")] = 4,
+    rows_per_hour: Annotated[
+        int | None, typer.Option(help="Budget of denoiser rows per hour.", show_default="the server's")
+    ] = None,
+    queued: Annotated[
+        int | None, typer.Option(help="Maximum queued jobs of the user.", show_default="the server's")
+    ] = None,
+    mib: Annotated[
+        int | None, typer.Option(help="Maximum MiB of stored media of the user.", show_default="the server's")
+    ] = None,
     expires_days: Annotated[
         float | None, typer.Option(help="Days until the token expires.", min=0, show_default="never")
     ] = None,
@@ -200,6 +235,9 @@ def token(
             scopes=scope or tokens.SCOPES,
             requests_per_minute=requests_per_minute,
             concurrent_requests=concurrent_requests,
+            rows_per_hour=rows_per_hour,
+            queued=queued,
+            mib=mib,
             expires=expires.replace(microsecond=0) if expires else None,
         )
     typer.echo(path)

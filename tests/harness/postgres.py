@@ -34,22 +34,31 @@ class Postgres:
 
     folder: Path
     port: int
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "subprocess.Popen[Any] | None" = None
     databases: int = 0
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         options = {"listen_addresses": "127.0.0.1", "max_connections": 200, "unix_socket_directories": self.folder}
         arguments = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
-        command = [BINARIES / "postgres", "-D", self.folder / "data", "-p", str(self.port), *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_user())
+        command: list[str | Path] = [
+            BINARIES / "postgres",
+            "-D",
+            self.folder / "data",
+            "-p",
+            str(self.port),
+            *arguments,
+        ]
+        self.process = process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_user()
+        )
         until = time.monotonic() + TIMEOUT_S
         while True:
             try:
                 psycopg.connect(f"{self.url}/postgres").close()
                 return
             except psycopg.OperationalError:
-                if time.monotonic() > until or self.process.poll() is not None:
+                if time.monotonic() > until or process.poll() is not None:
                     raise
                 time.sleep(0.1)
 
@@ -69,7 +78,7 @@ class Postgres:
         self.databases += 1
         name = f"test{self.databases}"
         with psycopg.connect(f"{self.url}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {name}")
         return f"{self.url}/{name}"
 
 

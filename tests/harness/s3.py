@@ -20,7 +20,16 @@ def s3(buckets: Path) -> Iterator[dict[str, str]]:
         Environment variables for its clients. Their first requests retry until the server is ready.
     """
     port = claim_port("127.0.0.1", 0)
-    command = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "KEY,SECRET", buckets]
+    command: list[str | Path] = [
+        RCLONE,
+        "serve",
+        "s3",
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--auth-key",
+        "KEY,SECRET",
+        buckets,
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield {

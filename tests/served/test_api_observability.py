@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import grpc
@@ -156,6 +158,59 @@ def test_trace_continues_into_triton_and_log_has_no_secrets(
         assert secret not in log.read_text()
 
 
+def test_probes_respond_before_triton_does(tmp_path: Path) -> None:
+    port = claim_port("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # in place of a Triton that is still starting
+        triton = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [BIN / "foley-server", "api", f"--triton={triton}", "--port=0", f"--metrics-port={port}"]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            until = time.monotonic() + 60
+            while (live := probe(f"http://127.0.0.1:{port}/live")) is None and time.monotonic() < until:
+                time.sleep(0.05)
+            assert live == 200
+            assert probe(f"http://127.0.0.1:{port}/ready") == 503
+            assert probe(f"http://127.0.0.1:{port}/metrics") == 200
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def probe(url: str) -> int | None:
+    """Return the status of a response; None if there is none yet."""
+    try:
+        with urlopen(url, timeout=20) as response:
+            return int(response.status)
+    except HTTPError as error:
+        return error.code
+    except URLError:
+        return None
+
+
+def test_live_says_whether_the_event_loop_responds_and_the_health_command_checks_it(server: ApiServer) -> None:
+    url = f"http://{server.metrics}/live"
+    health = [BIN / "foley-server", "health"]
+    assert subprocess.run([*health, url], capture_output=True, check=False).returncode == 0
+    for other, word in ((f"http://{server.metrics}/none", "404"), ("http://127.0.0.1:1/live", "does not respond")):
+        bad = subprocess.run([*health, other], capture_output=True, text=True, check=False)
+        assert bad.returncode == 2
+        assert word in bad.stderr
+        assert "Traceback" not in bad.stderr
+
+
+def test_metrics_respond_while_triton_hangs(server: ApiServer) -> None:
+    triton = server.triton()
+    triton.suspend()
+    try:
+        with urlopen(f"http://{server.metrics}/metrics", timeout=20) as page:
+            content = page.read().decode()
+        assert "process_open_fds" in content
+        assert "nv_inference" not in content
+        assert probe(f"http://{server.metrics}/live") == 200
+    finally:
+        triton.resume()
+
+
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes"}  # documented by Triton; absent without a GPU
 
 
@@ -186,9 +241,10 @@ def test_dashboard_queries_match_metrics_and_health_command_reports_state(
         for label, value in (*re.findall(r'(\w+)="([^"]*)"', line), ("", ""))
     }
     shown = {name for name, _, _ in samples}
+    assert {("foley_api_jobs", "state", "queued"), ("foley_api_build_info", "bundle", "tiny")} <= samples
     board = json.loads((repository / "deploy" / "grafana" / "foley.json").read_text())
     for query in (target["expr"] for panel in board["panels"] for target in panel["targets"]):
-        names = set(re.findall(r"\b(?:foley_api|nv)_\w+", query))
+        names = set(re.findall(r"\b(?:foley_api|nv|process)_\w+", query))
         assert names
         assert names - GPU_METRICS <= shown
         for label, operator, value in re.findall(r'(\w+)(=~?)"([^"]*)"', query):

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import os
+import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -139,6 +140,30 @@ def test_studio_requires_client_certificate(server: ApiServer, files: Files, pai
         return
     with pytest.raises(OSError):  # noqa: PT011 - the type depends on which side closes first
         urlopen(server.studio, timeout=20, context=context).read()
+
+
+def test_replaced_certificates_are_used_without_a_restart(triton: TritonClient, files: Files, tmp_path: Path) -> None:
+    for name in ("ca", "server", "server-key"):
+        shutil.copy(files.path(name), tmp_path)
+    settings = {"tls_certificate": tmp_path / "server.pem", "tls_key": tmp_path / "server-key.pem"}
+    studio = {"studio": True, "studio_address": "localhost", "studio_port": 0}
+    with api_server(tmp_path, triton=triton.url, address="localhost", **settings, **studio) as server:
+        url = f"grpcs://{server.grpc}"
+        with FoleyClient(url, ca=files.path("ca")) as connected:
+            assert connected.serving()
+            renewed_ca = trustme.CA()
+            renewed = renewed_ca.issue_cert("localhost")
+            renewed_ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+            renewed.private_key_pem.write_to_path(tmp_path / "server-key.pem")
+            renewed.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+            with FoleyClient(url, ca=tmp_path / "ca.pem") as client:
+                assert client.serving()
+            context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+            with urlopen(server.studio, timeout=20, context=context) as answer:
+                assert answer.status == 200
+            assert connected.serving()  # on its connection, which was made with the first certificate
+            with FoleyClient(url, ca=files.path("ca")) as client, pytest.raises(ServerUnavailable):
+                client.serving()
 
 
 def test_client_rejects_expired_server_certificate(triton: TritonClient, files: Files, tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from foley.errors import SettingError
+from foley_server.api.gauges import register_gauges
 from foley_server.api.settings import Settings, load
+from foley_server.jobs.request_queue import RequestQueue
 from foley_server.telemetry.metrics import Metrics
+from foley_server.telemetry.samples import FreeSpace, LoopLag, Snapshot
 
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+TLS = ("--tls-certificate", __file__, "--tls-key", __file__)
 
 
 def test_flags_override_environment_and_environment_overrides_file(tmp_path, monkeypatch):
@@ -47,6 +51,12 @@ def test_defaults_are_valid_and_bind_to_loopback():
         (["--tls-certificate", "/none", "--tls-key", __file__], "/none"),
         (["--tokens", "/none"], "/none"),
         (["--address", "0.0.0.0"], "TLS"),
+        (["--address", "0.0.0.0", "--anonymous"], "TLS"),
+        (["--address", "0.0.0.0", "--tokens", __file__], "TLS"),
+        (["--address", "0.0.0.0", "--plaintext"], "anonymous"),
+        (["--address", "0.0.0.0", *TLS], "anonymous"),
+        (["--studio-address", "::", *TLS], "anonymous"),
+        (["--tokens", __file__, "--anonymous"], "exclude"),
         (["--triton-metrics", "http://localhost/metrics"], "triton"),
         (["--config", "/none"], "/none"),
         (["--nonsense", "1"], "nonsense"),
@@ -58,6 +68,20 @@ def test_invalid_setting_is_named_in_one_sentence(arguments, word):
         load(arguments)
     assert word in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "access",
+    [("--tokens", __file__), ("--anonymous",), ("--tls-client-ca", __file__)],
+    ids=["tokens", "explicitly anonymous", "client certificates"],
+)
+def test_addresses_other_than_loopback_need_tls_and_an_access_rule(access):
+    load(["--address", "0.0.0.0", "--studio-address", "0.0.0.0", *TLS, *access])
+
+
+@pytest.mark.parametrize("access", [("--tokens", __file__), ("--anonymous",)])
+def test_proxy_may_terminate_tls(access):
+    load(["--address", "0.0.0.0", "--plaintext", *access])
 
 
 @pytest.mark.parametrize("content", ["running = 0", "nonsense = 1", "not toml ["])
@@ -83,8 +107,14 @@ def test_help_describes_every_setting(capsys):
         assert field.description
 
 
-def test_operations_page_lists_every_setting_and_metric():
+def test_operations_page_lists_every_setting_and_metric(tmp_path):
     for name in Settings.model_fields:
         assert f"`--{name.replace('_', '-')}`" in OPERATIONS, name
-    for family in Metrics().registry.collect():
-        assert family.name in OPERATIONS, family.name
+    metrics = Metrics()
+    jobs, space = Snapshot("jobs", NotImplemented), FreeSpace(tmp_path)
+    space.close()
+    register_gauges(metrics, load([]), RequestQueue(1, 1), jobs, LoopLag(), space, dict, "strict")
+    names = {family.name for family in metrics.registry.collect()}
+    assert "foley_api_limit" in names
+    for name in names:
+        assert f"`{name}" in OPERATIONS, name

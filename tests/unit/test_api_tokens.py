@@ -185,6 +185,35 @@ def test_rejects_invalid_file(file, before, after):
         Tokens(file)
 
 
+def test_budgets_are_those_of_the_entry_or_the_servers_defaults(tmp_path, token):
+    path = tmp_path / "tokens.toml"
+    other = new_token()
+    path.write_text(
+        entry("alice", token, **LIMITS, rows_per_hour=5000, queued=0, mib=7) + entry("bob", other, **LIMITS)
+    )
+    alice, bob = Tokens(path).principal(f"Bearer {token}"), Tokens(path).principal(f"Bearer {other}")
+    everyone = Tokens(None).principal(None)
+    assert (alice.rows_per_hour, alice.queued, alice.mib) == (5000, 0, 7)
+    for one in (bob, everyone):
+        assert (one.rows_per_hour, one.queued, one.mib) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"rows_per_hour": 0}, {"rows_per_hour": 1.5}, {"queued": -1}, {"mib": -1}, {"mib": 10**30}]
+)
+def test_invalid_budget_is_rejected(token, limits):
+    with pytest.raises(SettingError, match=next(iter(limits))):
+        entry("alice", token, **LIMITS, **limits)
+
+
+def test_invalid_file_is_reported_once(file, token, caplog):
+    tokens = Tokens(file)
+    file.write_text("not toml [")
+    for _ in range(3):
+        assert tokens.principal(f"Bearer {token}").name == "alice"
+    assert len([one for one in caplog.records if "cannot be reloaded" in one.getMessage()]) == 1
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -193,11 +222,13 @@ def folder(tmp_path, monkeypatch):
 
 def test_token_command_creates_valid_token_that_only_its_owner_can_read(folder):
     for name in ("carol", "dave"):
-        result = CliRunner().invoke(app, ["token", name, "--scope", "read", "--expires-days", "1"])
+        budget = ["--rows-per-hour", "5000", "--queued", "3", "--mib", "7"]
+        result = CliRunner().invoke(app, ["token", name, "--scope", "read", "--expires-days", "1", *budget])
         assert (result.exit_code, result.stdout) == (0, f"{name}.token\n")
         token = (folder / f"{name}.token").read_text().strip()
         principal = Tokens(folder / "tokens.toml").principal(f"Bearer {token}")
         assert principal.name == name
+        assert (principal.rows_per_hour, principal.queued, principal.mib) == (5000, 3, 7)
         with pytest.raises(Forbidden):
             principal.check("generate")
         assert token not in (folder / "tokens.toml").read_text()

@@ -1,32 +1,29 @@
-"""The API server process: Triton supervisor, gRPC services, health, metrics, studio and graceful shutdown."""
+"""The API server process: Tritons, jobs, gRPC services, health, metrics, studio and graceful shutdown."""
 
 import asyncio
 import ctypes
 import fcntl
 import logging
-import resource
 import signal
 import sys
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-import grpc
-from google.longrunning import operations_pb2, operations_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 from foley import bundle as bundles
-from foley.errors import OutputError, SettingError
+from foley.errors import OutputError, ServerUnavailable
 from foley.mux import VIDEO_EXTENSIONS
 from foley.scratch import scratch_folder
-from foley_pipeline.api import foley_pb2 as pb
-from foley_pipeline.api import foley_pb2_grpc
 from foley_pipeline.cache import Cache
-from foley_pipeline.grpc_options import KEEPALIVE, MIN_PING_INTERVAL_MS
+from foley_server.api.certificates import Certificates
+from foley_server.api.gauges import register_gauges
 from foley_server.api.interceptor import CallInterceptor
+from foley_server.api.listen import SERVICES, grpc_server, listen
 from foley_server.api.operations import Operations
 from foley_server.api.quotas import Quotas
 from foley_server.api.service import FoleyService
@@ -43,17 +40,12 @@ from foley_server.launcher.pool import TritonPool
 from foley_server.launcher.supervisor import EmbeddedTriton
 from foley_server.sandbox.sandbox import Sandbox
 from foley_server.telemetry import logs, tracing
-from foley_server.telemetry.metrics import Metrics, MetricsServer
+from foley_server.telemetry.metrics import Metrics
+from foley_server.telemetry.metrics_server import MetricsServer
+from foley_server.telemetry.samples import FreeSpace, LoopLag, Snapshot, sampling
 
 log = logging.getLogger(__name__)
 
-SERVICES = (
-    pb.DESCRIPTOR.services_by_name["FoleyService"].full_name,
-    operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
-)
-MAX_MESSAGE = 4 * 2**20  # gRPC's default limit; also applies after decompression
-MAX_OPEN_FILES = 65_536
-MAX_CONNECTIONS = 10_000  # upper limit, see `_connection_limit`; further connections are closed at once
 M_ARENA_MAX = -8  # from malloc.h
 CONNECT_TIMEOUT_S = 15.0  # for remote Tritons, before the server starts without them
 STOP_TIMEOUT_S = 2.0  # for delivering final responses after everything else has stopped
@@ -80,36 +72,38 @@ def serve(settings: Settings) -> None:
 
 async def _serve(settings: Settings) -> None:
     stopped = _stop_signal(settings.until_stdin_closes)
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
+        metrics_server = MetricsServer(  # before everything that can take time
+            metrics, settings.metrics_address, settings.metrics_port, asyncio.get_running_loop()
+        )
+        stack.callback(metrics_server.close)
         data = stack.enter_context(_data_folder(settings.data))
         uploads = Uploads(
             stack.enter_context(scratch_folder("uploads-", parent=data)),
             settings.upload_mib << 20,
             settings.reserve_mib << 20,
         )
-        tokens, metrics, quotas = Tokens(settings.tokens), Metrics(), Quotas(settings)
+        tokens, certificates, quotas = Tokens(settings.tokens), Certificates.of(settings), Quotas(settings)
         sandbox = Sandbox(
             settings.limits,
             settings.decoder_mib << 20,
             settings.decoder_cpu,
             settings.decoder_wall,
             settings.decoders or settings.running + 1,
+            metrics.decoder,
         )
         await asyncio.to_thread(sandbox.measure, data, settings.sandbox == "strict")
-        database = DatabaseThreads()
+        database = DatabaseThreads(metrics.database_errors.inc)
         stack.callback(database.close)
         store = await asyncio.to_thread(Store, settings.store_url)
         stack.callback(store.close)
-        media = await asyncio.to_thread(MediaStore, settings.media_location)
+        media = await asyncio.to_thread(MediaStore, settings.media_location, metrics.media_errors.inc)
         await media.mark(store.service_id)
         holder = await _new_holder(data, store, database)
         health_service = health.aio.HealthServicer()
-        tritons = _tritons(settings, holder, health_service)
+        tritons = await _tritons(settings, holder, health_service)
         stack.callback(tritons.stop)
-        tritons.start()
-        if not await _started(tritons, stopped, None if not settings.triton else CONNECT_TIMEOUT_S):
-            return
-
         watches = Watches(store, media, database)
         workers = Workers(
             holder,
@@ -140,24 +134,29 @@ async def _serve(settings: Settings) -> None:
             max_calls,
             settings.max_steps,
         )
-        _register_gauges(metrics, jobs, workers)
+        lag, space = LoopLag(), FreeSpace(data)
+        stack.callback(space.close)
+        counts = Snapshot("the store", partial(database.run, store.snapshot))
+        await stack.enter_async_context(sampling(lag, counts))
+        register_gauges(metrics, settings, jobs, workers, counts, lag, space, sandbox.level or "")
+        tritons.start()
+        if not await _started(tritons, stopped, CONNECT_TIMEOUT_S if settings.triton else None):
+            return
+        with suppress(ServerUnavailable):
+            versions = tritons.any().versions
+            metrics.build(versions["bundle"], versions["bundle_sha256"])
+
         service = FoleyService(jobs, quotas, metrics, settings.upload_timeout, settings.duration)
-        server = _server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(jobs))
-        port = _listen(server, settings)
-        metrics_server = MetricsServer(
-            metrics,
-            settings.metrics_address,
-            settings.metrics_port,
-            triton=lambda: None,
-            ready=lambda: tritons.ready and not stopped.done(),
-        )
-        stack.callback(metrics_server.close)
+        server = grpc_server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(jobs))
+        port = listen(server, settings.address, settings.port, certificates)
+        metrics_server.triton = lambda: next((one.metrics for one in tritons.statuses.values() if one.metrics), None)
         await server.start()
         await _set_health(health_service, tritons.ready)
+        metrics_server.ready = lambda: tritons.ready and not stopped.done()
         tasks = [asyncio.create_task(one.run()) for one in (watches, workers, jobs)]
         ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
         if settings.studio:
-            studio = _studio(settings, jobs, quotas, sandbox, uploads, tokens)
+            studio = _studio(settings, jobs, quotas, sandbox, uploads, tokens, certificates)
             ready += f" studio={await stack.enter_async_context(studio)}"
         sys.stdout.write(f"{ready}\n")
         sys.stdout.flush()
@@ -211,7 +210,13 @@ async def _new_holder(data: Path, store: Store, database: DatabaseThreads) -> st
 
 
 def _studio(
-    settings: Settings, jobs: Jobs, quotas: Quotas, sandbox: Sandbox, uploads: Uploads, tokens: Tokens
+    settings: Settings,
+    jobs: Jobs,
+    quotas: Quotas,
+    sandbox: Sandbox,
+    uploads: Uploads,
+    tokens: Tokens,
+    certificates: Certificates | None,
 ) -> AbstractAsyncContextManager[str]:
     """Return the context that serves the studio and yields its URL."""
     from foley_server.http.app import Studio  # deferred: the HTTP stack is slow to import and rarely used
@@ -229,10 +234,10 @@ def _studio(
         settings.duration,
         settings.upload_timeout,
     )
-    return serve_studio(studio, settings)
+    return serve_studio(studio, settings, certificates)
 
 
-def _tritons(settings: Settings, name: str, health_service: health.aio.HealthServicer) -> TritonPool:
+async def _tritons(settings: Settings, name: str, health_service: health.aio.HealthServicer) -> TritonPool:
     loop = asyncio.get_running_loop()
 
     def on_change(ready: bool) -> None:
@@ -242,7 +247,7 @@ def _tritons(settings: Settings, name: str, health_service: health.aio.HealthSer
     if settings.triton:
         return TritonPool(settings.triton, on_change, settings.hang_timeout)
     bundle = bundles.read(settings.bundle)
-    bundles.verify(bundle)
+    await asyncio.to_thread(bundles.verify, bundle)  # reads every file
     embedded = EmbeddedTriton(name, settings.models, bundle, str(settings.trace) if settings.trace else None)
     return TritonPool(embedded, on_change, settings.hang_timeout)
 
@@ -251,76 +256,6 @@ async def _set_health(service: health.aio.HealthServicer, ready: bool) -> None:
     status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
     for name in ("", *SERVICES):
         await service.set(name, status)
-
-
-def _server(
-    settings: Settings,
-    interceptor: CallInterceptor,
-    health_service: health.aio.HealthServicer,
-    service: FoleyService,
-    operations: Operations,
-) -> grpc.aio.Server:
-    server = grpc.aio.server(
-        interceptors=[interceptor],
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE),
-            ("grpc.max_metadata_size", 16 * 1024),
-            ("grpc.max_concurrent_streams", 1_000),
-            ("grpc.max_allowed_incoming_connections", _connection_limit()),
-            *KEEPALIVE,
-            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ("grpc.so_reuseport", 0),  # fail if another server uses the port
-        ],
-    )
-    foley_pb2_grpc.add_FoleyServiceServicer_to_server(service, server)
-    operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return server
-
-
-def _connection_limit() -> int:
-    """Raise the soft limit of open files, and return the maximum number of connections.
-
-    Half of the descriptors are left for everything else. The soft limit is raised to `MAX_OPEN_FILES` at most: some
-    container runtimes set a hard limit of a billion or none, for which programs may allocate or loop.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return min(MAX_CONNECTIONS, allowed // 2)
-
-
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
-    address = f"[{settings.address}]" if ":" in settings.address else settings.address
-    endpoint = f"{address}:{settings.port}"
-    try:
-        if settings.tls_certificate and settings.tls_key:
-            credentials = grpc.ssl_server_credentials(
-                [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
-                settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None,
-                require_client_auth=settings.tls_client_ca is not None,
-            )
-            port = server.add_secure_port(endpoint, credentials)
-        else:
-            port = server.add_insecure_port(endpoint)
-    except OSError as error:
-        raise SettingError(f"a certificate or key cannot be read ({error.strerror}); check the paths") from error
-    except RuntimeError as error:
-        raise OutputError(
-            f"cannot listen on {endpoint}; choose another address or port, or other certificates"
-        ) from error
-    if not port:
-        raise OutputError(f"cannot listen on {endpoint}; choose another address or port, or other certificates")
-    return int(port)
-
-
-def _register_gauges(metrics: Metrics, jobs: Jobs, workers: Workers) -> None:
-    """Register gauges that are evaluated at each scrape."""
-    metrics.gauge("triton_ready", "Whether a Triton is available.", lambda: float(jobs.tritons.ready))
-    metrics.gauge("running", "Jobs that this process runs.", lambda: workers.active)
-    metrics.gauge("calls", "Jobs for which callers of this process wait.", lambda: jobs.calls)
 
 
 @contextmanager

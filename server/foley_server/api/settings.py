@@ -31,8 +31,8 @@ Mebibytes = Annotated[int, Field(ge=1, le=2**20)]
 class Settings(BaseSettings):
     """Serve the public gRPC API of Video-Foley: generate sound for videos.
 
-    Starts and supervises a Triton server, or connects to a running one. Shuts down gracefully on SIGTERM. Without
-    --tokens it accepts every call. Listens on the loopback interface by default.
+    Starts and supervises a Triton server, or connects to a running one. Shuts down gracefully on SIGTERM. Listens on
+    the loopback interface by default; other addresses need TLS, and tokens or client certificates.
     """
 
     model_config = SettingsConfigDict(
@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="Private key of the certificate, PEM.")
     tls_client_ca: Path | None = Field(None, description="CA of client certificates, PEM; enables mutual TLS.")
     tokens: Path | None = Field(None, description="TOML file of token hashes; see `foley-server token`.")
+    anonymous: bool = Field(
+        False,
+        description="Allow calls without a token on addresses other than loopback; whoever reaches them has access.",
+    )
     plaintext: bool = Field(
         False, description="Allow addresses other than loopback without TLS, behind a proxy that terminates TLS."
     )
@@ -162,9 +166,19 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate and tls_key must be set together; set both or neither")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs TLS; set tls_certificate and tls_key, too")
+        if self.anonymous and self.tokens:
+            raise ValueError("anonymous and tokens exclude each other; remove one")
+        is_authenticated = self.tokens or self.tls_client_ca
         for address in (self.address, self.studio_address):
-            if address not in _LOOPBACK and not self.tls_certificate and not self.plaintext:
+            if address in _LOOPBACK:
+                continue
+            if not self.tls_certificate and not self.plaintext:
                 raise ValueError(f"{address} is not loopback and needs TLS; set tls_certificate and tls_key")
+            if not is_authenticated and not self.anonymous:
+                raise ValueError(
+                    f"{address} is not loopback, so callers must identify themselves; set tokens or tls_client_ca, "
+                    "or anonymous to give everyone access"
+                )
         for path in (self.tls_certificate, self.tls_key, self.tls_client_ca, self.tokens):
             if path and not path.is_file():
                 raise ValueError(f"there is no file {path}; check the path")

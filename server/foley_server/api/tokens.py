@@ -5,6 +5,9 @@ sha256 = "..."              # of the token; the token itself is not stored
 scopes = ["generate", "read"]
 requests_per_minute = 60
 concurrent_requests = 4
+rows_per_hour = 100_000     # of the denoiser
+queued = 20                 # jobs of the owner
+mib = 1024                  # stored media of the owner
 expires = 2027-03-01T00:00:00Z
 
 [tokens.alice-2]            # during a rotation, an owner has two tokens
@@ -31,6 +34,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from foley.errors import Forbidden, OutputError, RateLimited, SettingError, Unauthenticated
 from foley.output import replacing
+from foley_server.api.file_version import file_version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +44,7 @@ else:
 Scope = Literal["generate", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MAX_TOKEN_LENGTH = 512  # characters
+MAX_BUDGET = 10**12  # rows, jobs or MiB: unlimited in practice, and fits the integers of databases
 Name = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 
 log = logging.getLogger(__name__)
@@ -55,9 +60,10 @@ class TokenEntry(BaseModel):
         scopes: Scopes that the token grants.
         requests_per_minute: Rate limit; also the capacity of the token bucket.
         concurrent_requests: Maximum number of calls in progress.
-        rows_per_hour: Budget of the owner in denoiser rows; None: unlimited.
-        queued: Maximum number of queued jobs of the owner; None: the server's default.
-        mib: Maximum size of the owner's stored media in MiB; None: the server's default.
+        rows_per_hour: Budget of the owner in denoiser rows, each one step of one clip of one variation; None: the
+            server's default, as for the following two.
+        queued: Maximum number of queued jobs of the owner.
+        mib: Maximum MiB of stored media of the owner.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,9 +74,9 @@ class TokenEntry(BaseModel):
     scopes: tuple[Scope, ...] = SCOPES
     requests_per_minute: Annotated[float, Field(gt=0)] = 60
     concurrent_requests: Annotated[int, Field(ge=1)] = 4
-    rows_per_hour: Annotated[int, Field(ge=1)] | None = None
-    queued: Annotated[int, Field(ge=0)] | None = None
-    mib: Annotated[int, Field(ge=1)] | None = None
+    rows_per_hour: Annotated[int, Field(ge=1, le=MAX_BUDGET)] | None = None
+    queued: Annotated[int, Field(ge=0, le=MAX_BUDGET)] | None = None
+    mib: Annotated[int, Field(ge=0, le=MAX_BUDGET)] | None = None
 
 
 class _File(BaseModel):
@@ -80,11 +86,22 @@ class _File(BaseModel):
 
 
 class Principal:
-    """An authenticated caller, with the state of its rate limit (a token bucket)."""
+    """An authenticated caller, with the state of its rate limit (a token bucket).
+
+    Attributes:
+        name: The owner of what the caller creates.
+        entry: Permissions and limits of the token; None: anonymous, without limits.
+        rows_per_hour: Budget of the owner in denoiser rows; None: the server's default, as for the following two.
+        queued: Maximum number of queued jobs of the owner.
+        mib: Maximum MiB of stored media of the owner.
+    """
 
     def __init__(self, name: str, entry: TokenEntry | None) -> None:
         self.name = name
-        self.entry = entry  # None: anonymous, without limits
+        self.entry = entry
+        self.rows_per_hour = entry.rows_per_hour if entry else None
+        self.queued = entry.queued if entry else None
+        self.mib = entry.mib if entry else None
         self._active = 0
         self._available = entry.requests_per_minute if entry else 0.0
         self._refilled_at = time.monotonic()
@@ -172,7 +189,7 @@ class Tokens:
 
     def _refresh(self, path: Path) -> None:
         try:
-            if _version(path) != self._version:
+            if file_version(path) != self._version:
                 self._read(path)
                 log.info("tokens reloaded")
         except FileNotFoundError:
@@ -183,7 +200,7 @@ class Tokens:
             log.error("tokens cannot be reloaded, the previous ones stay valid: %s", error)
 
     def _read(self, path: Path) -> None:
-        version = _version(path)
+        self._version = file_version(path)  # an invalid file is reported once
         try:
             file = _File.model_validate(tomllib.loads(path.read_text()))
         except (ValueError, ValidationError) as error:
@@ -197,7 +214,6 @@ class Tokens:
             is_unchanged = known is not None and known.entry == entry
             self._principals[entry.sha256] = known if known and is_unchanged else Principal(entry.owner or name, entry)
         self._names = set(file.tokens)
-        self._version = version
 
 
 def new_token() -> str:
@@ -213,6 +229,9 @@ def entry(
     concurrent_requests: int,
     owner: str | None = None,
     expires: datetime | None = None,
+    rows_per_hour: int | None = None,
+    queued: int | None = None,
+    mib: int | None = None,
 ) -> str:
     """Return the TOML entry of a token; the arguments are those of `TokenEntry`.
 
@@ -226,6 +245,9 @@ def entry(
         "scopes": list(scopes),
         "requests_per_minute": requests_per_minute,
         "concurrent_requests": concurrent_requests,
+        "rows_per_hour": rows_per_hour,
+        "queued": queued,
+        "mib": mib,
     }
     values = {key: value for key, value in values.items() if value is not None}
     try:
@@ -307,11 +329,6 @@ def _toml(value: object) -> str:
 def sha256(token: str) -> str:
     """Return the hash of a token under which it is stored."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _limited(message: str, retry_after_s: float) -> RateLimited:

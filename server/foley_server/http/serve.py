@@ -2,18 +2,18 @@
 
 import asyncio
 import socket
-import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
 from foley.errors import OutputError
+from foley_server.api.certificates import Certificates
 from foley_server.api.settings import Settings
 from foley_server.http.app import Studio
+from foley_server.http.connection import MAX_CONNECTIONS, Connection
 
 STOP_TIMEOUT_S = 5
-MAX_CONNECTIONS = 1_000  # uvicorn responds with 503 beyond this
 
 
 class _Server(uvicorn.Server):
@@ -24,8 +24,8 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve_studio(studio: Studio, settings: Settings) -> AsyncIterator[str]:
-    """Serve the studio while the context is active.
+async def serve_studio(studio: Studio, settings: Settings, certificates: Certificates | None) -> AsyncIterator[str]:
+    """Serve the studio while the context is active, with TLS if there are certificates.
 
     Yields:
         The URL of the studio.
@@ -42,24 +42,22 @@ async def serve_studio(studio: Studio, settings: Settings) -> AsyncIterator[str]
         ) from error
     port = listener.getsockname()[1]
     hosts = frozenset({"localhost", "127.0.0.1", "[::1]", address, *settings.studio_host})
-    server = _Server(
-        uvicorn.Config(
-            studio.app(hosts),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ssl_certfile=settings.tls_certificate,
-            ssl_keyfile=settings.tls_key,
-            ssl_ca_certs=str(settings.tls_client_ca) if settings.tls_client_ca else None,
-            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=STOP_TIMEOUT_S,
-        )
+    config = uvicorn.Config(
+        studio.app(hosts),
+        http=Connection,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        limit_concurrency=MAX_CONNECTIONS + 1,  # `Connection` makes room below that
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
     )
+    config.load()
+    config.ssl = certificates.ssl_context() if certificates else None
+    server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield f"{'https' if settings.tls_certificate else 'http'}://{address}:{port}/"
+        yield f"{'https' if certificates else 'http'}://{address}:{port}/"
     finally:
         server.should_exit = True
         await asyncio.wait([task])

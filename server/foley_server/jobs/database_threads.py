@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 class DatabaseThreads:
     """Runs methods of the store. A slow disk or network delays only calls that need the database.
 
+    Args:
+        on_error: Called after every failed call.
+
     Attributes:
         executor: The threads.
-        errors: Number of failed calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: Callable[[], object] = lambda: None) -> None:
         self.executor = ThreadPoolExecutor(CONNECTIONS + 1, "database")  # one for notifications
-        self.errors = 0
+        self._on_error = on_error
 
     async def run(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -39,11 +41,11 @@ class DatabaseThreads:
         try:
             return await asyncio.wait_for(asyncio.shield(job), 3 * TIMEOUT_S)
         except asyncio.TimeoutError as error:
-            self.errors += 1
+            self._on_error()
             job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             raise _unavailable() from error
         except DatabaseUnavailable as error:
-            self.errors += 1
+            self._on_error()
             log.error("database: %s", str(error.__cause__).strip().partition("\n")[0])
             raise
 

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -41,18 +41,16 @@ class MediaStore:
 
     Args:
         location: A folder, which is created, or `s3://BUCKET/PREFIX`.
-
-    Attributes:
-        errors: Number of failed operations.
+        on_error: Called after every failed access.
 
     Raises:
         OutputError: The location cannot be used.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, on_error: Callable[[], object] = lambda: None) -> None:
         self._location = location
         self._folder = None if location.startswith("s3://") else Path(location).absolute()
-        self.errors = 0
+        self._on_error = on_error
         try:
             self._store: ObjectStore = (
                 LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
@@ -136,7 +134,7 @@ class MediaStore:
                 "a media file of this generation is missing; report it to the server's operator"
             ) from error
         except (BaseError, OSError, asyncio.TimeoutError) as error:
-            self.errors += 1
+            self._on_error()
             # only logged, as it contains URLs that callers must not see
             log.error("media storage: %s", _first_line(error))
             unavailable = MediaUnavailable("the media storage is unavailable; try again later")

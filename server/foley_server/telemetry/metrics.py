@@ -1,121 +1,103 @@
-"""Prometheus metrics of the API, and an HTTP endpoint that exposes them together with Triton's."""
+"""Prometheus metrics of the API."""
 
-import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.error import URLError
-from urllib.request import urlopen
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    Info,
+    Metric,
+    ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from foley.errors import OutputError
+from foley import __version__
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
-TRITON_TIMEOUT_S = 5.0
+DECODER_OUTCOMES = ("ok", "refused", "crashed", "timeout", "cancelled")
 
 
 class Metrics:
-    """The metrics of the API, prefixed `foley_api_`. Triton's metrics keep their prefix, `nv_`."""
+    """The metrics of the API, prefixed `foley_api_`, and those of its process, prefixed `process_`.
+
+    Gauges are evaluated at each scrape, in another thread: their functions must be thread-safe, and return at once.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()
-        self.registry = CollectorRegistry()
-        self.requests = Counter("foley_api_requests", "Completed calls.", ["method", "code"], registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._build = Info("foley_api_build", "Version of the server, and its bundle.", registry=registry)
+        self.build("", "")
+        self.requests = Counter("foley_api_requests", "Completed calls.", ["method", "code"], registry=registry)
         self.request_seconds = Histogram(
-            "foley_api_request_seconds", "Seconds per call.", ["method"], buckets=_SECONDS, registry=self.registry
+            "foley_api_request_seconds", "Seconds per call.", ["method"], buckets=_SECONDS, registry=registry
         )
-        self.active = Gauge("foley_api_active_requests", "Calls in progress.", ["method"], registry=self.registry)
-        self.upload_bytes = Counter("foley_api_upload_bytes", "Bytes of uploaded media.", registry=self.registry)
+        self.active = Gauge("foley_api_active_requests", "Calls in progress.", ["method"], registry=registry)
+        self.upload_bytes = Counter("foley_api_upload_bytes", "Bytes of uploaded media.", registry=registry)
+        self.media_errors = Counter(
+            "foley_api_media_errors", "Failed accesses to the media storage.", registry=registry
+        )
+        self.database_errors = Counter("foley_api_database_errors", "Failed accesses to the store.", registry=registry)
+        self._decoders = Counter(
+            "foley_api_decoders", "Ended decoder processes by outcome.", ["outcome"], registry=registry
+        )
+        for outcome in DECODER_OUTCOMES:
+            self._decoders.labels(outcome)  # 0 until the first one
         self._stages = Histogram(
-            "foley_api_stage_seconds",
-            "Seconds per pipeline stage.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=self.registry,
+            "foley_api_stage_seconds", "Seconds per pipeline stage.", ["stage"], buckets=_SECONDS, registry=registry
         )
 
-    def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
-        """Add a gauge `foley_api_NAME` that calls `value` at each scrape."""
-        Gauge(f"foley_api_{name}", help_text, registry=self.registry).set_function(value)
+    def build(self, bundle: str, digest: str) -> None:
+        """Set the name and the digest of the bundle in `foley_api_build_info`."""
+        self._build.info({"version": __version__, "bundle": bundle, "digest": digest})
+
+    def gauge(self, name: str, help_text: str, value: Callable[[], float | None]) -> None:
+        """Add a gauge `foley_api_NAME`; it is absent while `value` returns None."""
+
+        def values() -> Iterator[tuple[list[str], float]]:
+            if (now := value()) is not None:
+                yield [], now
+
+        self.registry.register(_Gauges(f"foley_api_{name}", help_text, (), values))
+
+    def gauges(self, name: str, help_text: str, label: str, values: Callable[[], Mapping[str, float]]) -> None:
+        """Add gauges `foley_api_NAME{label="KEY"}`, one for each key that `values` returns."""
+
+        def labelled() -> Iterator[tuple[list[str], float]]:
+            for key, value in values().items():
+                yield [key], value
+
+        self.registry.register(_Gauges(f"foley_api_{name}", help_text, (label,), labelled))
 
     def stage(self, stage: str, seconds: float) -> None:
         """Observe the duration of a pipeline stage."""
         self._stages.labels(stage).observe(seconds)
 
+    def decoder(self, outcome: str) -> None:
+        """Count a decoder process that has ended with one of `DECODER_OUTCOMES`. Thread-safe."""
+        self._decoders.labels(outcome).inc()
 
-class MetricsServer:
-    """HTTP server for `GET /metrics`, and for `GET /ready`, a readiness probe that returns 200 or 503.
 
-    Args:
-        metrics: The metrics to expose.
-        address: Address to listen on.
-        port: Port to listen on; 0 picks a free one.
-        triton: Returns the current URL of Triton's metrics, or None.
-        ready: Returns whether the API accepts calls.
-
-    Raises:
-        OutputError: The port is in use.
-    """
-
+class _Gauges(Collector):
     def __init__(
-        self, metrics: Metrics, address: str, port: int, triton: Callable[[], str | None], ready: Callable[[], bool]
+        self,
+        name: str,
+        help_text: str,
+        labels: tuple[str, ...],
+        values: Callable[[], Iterator[tuple[list[str], float]]],
     ) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 10
+        self._name, self._help, self._labels, self._values = name, help_text, labels, values
 
-            def do_GET(self) -> None:
-                match self.path.split("?")[0]:
-                    case "/metrics":
-                        self._respond(200, generate_latest(metrics.registry) + _triton_metrics(triton()))
-                    case "/ready":
-                        self._respond(*((200, b"ready\n") if ready() else (503, b"not ready\n")))
-                    case _:
-                        self.send_error(404)
+    def describe(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(self._name, self._help, labels=self._labels)
 
-            def _respond(self, status: int, content: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                """Do not log scrapes."""
-
-        try:
-            self._server = ThreadingHTTPServer((address, port), Handler)
-        except OSError as error:
-            raise OutputError(
-                f"cannot serve metrics on {address}:{port} ({error.strerror}); choose another port"
-            ) from error
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """Port that the server listens on."""
-        return int(self._server.server_address[1])
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def _triton_metrics(url: str | None) -> bytes:
-    if url is None:
-        return b""
-    try:
-        with urlopen(url, timeout=TRITON_TIMEOUT_S) as response:
-            return bytes(response.read())
-    except (URLError, OSError):
-        return b""  # the gauge `foley_api_triton_ready` shows the reason
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
+        for labels, value in self._values():
+            family.add_metric(labels, value)
+        yield family
