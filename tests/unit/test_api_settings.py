@@ -2,13 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from foley.errors import SettingError
 from foley_server.api.gauges import register_gauges
 from foley_server.api.settings import Settings, load
-from foley_server.jobs.request_queue import RequestQueue
 from foley_server.telemetry.metrics import Metrics
 from foley_server.telemetry.samples import FreeSpace, LoopLag, Snapshot
 
@@ -113,7 +113,9 @@ def test_operations_page_lists_every_setting_and_metric(tmp_path):
     metrics = Metrics()
     jobs, space = Snapshot("jobs", NotImplemented), FreeSpace(tmp_path)
     space.close()
-    register_gauges(metrics, load([]), RequestQueue(1, 1), jobs, LoopLag(), space, dict, "strict")
+    calls = SimpleNamespace(calls=0, tritons=SimpleNamespace(statuses={}))
+    workers = SimpleNamespace(active=0)
+    register_gauges(metrics, load([]), calls, workers, jobs, LoopLag(), space, "strict")
     names = {family.name for family in metrics.registry.collect()}
     assert "foley_api_limit" in names
     for name in names:
