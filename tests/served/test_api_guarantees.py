@@ -654,7 +654,7 @@ def test_metrics_count_requests_and_stages(server: ApiServer, alice: FoleyClient
     alice.generate(**QUICK)
     assert metric(server, "foley_api_requests_total", method=method, code="OK") == before + 1
     assert metric(server, "foley_api_stage_seconds_count", stage="denoise") > 0
-    assert metric(server, "foley_api_triton_ready") == 1
+    assert metric(server, "foley_api_triton_available") == 1
     assert metric(server, "foley_api_admitted") == 0
 
 

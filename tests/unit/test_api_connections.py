@@ -2,11 +2,14 @@
 
 import asyncio
 import resource
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
+import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,6 +17,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from foley_server.api import listen
+from foley_server.api.certificates import Certificates
 from foley_server.api.settings import load
 from foley_server.http import connection, serve
 
@@ -21,13 +25,21 @@ DEADLINE_S = 60
 Streams = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    leaf = trustme.CA().issue_cert("localhost")
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    leaf.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
+    return Certificates(tmp_path / "certificate.pem", tmp_path / "key.pem", None)
+
+
 @asynccontextmanager
-async def grpc_port() -> AsyncIterator[int]:
+async def grpc_port(certificates: Certificates | None = None) -> AsyncIterator[int]:
     settings = load([])
     server, service = grpc.aio.server(options=listen.options(settings)), health.aio.HealthServicer()
     await service.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(service, server)
-    port = listen.listen(server, "127.0.0.1", 0, None)
+    port = listen.listen(server, "127.0.0.1", 0, certificates)
     await server.start()
     try:
         yield port
@@ -66,8 +78,8 @@ class Page:
 
 
 @asynccontextmanager
-async def studio_port(page: Page) -> AsyncIterator[int]:
-    async with serve.serve_studio(page, load(["--studio-port=0"]), None) as url:
+async def studio_port(page: Page, certificates: Certificates | None = None) -> AsyncIterator[int]:
+    async with serve.serve_studio(page, load(["--studio-port=0"]), certificates) as url:
         yield int(url.rstrip("/").rpartition(":")[2])
 
 
@@ -143,15 +155,31 @@ def test_api_closes_connections_beyond_the_limit(monkeypatch) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("limit", ["HANDSHAKE_TIMEOUT_MS", "IDLE_TIMEOUT_MS"])
-def test_api_closes_silent_connections(monkeypatch, limit: str) -> None:
-    monkeypatch.setattr(listen, limit, 1_000)
+@pytest.mark.parametrize("limit", ["HANDSHAKE_TIMEOUT_MS", "TLS", "IDLE_TIMEOUT_MS"])
+def test_api_closes_silent_connections(monkeypatch, certificates: Certificates, limit: str) -> None:
+    monkeypatch.setattr(listen, "HANDSHAKE_TIMEOUT_MS" if limit == "TLS" else limit, 1_000)
     hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # preface, and empty settings
 
     async def run() -> None:
-        async with grpc_port() as port:
+        async with grpc_port(certificates if limit == "TLS" else None) as port:
             ((reader, _),) = await open_connections(port, 1, hello if limit == "IDLE_TIMEOUT_MS" else b"")
             assert await is_closed(reader)
+
+    asyncio.run(run())
+
+
+def test_client_continues_after_its_idle_connection_was_closed(monkeypatch) -> None:
+    monkeypatch.setattr(listen, "IDLE_TIMEOUT_MS", 500)
+
+    async def run() -> None:
+        async with grpc_port() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            for _ in range(2):
+                assert (await check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)).status == 1
+                ready = grpc.ChannelConnectivity.READY
+                while channel.get_state() is not ready:
+                    await asyncio.sleep(0)
+                await asyncio.wait_for(channel.wait_for_state_change(ready), DEADLINE_S)
 
     asyncio.run(run())
 
@@ -226,6 +254,23 @@ def test_idle_connections_do_not_shut_a_good_client_out_of_the_studio(
 
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4_000:
         pytest.skip("this machine allows too few open files")
+    asyncio.run(run())
+
+
+def test_connections_without_a_handshake_do_not_shut_a_good_client_out_of_the_studio(
+    certificates: Certificates,
+) -> None:
+    listen.connection_limit()
+
+    async def run() -> None:
+        async with studio_port(Page(), certificates) as port:
+            idle = await open_connections(port, 1_100)
+            context = ssl._create_unverified_context()
+            reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, ssl=context), DEADLINE_S)
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"200 OK" in await asyncio.wait_for(reader.readline(), DEADLINE_S)
+            close([*idle, (reader, writer)])
+
     asyncio.run(run())
 
 
