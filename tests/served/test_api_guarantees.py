@@ -374,9 +374,7 @@ def test_waiting_calls_receive_their_queue_position(server: ApiServer, tokens: d
     assert all(kinds[-1] == "finished" for kinds in rest)
 
 
-def test_calls_without_a_message_take_no_place(
-    server: ApiServer, tokens: dict[str, str], alice: FoleyClient
-) -> None:
+def test_calls_without_a_message_take_no_place(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
     end = threading.Event()
 
     def nothing() -> Iterator[pb.GenerateRequest]:

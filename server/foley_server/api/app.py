@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import fcntl
 import logging
 import signal
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 M_ARENA_MAX = -8  # from malloc.h
 CONNECT_TIMEOUT_S = 15.0  # for remote Tritons, before the server starts without them
+EXIT_TIMEOUT_S = 30.0  # for an embedded Triton and threads, after the server has stopped
 STOP_TIMEOUT_S = 2.0  # for delivering final responses after everything else has stopped
 
 
@@ -171,6 +173,7 @@ async def _serve(settings: Settings) -> None:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(STOP_TIMEOUT_S)
         log.info("stopped")
+        faulthandler.dump_traceback_later(EXIT_TIMEOUT_S, exit=True)  # a thread that hangs must not keep the process
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

@@ -14,6 +14,7 @@ from foley.errors import (
     DatabaseUnavailable,
     FoleyError,
     MediaUnavailable,
+    Overloaded,
     ServerFailure,
     ServerUnavailable,
     TimedOut,
@@ -229,7 +230,7 @@ class Workers:
             with suppress(FoleyError):  # if it fails, the lease lapses
                 await self.database.run(self.store.requeue, job, False)
             raise
-        except (MediaUnavailable, DatabaseUnavailable) as error:
+        except (MediaUnavailable, DatabaseUnavailable, Overloaded) as error:  # the last one: all decoders are busy
             await self._requeue(run, error, counts=False)
         except ServerUnavailable as error:
             await self._requeue(run, error, counts=True)
