@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from foley.errors import (
+    Cancelled,
     DatabaseUnavailable,
     FoleyError,
     MediaUnavailable,
@@ -67,10 +68,6 @@ class Run:
     def key(self) -> tuple[str, int]:
         """Identity of the claim."""
         return self.job.id, self.job.starts
-
-
-class Lost(Exception):
-    """The job was cancelled, or its lease went to another process; its outcome is not stored."""
 
 
 @dataclass
@@ -210,7 +207,7 @@ class Workers:
             self._runs[run.key] = run
             try:
                 await self._run(run, request)
-            except Lost:
+            except Cancelled:
                 await self._remove_results(job)
             finally:
                 del self._runs[run.key]
@@ -230,6 +227,8 @@ class Workers:
             with suppress(FoleyError):  # if it fails, the lease lapses
                 await self.database.run(self.store.requeue, job, False)
             raise
+        except Cancelled:
+            raise
         except (MediaUnavailable, DatabaseUnavailable, Overloaded) as error:  # the last one: all decoders are busy
             await self._requeue(run, error, counts=False)
         except ServerUnavailable as error:
@@ -239,8 +238,6 @@ class Workers:
             await (self._requeue(run, error, counts=True) if broken else self._fail(run, error))
         except FoleyError as error:
             await self._fail(run, error)
-        except Lost:
-            raise
         except Exception:
             log.exception("internal error in a job")
             await self._fail(run, ServerFailure(f"internal error; {_report_it(job)}"))
@@ -250,7 +247,7 @@ class Workers:
 
         Raises:
             TimedOut: It took longer than `timeout_s`.
-            Lost: See `Lost`.
+            Cancelled: The job was cancelled, or its lease went to another process.
             FoleyError: It failed.
         """
         job, loop = run.job, asyncio.get_running_loop()
@@ -275,7 +272,7 @@ class Workers:
                 if thread.done():
                     return thread.result()
                 if ended.done() or lost.done():
-                    raise Lost
+                    raise _lost()
                 raise TimedOut(f"the job took longer than {self.timeout_s:g} s; request less at once")
             finally:
                 ended.cancel()
@@ -312,17 +309,21 @@ class Workers:
         """Store the outcome of a job, then remove its uploaded files.
 
         Raises:
-            Lost: See `Lost`.
+            Cancelled: The job was cancelled, or its lease went to another process.
         """
         job = run.job
         if not await self.database.insist(self.store.end, job, state, message, run.progress.dumps(), size, self.keep_s):
-            raise Lost
+            raise _lost()
         with suppress(FoleyError):  # else they go with the job
             await self.media.remove_files(job.id, VIDEO, RECORDING)
 
     async def _remove_results(self, job: Job) -> None:
         with suppress(FoleyError):
             await self.media.remove(job.id, media_folder(job))
+
+
+def _lost() -> Cancelled:
+    return Cancelled("the job was cancelled, or its lease has lapsed")
 
 
 def _report_it(job: Job) -> str:
