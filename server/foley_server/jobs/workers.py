@@ -26,7 +26,9 @@ from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.media_loader import MediaLoader
 from foley_pipeline.progress import Progress as StageProgress
 from foley_pipeline.progress import Stage
+from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
+from foley_server.jobs import events
 from foley_server.jobs.database_threads import DatabaseThreads
 from foley_server.jobs.media_store import MediaStore
 from foley_server.jobs.progress import ENVELOPE, Progress
@@ -127,10 +129,10 @@ class Workers:
         try:
             await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in (*loops, *self._tasks):
+            stopping = (*loops, *self._tasks)
+            for one in stopping:
                 one.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=2 * STOP_S)
+            await asyncio.wait(stopping, timeout=2 * STOP_S)
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self, grace_s: float) -> None:
@@ -155,8 +157,7 @@ class Workers:
                 self._tasks.add(task)  # the event loop keeps only weak references to tasks
                 task.add_done_callback(self._ended)
             else:
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wakeup.wait(), POLL_S)
+                await events.wait(self._wakeup, POLL_S)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -217,9 +218,14 @@ class Workers:
     async def _run(self, run: Run, request: bytes) -> None:
         job = run.job
         try:
+            client = self.tritons.client(job.triton or "")
+        except ServerUnavailable as error:  # lost since the claim; not by this job
+            await self._requeue(run, error, counts=False)
+            return
+        try:
             if job.attempts >= MAX_ATTEMPTS:
                 raise ServerFailure(f"the job crashed the server {MAX_ATTEMPTS} times; {_report_it(job)}")
-            result = await self._execute(run, request)
+            result = await self._execute(run, request, client.for_request(job.id, trace_headers()))
             for name, content in result.files.items():
                 await self.media.put(job.id, f"{media_folder(job)}{name}", content)
             await self._end(run, "succeeded", result.message, sum(map(len, result.files.values())))
@@ -242,7 +248,7 @@ class Workers:
             log.exception("internal error in a job")
             await self._fail(run, ServerFailure(f"internal error; {_report_it(job)}"))
 
-    async def _execute(self, run: Run, request: bytes) -> Result:
+    async def _execute(self, run: Run, request: bytes, client: TritonClient) -> Result:
         """Run the work of a job in a thread.
 
         Raises:
@@ -251,8 +257,6 @@ class Workers:
             FoleyError: It failed.
         """
         job, loop = run.job, asyncio.get_running_loop()
-        assert job.triton is not None
-        client = self.tritons.client(job.triton).for_request(job.id, trace_headers())
         backend = TritonBackend(client, cache=self.cache, loader=self.loader, max_sound_s=self.max_sound_s)
         with self.uploads.folder() as folder:
             work = prepare(job.kind, request, folder)
