@@ -161,7 +161,7 @@ class Studio:
         except BaseException:
             self.files.videos.remove(name)
             raise
-        self.files.videos.add(name, video)
+        self.files.videos.add(name, video, _owner(request))
         answer = {"video": name, "duration_s": video.duration_s, "sample_count": video.samples}
         return JSONResponse(answer, 201)
 
@@ -186,7 +186,7 @@ class Studio:
         except BaseException:
             self.files.recordings.remove(name)
             raise
-        self.files.recordings.add(name, Recording(path))
+        self.files.recordings.add(name, Recording(path), _owner(request))
         return JSONResponse({"recording": name, "envelope": _rounded(measure(waveform))}, 201)
 
     async def create_takes(self, request: Request) -> Response:
@@ -245,7 +245,7 @@ class Studio:
             waveform = np.frombuffer(content, "<f4").astype(np.float32)
             name, folder = self.files.takes.allocate()
             soundfile.write(folder / "take.wav", waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
-            self.files.takes.add(name, Take(folder / "take.wav"))
+            self.files.takes.add(name, Take(folder / "take.wav"), job.owner)
             about = {
                 "recipe": json.loads(take.recipe_json),
                 "produced": _rounded(measure(waveform)),
@@ -314,6 +314,11 @@ class Studio:
             raise TimedOut(f"the upload took longer than {self.upload_timeout_s:g} s; send a smaller file") from error
         if not size:
             raise MediaError("the file is empty; choose another")
+
+
+def _owner(request: Request) -> str:
+    principal: Principal = request.scope[PRINCIPAL]
+    return principal.name
 
 
 def _profile_summary(sampling: Sampling) -> dict[str, Any]:

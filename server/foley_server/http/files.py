@@ -2,7 +2,7 @@
 
 import secrets
 import shutil
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from foley.errors import NotFound
 
 VIDEOS, RECORDINGS, TAKES = 16, 16, 128
+OWNERS = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ Item = TypeVar("Item", Video, Recording, Take)
 
 
 class LruStore(Generic[Item]):
-    """LRU container of at most `size` items with unguessable names, each in its own folder.
+    """LRU container with unguessable names, each item in its own folder: at most `size` items of one owner.
+
+    Beyond `OWNERS` times as many in all, those of the owner with the most items are evicted first.
 
     Args:
         root: Folder to create.
@@ -55,7 +58,7 @@ class LruStore(Generic[Item]):
 
     def __init__(self, root: Path, kind: str, size: int) -> None:
         self._root, self._kind, self._size = root, kind, size
-        self._items: OrderedDict[str, Item] = OrderedDict()
+        self._items: OrderedDict[str, tuple[str, Item]] = OrderedDict()  # with their owners
         root.mkdir(parents=True)
 
     def __getitem__(self, name: str) -> Item:
@@ -68,7 +71,7 @@ class LruStore(Generic[Item]):
             self._items.move_to_end(name)
         except KeyError:
             raise NotFound(f"this {self._kind} is no longer stored; send it again") from None
-        return self._items[name]
+        return self._items[name][1]
 
     def allocate(self) -> tuple[str, Path]:
         """Create a name and an empty folder for a new item."""
@@ -77,12 +80,15 @@ class LruStore(Generic[Item]):
         folder.mkdir()
         return name, folder
 
-    def add(self, name: str, item: Item) -> None:
-        """Add an item; evict the least recently used items beyond `size`."""
-        self._items[name] = item
-        while len(self._items) > self._size:
-            oldest, _ = self._items.popitem(last=False)
-            self.remove(oldest)
+    def add(self, name: str, item: Item, owner: str) -> None:
+        """Add an item of `owner`; evict the least recently used items beyond the limits."""
+        self._items[name] = (owner, item)
+        while True:
+            counts = Counter(owner for owner, _ in self._items.values())
+            most, count = counts.most_common(1)[0]
+            if count <= self._size and len(self._items) <= OWNERS * self._size:
+                return
+            self.remove(next(name for name, (owner, _) in self._items.items() if owner == most))
 
     def remove(self, name: str) -> None:
         """Remove an item and its folder."""

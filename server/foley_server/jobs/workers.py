@@ -240,7 +240,10 @@ class Workers:
         except ServerUnavailable as error:
             await self._requeue(run, error, counts=True)
         except ServerFailure as error:
-            broken = await asyncio.to_thread(self.tritons.failed, job.triton or "", error)
+            checking = asyncio.get_running_loop().run_in_executor(
+                self._threads, self.tritons.failed, job.triton or "", error
+            )
+            broken = await checking
             await (self._requeue(run, error, counts=True) if broken else self._fail(run, error))
         except FoleyError as error:
             await self._fail(run, error)
