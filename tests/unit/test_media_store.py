@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def test_files_are_stored_and_removed(media, tmp_path):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("id", ["", ".", "..", "photos", str(uuid.uuid4()), f"{A}/..", "A" * 32])
+@pytest.mark.parametrize("id", ["", ".", "..", "photos", "0a1b2c3d-0000-4000-8000-000000000000", f"{A}/..", "A" * 32])
 def test_only_ids_of_jobs_name_folders(tmp_path, id):
     (tmp_path / "media" / "photos").mkdir(parents=True)
     (tmp_path / "media" / "photos" / "one.jpg").write_bytes(b"1")
@@ -96,7 +95,6 @@ def test_unreachable_bucket_is_unavailable(media, monkeypatch, tmp_path):
         (media._folder / A).write_text("a file where a folder must be")
         with pytest.raises(MediaUnavailable):
             asyncio.run(media.put(A, "video", b"x"))
-        assert media.errors == 1
         return
     port = claim_port("127.0.0.1", 0)
     monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{port}")

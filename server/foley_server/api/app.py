@@ -9,11 +9,14 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 from grpc_health.v1 import health, health_pb2
 
 from foley import bundle as bundles
@@ -30,8 +33,10 @@ from foley_server.api.quotas import Quotas
 from foley_server.api.service import FoleyService
 from foley_server.api.settings import Settings
 from foley_server.api.tokens import Tokens
+from foley_server.jobs.database import CONNECTIONS, OWN_CONNECTIONS
 from foley_server.jobs.database_threads import DatabaseThreads
 from foley_server.jobs.jobs import Jobs
+from foley_server.jobs.leases import Leases
 from foley_server.jobs.media_store import MediaStore
 from foley_server.jobs.store import Store
 from foley_server.jobs.upload import Uploads
@@ -72,133 +77,164 @@ def serve(settings: Settings) -> None:
         asyncio.run(_serve(settings))
 
 
+@dataclass(frozen=True)
+class _Service:
+    """What runs.
+
+    Attributes:
+        jobs: The jobs.
+        workers: Run jobs.
+        server: The gRPC server.
+        health: The health service.
+        tasks: Background tasks, which end with an error only.
+    """
+
+    jobs: Jobs
+    workers: Workers
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    tasks: "Sequence[asyncio.Task[None]]"
+
+
 async def _serve(settings: Settings) -> None:
     stopped = _stop_signal(settings.until_stdin_closes)
-    metrics = Metrics()
     async with AsyncExitStack() as stack:
-        metrics_server = MetricsServer(  # before everything that can take time
-            metrics, settings.metrics_address, settings.metrics_port, asyncio.get_running_loop()
-        )
-        stack.callback(metrics_server.close)
-        bundle = None if settings.triton else await asyncio.to_thread(_verified, settings.bundle)
-        data = stack.enter_context(_data_folder(settings.data))
-        uploads = Uploads(
-            stack.enter_context(scratch_folder("uploads-", parent=data)),
-            settings.upload_mib << 20,
-            settings.reserve_mib << 20,
-        )
-        tokens, certificates, quotas = Tokens(settings.tokens), Certificates.of(settings), Quotas(settings)
-        sandbox = Sandbox(
-            settings.limits,
-            settings.decoder_mib << 20,
-            settings.decoder_cpu,
-            settings.decoder_wall,
-            settings.decoders or settings.running + 1,
-            metrics.decoder,
-        )
-        await asyncio.to_thread(sandbox.measure, data, settings.sandbox == "strict")
-        database = DatabaseThreads(metrics.database_errors.inc)
-        stack.callback(database.close)
-        store = await asyncio.to_thread(Store, settings.store_url)
-        stack.callback(store.close)
-        media = await asyncio.to_thread(MediaStore, settings.media_location, metrics.media_errors.inc)
-        await media.mark(store.service_id)
-        holder = await _new_holder(data, store, database)
-        health_service = health.aio.HealthServicer()
-        tritons = _tritons(settings, bundle, holder, health_service)
-        stack.callback(tritons.stop)
-        watches = Watches(store, media, database)
-        workers = Workers(
-            holder,
-            store,
-            database,
-            media,
-            watches,
-            tritons,
-            uploads,
-            sandbox.loader,
-            Cache(data / "results"),
-            metrics,
-            settings.running,
-            settings.request_timeout,
-            settings.keep_results,
-            settings.sound,
-        )
-        max_calls = settings.running + settings.waiting
-        jobs = Jobs(
-            holder,
-            store,
-            database,
-            media,
-            watches,
-            uploads,
-            tritons,
-            settings.keep_results,
-            max_calls,
-            settings.max_steps,
-        )
-        lag, space = LoopLag(), FreeSpace(data)
-        stack.callback(space.close)
-        counts = Snapshot("the store", partial(database.run, store.snapshot))
-        await stack.enter_async_context(sampling(lag, counts))
-        register_gauges(metrics, settings, jobs, workers, counts, lag, space, sandbox.level or "")
-        tritons.start()
-        if not await _started(tritons, stopped, CONNECT_TIMEOUT_S if settings.triton else None):
-            return
-        with suppress(ServerUnavailable):
-            versions = tritons.any().versions
-            metrics.build(versions["bundle"], versions["bundle_sha256"])
-
-        service = FoleyService(jobs, quotas, metrics, settings.upload_timeout, settings.duration)
-        server = grpc_server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(jobs))
-        port = listen(server, settings.address, settings.port, certificates)
-        metrics_server.triton = lambda: next((one.metrics for one in tritons.statuses.values() if one.metrics), None)
-        await server.start()
-        await _set_health(health_service, tritons.ready)
-        metrics_server.ready = lambda: tritons.ready and not stopped.done()
-        tasks = [asyncio.create_task(one.run()) for one in (watches, workers, jobs)]
-        ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
-        if settings.studio:
-            studio = _studio(settings, jobs, quotas, sandbox, uploads, tokens, certificates)
-            ready += f" studio={await stack.enter_async_context(studio)}"
-        sys.stdout.write(f"{ready}\n")
-        sys.stdout.flush()
-
-        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        log.info("draining")
-        await health_service.enter_graceful_shutdown()
-        await asyncio.gather(jobs.drain(settings.grace), workers.drain(settings.grace))
-        await jobs.abort()
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        await server.stop(STOP_TIMEOUT_S)
-        log.info("stopped")
+        starting = asyncio.create_task(_start(settings, stack))
+        either: list[asyncio.Future[Any]] = [starting, stopped]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await _run(starting.result(), stopped, settings.grace)
+        else:
+            starting.cancel()
+            await asyncio.wait([starting])
         faulthandler.dump_traceback_later(EXIT_TIMEOUT_S, exit=True)  # a thread that hangs must not keep the process
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
 
 
-async def _started(tritons: TritonPool, stopped: "asyncio.Future[None]", timeout_s: float | None) -> bool:
+async def _run(service: _Service, stopped: "asyncio.Future[None]", grace_s: float) -> None:
+    """Serve until `stopped` is done or a background task fails, then drain and stop."""
+    await asyncio.wait([stopped, *service.tasks], return_when=asyncio.FIRST_COMPLETED)
+    log.info("draining")
+    await service.health.enter_graceful_shutdown()
+    await asyncio.gather(service.jobs.drain(grace_s), service.workers.drain(grace_s))
+    await service.jobs.abort()
+    for task in service.tasks:
+        task.cancel()
+    outcomes = await asyncio.gather(*service.tasks, return_exceptions=True)
+    await service.server.stop(STOP_TIMEOUT_S)
+    log.info("stopped")
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _start(settings: Settings, stack: AsyncExitStack) -> _Service:
+    """Start everything; `stack` stops it."""
+    metrics = Metrics()
+    metrics_server = MetricsServer(  # before everything that can take time
+        metrics, settings.metrics_address, settings.metrics_port, asyncio.get_running_loop()
+    )
+    stack.callback(metrics_server.close)
+    bundle = None if settings.triton else await asyncio.to_thread(_verified, settings.bundle)
+    data = stack.enter_context(_data_folder(settings.data))
+    uploads = Uploads(
+        stack.enter_context(scratch_folder("uploads-", parent=data)),
+        settings.upload_mib << 20,
+        settings.reserve_mib << 20,
+    )
+    tokens, certificates, quotas = Tokens(settings.tokens), Certificates.of(settings), Quotas(settings)
+    sandbox = Sandbox(
+        settings.limits,
+        settings.decoder_mib << 20,
+        settings.decoder_cpu,
+        settings.decoder_wall,
+        settings.decoders or settings.running + 1,
+        metrics.decoder,
+    )
+    await asyncio.to_thread(sandbox.measure, data, settings.sandbox == "strict")
+    database = DatabaseThreads(CONNECTIONS, metrics.database_errors.inc)
+    own = DatabaseThreads(OWN_CONNECTIONS, metrics.database_errors.inc)
+    stack.callback(database.close)
+    stack.callback(own.close)
+    store = await asyncio.to_thread(Store, settings.store_url)
+    stack.callback(store.close)
+    media = await asyncio.to_thread(MediaStore, settings.media_location, metrics.media_errors.inc)
+    await media.mark(store.service_id)
+    holder = await _new_holder(data, store, database)
+    health_service = health.aio.HealthServicer()
+    tritons = _tritons(settings, bundle, health_service)
+    stack.callback(tritons.stop)
+    leases = Leases(holder, store, own)
+    watches = Watches(store, media, own)
+    workers = Workers(
+        leases,
+        store,
+        own,
+        media,
+        watches,
+        tritons,
+        uploads,
+        sandbox.loader,
+        Cache(data / "results"),
+        metrics,
+        settings.running,
+        settings.request_timeout,
+        settings.keep_results,
+        settings.sound,
+        f"{holder}/" if bundle else "",
+    )
+    max_calls = settings.running + settings.waiting
+    jobs = Jobs(
+        leases,
+        store,
+        database,
+        media,
+        watches,
+        uploads,
+        tritons,
+        settings.keep_results,
+        max_calls,
+        settings.max_steps,
+    )
+    lag, space = LoopLag(), FreeSpace(data)
+    stack.callback(space.close)
+    counts = Snapshot("the store", partial(database.run, store.snapshot))
+    await stack.enter_async_context(sampling(lag, counts))
+    register_gauges(metrics, settings, jobs, workers, counts, lag, space, sandbox.level or "")
+    tritons.start()
+    await _started(tritons, CONNECT_TIMEOUT_S if settings.triton else None)
+    with suppress(ServerUnavailable):
+        versions = tritons.any().versions
+        metrics.build(versions["bundle"], versions["bundle_sha256"])
+
+    service = FoleyService(jobs, quotas, metrics, settings.upload_timeout, settings.duration)
+    server = grpc_server(settings, CallInterceptor(tokens, metrics), health_service, service, Operations(jobs))
+    port = listen(server, settings.address, settings.port, certificates)
+    metrics_server.triton = lambda: next((one.metrics for one in tritons.statuses.values() if one.metrics), None)
+    await server.start()
+    await _set_health(health_service, tritons.ready)
+    metrics_server.ready = lambda: tritons.ready and not jobs.draining
+    tasks = [asyncio.create_task(one.run()) for one in (leases, watches, workers, jobs)]
+    ready = f"ready grpc={settings.address}:{port} metrics={settings.metrics_address}:{metrics_server.port}"
+    if settings.studio:
+        studio = _studio(settings, jobs, quotas, sandbox, uploads, tokens, certificates)
+        ready += f" studio={await stack.enter_async_context(studio)}"
+    sys.stdout.write(f"{ready}\n")
+    sys.stdout.flush()
+    return _Service(jobs, workers, server, health_service, tasks)
+
+
+async def _started(tritons: TritonPool, timeout_s: float | None) -> None:
     """Wait for the first Triton; up to `timeout_s` seconds for remote ones, which may come later.
-
-    Returns:
-        Whether to go on: False if the server was stopped.
 
     Raises:
         FoleyError: The embedded Triton failed to start.
     """
     started = asyncio.wrap_future(tritons.started)
-    await asyncio.wait([stopped, started], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    if stopped.done():
-        started.cancel()
-        return False
+    await asyncio.wait([started], timeout=timeout_s)
     if started.done():
         started.result()
     else:
         log.warning("no Triton can be reached yet; jobs are queued until one can")
-    return True
 
 
 async def _new_holder(data: Path, store: Store, database: DatabaseThreads) -> str:
@@ -207,9 +243,14 @@ async def _new_holder(data: Path, store: Store, database: DatabaseThreads) -> st
     The lock of the data folder proves that the predecessor has ended, so that its jobs need not wait for their leases.
     """
     path, holder = data / "holder", uuid.uuid4().hex
-    if path.exists():
-        await database.run(store.release, path.read_text())
-    path.write_text(holder)
+    try:
+        if path.exists():
+            await database.run(store.release, path.read_text())
+        path.write_text(holder)
+    except OSError as error:
+        raise OutputError(
+            f"the data folder {data} cannot be used ({error.strerror}); free space, or choose another"
+        ) from error
     return holder
 
 
@@ -249,7 +290,7 @@ def _verified(folder: Path) -> bundles.Bundle:
 
 
 def _tritons(
-    settings: Settings, bundle: bundles.Bundle | None, name: str, health_service: health.aio.HealthServicer
+    settings: Settings, bundle: bundles.Bundle | None, health_service: health.aio.HealthServicer
 ) -> TritonPool:
     loop = asyncio.get_running_loop()
 
@@ -259,7 +300,7 @@ def _tritons(
 
     if bundle is None:
         return TritonPool(settings.triton, on_change, settings.hang_timeout)
-    embedded = EmbeddedTriton(name, settings.models, bundle, str(settings.trace) if settings.trace else None)
+    embedded = EmbeddedTriton("embedded", settings.models, bundle, str(settings.trace) if settings.trace else None)
     return TritonPool(embedded, on_change, settings.hang_timeout)
 
 

@@ -14,17 +14,18 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from foley.errors import Cancelled, FoleyError, InvalidInput, ServerFailure
+from foley.errors import Cancelled, FoleyError, InvalidInput, ServerFailure, TimedOut
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.status import to_status
 from foley_server.api.tokens import Principal, Scope, Tokens
+from foley_server.jobs.upload import FIRST_MESSAGE_TIMEOUT_S
 from foley_server.telemetry import logs
 from foley_server.telemetry.metrics import Metrics
 from foley_server.telemetry.tracing import call_span
 
 log = logging.getLogger(__name__)
 
-PUBLIC_METHODS = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")  # need no token
+PUBLIC_METHODS = ("/grpc.health.v1.Health/Check",)  # need no token
 _FOLEY = pb.DESCRIPTOR.services_by_name["FoleyService"].full_name
 METHOD_SCOPES: Mapping[str, Scope] = {
     **dict.fromkeys(
@@ -140,6 +141,10 @@ async def _deserialized(serialized: AsyncIterator[bytes], deserialize: Callable[
 
 
 async def _single(messages: AsyncIterator[Any]) -> Any:
-    async for message in messages:
+    try:
+        message = await asyncio.wait_for(anext(aiter(messages), None), FIRST_MESSAGE_TIMEOUT_S)
+    except asyncio.TimeoutError as error:
+        raise TimedOut(f"no message arrived within {FIRST_MESSAGE_TIMEOUT_S:g} s; send it at once") from error
+    if message is not None:
         return message
     raise InvalidInput("the request message is missing; send one")

@@ -24,6 +24,7 @@ SERVICES = (
 MAX_MESSAGE = 4 * 2**20  # gRPC's default limit; also applies after decompression
 MAX_OPEN_FILES = 65_536
 MAX_CONNECTIONS = 10_000  # upper limit, see `connection_limit`; further connections are closed at once
+MAX_STREAMS, MAX_CALLS = 200, 4_000  # calls of one connection, and in all; further ones wait, and are refused
 HANDSHAKE_TIMEOUT_MS = 20_000  # for TLS and the first message of HTTP/2: connections that send nothing are closed
 IDLE_TIMEOUT_MS = 5 * 60_000  # for connections without calls
 MAX_AGE_MS = 30 * 60_000  # clients then connect again, which spreads them over the servers behind a load balancer
@@ -37,7 +38,7 @@ def grpc_server(
     operations: Operations,
 ) -> grpc.aio.Server:
     """Return the server with all of its services; `listen` opens its port."""
-    server = grpc.aio.server(interceptors=[interceptor], options=options(settings))
+    server = grpc.aio.server(interceptors=[interceptor], options=options(settings), maximum_concurrent_rpcs=MAX_CALLS)
     foley_pb2_grpc.add_FoleyServiceServicer_to_server(service, server)
     operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
@@ -51,7 +52,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE),
         ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", 1_000),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.max_allowed_incoming_connections", connection_limit()),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         ("grpc.max_connection_idle_ms", IDLE_TIMEOUT_MS),

@@ -19,13 +19,9 @@ class Quotas:
 
     def of(self, principal: Principal) -> Quota:
         """Return the limits of a caller."""
-        settings, entry = self.settings, principal.entry
-        if entry is None:  # anonymous callers share the server's limits
-            return Quota(settings.stored, settings.stored, settings.media_mib << 20, settings.media_mib << 20)
-        return Quota(
-            settings.stored,
-            settings.owner_stored if entry.queued is None else entry.queued,
-            settings.media_mib << 20,
-            (settings.owner_mib if entry.mib is None else entry.mib) << 20,
-            entry.rows_per_hour,
-        )
+        settings, media_bytes = self.settings, self.settings.media_mib << 20
+        if principal.entry is None:  # anonymous callers share the server's limits
+            return Quota(settings.stored, settings.stored, media_bytes, media_bytes)
+        queued = settings.owner_stored if principal.queued is None else principal.queued
+        mib = settings.owner_mib if principal.mib is None else principal.mib
+        return Quota(settings.stored, queued, media_bytes, mib << 20, principal.rows_per_hour)

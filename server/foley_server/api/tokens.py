@@ -60,10 +60,9 @@ class TokenEntry(BaseModel):
         scopes: Scopes that the token grants.
         requests_per_minute: Rate limit; also the capacity of the token bucket.
         concurrent_requests: Maximum number of calls in progress.
-        rows_per_hour: Budget of the owner in denoiser rows, each one step of one clip of one variation; None: the
-            server's default, as for the following two.
-        queued: Maximum number of queued jobs of the owner.
-        mib: Maximum MiB of stored media of the owner.
+        rows_per_hour: Budget of the owner in denoiser rows; None: unlimited.
+        queued: Maximum number of queued jobs of the owner; None: the server's default.
+        mib: Maximum MiB of stored media of the owner; None: the server's default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,7 +90,7 @@ class Principal:
     Attributes:
         name: The owner of what the caller creates.
         entry: Permissions and limits of the token; None: anonymous, without limits.
-        rows_per_hour: Budget of the owner in denoiser rows; None: the server's default, as for the following two.
+        rows_per_hour: Budget of the owner in denoiser rows; None: unlimited.
         queued: Maximum number of queued jobs of the owner.
         mib: Maximum MiB of stored media of the owner.
     """

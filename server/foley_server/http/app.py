@@ -6,10 +6,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 import soundfile
@@ -48,9 +49,13 @@ from foley_server.http.web import (
 from foley_server.jobs.jobs import Jobs, error_of
 from foley_server.jobs.progress import Progress
 from foley_server.jobs.store import Job, Kind
+from foley_server.jobs.upload import SPACE_CHECK_BYTES
 from foley_server.sandbox.sandbox import Sandbox
 
+Result = TypeVar("Result")
+
 STATIC = Path(__file__).with_name("static")
+DECODING_THREADS = 8
 POLL_S = 0.2  # interval between progress checks
 HEARTBEAT_S = 5.0  # maximum interval between events; the page treats a longer silence as a lost connection
 MAX_BODY = 4 * 2**20  # a curve of ten minutes is 60,000 numbers
@@ -95,6 +100,13 @@ class Studio:
     max_bytes: int
     max_duration_s: float
     upload_timeout_s: float
+
+    def __post_init__(self) -> None:
+        self._threads = ThreadPoolExecutor(DECODING_THREADS, "studio")
+
+    async def _decode(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Run a method of the sandbox in a thread of the studio's own: it can wait for a decoder."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def app(self, hosts: frozenset[str]) -> Starlette:
         """Return the ASGI application, which accepts requests for `hosts` (values of the Host header)."""
@@ -156,7 +168,7 @@ class Studio:
         try:
             path = folder / "the video"  # appears in error messages
             await self._receive(request, path)
-            info = await asyncio.to_thread(lambda: self.sandbox.open_video(path).info)
+            info = await self._decode(lambda: self.sandbox.open_video(path).info)
             video = Video(path, info.duration_s, info.samples(clip.SAMPLE_RATE_HZ))
         except BaseException:
             self.files.videos.remove(name)
@@ -182,7 +194,7 @@ class Studio:
         try:
             path = folder / "the recording"
             await self._receive(request, path)
-            waveform = await asyncio.to_thread(self.sandbox.read_audio, path)
+            waveform = await self._decode(self.sandbox.read_audio, path)
         except BaseException:
             self.files.recordings.remove(name)
             raise
@@ -213,7 +225,7 @@ class Studio:
         video = self.files.videos[request.path_params["name"]]
         path = video.path.with_name("preview.mp4")
         if not path.is_file():
-            await asyncio.to_thread(self.sandbox.preview, video.path, path)
+            await self._decode(self.sandbox.preview, video.path, path)
         return FileResponse(path)
 
     async def mux(self, request: Request) -> Response:
@@ -230,7 +242,7 @@ class Studio:
         try:
             sound, path = folder / "the sound", folder / "muxed.mp4"
             await self._receive(request, sound)
-            await asyncio.to_thread(self.sandbox.mux, video.path, sound, path, source_audio)
+            await self._decode(self.sandbox.mux, video.path, sound, path, source_audio)
         except BaseException:
             clean()
             raise
@@ -297,10 +309,15 @@ class Studio:
 
     async def _receive(self, request: Request, path: Path) -> None:
         async def write() -> int:
-            size = 0
+            size = unchecked = 0
+            self.jobs.uploads.check_space()
             with path.open("xb") as file:
                 async for chunk in request.stream():
                     size += len(chunk)
+                    unchecked += len(chunk)
+                    if unchecked >= SPACE_CHECK_BYTES:
+                        unchecked = 0
+                        self.jobs.uploads.check_space()
                     if size > self.max_bytes:
                         raise MediaTooLarge(
                             f"the file is larger than {self.max_bytes >> 20} MiB, the limit; shorten it"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
@@ -34,7 +35,7 @@ async def changes(engine: Engine, threads: Executor) -> AsyncIterator[str | None
         try:
             async for id in listen(engine, threads):
                 yield id
-        except (psycopg.Error, SQLAlchemyError, OSError) as error:
+        except (psycopg.Error, sqlite3.Error, SQLAlchemyError, OSError) as error:
             log.warning("no notifications from the database: %s", str(error).strip().partition("\n")[0])
         await asyncio.sleep(RECONNECT_S)
 

@@ -9,7 +9,6 @@ from foley.windows import window_starts_s
 from foley_pipeline.request import GenerationRequest
 
 ENVELOPE_ROWS, EMBEDDING_ROWS = 10, 1  # rough equivalents of work without the denoiser
-DEFAULTS = SamplingDefaults()  # while no Triton has told those of its bundle
 
 
 def rows_per_step(options: GenerateOptions, defaults: SamplingDefaults) -> int:

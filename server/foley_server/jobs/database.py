@@ -10,12 +10,14 @@ from typing import Any
 import psutil
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 
 from foley.errors import DatabaseUnavailable, OutputError, SettingError
 
-CONNECTIONS = 8  # also the number of threads that use the database
+CONNECTIONS = 8  # for calls; also the number of their threads
+OWN_CONNECTIONS = 4  # for leases, claims and outcomes, which must not wait for calls
 TIMEOUT_S = 10.0  # of a connection from the pool, of a statement, and of a lock
 CONNECT_TIMEOUT_S = 5
 RETRY_AFTER_S = 5.0
@@ -36,7 +38,7 @@ def connect(url: str) -> Engine:
     engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgres(parsed)
     try:
         _migrate(engine)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, CommandError) as error:
         engine.dispose()
         name = parsed.render_as_string(hide_password=True)
         raise OutputError(f"{name} cannot be used as a database ({_reason(error)}); choose another --store") from error
@@ -58,7 +60,7 @@ def transaction(engine: Engine, write: bool) -> Iterator[Connection]:
     try:
         with engine.connect().execution_options(foley_write=write) as connection, connection.begin():
             yield connection
-    except (DBAPIError, TimeoutError) as error:
+    except (OperationalError, InterfaceError, TimeoutError) as error:
         unavailable = DatabaseUnavailable("the database is unavailable; try again later")
         unavailable.retry_after_s = RETRY_AFTER_S
         raise unavailable from error
@@ -67,7 +69,7 @@ def transaction(engine: Engine, write: bool) -> Iterator[Connection]:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise SettingError("the store is not a URL; use sqlite:///PATH or postgresql://USER@HOST/DATABASE") from error
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -81,7 +83,7 @@ def _postgres(url: URL) -> Engine:
     limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
     return create_engine(
         url,
-        pool_size=CONNECTIONS,
+        pool_size=CONNECTIONS + OWN_CONNECTIONS,
         max_overflow=0,
         pool_timeout=TIMEOUT_S,
         pool_pre_ping=True,
@@ -103,7 +105,7 @@ def _sqlite(url: URL) -> Engine:
         )
     engine = create_engine(
         url,
-        pool_size=CONNECTIONS,
+        pool_size=CONNECTIONS + OWN_CONNECTIONS,
         max_overflow=0,
         pool_timeout=TIMEOUT_S,
         connect_args={"timeout": TIMEOUT_S, "isolation_level": None},  # the listener begins transactions
@@ -137,6 +139,6 @@ def _migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
-def _reason(error: SQLAlchemyError) -> str:
+def _reason(error: Exception) -> str:
     """Return the database's own message in one line; SQLAlchemy's has the statement, too."""
     return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]

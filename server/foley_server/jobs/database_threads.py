@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from foley.errors import DatabaseUnavailable
-from foley_server.jobs.database import CONNECTIONS, RETRY_AFTER_S, TIMEOUT_S
+from foley_server.jobs.database import RETRY_AFTER_S, TIMEOUT_S
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -21,14 +21,15 @@ class DatabaseThreads:
     """Runs methods of the store. A slow disk or network delays only calls that need the database.
 
     Args:
+        threads: Number of threads.
         on_error: Called after every failed call.
 
     Attributes:
         executor: The threads.
     """
 
-    def __init__(self, on_error: Callable[[], object] = lambda: None) -> None:
-        self.executor = ThreadPoolExecutor(CONNECTIONS + 1, "database")  # one for notifications
+    def __init__(self, threads: int, on_error: Callable[[], object] = lambda: None) -> None:
+        self.executor = ThreadPoolExecutor(threads, "database")
         self._on_error = on_error
 
     async def run(
@@ -43,6 +44,7 @@ class DatabaseThreads:
         job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # or asyncio logs a late one
         await asyncio.wait([job], timeout=DEADLINE_S)  # `wait_for` can swallow a cancellation before Python 3.12
         if not job.done():
+            job.cancel()  # if it has not started, it must not come later
             self._on_error()
             raise _unavailable()
         try:
@@ -55,7 +57,10 @@ class DatabaseThreads:
     async def insist(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        """Return the result of `function`, which stores an outcome; try again while the database is unavailable."""
+        """Return the result of `function`; try again while the database is unavailable.
+
+        It may take effect twice: the answer to a committed transaction can be lost.
+        """
         while True:
             try:
                 return await self.run(function, *args, **kwargs)

@@ -16,6 +16,7 @@ from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import field
 from foley_pipeline.api.status import from_status
 from foley_server.jobs.database_threads import DatabaseThreads
+from foley_server.jobs.leases import Leases
 from foley_server.jobs.media_store import MediaStore
 from foley_server.jobs.progress import Progress, stage_to_proto
 from foley_server.jobs.store import Job, Kind, Quota, Store, new_id
@@ -29,6 +30,7 @@ from foley_server.telemetry.tracing import trace_headers
 log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 5.0
+MAX_UPLOADS = 512  # of a process; each takes a message of memory, a file and a row
 RETRY_AFTER_S = 2.0
 
 
@@ -56,7 +58,7 @@ class Jobs:
     """Not thread-safe: use it from one event loop.
 
     Attributes:
-        holder: Name of this process as the holder of leases.
+        leases: The leases of this process.
         store: The jobs.
         database: Runs the store's methods.
         media: Files of the jobs.
@@ -69,7 +71,7 @@ class Jobs:
         draining: Whether new jobs are rejected.
     """
 
-    holder: str
+    leases: Leases
     store: Store
     database: DatabaseThreads
     media: MediaStore
@@ -82,7 +84,8 @@ class Jobs:
     draining: bool = False
 
     def __post_init__(self) -> None:
-        self._called: set[str] = set()
+        self._uploading = 0
+        self._called: set[str] = set()  # until their jobs have ended
         self._calls: set[asyncio.Task[object]] = set()
         self._watchers: set[asyncio.Task[object]] = set()
         self._aborting = False
@@ -127,15 +130,15 @@ class Jobs:
             self.uploads.check_space()
             await self.database.run(self.store.check_quota, owner, quota)
             id = (call and logs.request_id.get()) or new_id()  # one id for a call and its job
-            await self.database.run(self.store.receive, id, owner, kind, self.holder)
-            upload = Upload(id, serialized, quota, folder, work)
-            try:
-                yield upload
-            except BaseException:
-                abandon = self.store.discard if call else self.store.abandon  # a generation stays, once it is accepted
-                with suppress(FoleyError):  # else the lease lapses
-                    await asyncio.shield(self.database.run(abandon, id))
-                raise
+            with self._place_for_upload(), self.leases.hold(id):
+                try:
+                    await self.database.run(self.store.receive, id, owner, kind, self.leases.holder)
+                    yield Upload(id, serialized, quota, folder, work)
+                except BaseException:
+                    for undo in (self.store.abandon, self.store.discard)[: 1 + call]:  # an accepted generation stays
+                        with suppress(FoleyError):  # else the lease lapses
+                            await asyncio.shield(self.database.run(undo, id))
+                    raise
 
     async def accept(
         self, upload: Upload, *, request_id: str | None = None, digest: str | None = None, call: bool = False
@@ -153,6 +156,7 @@ class Jobs:
 
         Raises:
             Overloaded: A limit is reached.
+            AlreadyExists: The owner has used `request_id` for a different request.
         """
         if call:
             self._check_calls()
@@ -171,7 +175,7 @@ class Jobs:
                 upload.quota,
                 request_id=request_id,
                 digest=digest,
-                caller=self.holder if call else None,
+                caller=self.leases.holder if call else None,
                 trace=json.dumps(trace_headers()),
             )
         except BaseException:
@@ -204,7 +208,7 @@ class Jobs:
             ServerUnavailable: The server stops before the job has ended.
         """
         try:
-            with self._tracked(self._calls), self.watches.watch(job.id) as progress:
+            with self._tracked(self._calls), self.leases.hold(job.id), self.watches.watch(job.id) as progress:
                 ended = asyncio.ensure_future(progress.wait())
                 ended.add_done_callback(lambda _: self._called.discard(job.id))  # delivery takes no place
                 try:
@@ -306,11 +310,17 @@ class Jobs:
             try:
                 while ids := await self.database.run(self.store.sweep):
                     for id in ids:
-                        await self.media.remove(id)
-                        await self.database.run(self.store.removed, id)
+                        await self._remove(id)
             except Exception as error:
                 log.error("the sweep failed: %s", error, exc_info=not isinstance(error, FoleyError))
             await asyncio.sleep(SWEEP_INTERVAL_S)
+
+    async def _remove(self, id: str) -> None:
+        try:
+            await self.media.remove(id)
+            await self.database.run(self.store.removed, id)
+        except Exception as error:  # it is tried again when the lease on the removal has lapsed
+            log.error("job %s cannot be removed: %s", id, error, exc_info=not isinstance(error, FoleyError))
 
     async def drain(self, grace_s: float) -> None:
         """Reject new jobs, and wait up to `grace_s` seconds for the callers."""
@@ -327,6 +337,18 @@ class Jobs:
         if remaining:
             await asyncio.wait(remaining, timeout=RETRY_AFTER_S)
 
+    @contextmanager
+    def _place_for_upload(self) -> Iterator[None]:
+        if self._uploading >= MAX_UPLOADS:
+            error = Overloaded(f"{MAX_UPLOADS} uploads are in progress, the limit; try again later")
+            error.retry_after_s = 10.0
+            raise error
+        self._uploading += 1
+        try:
+            yield
+        finally:
+            self._uploading -= 1
+
     def _check_calls(self) -> None:
         if len(self._called) >= self.max_calls:
             error = Overloaded(f"the server is at its limit of {self.max_calls} calls; try again later")
@@ -342,8 +364,12 @@ class Jobs:
 
 def error_of(job: Job) -> FoleyError | None:
     """Return the error of a job that has ended without a result, else None."""
-    if job.state in ("cancelled", "deleting"):
+    if job.state == "cancelled":
         return Cancelled("the generation was cancelled")
+    if job.state == "deleting":
+        error = ServerUnavailable("the server lost touch with its database; try again")
+        error.retry_after_s = RETRY_AFTER_S
+        return error
     return from_status(status_pb2.Status.FromString(job.result or b"")) if job.state == "failed" else None
 
 

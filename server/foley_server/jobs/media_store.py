@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 MARKER = "foley-media.json"
 RETRY_AFTER_S = 30.0
 TIMEOUT_S = 600.0  # of one file
-TIMEOUTS: "ClientConfig" = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
+STALL_S = 60.0  # of small ones, and between two parts of a file
+TIMEOUTS: "ClientConfig" = {"timeout": timedelta(seconds=600), "connect_timeout": timedelta(seconds=5)}
 RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 CHUNK_BYTES = 256 * 1024
 
@@ -85,7 +86,8 @@ class MediaStore:
     async def put(self, id: str, name: str, content: Path | bytes) -> None:
         """Store a file, replacing any with the same name."""
         with self._translate_errors():
-            await asyncio.wait_for(obstore.put_async(self._store, f"{_checked(id)}/{name}", content), TIMEOUT_S)
+            timeout_s = TIMEOUT_S if isinstance(content, Path) else STALL_S
+            await asyncio.wait_for(obstore.put_async(self._store, f"{_checked(id)}/{name}", content), timeout_s)
 
     async def get(self, id: str, name: str) -> bytes:
         """Return the content of a file."""
@@ -94,8 +96,9 @@ class MediaStore:
     async def read(self, id: str, name: str) -> AsyncIterator[bytes]:
         """Yield the content of a file in chunks of at most `CHUNK_BYTES`."""
         with self._translate_errors():
-            found = await obstore.get_async(self._store, f"{_checked(id)}/{name}")
-            async for piece in found.stream(min_chunk_size=CHUNK_BYTES):
+            getting = obstore.get_async(self._store, f"{_checked(id)}/{name}")
+            pieces = aiter((await asyncio.wait_for(getting, STALL_S)).stream(min_chunk_size=CHUNK_BYTES))
+            while piece := await asyncio.wait_for(anext(pieces, b""), STALL_S):
                 content = memoryview(piece)
                 for start in range(0, len(content), CHUNK_BYTES):
                     yield bytes(content[start : start + CHUNK_BYTES])

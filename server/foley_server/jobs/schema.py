@@ -50,7 +50,10 @@ jobs = Table(
     UniqueConstraint("owner", "request_id", name="jobs_owner_request_id"),
     Index("jobs_queue", "state", "turn", "number"),
     Index("jobs_owner", "owner", "state"),
-    Index("jobs_holder", "holder"),
+    Index("jobs_lease", "lease_s"),
+    Index("jobs_caller_lease", "caller_s"),
+    Index("jobs_expiry", "expires_uptime_s"),
+    Index("jobs_quota", "state", "owner", "size_bytes", "created_s"),
 )
 """Jobs and uploads.
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, literal_column, or_, select, update
 
-from foley.errors import Overloaded, RateLimited
+from foley.errors import AlreadyExists, Overloaded, RateLimited
 from foley_server.jobs import database
 from foley_server.jobs.schema import jobs, owners, service
 
@@ -29,6 +29,7 @@ REMOVAL_LEASE_S = 300.0  # of a process that removes media
 RESERVATION_S = 600.0  # of a Triton for a suspect that waits until the Triton is idle
 SUSPECT_ATTEMPTS = 2  # crashes after which a job runs alone on its Triton
 MAX_TICK_S = 300.0  # by which one update advances the service's uptime, whatever the clock does
+MAX_OWNER_JOBS = 10_000  # in any state
 PAGE = 100  # media removed per sweep
 CHANNEL = "foley_jobs"  # Postgres' NOTIFY channel; the payload is the id of a job
 
@@ -131,7 +132,7 @@ class Store:
             RateLimited: A limit of the owner is reached.
         """
         with self._read() as db:
-            self._check_quota(db, owner, quota, 0)
+            self._check_quota(db, owner, quota)
 
     def receive(self, id: str, owner: str, kind: Kind, holder: str) -> None:
         """Add a job whose files `holder` receives. Media are written only for ids in the database."""
@@ -169,17 +170,26 @@ class Store:
             The job, or the one that the owner's earlier request with this `request_id` made; `id` is then abandoned.
 
         Raises:
+            AlreadyExists: The earlier request had another digest.
             Overloaded: A limit of the service is reached.
             RateLimited: A limit of the owner is reached.
         """
         with self._write() as db:
             virtual_time: int = db.execute(select(service.c.turn).with_for_update()).scalar_one()  # serialises
-            owner: str = db.execute(select(jobs.c.owner).where(jobs.c.id == id)).scalar_one()
+            # this row first, then that of the owner: the order in which all transactions lock them
+            found = db.execute(select(jobs.c.owner).where(jobs.c.id == id).with_for_update()).one_or_none()
+            if found is None:
+                raise _interrupted()
+            owner: str = found.owner
             earlier = self._request(db, owner, request_id) if request_id else None
             if earlier:
+                if earlier.digest != digest:
+                    raise AlreadyExists(
+                        f"the request id {request_id} was used for a different request; choose a new one"
+                    )
                 db.execute(update(jobs).where(jobs.c.id == id).values(state="deleting", lease_s=None))
                 return earlier
-            self._check_quota(db, owner, quota, size)
+            self._check_quota(db, owner, quota, size, id)
             account = db.execute(select(owners).where(owners.c.name == owner)).one_or_none()
             if account is None:
                 db.execute(insert(owners).values(name=owner))
@@ -187,7 +197,8 @@ class Store:
             share = {"turn": turn, "rows_per_hour": quota.rows_per_hour}
             db.execute(update(owners).where(owners.c.name == owner).values(**share))
             self._spend(db, owner, cost)
-            values = {"request": request, "cost": cost, "turn": turn, "size_bytes": size, "request_id": request_id}
+            values = {"request": request, "cost": cost, "turn": turn, "size_bytes": size + len(request)}
+            values |= {"request_id": request_id}
             values |= {"digest": digest, "caller": caller, "trace": trace}
             changed = db.execute(
                 update(jobs)
@@ -200,8 +211,8 @@ class Store:
                     caller_s=self._now + LEASE_S if caller else None,
                 )
             )
-            if not changed.rowcount:  # the lease of the upload has lapsed
-                raise _overloaded("the upload was interrupted; send it again", 1.0)
+            if not changed.rowcount:
+                raise _interrupted()
             self._notify(db, id)
             return self._one(db, jobs.c.id == id)
 
@@ -245,16 +256,22 @@ class Store:
                 db.execute(update(jobs).where(jobs.c.id == job.id).values(**reservation))
             return None
 
-    def heartbeat(self, holder: str) -> set[tuple[str, int]]:
+    def heartbeat(self, holder: str, ids: Sequence[str]) -> set[tuple[str, int]]:
         """Extend the leases of a process.
+
+        Args:
+            holder: The process.
+            ids: The jobs that it receives, runs or waits for. Its leases on others lapse: it does not know of them,
+                because the answer to a call of this store was lost.
 
         Returns:
             Id and number of starts of each job that the process runs. It must stop those that are not among them.
         """
         with self._write() as db:
-            held = and_(jobs.c.holder == holder, jobs.c.state.in_(("receiving", "running")))
+            known = jobs.c.id.in_(ids)
+            held = and_(known, jobs.c.holder == holder, jobs.c.state.in_(("receiving", "running")))
             db.execute(update(jobs).where(held).values(lease_s=self._now + LEASE_S))
-            waits = and_(jobs.c.caller == holder, jobs.c.state != "deleting")
+            waits = and_(known, jobs.c.caller == holder, jobs.c.state != "deleting")
             db.execute(update(jobs).where(waits).values(caller_s=self._now + LEASE_S))
             running = select(jobs.c.id, jobs.c.starts).where(jobs.c.holder == holder, jobs.c.state == "running")
             return {(id, starts) for id, starts in db.execute(running)}
@@ -298,12 +315,21 @@ class Store:
             keep_s: Time for which it is kept.
 
         Returns:
-            Whether the state has changed: False if the job was cancelled, or its claim is lost.
+            Whether this is its state: False if the job was cancelled, or its claim is lost. A repeated call returns the
+            same.
         """
         with self._write() as db:
-            return self._end(
-                db, self._claimed(job), job.id, state, keep_s, result=result, progress=progress, size_bytes=size
-            )
+            values = {"result": result, "progress": progress, "size_bytes": size + len(result)}
+            if self._end(db, self._claimed(job), job.id, state, keep_s, **values):
+                return True
+            same = and_(jobs.c.id == job.id, jobs.c.starts == job.starts, jobs.c.state == state)  # only by this claim
+            return db.execute(select(jobs.c.id).where(same)).first() is not None
+
+    def let_go(self, job: Job) -> None:
+        """End the lease on a claimed job that was removed, so that its media can be removed."""
+        with self._write() as db:
+            held = and_(jobs.c.holder == job.holder, jobs.c.starts == job.starts, jobs.c.state == "deleting")
+            db.execute(update(jobs).where(jobs.c.id == job.id, held).values(lease_s=None))
 
     def release(self, holder: str) -> None:
         """End the leases of a process that is known to have ended, so that its jobs need not wait for it."""
@@ -320,13 +346,9 @@ class Store:
             Whether the state has changed: False if the job had ended.
         """
         with self._write() as db:
-            unstarted = and_(jobs.c.id == id, jobs.c.state == "queued", jobs.c.starts == 0)
-            refund = db.execute(select(jobs.c.owner, jobs.c.cost).where(unstarted)).one_or_none()
+            self._refund(db, id)
             waiting = and_(jobs.c.id == id, jobs.c.state.in_(("queued", "running")))
-            changed = self._end(db, waiting, id, "cancelled", keep_s, size_bytes=0)
-            if changed and refund:
-                self._spend(db, refund.owner, -refund.cost)
-            return changed
+            return self._end(db, waiting, id, "cancelled", keep_s, size_bytes=0)
 
     def abandon(self, id: str) -> None:
         """Remove a job whose files are no longer received; has no effect on one that was accepted."""
@@ -335,10 +357,10 @@ class Store:
             db.execute(update(jobs).where(receiving).values(state="deleting", lease_s=None))
 
     def discard(self, id: str) -> None:
-        """Remove a job in any state; the next sweep removes its media."""
+        """Remove a job in any state; a sweep removes its media, once no process receives or runs it any more."""
         with self._write() as db:
-            values = {"state": "deleting", "request_id": None, "caller": None, "lease_s": None}
-            db.execute(update(jobs).where(jobs.c.id == id).values(**values))
+            self._refund(db, id)
+            db.execute(update(jobs).where(jobs.c.id == id).values(**_REMOVAL))
             self._notify(db, id)
 
     def find(self, owner: str, id: str) -> Job | None:
@@ -384,14 +406,17 @@ class Store:
             clock: float = db.execute(select(service.c.clock_s).with_for_update()).scalar_one()
             tick_s = min(max(0.0, now - clock), MAX_TICK_S)
             db.execute(update(service).values(uptime_s=service.c.uptime_s + tick_s, clock_s=now))
+            if clock and now - clock > LEASE_S:
+                # Nobody could extend a lease: the database was away, or the clock has jumped. `release` sets 0.
+                for lease in (jobs.c.lease_s, jobs.c.caller_s):
+                    db.execute(update(jobs).where(lease > 0, lease < now).values({lease: now + LEASE_S}))
             uptime_s: float = db.execute(select(service.c.uptime_s)).scalar_one()
 
             lapsed = jobs.c.lease_s < now
             left = and_(jobs.c.caller.is_not(None), jobs.c.caller_s < now, jobs.c.state != "deleting")
-            gone = or_(left, and_(jobs.c.state == "receiving", lapsed), jobs.c.expires_uptime_s <= uptime_s)
-            removal = {"state": "deleting", "request_id": None, "caller": None, "lease_s": None}
-            removal |= {"expires_uptime_s": None}
-            db.execute(update(jobs).where(gone).values(**removal))
+            abandoned = and_(jobs.c.state == "receiving", lapsed)
+            for gone in (left, abandoned, jobs.c.expires_uptime_s <= uptime_s):
+                db.execute(update(jobs).where(gone).values(**_REMOVAL))
             crashed = and_(jobs.c.state == "running", lapsed)
             db.execute(update(jobs).where(crashed).values(attempts=jobs.c.attempts + 1, **_RELEASED))
             db.execute(update(jobs).where(jobs.c.state == "queued", lapsed).values(triton=None, lease_s=None))
@@ -438,6 +463,7 @@ class Store:
     ) -> bool:
         expires = select(service.c.uptime_s + keep_s).scalar_subquery()
         ended = {"state": state, "ended_s": self._now, "holder": None, "lease_s": None, "expires_uptime_s": expires}
+        ended["request"] = None
         changed = bool(db.execute(update(jobs).where(where).values(**ended, **values)).rowcount)
         if changed:
             self._notify(db, id)
@@ -469,16 +495,20 @@ class Store:
         loads = {name: int(cost) for name, cost in db.execute(query.group_by(jobs.c.triton))}
         return {name: loads.get(name, 0) for name in tritons}
 
-    def _check_quota(self, db: Connection, owner: str, quota: Quota, size: int) -> None:
+    def _check_quota(self, db: Connection, owner: str, quota: Quota, size: int = 0, upload: str = "") -> None:
         mine = jobs.c.owner == owner
-        queued = jobs.c.state == "queued"
+        queued = jobs.c.state.in_(("receiving", "queued"))
         counts = select(
             func.count(case((queued, 1))),
             func.count(case((and_(queued, mine), 1))),
             func.coalesce(func.sum(jobs.c.size_bytes), 0),
             func.coalesce(func.sum(case((mine, jobs.c.size_bytes), else_=0)), 0),
+            func.count(case((mine, 1))),
         )
-        all_queued, own_queued, all_bytes, own_bytes = db.execute(counts).one()
+        all_queued, own_queued, all_bytes, own_bytes, own_jobs = db.execute(counts.where(jobs.c.id != upload)).one()
+        if own_jobs >= MAX_OWNER_JOBS:
+            limit = f"you have {own_jobs} generations, the limit; delete those that you do not need"
+            raise _overloaded(limit, 60.0, RateLimited)
         if all_queued >= quota.queued:
             raise _overloaded(f"the queue of {quota.queued} jobs is full; try again later", 60.0)
         if all_bytes + size > quota.bytes:
@@ -505,10 +535,18 @@ class Store:
         return max(0.0, found[0] - max(0.0, found[1]) * rows_per_hour / 3600) if found else 0.0
 
     def _spend(self, db: Connection, owner: str, rows: int) -> None:
-        rate = db.execute(select(owners.c.rows_per_hour).where(owners.c.name == owner)).scalar_one()
+        rate = db.execute(select(owners.c.rows_per_hour).where(owners.c.name == owner).with_for_update()).scalar()
         if rate is not None:
             spent = max(0.0, self._spent(db, owner, rate) + rows)
             db.execute(update(owners).where(owners.c.name == owner).values(spent_rows=spent, spent_at_s=self._now))
+
+    def _refund(self, db: Connection, id: str) -> None:
+        """Give the cost of a job that has not started back to its owner."""
+        unstarted = and_(jobs.c.id == id, jobs.c.state == "queued", jobs.c.starts == 0)
+        job = db.execute(select(jobs.c.owner, jobs.c.cost).where(unstarted).with_for_update()).one_or_none()
+        if job:
+            self._spend(db, job.owner, -job.cost)
+            db.execute(update(owners).where(owners.c.name == job.owner).values(turn=owners.c.turn - job.cost))
 
     def _request(self, db: Connection, owner: str, request_id: str | None) -> Job | None:
         return self._maybe(db, and_(jobs.c.owner == owner, jobs.c.request_id == request_id))
@@ -521,6 +559,14 @@ class Store:
         return _job(db.execute(select(*_COLUMNS).where(where)).one())
 
 
+_REMOVAL: Mapping[str, Any] = {
+    "state": "deleting",
+    "request_id": None,
+    "caller": None,
+    "expires_uptime_s": None,
+    # the media stay while a process receives or runs it, else what that process writes then would never be removed
+    "lease_s": case((jobs.c.state.in_(("receiving", "running")), jobs.c.lease_s), else_=None),
+}
 _RELEASED: Mapping[str, Any] = {"state": "queued", "holder": None, "lease_s": None, "triton": None, "progress": None}
 _VISIBLE = and_(jobs.c.caller.is_(None), jobs.c.state.not_in(("receiving", "deleting")))
 
@@ -532,6 +578,10 @@ def new_id() -> str:
 
 def _job(row: Any) -> Job:
     return cast(Job, Job(**row._mapping))
+
+
+def _interrupted() -> Overloaded:
+    return _overloaded("the upload was interrupted; send it again", 1.0)
 
 
 def _overloaded(message: str, retry_after_s: float, kind: type[Overloaded] = Overloaded) -> Overloaded:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from foley_pipeline.api import foley_pb2 as pb
 MAX_CHUNK = 1 << 20
 FIRST_MESSAGE_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 30.0  # between two messages of an upload
+GRACE_S, MIN_BYTES_PER_S = 30.0, 8192  # an upload that is slower on average, after the grace period, ends
 SPACE_CHECK_BYTES = 16 << 20
 DISK_RETRY_S = 60.0
 VIDEO, RECORDING = "video", "recording"  # names of the files
@@ -101,7 +103,7 @@ class UploadFolder:
             raise
 
     async def _receive(self, messages: AsyncIterator[Any], expected: Mapping[pb.FileKind, Path]) -> str:
-        digest = hashlib.sha256()
+        digest, started_at, total = hashlib.sha256(), time.monotonic(), 0
         order, position, size, received = list(expected), -1, 0, 0
         file: BinaryIO | None = None
         try:
@@ -126,6 +128,10 @@ class UploadFolder:
                     digest.update(bytes([kind]))
                 size += len(data)
                 received += len(data)
+                total += len(data)
+                elapsed_s = time.monotonic() - started_at
+                if elapsed_s > GRACE_S and total < MIN_BYTES_PER_S * elapsed_s:
+                    raise TimedOut(f"the upload is slower than {MIN_BYTES_PER_S >> 10} KiB/s; use a faster connection")
                 if received >= SPACE_CHECK_BYTES:
                     received = 0
                     self.uploads.check_space()

@@ -19,6 +19,8 @@ from foley_server.jobs.store import Job, Store
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1  # minimum time between two reads of the database
+ENVELOPE_TIMEOUT_S = 3.0  # the other watchers wait for it
+FAILURE_S = 2.0  # after which the database is asked again
 POSITIONS_S = 0.5  # interval of queue positions, while a queued job is watched
 
 
@@ -100,6 +102,7 @@ class Watches:
         except FoleyError as error:  # the watchers wait until the database is back
             log.warning("watched jobs cannot be read: %s", error)
             self._stale |= stale
+            await asyncio.sleep(FAILURE_S)
 
     async def _update(self, progress: Progress, job: Job | None, position: int | None) -> None:
         if job is None:
@@ -124,8 +127,9 @@ class Watches:
 
     async def _envelope(self, job: Job) -> Floats | None:
         try:
-            content = await self._media.get(job.id, f"{media_folder(job)}{ENVELOPE}")
-        except FoleyError:
+            reading = self._media.get(job.id, f"{media_folder(job)}{ENVELOPE}")
+            content = await asyncio.wait_for(reading, ENVELOPE_TIMEOUT_S)
+        except (FoleyError, asyncio.TimeoutError):  # it is read again with the next change
             return None
         return np.frombuffer(content, "<f4").astype(np.float32)
 

@@ -30,6 +30,7 @@ from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
 from foley_server.jobs import events
 from foley_server.jobs.database_threads import DatabaseThreads
+from foley_server.jobs.leases import Leases
 from foley_server.jobs.media_store import MediaStore
 from foley_server.jobs.progress import ENVELOPE, Progress
 from foley_server.jobs.store import Job, State, Store
@@ -44,8 +45,8 @@ from foley_server.telemetry.tracing import call_span, trace_headers
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5  # crashes of the server or of Triton during a job, before it fails
-HEARTBEAT_S = 5.0
 REPORT_S = 0.5  # between two reports of progress to the database
+PUT_DELAYS_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 60.0, 60.0)  # between attempts to store a result
 POLL_S = 0.5  # between two attempts to claim, without a signal
 STOP_S = 5.0  # for work to end after it was cancelled; a call that hangs ends later
 
@@ -57,14 +58,19 @@ class Run:
     Attributes:
         job: The claimed job.
         progress: Its progress.
-        cancel: Cancels its work.
         lost: Set when the job was cancelled, or when its lease went to another process.
+        cancel: Cancels its work.
     """
 
     job: Job
     progress: Progress
+    lost: asyncio.Event
     cancel: CancelToken = field(default_factory=CancelToken)
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its outcome no longer counts."""
+        return self.lost.is_set() or self.progress.over
 
     @property
     def key(self) -> tuple[str, int]:
@@ -77,7 +83,7 @@ class Workers:
     """Runs up to `running` jobs concurrently. Not thread-safe: use it from one event loop.
 
     Attributes:
-        holder: Name of this process as the holder of leases.
+        leases: The leases of this process.
         store: The jobs.
         database: Runs the store's methods.
         media: Files of the jobs.
@@ -91,10 +97,11 @@ class Workers:
         timeout_s: Time limit of a job, from its start.
         keep_s: Time for which ended jobs are kept.
         max_sound_s: Maximum duration of the sound of a job, over all variations.
+        scope: Prefix of the names of the Tritons in the store; not empty if they are only this process's.
         draining: Whether only jobs are claimed whose caller this process serves.
     """
 
-    holder: str
+    leases: Leases
     store: Store
     database: DatabaseThreads
     media: MediaStore
@@ -108,6 +115,7 @@ class Workers:
     timeout_s: float
     keep_s: float
     max_sound_s: float
+    scope: str = ""
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -125,9 +133,11 @@ class Workers:
 
     async def run(self) -> None:
         """Claim and run jobs until cancelled; then put those that run back into the queue."""
-        loops = [asyncio.create_task(one()) for one in (self._claim, self._heartbeat, self._report)]
+        loops = [asyncio.create_task(one()) for one in (self._claim, self._report)]
         try:
-            await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()  # they end with an error only
         finally:
             stopping = (*loops, *self._tasks)
             for one in stopping:
@@ -145,9 +155,10 @@ class Workers:
         while True:
             self._wakeup.clear()
             try:
-                names = self.tritons.available() if self.active < self.running else []
-                caller = self.holder if self.draining else None
-                claimed = await self.database.run(self.store.claim, self.holder, names, caller) if names else None
+                names = [self.scope + name for name in self.tritons.available()] if self.active < self.running else []
+                holder = self.leases.holder
+                caller = holder if self.draining else None
+                claimed = await self.database.run(self.store.claim, holder, names, caller) if names else None
             except Exception as error:  # a claim whose answer was lost lapses
                 log.error("no job can be claimed: %s", error, exc_info=not isinstance(error, FoleyError))
                 await asyncio.sleep(POLL_S)
@@ -163,19 +174,6 @@ class Workers:
         self._tasks.discard(task)
         self._wakeup.set()
 
-    async def _heartbeat(self) -> None:
-        while True:
-            claimed_before = list(self._runs.values())
-            try:
-                held = await self.database.run(self.store.heartbeat, self.holder)
-            except FoleyError as error:
-                log.warning("the leases cannot be extended: %s", error)
-            else:
-                for run in claimed_before:
-                    if run.key not in held:
-                        run.lost.set()
-            await asyncio.sleep(HEARTBEAT_S)
-
     async def _report(self) -> None:
         """Store the progress of the running jobs, for the watchers in other processes."""
         reported: dict[tuple[str, int], int] = {}
@@ -188,6 +186,8 @@ class Workers:
                 version = run.progress.version
                 if reported.get(run.key) != version:
                     with suppress(FoleyError):
+                        if self._runs.get(run.key) is not run:
+                            continue  # it has ended meanwhile
                         if run.progress.envelope is not None and run.key not in envelopes:
                             content = np.asarray(run.progress.envelope, "<f4").tobytes()
                             await self.media.put(run.job.id, f"{media_folder(run.job)}{ENVELOPE}", content)
@@ -199,9 +199,10 @@ class Workers:
         logs.request_id.set(job.id)
         with (
             self.watches.watch(job.id) as progress,
+            self.leases.run_of(job) as lost,
             call_span(job.kind, job.id, json.loads(job.trace)),
         ):
-            run = Run(job, progress)
+            run = Run(job, progress, lost)
             progress.restart()
             progress.local = True
             progress.set_position(0)
@@ -209,7 +210,10 @@ class Workers:
             try:
                 await self._run(run, request)
             except Cancelled:
-                await self._remove_results(job)
+                with suppress(FoleyError):  # else they go with the job
+                    await self.media.remove(job.id, media_folder(job))
+                with suppress(FoleyError):  # else the lease lapses
+                    await self.database.run(self.store.let_go, job)
             finally:
                 del self._runs[run.key]
                 progress.local = False
@@ -218,7 +222,7 @@ class Workers:
     async def _run(self, run: Run, request: bytes) -> None:
         job = run.job
         try:
-            client = self.tritons.client(job.triton or "")
+            client = self.tritons.client((job.triton or "").removeprefix(self.scope))
         except ServerUnavailable as error:  # lost since the claim; not by this job
             await self._requeue(run, error, counts=False)
             return
@@ -227,7 +231,7 @@ class Workers:
                 raise ServerFailure(f"the job crashed the server {MAX_ATTEMPTS} times; {_report_it(job)}")
             result = await self._execute(run, request, client.for_request(job.id, trace_headers()))
             for name, content in result.files.items():
-                await self.media.put(job.id, f"{media_folder(job)}{name}", content)
+                await self._put(run, name, content)
             await self._end(run, "succeeded", result.message, sum(map(len, result.files.values())))
         except asyncio.CancelledError:  # the server stops
             with suppress(FoleyError):  # if it fails, the lease lapses
@@ -241,7 +245,7 @@ class Workers:
             await self._requeue(run, error, counts=True)
         except ServerFailure as error:
             checking = asyncio.get_running_loop().run_in_executor(
-                self._threads, self.tritons.failed, job.triton or "", error
+                self._threads, self.tritons.failed, (job.triton or "").removeprefix(self.scope), error
             )
             broken = await checking
             await (self._requeue(run, error, counts=True) if broken else self._fail(run, error))
@@ -278,7 +282,7 @@ class Workers:
                 await asyncio.wait(waits, timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if thread.done():
                     return thread.result()
-                if ended.done() or lost.done():
+                if run.is_lost:
                     raise _lost()
                 raise TimedOut(f"the job took longer than {self.timeout_s:g} s; request less at once")
             finally:
@@ -324,9 +328,22 @@ class Workers:
         with suppress(FoleyError):  # else they go with the job
             await self.media.remove_files(job.id, VIDEO, RECORDING)
 
-    async def _remove_results(self, job: Job) -> None:
-        with suppress(FoleyError):
-            await self.media.remove(job.id, media_folder(job))
+    async def _put(self, run: Run, name: str, content: bytes) -> None:
+        """Store a file of the result; try again for some minutes, as to make it anew costs more.
+
+        Raises:
+            Cancelled: The job was cancelled, or its lease went to another process.
+            MediaUnavailable: The media storage is still unavailable.
+        """
+        for delay_s in (*PUT_DELAYS_S, None):
+            try:
+                return await self.media.put(run.job.id, f"{media_folder(run.job)}{name}", content)
+            except MediaUnavailable:
+                if delay_s is None:
+                    raise
+                await asyncio.sleep(delay_s)
+                if run.is_lost:
+                    raise _lost() from None
 
 
 def _lost() -> Cancelled:

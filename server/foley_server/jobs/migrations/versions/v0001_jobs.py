@@ -56,7 +56,10 @@ def upgrade() -> None:
     )
     op.create_index("jobs_queue", "jobs", ["state", "turn", "number"])
     op.create_index("jobs_owner", "jobs", ["owner", "state"])
-    op.create_index("jobs_holder", "jobs", ["holder"])
+    op.create_index("jobs_lease", "jobs", ["lease_s"])
+    op.create_index("jobs_caller_lease", "jobs", ["caller_s"])
+    op.create_index("jobs_expiry", "jobs", ["expires_uptime_s"])
+    op.create_index("jobs_quota", "jobs", ["state", "owner", "size_bytes", "created_s"])
     op.create_table(
         "owners",
         sa.Column("name", sa.String(64), primary_key=True),
