@@ -1,7 +1,8 @@
 """Run the test harnesses at full length on real servers. The exit code is 1 if a guarantee is violated."""
 
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from foley import command
 from harness.api_server import api_server
 from harness.chaos import chaos as run_chaos
+from harness.cluster import StoreKind
 from harness.fuzz import fuzz as run_fuzz
 from harness.soak import soak as run_soak
 
@@ -22,15 +24,20 @@ Bundle = Annotated[Path, typer.Option(help="Folder of a small bundle.", envvar="
 @app.command()
 def soak(
     bundle: Bundle = TINY,
-    count: Annotated[int, typer.Option(help="Generations in all.", min=2)] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the requests and of the kills.", min=0)] = 0,
+    store: Annotated[
+        StoreKind, typer.Option(help="postgres, with media in an S3 bucket; or a shared sqlite file and folder.")
+    ] = "postgres",
+    count: Annotated[int, typer.Option(help="Generations in all.", min=40)] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the requests and of the faults.", min=0)] = 0,
 ) -> None:
-    """Run many generations on a real API server while callers cancel or crash and server processes are killed."""
-    with TemporaryDirectory(prefix="foley-soak-") as folder:
-        outcome = run_soak(bundle, Path(folder), count, seed, typer.echo)
-    typer.echo(f"{outcome.seconds:.0f} s")
-    for title, counts in (("ended", outcome.ended), ("killed", outcome.kills)):
-        typer.echo(f"{title}: " + ", ".join(f"{number} {name}" for name, number in counts.most_common()))
+    """Run many generations on two APIs and two Tritons while callers cancel or crash and processes are killed."""
+    folder = Path(mkdtemp(prefix="foley-soak-"))
+    outcome = run_soak(bundle, folder, store, count, seed, typer.echo)
+    if outcome.faults:
+        typer.echo(f"logs: {folder}")
+    else:
+        shutil.rmtree(folder)
+    typer.echo(outcome.table())
     _conclude(outcome.faults)
 
 
