@@ -323,11 +323,13 @@ def test_crashed_clients_release_their_slots(
         one.stdin.write(message(ENDLESS).options.SerializeToString())
         one.stdin.close()
         crashing.append(one)
-    wait_until(lambda: metric(server, "foley_api_admitted") == RUNNING + WAITING)
+    # an upload takes no place until it is complete
+    held = (lambda: len(request_folders(server))) if upload else (lambda: metric(server, "foley_api_calls"))
+    wait_until(lambda: held() == RUNNING + WAITING)
     for one in crashing:
         one.kill()
         one.wait()
-    wait_until(lambda: metric(server, "foley_api_admitted") == 0)
+    wait_until(lambda: held() == 0)
     assert settled(lambda: steps(triton)) == steps(triton)
 
 
@@ -363,7 +365,7 @@ def test_waiting_calls_receive_their_queue_position(server: ApiServer, tokens: d
 
         running = [start(ENDLESS) for _ in range(RUNNING)]
         for call in running:
-            assert next(call).accepted.queue_position == 0
+            assert any(event.HasField("accepted") and not event.accepted.queue_position for event in call)
         waiting = [start(QUICK) for _ in range(WAITING)]
         assert sorted(next(call).accepted.queue_position for call in waiting) == [1, 2]
         running[0].cancel()
@@ -372,19 +374,17 @@ def test_waiting_calls_receive_their_queue_position(server: ApiServer, tokens: d
     assert all(kinds[-1] == "finished" for kinds in rest)
 
 
-def test_calls_without_a_message_occupy_no_admission_slot(
-    server: ApiServer, tokens: dict[str, str], alice: FoleyClient
-) -> None:
+def test_calls_without_a_message_take_no_place(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
     end = threading.Event()
 
     def nothing() -> Iterator[pb.GenerateRequest]:
         end.wait(60)
         yield from ()
 
-    def admitted() -> float:
-        return metric(server, "foley_api_admitted")
+    def places() -> float:
+        return metric(server, "foley_api_calls")
 
-    wait_until(lambda: admitted() == 0)
+    wait_until(lambda: places() == 0)
     with grpc.insecure_channel(server.grpc) as channel:
         stub = foley_pb2_grpc.FoleyServiceStub(channel)
         calls = [
@@ -393,14 +393,14 @@ def test_calls_without_a_message_occupy_no_admission_slot(
             for _ in range(RUNNING + WAITING)
         ]
         alice.generate(**QUICK)
-        wait_until(lambda: admitted() == 0)
+        wait_until(lambda: places() == 0)
         for call in calls:
             call.cancel()
         end.set()
 
 
 def test_slow_reader_does_not_block_others(server: ApiServer, tokens: dict[str, str], alice: FoleyClient) -> None:
-    """It occupies an admission slot, but no execution slot, and memory does not grow; other requests complete."""
+    """It takes no place once its job has ended, and memory does not grow; other requests complete."""
     long = {"envelope": np.full(3000, 0.1, np.float32), "steps": 1, "variations": 2}
     process = psutil.Process(server.process.pid)
     alice.generate(**long)
@@ -655,11 +655,11 @@ def test_metrics_count_requests_and_stages(server: ApiServer, alice: FoleyClient
     assert metric(server, "foley_api_requests_total", method=method, code="OK") == before + 1
     assert metric(server, "foley_api_stage_seconds_count", stage="denoise") > 0
     assert metric(server, "foley_api_triton_available") == 1
-    assert metric(server, "foley_api_admitted") == 0
+    assert metric(server, "foley_api_calls") == 0
 
 
 def test_watchers_occupy_no_admission_slot(server: ApiServer, alice: FoleyClient) -> None:
-    """The number of watchers may exceed the number of admitted requests."""
+    """The number of watchers may exceed the number of calls."""
     job = alice.create(**QUICK | {"steps": 100})
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: job.wait(), range(8)))

@@ -19,6 +19,7 @@ from foley_client import FoleyClient, GenerationJob, Progress
 from foley_client.embedded import embedded_triton
 from foley_pipeline.progress import OnProgress, ignore_progress
 from foley_pipeline.triton import TritonClient
+from foley_server.jobs.media_store import MARKER
 from foley_server.jobs.store import Store
 from harness.api_server import ApiServer, api_server, await_serving
 from harness.models import replace_model
@@ -82,37 +83,25 @@ def start_denoising(
 
 
 @pytest.mark.parametrize("victim", ["Triton", "a model's process"])
-def test_triton_crash_fails_only_requests_in_progress(server: ApiServer, victim: str) -> None:
-    """Only the requests in progress fail; health changes, and Triton restarts."""
+def test_requests_survive_triton_crash(server: ApiServer, victim: str) -> None:
+    """Requests in progress start again on the next Triton; new ones are refused until it is ready."""
     prefix = memory_prefix(server)
     memory = len(shared_memory(prefix))
     assert memory
     with server.client() as client, ThreadPoolExecutor(2) as pool:
-        calls = [start_denoising(pool, client, sound(1000, seed)) for seed in range(2)]
+        calls = [start_denoising(pool, client, sound(100, seed)) for seed in range(2)]
         triton = server.triton()
         (triton if victim == "Triton" else triton.children()[0]).kill()
-        for call in calls:
-            error = call.result(timeout=30)
-            assert isinstance(error, ServerUnavailable)
-            assert error.retry_after_s
         wait_until(lambda: not client.serving())
         refused = generation_error(client, sound(1))
         assert isinstance(refused, ServerUnavailable)
         assert refused.retry_after_s
         await_serving(server)
+        assert [call.result(timeout=120) for call in calls] == [None, None]
         assert generation_error(client, sound(2)) is None
     assert server.process.poll() is None
     assert not shared_memory(prefix)
     assert len(shared_memory(memory_prefix(server))) == memory
-
-
-@pytest.mark.long  # retries and restarts are tested separately as well
-def test_retrying_client_survives_triton_crash(server: ApiServer) -> None:
-    with server.client(max_retries=9) as client, ThreadPoolExecutor(1) as pool:
-        call = start_denoising(pool, client, sound(300))
-        server.triton().kill()
-        assert call.result(timeout=60) is None
-    await_serving(server)
 
 
 def denoised(job: GenerationJob) -> int:
@@ -168,7 +157,7 @@ def test_drain_ends_after_grace_period_with_retryable_errors(triton: TritonClien
             assert isinstance(error, ServerUnavailable)
             assert error.retry_after_s
         assert time.monotonic() - began < 15
-    store = Store(tmp_path / "data" / "generations.sqlite")
+    store = Store(f"sqlite:///{tmp_path}/data/generations.sqlite")
     (row,) = store.page("everyone", 2**62, 2)
     assert (f"operations/{row.id}", row.state, row.attempts) == (job.name, "queued", 0)  # it runs again after a restart
 
@@ -219,7 +208,7 @@ def test_sigterm_ends_server_while_model_hangs(tiny_bundle: Path, tmp_path: Path
             server.terminate()
             assert isinstance(call.result(timeout=60), ServerUnavailable)
             assert server.process.wait(60) == 0
-    store = Store(tmp_path / "data" / "generations.sqlite")
+    store = Store(f"sqlite:///{tmp_path}/data/generations.sqlite")
     (row,) = store.page("everyone", 2**62, 2)
     store.close()
     assert (f"operations/{row.id}", row.state) == (job.name, "queued")
@@ -257,8 +246,8 @@ def test_killed_server_resumes_every_job_once(triton: TritonClient, tmp_path: Pa
             (expected,) = client.generate(**one).takes
             np.testing.assert_array_equal(take.waveform, expected.waveform)
         assert {one.state for one in client.jobs()} == {"succeeded"}
-        folder = tmp_path / "data" / "media"
-        assert {path.name for path in folder.iterdir()} == {name.split("/")[1] for name in names.values()}
+        folder, kept = tmp_path / "data" / "media", {name.split("/")[1] for name in names.values()}
+        wait_until(lambda: {path.name for path in folder.iterdir()} == {MARKER, *kept})
     assert not list((tmp_path / "data").glob("uploads-*"))
 
 

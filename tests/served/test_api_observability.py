@@ -141,9 +141,10 @@ def test_trace_continues_into_triton_and_log_has_no_secrets(
     ours, (root,) = exported()
     assert root.name == "foley.v1.FoleyService/Generate"
     assert request_id in str(root.attributes)
+    assert [span.parent_span_id for _, span in ours if span.name == "generate"] == [root.span_id]  # the job
     tritons = [span for service, span in ours if service != "foley-api"]
     below = {root.span_id}
-    while grown := {span.span_id for span in tritons if span.parent_span_id in below} - below:
+    while grown := {span.span_id for _, span in ours if span.parent_span_id in below} - below:
         below |= grown
     assert {span.span_id for span in tritons} <= below
     assert steps(collector, trace_id)  # Triton 24.10 does not trace every call

@@ -166,14 +166,16 @@ def test_silent_reconnection_never_reaches_another_bundle(triton: TritonClient, 
 
             for _ in range(4):
                 threads.submit(call)
-            wait_until(lambda: steps(triton) > 10)
-            switch.to(demo_triton.url)
-            wait_until(lambda: sum("another bundle" in str(error) for error in errors) > 20)
-            assert client.lost
-            switch.to(triton.url)  # the old one again: the calls continue
-            answered = steps(triton)
-            wait_until(lambda: steps(triton) > answered)
-            done.set()
+            try:
+                wait_until(lambda: steps(triton) > 10)
+                switch.to(demo_triton.url)
+                wait_until(lambda: sum("another bundle" in str(error) for error in errors) > 20)
+                assert client.lost
+                switch.to(triton.url)  # the old one again: the calls continue
+                answered = steps(triton)
+                wait_until(lambda: steps(triton) > answered)
+            finally:
+                done.set()
         assert {type(error) for error in errors} == {ServerUnavailable}
         assert settled(lambda: steps(demo_triton)) == before
     finally:

@@ -113,7 +113,7 @@ def test_results_match_those_in_process(tmp_path, path):
 
     waveform = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000).astype(np.float32)
     soundfile.write(tmp_path / "sound.wav", waveform, SAMPLE_RATE_HZ, subtype="FLOAT")
-    outputs = [("mix", ".mp4"), ("keep", ".mkv")]
+    outputs = [("mix", ".mp4"), ("keep", ".mkv")][MEDIA_FILES.index(path) % 2 :][:1]  # for each file one of them
     if path.name in ("vp9.webm", "short_5_frames.mp4"):  # copied, and encoded, which takes long
         outputs.append(("replace", ".webm"))
     for source_audio, extension in outputs:

@@ -57,7 +57,6 @@ def test_defaults_are_valid_and_bind_to_loopback():
         (["--address", "0.0.0.0", *TLS], "anonymous"),
         (["--studio-address", "::", *TLS], "anonymous"),
         (["--tokens", __file__, "--anonymous"], "exclude"),
-        (["--triton-metrics", "http://localhost/metrics"], "triton"),
         (["--config", "/none"], "/none"),
         (["--nonsense", "1"], "nonsense"),
         (["stray"], "stray"),

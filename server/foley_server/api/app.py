@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import fcntl
 import logging
 import signal
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 M_ARENA_MAX = -8  # from malloc.h
 CONNECT_TIMEOUT_S = 15.0  # for remote Tritons, before the server starts without them
+EXIT_TIMEOUT_S = 30.0  # for an embedded Triton and threads, after the server has stopped
 STOP_TIMEOUT_S = 2.0  # for delivering final responses after everything else has stopped
 
 
@@ -78,6 +80,7 @@ async def _serve(settings: Settings) -> None:
             metrics, settings.metrics_address, settings.metrics_port, asyncio.get_running_loop()
         )
         stack.callback(metrics_server.close)
+        bundle = None if settings.triton else await asyncio.to_thread(_verified, settings.bundle)
         data = stack.enter_context(_data_folder(settings.data))
         uploads = Uploads(
             stack.enter_context(scratch_folder("uploads-", parent=data)),
@@ -102,7 +105,7 @@ async def _serve(settings: Settings) -> None:
         await media.mark(store.service_id)
         holder = await _new_holder(data, store, database)
         health_service = health.aio.HealthServicer()
-        tritons = await _tritons(settings, holder, health_service)
+        tritons = _tritons(settings, bundle, holder, health_service)
         stack.callback(tritons.stop)
         watches = Watches(store, media, database)
         workers = Workers(
@@ -171,6 +174,7 @@ async def _serve(settings: Settings) -> None:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(STOP_TIMEOUT_S)
         log.info("stopped")
+        faulthandler.dump_traceback_later(EXIT_TIMEOUT_S, exit=True)  # a thread that hangs must not keep the process
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -237,17 +241,24 @@ def _studio(
     return serve_studio(studio, settings, certificates)
 
 
-async def _tritons(settings: Settings, name: str, health_service: health.aio.HealthServicer) -> TritonPool:
+def _verified(folder: Path) -> bundles.Bundle:
+    """Read a bundle and verify all of its files."""
+    bundle = bundles.read(folder)
+    bundles.verify(bundle)
+    return bundle
+
+
+def _tritons(
+    settings: Settings, bundle: bundles.Bundle | None, name: str, health_service: health.aio.HealthServicer
+) -> TritonPool:
     loop = asyncio.get_running_loop()
 
     def on_change(ready: bool) -> None:
         with suppress(RuntimeError):  # the event loop is closed
             asyncio.run_coroutine_threadsafe(_set_health(health_service, ready), loop)
 
-    if settings.triton:
+    if bundle is None:
         return TritonPool(settings.triton, on_change, settings.hang_timeout)
-    bundle = bundles.read(settings.bundle)
-    await asyncio.to_thread(bundles.verify, bundle)  # reads every file
     embedded = EmbeddedTriton(name, settings.models, bundle, str(settings.trace) if settings.trace else None)
     return TritonPool(embedded, on_change, settings.hang_timeout)
 

@@ -12,6 +12,8 @@ from foley_server.jobs.database import CONNECTIONS, RETRY_AFTER_S, TIMEOUT_S
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+DEADLINE_S = 3 * TIMEOUT_S  # a call can wait for a thread, a connection and a lock
+
 log = logging.getLogger(__name__)
 
 
@@ -38,12 +40,13 @@ class DatabaseThreads:
             DatabaseUnavailable: It failed, or took too long.
         """
         job = asyncio.get_running_loop().run_in_executor(self.executor, lambda: function(*args, **kwargs))
-        try:
-            return await asyncio.wait_for(asyncio.shield(job), 3 * TIMEOUT_S)
-        except asyncio.TimeoutError as error:
+        job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # or asyncio logs a late one
+        await asyncio.wait([job], timeout=DEADLINE_S)  # `wait_for` can swallow a cancellation before Python 3.12
+        if not job.done():
             self._on_error()
-            job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            raise _unavailable() from error
+            raise _unavailable()
+        try:
+            return job.result()
         except DatabaseUnavailable as error:
             self._on_error()
             log.error("database: %s", str(error.__cause__).strip().partition("\n")[0])

@@ -304,10 +304,10 @@ class Jobs:
         """Expire jobs and remove their media until cancelled."""
         while True:
             try:
-                ids = await self.database.run(self.store.sweep)
-                for id in ids:
-                    await self.media.remove(id)
-                    await self.database.run(self.store.removed, id)
+                while ids := await self.database.run(self.store.sweep):
+                    for id in ids:
+                        await self.media.remove(id)
+                        await self.database.run(self.store.removed, id)
             except Exception as error:
                 log.error("the sweep failed: %s", error, exc_info=not isinstance(error, FoleyError))
             await asyncio.sleep(SWEEP_INTERVAL_S)

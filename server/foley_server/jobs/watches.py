@@ -1,7 +1,6 @@
 """Progress of jobs that calls of this process watch, wherever they run."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import numpy as np
 
 from foley.envelope import Floats
 from foley.errors import FoleyError
+from foley_server.jobs import events
 from foley_server.jobs.changes import changes
 from foley_server.jobs.database_threads import DatabaseThreads
 from foley_server.jobs.media_store import MediaStore
@@ -75,8 +75,7 @@ class Watches:
                 await asyncio.sleep(INTERVAL_S)
                 if not self._stale:
                     queued = any(progress.position for progress, _ in self._watched.values())
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._wakeup.wait(), POSITIONS_S if queued else None)
+                    await events.wait(self._wakeup, POSITIONS_S if queued else None)
                 self._wakeup.clear()
         finally:
             listening.cancel()

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from foley.errors import (
+    Cancelled,
     DatabaseUnavailable,
     FoleyError,
     MediaUnavailable,
+    Overloaded,
     ServerFailure,
     ServerUnavailable,
     TimedOut,
@@ -24,7 +26,9 @@ from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.media_loader import MediaLoader
 from foley_pipeline.progress import Progress as StageProgress
 from foley_pipeline.progress import Stage
+from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
+from foley_server.jobs import events
 from foley_server.jobs.database_threads import DatabaseThreads
 from foley_server.jobs.media_store import MediaStore
 from foley_server.jobs.progress import ENVELOPE, Progress
@@ -66,10 +70,6 @@ class Run:
     def key(self) -> tuple[str, int]:
         """Identity of the claim."""
         return self.job.id, self.job.starts
-
-
-class Lost(Exception):
-    """The job was cancelled, or its lease went to another process; its outcome is not stored."""
 
 
 @dataclass
@@ -129,10 +129,10 @@ class Workers:
         try:
             await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in (*loops, *self._tasks):
+            stopping = (*loops, *self._tasks)
+            for one in stopping:
                 one.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=2 * STOP_S)
+            await asyncio.wait(stopping, timeout=2 * STOP_S)
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self, grace_s: float) -> None:
@@ -157,8 +157,7 @@ class Workers:
                 self._tasks.add(task)  # the event loop keeps only weak references to tasks
                 task.add_done_callback(self._ended)
             else:
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wakeup.wait(), POLL_S)
+                await events.wait(self._wakeup, POLL_S)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -209,7 +208,7 @@ class Workers:
             self._runs[run.key] = run
             try:
                 await self._run(run, request)
-            except Lost:
+            except Cancelled:
                 await self._remove_results(job)
             finally:
                 del self._runs[run.key]
@@ -219,9 +218,14 @@ class Workers:
     async def _run(self, run: Run, request: bytes) -> None:
         job = run.job
         try:
+            client = self.tritons.client(job.triton or "")
+        except ServerUnavailable as error:  # lost since the claim; not by this job
+            await self._requeue(run, error, counts=False)
+            return
+        try:
             if job.attempts >= MAX_ATTEMPTS:
                 raise ServerFailure(f"the job crashed the server {MAX_ATTEMPTS} times; {_report_it(job)}")
-            result = await self._execute(run, request)
+            result = await self._execute(run, request, client.for_request(job.id, trace_headers()))
             for name, content in result.files.items():
                 await self.media.put(job.id, f"{media_folder(job)}{name}", content)
             await self._end(run, "succeeded", result.message, sum(map(len, result.files.values())))
@@ -229,7 +233,9 @@ class Workers:
             with suppress(FoleyError):  # if it fails, the lease lapses
                 await self.database.run(self.store.requeue, job, False)
             raise
-        except (MediaUnavailable, DatabaseUnavailable) as error:
+        except Cancelled:
+            raise
+        except (MediaUnavailable, DatabaseUnavailable, Overloaded) as error:  # the last one: all decoders are busy
             await self._requeue(run, error, counts=False)
         except ServerUnavailable as error:
             await self._requeue(run, error, counts=True)
@@ -238,23 +244,19 @@ class Workers:
             await (self._requeue(run, error, counts=True) if broken else self._fail(run, error))
         except FoleyError as error:
             await self._fail(run, error)
-        except Lost:
-            raise
         except Exception:
             log.exception("internal error in a job")
             await self._fail(run, ServerFailure(f"internal error; {_report_it(job)}"))
 
-    async def _execute(self, run: Run, request: bytes) -> Result:
+    async def _execute(self, run: Run, request: bytes, client: TritonClient) -> Result:
         """Run the work of a job in a thread.
 
         Raises:
             TimedOut: It took longer than `timeout_s`.
-            Lost: See `Lost`.
+            Cancelled: The job was cancelled, or its lease went to another process.
             FoleyError: It failed.
         """
         job, loop = run.job, asyncio.get_running_loop()
-        assert job.triton is not None
-        client = self.tritons.client(job.triton).for_request(job.id, trace_headers())
         backend = TritonBackend(client, cache=self.cache, loader=self.loader, max_sound_s=self.max_sound_s)
         with self.uploads.folder() as folder:
             work = prepare(job.kind, request, folder)
@@ -274,7 +276,7 @@ class Workers:
                 if thread.done():
                     return thread.result()
                 if ended.done() or lost.done():
-                    raise Lost
+                    raise _lost()
                 raise TimedOut(f"the job took longer than {self.timeout_s:g} s; request less at once")
             finally:
                 ended.cancel()
@@ -311,17 +313,21 @@ class Workers:
         """Store the outcome of a job, then remove its uploaded files.
 
         Raises:
-            Lost: See `Lost`.
+            Cancelled: The job was cancelled, or its lease went to another process.
         """
         job = run.job
         if not await self.database.insist(self.store.end, job, state, message, run.progress.dumps(), size, self.keep_s):
-            raise Lost
+            raise _lost()
         with suppress(FoleyError):  # else they go with the job
             await self.media.remove_files(job.id, VIDEO, RECORDING)
 
     async def _remove_results(self, job: Job) -> None:
         with suppress(FoleyError):
             await self.media.remove(job.id, media_folder(job))
+
+
+def _lost() -> Cancelled:
+    return Cancelled("the job was cancelled, or its lease has lapsed")
 
 
 def _report_it(job: Job) -> str:

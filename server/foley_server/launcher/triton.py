@@ -219,8 +219,9 @@ def _command(
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
         f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
-        # the secret is discarded, which disables these protocols
-        f"--grpc-restricted-protocol=shared-memory,trace,logging:closed={secrets.token_hex()}",
+        # disables these protocols: the secret is discarded, and HTTP/2 forbids capitals in the name of a header, so
+        # that it does not help those who can read this command line
+        f"--grpc-restricted-protocol=shared-memory,trace,logging:CLOSED={secrets.token_hex()}",
         *(_trace_flags(trace) if trace else []),
     ]
 
