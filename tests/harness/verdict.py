@@ -137,8 +137,8 @@ def check_jobs(ledger: Ledger, apis: Sequence[str]) -> None:
                 ledger.fault(f"{request_id} is lost: {api} does not list it")
             elif numbers[request_id] != 1:
                 ledger.fault(f"{request_id} is there {numbers[request_id]} times")
-        for request_id in numbers.keys() - ledger.accepted.keys():
-            ledger.fault(f"{api} lists {request_id}, whose creation no caller has asked for")
+        for name in names - {one.name for one in ledger.accepted.values()}:
+            ledger.fault(f"{api} lists {name}, which no caller has created")
     if any(listing != listings[0] for listing in listings):
         ledger.fault("the APIs list different operations")
     for api in apis:
@@ -151,7 +151,11 @@ def check_jobs(ledger: Ledger, apis: Sequence[str]) -> None:
 
 
 def check_removal(
-    ledger: Ledger, apis: Sequence[str], rows: Callable[[], int], media: Callable[[], list[Path]]
+    ledger: Ledger,
+    apis: Sequence[str],
+    rows: Callable[[], int],
+    media: Callable[[], list[Path]],
+    timeout_s: float = END_TIMEOUT_S,
 ) -> None:
     """Delete all generations, in turn through each API, and check that no row and no file of any job remains.
 
@@ -160,6 +164,7 @@ def check_removal(
         apis: HOST:PORT of the APIs.
         rows: Returns the number of rows in the store.
         media: Returns the files of jobs in the storage of media.
+        timeout_s: Time for the removal.
     """
     clients = [FoleyClient(f"grpc://{api}") for api in apis]
     for i, one in enumerate(ledger.accepted.values()):
@@ -169,7 +174,7 @@ def check_removal(
         if left := [one.request_id for one in client.jobs()]:
             ledger.fault(f"{len(left)} generations are listed after their deletion")
         client.close()
-    until = time.monotonic() + END_TIMEOUT_S
+    until = time.monotonic() + timeout_s
     while (rows() or media()) and time.monotonic() < until:
         time.sleep(0.5)
     if number := rows():
