@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from foley import command
+from foley_client.embedded import embedded_triton
 from harness.api_server import api_server
 from harness.chaos import chaos as run_chaos
 from harness.cluster import StoreKind
 from harness.fuzz import fuzz as run_fuzz
+from harness.load import load as run_load
 from harness.soak import soak as run_soak
 
 TINY = Path(__file__).resolve().parents[2] / "bundles" / "tiny"
@@ -39,6 +41,25 @@ def soak(
         shutil.rmtree(folder)
     typer.echo(outcome.table())
     _conclude(outcome.faults)
+
+
+@app.command()
+def load(
+    bundle: Bundle = TINY,
+    bad: Annotated[int, typer.Option(help="Connections that are idle, slow, or not read.", min=1)] = 950,
+    ordinary: Annotated[int, typer.Option(help="Connections that make the measured calls, in turn.", min=1)] = 50,
+    calls: Annotated[int, typer.Option(help="Calls of each method per measurement.", min=1)] = 100,
+    rounds: Annotated[int, typer.Option(help="Measurements with and without the bad connections.", min=1)] = 3,
+) -> None:
+    """Measure the latency of an API for ordinary clients, in turn with and without many bad ones."""
+    with (
+        TemporaryDirectory(prefix="foley-load-") as folder,
+        embedded_triton(bundle) as triton,
+        api_server(Path(folder), triton=triton.url) as server,
+    ):
+        outcome = run_load(server, bad, ordinary, calls, rounds, typer.echo)
+    typer.echo(outcome.table())
+    _conclude(outcome.errors)
 
 
 @app.command()
