@@ -34,13 +34,16 @@ test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The te
 test-long: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## Tests at the official size too (minutes, 16 GiB)
 	$(BIN)/pytest --durations=20 -m "" $(ARGS)
 
-soak: $(VENV)/.tested bundle ## Generations on a real API while callers crash and servers are killed
+soak: $(VENV)/.tested bundle ## Generations on two APIs and two Tritons while processes are killed; ARGS="--store sqlite"
 	$(HARNESS) soak $(ARGS)
+
+load: $(VENV)/.tested bundle ## Latency of ordinary clients, with and without 950 idle or slow connections
+	$(HARNESS) load $(ARGS)
 
 chaos: $(VENV)/.tested bundle ## A thousand rows of the render farm while processes are killed (10 minutes)
 	$(HARNESS) chaos $(ARGS)
 
-fuzz: $(VENV)/.tested bundle ## Damaged media and malformed requests to a real API; ARGS="--count 500" and the like for all three
+fuzz: $(VENV)/.tested bundle ## Damaged media and malformed requests to a real API; ARGS="--count 500" and the like for all four
 	$(HARNESS) fuzz $(ARGS)
 
 proto: $(VENV)/.tested ## The public API's Python modules, made anew of its definition
@@ -86,5 +89,5 @@ $(TINY)/manifest.json: $(VENV)/.installed $(GRAPH_SOURCES)
 	$(BIN)/foley-export onnx $(TINY)
 	$(BIN)/foley-export onnx $(TINY) --precision fp16
 
-.PHONY: help demo install bundle test test-long soak chaos fuzz proto sync options lint
+.PHONY: help demo install bundle test test-long soak load chaos fuzz proto sync options lint
 .DELETE_ON_ERROR:

@@ -1,15 +1,19 @@
 """Run the test harnesses at full length on real servers. The exit code is 1 if a guarantee is violated."""
 
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Annotated
 
 import typer
 
 from foley import command
+from foley_client.embedded import embedded_triton
 from harness.api_server import api_server
 from harness.chaos import chaos as run_chaos
+from harness.cluster import StoreKind
 from harness.fuzz import fuzz as run_fuzz
+from harness.load import load as run_load
 from harness.soak import soak as run_soak
 
 TINY = Path(__file__).resolve().parents[2] / "bundles" / "tiny"
@@ -22,16 +26,40 @@ Bundle = Annotated[Path, typer.Option(help="Folder of a small bundle.", envvar="
 @app.command()
 def soak(
     bundle: Bundle = TINY,
-    count: Annotated[int, typer.Option(help="Generations in all.", min=2)] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the requests and of the kills.", min=0)] = 0,
+    store: Annotated[
+        StoreKind, typer.Option(help="postgres, with media in an S3 bucket; or a shared sqlite file and folder.")
+    ] = "postgres",
+    count: Annotated[int, typer.Option(help="Generations in all.", min=40)] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the requests and of the faults.", min=0)] = 0,
 ) -> None:
-    """Run many generations on a real API server while callers cancel or crash and server processes are killed."""
-    with TemporaryDirectory(prefix="foley-soak-") as folder:
-        outcome = run_soak(bundle, Path(folder), count, seed, typer.echo)
-    typer.echo(f"{outcome.seconds:.0f} s")
-    for title, counts in (("ended", outcome.ended), ("killed", outcome.kills)):
-        typer.echo(f"{title}: " + ", ".join(f"{number} {name}" for name, number in counts.most_common()))
+    """Run many generations on two APIs and two Tritons while callers cancel or crash and processes are killed."""
+    folder = Path(mkdtemp(prefix="foley-soak-"))
+    outcome = run_soak(bundle, folder, store, count, seed, typer.echo)
+    if outcome.faults:
+        typer.echo(f"logs: {folder}")
+    else:
+        shutil.rmtree(folder)
+    typer.echo(outcome.table())
     _conclude(outcome.faults)
+
+
+@app.command()
+def load(
+    bundle: Bundle = TINY,
+    bad: Annotated[int, typer.Option(help="Connections that are idle, slow, or not read.", min=1)] = 950,
+    ordinary: Annotated[int, typer.Option(help="Connections that make the measured calls, in turn.", min=1)] = 50,
+    calls: Annotated[int, typer.Option(help="Calls of each method per measurement.", min=1)] = 100,
+    rounds: Annotated[int, typer.Option(help="Measurements with and without the bad connections.", min=1)] = 3,
+) -> None:
+    """Measure the latency of an API for ordinary clients, in turn with and without many bad ones."""
+    with (
+        TemporaryDirectory(prefix="foley-load-") as folder,
+        embedded_triton(bundle) as triton,
+        api_server(Path(folder), triton=triton.url) as server,
+    ):
+        outcome = run_load(server, bad, ordinary, calls, rounds, typer.echo)
+    typer.echo(outcome.table())
+    _conclude(outcome.errors)
 
 
 @app.command()

@@ -42,17 +42,17 @@ class Snapshot:
     uploads: int
 
 
-def take(server: ApiServer) -> Snapshot:
-    """Return a snapshot of a server."""
+def take(server: ApiServer, tritons: bool = True) -> Snapshot:
+    """Return a snapshot of a server; with the shared memory of Tritons, unless they come and go meanwhile."""
     data = server.log.parent / "data"
-    return look(server.process.pid, [path for path in data.glob("uploads-*/*") if path.is_dir()])
+    return look(server.process.pid, [path for path in data.glob("uploads-*/*") if path.is_dir()], tritons)
 
 
-def look(pid: int, uploads: list[Path]) -> Snapshot:
+def look(pid: int, uploads: list[Path], tritons: bool = True) -> Snapshot:
     """Return a snapshot of any process, with the given files of requests."""
     process = psutil.Process(pid)
     with process.oneshot():
-        segments = list(SHARED_MEMORY.glob("foley-triton-*"))
+        segments = list(SHARED_MEMORY.glob("foley-triton-*")) if tritons else []
         return Snapshot(
             process.memory_info().rss,
             process.num_fds(),
@@ -82,7 +82,9 @@ def leaks(before: Snapshot, after: Snapshot) -> list[str]:
     return found
 
 
-def settled(server: ApiServer, before: Snapshot | None = None, timeout_s: float = SETTLE_S) -> Snapshot:
+def settled(
+    server: ApiServer, before: Snapshot | None = None, timeout_s: float = SETTLE_S, tritons: bool = True
+) -> Snapshot:
     """Wait until a server is idle, and return a snapshot.
 
     Args:
@@ -90,12 +92,13 @@ def settled(server: ApiServer, before: Snapshot | None = None, timeout_s: float 
         before: Earlier snapshot. The server is idle when nothing has leaked since; without it, when there are no
             uploads and two consecutive snapshots have the same number of descriptors.
         timeout_s: Seconds after which the last snapshot is returned even if the server is not idle.
+        tritons: See `take`.
     """
     until = time.monotonic() + timeout_s
-    last = take(server)
+    last = take(server, tritons)
     while True:
         time.sleep(0.5)
-        now = take(server)
+        now = take(server, tritons)
         at_rest = not leaks(before, now) if before else (now.uploads == 0 and now.descriptors == last.descriptors)
         if at_rest or time.monotonic() > until:
             return now

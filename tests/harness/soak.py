@@ -1,19 +1,20 @@
-"""Soak test of the API: many concurrent generations while callers cancel and processes are killed.
+"""Soak test of a cluster: many concurrent generations while callers cancel and crash and processes are killed.
 
-At the end, every requested generation exists exactly once, with the sound of an undisturbed run, or was cancelled by
-its caller. The API server that ran through the crashes of callers and of Triton has leaked nothing.
+At the end, every generation whose creation was acknowledged exists exactly once, with the sound of an undisturbed run,
+or was cancelled by its caller; every API gives the same answers; and nothing is left behind.
 """
 
 import random
+import statistics
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,18 +26,25 @@ from foley.options import GenerateOptions
 from foley_bench.small_video import write_small_video
 from foley_client import CancelToken, FoleyClient, GenerationResult
 from foley_pipeline.request import EnvelopeInput, GenerationRequest
-from foley_server.launcher.triton import claim_port
 from harness import leaks
-from harness.api_server import ApiServer, api_server, await_serving
+from harness.cluster import Cluster, StoreKind, cluster, leftovers
+from harness.faults import Fault, Faults
+from harness.verdict import Ledger, check_jobs, check_removal
 
 Result = TypeVar("Result")
 
-CALLERS = 6
-RETRY_TIMEOUT_S = 300.0  # for which a caller retries while servers restart
-JOB_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.4, 0.15, 0.03
-DISTURB_S = (4.0, 12.0)  # between two faults
-GENERATIONS_A_FAULT, LEAST_FAULTS = 20, 3
-RELAPSE_SHARE = 0.1  # of faults injected before the server has recovered; more would amount to one long outage
+CALLERS = 8
+CALL_TIMEOUT_S = 150.0  # of one attempt; longer than an API hangs
+RETRY_TIMEOUT_S = 300.0  # for which a caller retries
+JOB_SHARE, CANCEL_SHARE, CRASH_SHARE = 0.6, 0.1, 0.03  # the others are calls that wait for their sound
+TWICE_SHARE, TAKE_BACK_SHARE, LEAVE_SHARE = 0.3, 0.15, 0.15  # of long-running generations
+GENERATIONS_A_FAULT = 20
+RELAPSE_SHARE = 0.25  # of faults injected before the cluster has recovered; more would amount to one long outage
+PROGRESS_S = 15.0
+WITHOUT_API_DEATHS: Sequence[Fault] = ("Triton", "model", "Postgres", "Triton", "model", "hanging API")
+WITH_API_DEATHS: Sequence[Fault] = ("API", "Triton", "API", "Postgres", "API", "model", "hanging API")
+
+Plan = tuple[Sequence[Fault], Sequence[Fault]]
 
 
 @dataclass
@@ -45,99 +53,116 @@ class Outcome:
 
     Attributes:
         ended: Number of generations by how they ended.
-        kills: Number of kills by kind of process.
+        kills: Number of faults by kind.
+        retries: Number of retries of the callers by error.
+        seconds: Durations of the successful calls by kind.
         faults: One sentence for each violated guarantee.
-        seconds: Duration of the soak.
+        elapsed_s: Duration of the soak.
     """
 
-    ended: Counter[str] = field(default_factory=Counter)
-    kills: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    ended: Counter[str]
+    kills: Counter[str]
+    retries: Counter[str]
+    seconds: dict[str, list[float]]
+    faults: list[str]
+    elapsed_s: float
+
+    def table(self) -> str:
+        """Return the numbers as a table."""
+        rows = [("generations", self.ended), ("faults", self.kills), ("retries of callers after", self.retries)]
+        lines = [f"{self.elapsed_s:.0f} s"]
+        for title, counts in rows:
+            lines.append(f"{title}: " + ", ".join(f"{number} {name}" for name, number in counts.most_common()))
+        for kind, seconds in self.seconds.items():
+            median, p95 = statistics.median(seconds), float(np.percentile(seconds, 95))
+            lines.append(
+                f"{kind}: {len(seconds)}, median {median:.2f} s, p95 {p95:.2f} s, longest {max(seconds):.2f} s"
+            )
+        return "\n".join(lines)
 
 
 @dataclass
 class Soak:
-    """State shared by the callers and the fault injector.
+    """State shared by the callers.
 
     Attributes:
-        bundle: Folder of a small bundle.
-        folder: Folder for data, logs and videos.
-        random: Random numbers of the fault injector.
-        report: Called with progress messages.
-        outcome: Result so far.
-        lock: Guards `outcome` and `expected`.
-        expected: Request id to expected sound of each long-running generation; None if its caller cancelled it.
+        cluster: The cluster.
+        ledger: What the callers were told.
+        requests: Different requests.
+        expected: The sound of each request in an undisturbed run.
     """
 
-    bundle: Path
-    folder: Path
-    random: random.Random
-    report: Callable[[str], None]
-    outcome: Outcome = field(default_factory=Outcome)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    expected: dict[str, GenerationResult | None] = field(default_factory=dict)
-
-    def count(self, how: str) -> None:
-        """Count a generation by how it ended."""
-        with self.lock:
-            self.outcome.ended[how] += 1
-
-    def fault(self, what: str) -> None:
-        """Record and report a violated guarantee."""
-        with self.lock:
-            self.outcome.faults.append(what)
-        self.report(f"FAULT: {what}")
+    cluster: Cluster
+    ledger: Ledger
+    requests: list[GenerationRequest]
+    expected: list[GenerationResult] = field(default_factory=list)
 
 
-def soak(bundle: Path, folder: Path, count: int, seed: int, report: Callable[[str], None]) -> Outcome:
+def soak(
+    bundle: Path,
+    folder: Path,
+    store: StoreKind,
+    count: int,
+    seed: int,
+    report: Callable[[str], None],
+    plan: Plan | None = None,
+) -> Outcome:
     """Run many generations while callers crash and processes are killed.
 
-    In the first half, only Triton and its models are killed; in the second half, the API server is killed, too.
+    In the first half, no API is killed: they must not leak. In the second half, they are killed, too.
 
     Args:
         bundle: Folder of a small bundle.
         folder: An empty folder, for data, logs and videos.
+        store: The store of the cluster.
         count: Number of generations.
-        seed: Seed of the requests and of the kills.
+        seed: Seed of the requests and of the faults.
         report: Called with progress messages.
+        plan: Faults of each half, in their order; by default one for every `GENERATIONS_A_FAULT` generations.
     """
-    state = Soak(bundle, folder, random.Random(seed), report)
-    began = time.monotonic()
-    requests = _requests(folder)
-    port = claim_port("127.0.0.1", 0)  # kept across restarts
-    with ExitStack() as stack:
-        server = stack.enter_context(_server(state, port))
-        with server.client() as client:
-            expected = [client.backend.generate(one) for one in requests]
-            for one in requests:  # warm up one-time allocations before the baseline snapshot
-                client.backend.wait(client.backend.create(one))
-        before = leaks.settled(server)
-        report(f"{count // 2} generations; callers crash, Triton is killed")
-        _phase(state, lambda: server, requests, expected, count // 2, lambda: _kill_triton(state, server))
-        await_serving(server)
-        state.outcome.faults += leaks.leaks(before, leaks.settled(server, before))
-    with ExitStack() as stack:
-        current = [stack.enter_context(_server(state, port))]
-        report(f"{count - count // 2} generations; the API itself is killed too")
-
-        def restart() -> None:
-            if state.random.random() < 0.5:
-                _kill_triton(state, current[0])
-                return
-            state.outcome.kills["API"] += 1
-            current[0].kill()
-            current[0] = stack.enter_context(_server(state, port))
-
-        _phase(state, lambda: current[0], requests, expected, count - count // 2, restart)
-        await_serving(current[0])
-        check_jobs(state, current[0])
-    state.outcome.seconds = time.monotonic() - began
-    return state.outcome
+    began, rng = time.monotonic(), random.Random(seed)
+    ledger = Ledger(lambda line: report(f"{time.monotonic() - began:4.0f} s  {line}"))
+    halves = plan or tuple(_plan(kinds, count // 2, store, rng) for kinds in (WITHOUT_API_DEATHS, WITH_API_DEATHS))
+    with leftovers(ledger.fault), cluster(bundle, folder, store) as running:
+        state = Soak(running, ledger, _requests(folder))
+        with running.apis[0].client() as client:
+            state.expected = [client.backend.generate(one) for one in state.requests]
+        faults = Faults(running, rng, ledger.report)
+        warm_up = 2 * CALLERS  # also fills the pools of connections before the snapshot
+        _phase(state, faults, (), warm_up, rng)
+        before = [leaks.settled(api.server, tritons=False) for api in running.apis]
+        _phase(state, faults, halves[0], count // 2 - warm_up, rng)
+        for i, api in enumerate(running.apis):
+            after = leaks.settled(api.server, before[i], tritons=False)
+            for leak in leaks.leaks(before[i], after):
+                ledger.fault(f"API {i} leaks {leak}")
+        _phase(state, faults, halves[1], count - count // 2, rng)
+        ledger.report("all callers have ended")
+        addresses = [api.server.grpc for api in running.apis]
+        check_jobs(ledger, addresses)
+        check_removal(ledger, addresses, running.rows, running.media_files)
+        codes = [part.stop() for part in running.apis] + [part.stop() for part in running.tritons]
+        if any(codes):
+            ledger.fault(f"processes ended with the exit codes {codes}")
+        for left in _left_on_disk(running):
+            ledger.fault(f"{left} is left")
+    return Outcome(ledger.ended, faults.kills, ledger.retries, ledger.seconds, ledger.faults, time.monotonic() - began)
 
 
-def _server(state: Soak, port: int) -> "AbstractContextManager[ApiServer]":
-    return api_server(state.folder, bundle=state.bundle, port=port, running=4, waiting=CALLERS, grace=5)
+def _plan(kinds: Sequence[Fault], count: int, store: StoreKind, rng: random.Random) -> list[Fault]:
+    usable = [kind for kind in kinds if store == "postgres" or kind != "Postgres"]
+    plan = [usable[i % len(usable)] for i in range(max(len(usable), count // GENERATIONS_A_FAULT))]
+    rng.shuffle(plan)
+    return plan
+
+
+def _left_on_disk(running: Cluster) -> Iterable[Path]:
+    """Return the files of requests, and of Tritons, that remain although all processes have ended."""
+    yield from running.scratch.iterdir()
+    for api in running.apis:
+        yield from (api.folder / "data").glob("uploads-*")
+    for triton in running.tritons:
+        yield from triton.shared_memory()
 
 
 def _requests(folder: Path) -> list[GenerationRequest]:
@@ -152,114 +177,120 @@ def _requests(folder: Path) -> list[GenerationRequest]:
     return [*on_envelope, GenerationRequest(video, options=GenerateOptions(text="metal", steps=2))]
 
 
-def _same(ours: GenerationResult, theirs: GenerationResult) -> bool:
-    """Return whether two sounds are equal within 1e-3; batching changes the last bits."""
-    if len(ours.takes) != len(theirs.takes):
-        return False
-    pairs = zip(ours.takes, theirs.takes, strict=True)
-    return all(
-        a.waveform.shape == b.waveform.shape and bool(np.allclose(a.waveform, b.waveform, atol=1e-3)) for a, b in pairs
-    )
+def _phase(state: Soak, faults: Faults, plan: Sequence[Fault], count: int, rng: random.Random) -> None:
+    """Run `count` generations, `CALLERS` at a time, with the faults of `plan` at random moments between them.
 
-
-def _phase(
-    state: Soak,
-    server: Callable[[], ApiServer],
-    requests: list[GenerationRequest],
-    expected: list[GenerationResult],
-    count: int,
-    disturb: Callable[[], None],
-) -> None:
-    """Run `count` generations, `CALLERS` at a time, while `disturb` is called at random times.
-
-    The number of faults is limited to one for every `GENERATIONS_A_FAULT` generations, with a minimum of
-    `LEAST_FAULTS`: with a fixed rate, a slow machine would complete nothing between two faults.
+    Faults are tied to the number of generations: with a fixed rate, a slow machine would complete nothing between two.
     """
-    over = threading.Event()
+    moments = sorted(rng.randrange(count) for _ in plan)
+    ended, done, over = threading.Semaphore(0), Counter[str](), threading.Event()
 
-    def disturber() -> None:
-        for _ in range(max(LEAST_FAULTS, count // GENERATIONS_A_FAULT)):
-            if state.random.random() > RELAPSE_SHARE:
-                await_serving(server())
-            if over.wait(state.random.uniform(*DISTURB_S)):
-                return
-            disturb()
+    def disturb() -> None:
+        number = 0
+        try:
+            for moment, fault in zip(moments, plan, strict=True):
+                while number < moment:
+                    ended.acquire()
+                    number += 1
+                if rng.random() > RELAPSE_SHARE:
+                    faults.recover()
+                time.sleep(rng.uniform(0, 1))
+                faults.inject(fault)
+            faults.recover()
+        except Exception as error:
+            state.ledger.fault(f"the cluster does not recover: {type(error).__name__}: {error}")
 
-    disturbing = threading.Thread(target=disturber)
-    disturbing.start()
+    def call(seed: int) -> None:
+        try:
+            _one(state, random.Random(seed))
+        except Exception as error:
+            state.ledger.fault(f"a caller got {type(error).__name__}: {error}")
+        done["generations"] += 1
+        ended.release()
+
+    def tell() -> None:
+        while not over.wait(PROGRESS_S):
+            state.ledger.report(f"{done['generations']} of {count} generations")
+
+    threads = [threading.Thread(target=one) for one in (disturb, tell)]
+    for thread in threads:
+        thread.start()
     try:
-        seeds = [state.random.randrange(2**32) for _ in range(count)]
+        seeds = [rng.randrange(2**32) for _ in range(count)]
         with ThreadPoolExecutor(CALLERS) as pool:
             try:
-                list(pool.map(lambda seed: _one(state, server, requests, expected, random.Random(seed)), seeds))
+                list(pool.map(call, seeds))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # interrupted by the user: start no further generations
                 raise
     finally:
         over.set()
-        disturbing.join()
+        for _ in range(count):
+            ended.release()
+        for thread in threads:
+            thread.join()
 
 
-def _one(
-    state: Soak,
-    server: Callable[[], ApiServer],
-    requests: list[GenerationRequest],
-    expected: list[GenerationResult],
-    rng: random.Random,
-) -> None:
+def _one(state: Soak, rng: random.Random) -> None:
     """Run one generation in a randomly chosen way."""
-    i = rng.randrange(len(requests))
+    i = rng.randrange(len(state.requests))
+    request, expected, way = state.requests[i], state.expected[i], rng.random()
+    if way < JOB_SHARE:
+        _create_job(state, request, expected, rng)
+    elif way < JOB_SHARE + CANCEL_SHARE:
+        _cancel(state, request, rng)
+    elif way < JOB_SHARE + CANCEL_SHARE + CRASH_SHARE:
+        _crash(state, rng)
+    else:
+        began = time.monotonic()
+        result = _with_retries(state, rng, lambda client, cancel: client.backend.generate(request, cancel=cancel))
+        state.ledger.count("generated", "generate", time.monotonic() - began)
+        state.ledger.check_sound(result, expected)
+
+
+def _create_job(state: Soak, request: GenerationRequest, expected: GenerationResult, rng: random.Random) -> None:
+    """Create a long-running generation, sometimes twice with one request id; then cancel it, leave it, or wait."""
+    ledger, request_id, began = state.ledger, str(uuid.UUID(int=rng.getrandbits(128), version=4)), time.monotonic()
+
+    def create(client: FoleyClient, cancel: CancelToken) -> str:
+        return client.backend.create(request, request_id=request_id, cancel=cancel)
+
+    def status(client: FoleyClient, _: CancelToken) -> str:
+        return client.job(name).status.state
+
+    name = _with_retries(state, rng, create)
+    ledger.accept(request_id, name, expected)
+    if rng.random() < TWICE_SHARE:
+        ledger.accept(request_id, _with_retries(state, rng, create), expected)
     way = rng.random()
-    try:
-        if way < JOB_SHARE:
-            _create_job(state, server, requests[i], expected[i], rng)
-        elif way < JOB_SHARE + CANCEL_SHARE:
-            _cancel(state, server, requests[i], rng)
-        elif way < JOB_SHARE + CANCEL_SHARE + CRASH_SHARE:
-            _crash(state, server(), rng)
-        else:
-            result = _with_retries(lambda client: client.backend.generate(requests[i]), server)
-            _compare(state, result, expected[i])
-    except Exception as error:
-        state.fault(f"a caller got {type(error).__name__}: {error}")
+    if way < TAKE_BACK_SHARE:
+        time.sleep(rng.uniform(0, 0.5))
+        ledger.take_back(request_id)
+        _with_retries(state, rng, lambda client, _: client.job(name).cancel())
+        ledger.see(request_id, _with_retries(state, rng, status))
+        ledger.count("created and cancelled")
+    elif way < TAKE_BACK_SHARE + LEAVE_SHARE:
+        ledger.count("created and left")
+    else:
+        result = _with_retries(state, rng, lambda client, cancel: client.backend.wait(name, cancel=cancel))
+        ledger.count("created and awaited", "create and wait", time.monotonic() - began)
+        ledger.see(request_id, "succeeded", result)
+        ledger.see(request_id, _with_retries(state, rng, status))
 
 
-def _create_job(
-    state: Soak,
-    server: Callable[[], ApiServer],
-    request: GenerationRequest,
-    expected: GenerationResult,
-    rng: random.Random,
-) -> None:
-    """Create a long-running generation, sometimes twice with one request id; then cancel it or get its result."""
-    request_id = str(uuid.uuid4())
-    with state.lock:
-        state.expected[request_id] = expected
-
-    def create(client: FoleyClient) -> str:
-        return client.backend.create(request, request_id=request_id)
-
-    name = _with_retries(create, server)
-    if rng.random() < 0.3 and _with_retries(create, server) != name:
-        state.fault(f"{request_id} was accepted twice")
-    if rng.random() < 0.2:
-        with state.lock:
-            state.expected[request_id] = None
-        _with_retries(lambda client: client.job(name).cancel(), server)
-        state.count("cancelled, left")
-        return
-    _compare(state, _with_retries(lambda client: client.job(name).wait(), server), expected)
-
-
-def _cancel(state: Soak, server: Callable[[], ApiServer], request: GenerationRequest, rng: random.Random) -> None:
+def _cancel(state: Soak, request: GenerationRequest, rng: random.Random) -> None:
     """Run a generation, and cancel it while it is in progress."""
-    cancel = CancelToken()
-    timer = threading.Timer(rng.uniform(0, 0.5), cancel.cancel)
-    timer.start()
+    until = time.monotonic() + rng.uniform(0, 1.0)
     endless = replace(request, options=GenerateOptions(text=request.options.text, steps=500))
+
+    def call(client: FoleyClient, cancel: CancelToken) -> GenerationResult:
+        timer = threading.Timer(max(0, until - time.monotonic()), cancel.cancel)
+        timer.start()
+        return client.backend.generate(endless, cancel=cancel)
+
     with suppress(Cancelled):
-        _with_retries(lambda client: client.backend.generate(endless, cancel=cancel), server)
-    state.count("cancelled")
+        _with_retries(state, rng, call)
+    state.ledger.count("cancelled")
 
 
 _CRASHING = """
@@ -270,60 +301,27 @@ FoleyClient("grpc://" + sys.argv[1]).generate(envelope=np.full(100, 0.1, "f4"), 
 """
 
 
-def _crash(state: Soak, server: ApiServer, rng: random.Random) -> None:
+def _crash(state: Soak, rng: random.Random) -> None:
     """Start a caller in a process, and kill it with SIGKILL."""
-    process = subprocess.Popen([sys.executable, "-c", _CRASHING, server.grpc], stderr=subprocess.DEVNULL)
-    time.sleep(rng.uniform(0.5, 2.0))
+    server = f"127.0.0.1:{rng.choice(state.cluster.apis).port}"
+    process = subprocess.Popen([sys.executable, "-c", _CRASHING, server], stderr=subprocess.DEVNULL)
+    time.sleep(rng.uniform(0.5, 3.0))
     process.kill()
     process.wait()
-    state.count("crashed")
+    state.ledger.count("crashed")
 
 
-def _with_retries(call: Callable[[FoleyClient], Result], server: Callable[[], ApiServer]) -> Result:
-    """Return the result of `call`, which is retried for up to `RETRY_TIMEOUT_S` seconds while servers restart."""
+def _with_retries(state: Soak, rng: random.Random, call: Callable[[FoleyClient, CancelToken], Result]) -> Result:
+    """Return the result of `call`, made to any API, and repeated for up to `RETRY_TIMEOUT_S` seconds."""
     until = time.monotonic() + RETRY_TIMEOUT_S
     while True:
         try:
-            with server().client() as client:
-                return call(client)
+            with rng.choice(state.cluster.apis).client() as client, CancelToken().child(CALL_TIMEOUT_S) as token:
+                return call(client, token)
         except (Cancelled, InvalidInput, NotFound):
             raise
         except FoleyError as error:
+            state.ledger.retry(error)
             if time.monotonic() > until:
                 raise
-            time.sleep(error.retry_after_s or 0.2)
-
-
-def _compare(state: Soak, result: GenerationResult, expected: GenerationResult) -> None:
-    if _same(result, expected):
-        state.count("right")
-    else:
-        state.fault("a sound differs from that of an undisturbed run")
-
-
-def _kill_triton(state: Soak, server: ApiServer) -> None:
-    """Kill Triton or the process of one of its models."""
-    with suppress(Exception):  # the process may have ended already
-        triton = server.triton()
-        whole = state.random.random() < 0.5
-        (triton if whole else state.random.choice(triton.children())).kill()
-        state.outcome.kills["Triton" if whole else "a model's process"] += 1
-
-
-def check_jobs(state: Soak, server: ApiServer) -> None:
-    """Check that every long-running generation exists exactly once, with the expected sound or cancelled."""
-    with server.client() as client:
-        found = {one.request_id: one for one in client.jobs()}
-        numbers = Counter(one.request_id for one in client.jobs())
-        for request_id, expected in state.expected.items():
-            if request_id not in found:
-                state.fault(f"{request_id} is lost")
-                continue
-            if numbers[request_id] != 1:
-                state.fault(f"{request_id} is there {numbers[request_id]} times")
-            ended = found[request_id].state
-            # one that its caller cancelled may have succeeded before
-            if expected is None and ended not in ("cancelled", "succeeded"):
-                state.fault(f"{request_id} was taken back and is {ended}")
-            if expected and not _same(client.job(found[request_id].name).wait(), expected):
-                state.fault(f"{request_id} has another sound")
+            time.sleep(min(error.retry_after_s or 0.2, 5.0))

@@ -1,20 +1,26 @@
 """A short soak test (`make soak` runs it in full), and tests that the harness detects planted faults."""
 
-import random
+import os
+import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from foley_client import GenerationResult
 from foley_pipeline.triton import TritonClient
+from foley_server.jobs.store import Store, new_id
 from harness.api_server import api_server
+from harness.cluster import Cluster, leftovers
 from harness.leaks import leaks, look, settled, take
-from harness.soak import Soak, check_jobs, soak
+from harness.soak import soak
+from harness.verdict import Ledger, check_jobs, check_removal
 
 LEAKING = """
 import os, subprocess, sys, threading, time
@@ -29,6 +35,7 @@ for line in sys.stdin:
     if line == "uploads\\n": open(sys.argv[1] + "/left", "w").close()
     print("done", flush=True)
 """
+QUICK: dict[str, Any] = {"envelope": np.full(100, 0.1, np.float32), "text": "glass", "steps": 1}
 KINDS = ("descriptors", "threads", "memory", "processes", "shared memory", "uploads")
 
 
@@ -60,12 +67,22 @@ def test_leaks_names_planted_leak(leaking: "subprocess.Popen[str]", tmp_path: Pa
     assert [one for one in found if one.startswith(kind)] if kind in KINDS else not found, found
 
 
-@pytest.mark.long  # test_api_lifecycle.py tests each fault by itself
+@pytest.mark.timeout(900)
 def test_soak_finds_no_faults(tiny_bundle: Path, tmp_path: Path) -> None:
-    outcome = soak(tiny_bundle, tmp_path, 30, 3, print)
+    """Two APIs and two Tritons on Postgres and S3; a Triton and an API are killed."""
+    outcome = soak(tiny_bundle, tmp_path, "postgres", 40, 3, print, (("Triton",), ("API",)))
     assert outcome.faults == []
-    assert sum(outcome.ended.values()) >= 30
-    assert outcome.ended["right"] > 10
+    assert outcome.kills == {"Triton": 1, "API": 1}
+    assert sum(outcome.ended.values()) == 40
+    assert min(outcome.ended["generated"], outcome.ended["created and awaited"]) > 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_soak_on_sqlite_finds_no_faults(tiny_bundle: Path, tmp_path: Path) -> None:
+    outcome = soak(tiny_bundle, tmp_path, "sqlite", 60, 4, print)
+    assert outcome.faults == []
+    assert set(outcome.kills) == {"Triton", "model", "API", "hanging API"}
 
 
 SITE = """
@@ -90,15 +107,79 @@ def test_leak_of_api_server_is_detected(triton: TritonClient, tmp_path: Path) ->
     assert [one for one in found if one.startswith("descriptors")], found
 
 
-def test_lost_and_wrong_generations_are_detected(triton: TritonClient, tmp_path: Path) -> None:
-    """The soak test's check of long-running generations, with a lost one and a wrong one planted."""
-    envelope = np.full(100, 0.1, np.float32)
-    state = Soak(tmp_path, tmp_path, random.Random(0), print)
+def test_violated_guarantees_are_detected(triton: TritonClient, tmp_path: Path) -> None:
+    """The soak's checks, on real APIs that do not share a store, and with callers that were told something else."""
+    ledger = Ledger(print)
+    (tmp_path / "other").mkdir()
+    with (
+        api_server(tmp_path, triton=triton.url) as server,
+        api_server(tmp_path / "other", triton=triton.url) as other,
+        server.client() as client,
+    ):
+        ids = {kind: str(uuid.uuid4()) for kind in ("right", "wrong", "changed", "ended", "lost", "twice")}
+        jobs = {kind: client.create(**QUICK, request_id=id) for kind, id in ids.items() if kind != "lost"}
+        result = jobs["right"].wait()
+        silent = replace(result, takes=[replace(result.takes[0], waveform=0 * result.takes[0].waveform)])
+        for kind, job in jobs.items():
+            ledger.accept(ids[kind], job.name, silent if kind == "wrong" else result)
+        ledger.accept(ids["lost"], "operations/lost", result)
+        ledger.accept(ids["twice"], "operations/another", result)
+        ledger.accepted[ids["changed"]].result = silent
+        ledger.accepted[ids["ended"]].state = "cancelled"
+        unknown = client.create(**QUICK)
+        check_jobs(ledger, [server.grpc])
+        faults = list(ledger.faults)
+        check_jobs(ledger, [server.grpc, other.grpc])
+    assert faults == [
+        f"{ids['twice']} was accepted twice, as {jobs['twice'].name} and operations/another",
+        f"{ids['lost']} is lost: {server.grpc} does not list it",
+        f"{server.grpc} lists {unknown.name}, which no caller has created",
+        f"the sound of {ids['wrong']} differs from that of an undisturbed run",
+        f"the sound of {ids['changed']} has changed",
+        f"{ids['ended']} is succeeded, after it was cancelled",
+    ]
+    assert f"{ids['right']} is lost: {other.grpc} does not list it" in ledger.faults
+    assert "the APIs list different operations" in ledger.faults
+
+
+def test_failed_and_cancelled_generations_are_detected() -> None:
+    """A caller gets its sound, unless it cancels."""
+    ledger, result = Ledger(print), GenerationResult(np.zeros(1, np.float32), [])
+    for id in ("failed", "cancelled", "taken back"):
+        ledger.accept(id, f"operations/{id}", result)
+    ledger.take_back("taken back")
+    for id, state in (("failed", "failed"), ("cancelled", "cancelled"), ("taken back", "cancelled")):
+        ledger.see(id, state)
+    assert ledger.faults == ["failed is failed", "cancelled is cancelled"]
+
+
+def test_leftovers_in_store_and_media_are_detected(triton: TritonClient, tmp_path: Path) -> None:
+    ledger, url = Ledger(print), f"sqlite:///{tmp_path / 'data' / 'generations.sqlite'}"
+    cluster = Cluster([], [], url, None, tmp_path / "data" / "media", tmp_path)
     with api_server(tmp_path, triton=triton.url) as server, server.client() as client:
-        right, wrong, lost = (str(uuid.uuid4()) for _ in range(3))
-        result = client.create(envelope=envelope, steps=1, request_id=right).wait()
-        client.create(envelope=envelope, steps=1, request_id=wrong).wait()
-        silent = replace(result, takes=[replace(result.takes[0], waveform=0 * result.waveform)])
-        state.expected.update({right: result, wrong: silent, lost: result})
-        check_jobs(state, server)
-    assert state.outcome.faults == [f"{wrong} has another sound", f"{lost} is lost"]
+        job = client.create(**QUICK)
+        ledger.accept("deleted", job.name, job.wait())
+        check_removal(ledger, [server.grpc], cluster.rows, cluster.media_files)
+        assert ledger.faults == []
+        store = Store(url)
+        store.receive(new_id(), "", "generate", "a process that is gone")
+        store.close()
+        planted = cluster.media / new_id() / "take-0"
+        planted.parent.mkdir()
+        planted.touch()
+        check_removal(Ledger(print, faults=ledger.faults), [server.grpc], cluster.rows, cluster.media_files, 3)
+    assert ledger.faults == [
+        "1 rows are left in the store",
+        f"1 files are left in the storage of media, such as {planted}",
+    ]
+
+
+def test_orphan_processes_are_detected() -> None:
+    faults: list[str] = []
+    orphan = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3).pid)"
+    with leftovers(faults.append):
+        process = subprocess.run([sys.executable, "-c", orphan], stdout=subprocess.PIPE, text=True, check=True)
+        pid = int(process.stdout)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert faults == ["a process is left: sleep 600"]
