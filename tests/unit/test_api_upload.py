@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley.errors import InvalidInput, MediaTooLarge, TimedOut
+from foley.errors import InvalidInput, MediaTooLarge, Overloaded, TimedOut
 from foley_pipeline.api import foley_pb2 as pb
 from foley_server.jobs import upload
 from foley_server.jobs.upload import MAX_CHUNK, Uploads, read_first
@@ -104,3 +104,41 @@ def test_first_message_has_a_deadline(monkeypatch):
     monkeypatch.setattr(upload, "FIRST_MESSAGE_TIMEOUT_S", 0.05)
     with pytest.raises(TimedOut, match="send `options`"):
         asyncio.run(read_first(silence(), "options"))
+
+
+def test_upload_without_pauses_or_trickles(tmp_path, monkeypatch):
+    """An upload that stops, or that is kept up by single bytes, ends before its total time limit."""
+
+    async def paused():
+        yield chunk(V)
+        await asyncio.sleep(60)
+
+    async def trickle():
+        for _ in range(1000):
+            yield chunk(V)
+            await asyncio.sleep(0.01)
+
+    async def run(messages):
+        with Uploads(tmp_path, 10_000_000).folder() as folder:
+            await asyncio.wait_for(folder.receive(messages, {V: folder.video}), 20)
+
+    monkeypatch.setattr(upload, "IDLE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(upload, "GRACE_S", 0.2)
+    with pytest.raises(TimedOut, match="nothing was uploaded"):
+        asyncio.run(run(paused()))
+    with pytest.raises(TimedOut, match="slower than 8 KiB/s"):
+        asyncio.run(run(trickle()))
+
+
+def test_upload_stops_before_the_disk_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(upload, "SPACE_CHECK_BYTES", 1000)
+
+    async def run(reserve):
+        with Uploads(tmp_path, 10_000_000, reserve).folder() as folder:
+            await folder.receive(stream([chunk(V, b"x" * 600)] * 10), {V: folder.video})
+
+    asyncio.run(run(0))
+    with pytest.raises(Overloaded, match="disk is nearly full") as refused:
+        asyncio.run(run(2**62))
+    assert refused.value.retry_after_s
+    assert list(tmp_path.iterdir()) == []

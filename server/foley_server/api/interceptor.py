@@ -25,7 +25,8 @@ from foley_server.telemetry.tracing import call_span
 
 log = logging.getLogger(__name__)
 
-PUBLIC_METHODS = ("/grpc.health.v1.Health/Check",)  # need no token
+PUBLIC_METHODS = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")  # need no token
+MAX_HEALTH_WATCHES = 500  # they need no token and last
 _FOLEY = pb.DESCRIPTOR.services_by_name["FoleyService"].full_name
 METHOD_SCOPES: Mapping[str, Scope] = {
     **dict.fromkeys(
@@ -51,6 +52,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, tokens: Tokens, metrics: Metrics) -> None:
         self._tokens = tokens
         self._metrics = metrics
+        self._health_watches = 0
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -58,7 +60,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Return a handler that checks the call and then runs it, or that rejects it."""
         handler = await continuation(details)
         if details.method in PUBLIC_METHODS:
-            return handler
+            return self._bounded(handler) if handler.response_streaming else handler
         metadata = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
         method = details.method if handler else "unknown"  # a label value per invented method name would be unbounded
         try:
@@ -93,6 +95,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
+
+    def _bounded(self, handler: Any) -> Any:
+        """Return a handler of Health/Watch that refuses calls beyond `MAX_HEALTH_WATCHES`."""
+
+        async def watch(request: Any, context: Any) -> None:
+            if self._health_watches >= MAX_HEALTH_WATCHES:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many health watches; use Check")
+            self._health_watches += 1
+            try:
+                await handler.unary_stream(request, context)
+            finally:
+                self._health_watches -= 1
+
+        return grpc.unary_stream_rpc_method_handler(watch, handler.request_deserializer, handler.response_serializer)
 
     @asynccontextmanager
     async def _observe(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[None]:
