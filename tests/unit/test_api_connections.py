@@ -16,10 +16,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from foley_server.api import listen
+from foley_server.api import interceptor, listen
 from foley_server.api.certificates import Certificates
+from foley_server.api.interceptor import CallInterceptor
 from foley_server.api.settings import load
+from foley_server.api.tokens import Tokens
 from foley_server.http import connection, serve
+from foley_server.telemetry.metrics import Metrics
 
 DEADLINE_S = 60
 Streams = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
@@ -36,7 +39,9 @@ def certificates(tmp_path: Path) -> Certificates:
 @asynccontextmanager
 async def grpc_port(certificates: Certificates | None = None) -> AsyncIterator[int]:
     settings = load([])
-    server, service = grpc.aio.server(options=listen.options(settings)), health.aio.HealthServicer()
+    interceptor = CallInterceptor(Tokens(None), Metrics())
+    server = grpc.aio.server(interceptors=[interceptor], options=listen.options(settings))
+    service = health.aio.HealthServicer()
     await service.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(service, server)
     port = listen.listen(server, "127.0.0.1", 0, certificates)
@@ -312,3 +317,28 @@ def test_studio_waits_for_its_own_work(monkeypatch) -> None:
             writer.close()
 
     asyncio.run(run())
+
+
+def test_health_watches_are_bounded(monkeypatch):
+    """They need no token and last; Check goes on, and a watch that ends makes room."""
+    monkeypatch.setattr(interceptor, "MAX_HEALTH_WATCHES", 3)
+
+    async def scenario() -> None:
+        async with grpc_port() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+            watches = [stub.Watch(request) for _ in range(3)]
+            for watch in watches:
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Watch(request).read()
+            assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+            watches[0].cancel()
+            while True:
+                try:
+                    await stub.Watch(request).read()
+                    return
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE_S))
