@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
@@ -107,7 +107,7 @@ class Jobs:
             owner: Name of the caller's token.
             kind: Kind of the job.
             request: The request: GenerateOptions, VideoSource or Prompt.
-            path: Path of the request in the caller's message, for errors.
+            path: Path of the request in the caller's message, for errors; "" if it is the message.
             quota: Limits of the owner.
             call: Whether a caller waits for it, in `call`.
 
@@ -124,7 +124,7 @@ class Jobs:
         with self.uploads.folder() as folder:
             request.DiscardUnknownFields()  # they would be stored
             serialized = request.SerializeToString()
-            with field(path):
+            with field(path) if path else nullcontext():
                 work = prepare(kind, serialized, folder)
                 work.cost(self._defaults(), self.max_steps)
             self.uploads.check_space()

@@ -197,21 +197,22 @@ class Store:
             share = {"turn": turn, "rows_per_hour": quota.rows_per_hour}
             db.execute(update(owners).where(owners.c.name == owner).values(**share))
             self._spend(db, owner, cost)
-            values = {"request": request, "cost": cost, "turn": turn, "size_bytes": size + len(request)}
-            values |= {"request_id": request_id}
-            values |= {"digest": digest, "caller": caller, "trace": trace}
-            changed = db.execute(
-                update(jobs)
-                .where(jobs.c.id == id, jobs.c.state == "receiving")
-                .values(
-                    **values,
-                    state="queued",
-                    holder=None,
-                    lease_s=None,
-                    caller_s=self._now + LEASE_S if caller else None,
-                )
-            )
-            if not changed.rowcount:
+            values: dict[str, Any] = {
+                "state": "queued",
+                "request": request,
+                "request_id": request_id,
+                "digest": digest,
+                "trace": trace,
+                "cost": cost,
+                "turn": turn,
+                "size_bytes": size + len(request),
+                "holder": None,
+                "lease_s": None,
+                "caller": caller,
+                "caller_s": self._now + LEASE_S if caller else None,
+            }
+            receiving = and_(jobs.c.id == id, jobs.c.state == "receiving")
+            if not db.execute(update(jobs).where(receiving).values(**values)).rowcount:
                 raise _interrupted()
             self._notify(db, id)
             return self._one(db, jobs.c.id == id)
