@@ -76,7 +76,7 @@ def test_stages_of_a_lost_start_are_not_repeated() -> None:
         progress = Progress("id")
         for report in REPORTS:
             progress.report(report)
-        progress.restart()
+        progress.restart(2)
         progress.report(StageProgress(Stage.FEATURES, 1, 30))
         assert json.loads(progress.dumps()) == [["features", 1, 30]]
         assert progress.envelope is None

@@ -228,6 +228,25 @@ def test_job_is_watched_from_another_process(start, url):
     run(scenario())
 
 
+def test_watcher_in_the_same_process_sees_each_stage_once(start, sqlite):
+    """Although the stages are read from the store, too, once the job has ended."""
+
+    async def scenario() -> None:
+        async with start(sqlite) as process:
+            job = await process.create(call=True)
+            kinds = []
+            async with process.jobs.call(job) as progress:
+                async for event in progress.events():
+                    kinds.append(event.progress.stage or event.WhichOneof("event"))
+                    process.networks.go.set()
+            assert kinds.count("envelope_ready") == 1
+            assert kinds[kinds.index("envelope_ready") :] == sorted(
+                kinds[kinds.index("envelope_ready") :], key=["envelope_ready", "denoise"].index
+            )
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("watchers", [1, 8])
 def test_watchers_see_the_end_whenever_they_come(start, sqlite, watchers):
     async def scenario() -> None:

@@ -29,6 +29,7 @@ class Progress:
         over: Whether the job has ended.
         ended: The job in its final state; None before, and if it was removed.
         version: Number of reports.
+        starts: Number of starts of the job; the stages are those of the last one.
         local: Whether this process runs the job, and reports its progress here before it reports to the database.
     """
 
@@ -40,10 +41,11 @@ class Progress:
         self.ended: Job | None = None
         self.position: int | None = None
         self._change = asyncio.Event()
-        self.restart()
+        self.restart(0)
 
-    def restart(self) -> None:
-        """Forget the stages, because the job starts again."""
+    def restart(self, starts: int) -> None:
+        """Forget the stages, because the job starts again; `starts` is its number of starts."""
+        self.starts = starts
         self.stage: StageProgress | None = None
         self.envelope: Floats | None = None
         self._latest: dict[str, pb.GenerateEvent] = {}  # of every stage, and of the envelope, in order of appearance

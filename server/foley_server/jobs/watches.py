@@ -36,7 +36,6 @@ class Watches:
     def __init__(self, store: Store, media: MediaStore, database: DatabaseThreads) -> None:
         self._store, self._media, self._database = store, media, database
         self._watched: dict[str, tuple[Progress, int]] = {}
-        self._starts: dict[str, int] = {}
         self._stale: set[str] = set()
         self._wakeup = asyncio.Event()
         self.on_change: list[asyncio.Event] = []
@@ -53,7 +52,6 @@ class Watches:
             progress, count = self._watched[id]
             if count == 1:
                 del self._watched[id]
-                self._starts.pop(id, None)
             else:
                 self._watched[id] = (progress, count - 1)
 
@@ -114,9 +112,8 @@ class Watches:
             progress.end(job)
 
     async def _load(self, progress: Progress, job: Job, position: int | None) -> None:
-        if job.starts != self._starts.get(job.id, job.starts):
-            progress.restart()
-        self._starts[job.id] = job.starts
+        if job.starts != progress.starts:
+            progress.restart(job.starts)
         if job.state == "queued" and position:
             progress.set_position(position)
         if job.state == "running":

@@ -203,7 +203,7 @@ class Workers:
             call_span(job.kind, job.id, json.loads(job.trace)),
         ):
             run = Run(job, progress, lost)
-            progress.restart()
+            progress.restart(job.starts)
             progress.local = True
             progress.set_position(0)
             self._runs[run.key] = run
