@@ -130,11 +130,11 @@ def soak(
         faults = Faults(running, rng, ledger.report)
         warm_up = 2 * CALLERS  # also fills the pools of connections before the snapshot
         _phase(state, faults, (), warm_up, rng)
-        before = [leaks.settled(api.server, tritons=False) for api in running.apis]
+        before = [leaks.settled(api.server, in_cluster=True) for api in running.apis]
         _phase(state, faults, halves[0], count // 2 - warm_up, rng)
         for i, api in enumerate(running.apis):
-            after = leaks.settled(api.server, before[i], tritons=False)
-            for leak in leaks.leaks(before[i], after):
+            after = leaks.settled(api.server, before[i], in_cluster=True)
+            for leak in leaks.leaks(before[i], after, in_cluster=True):
                 ledger.fault(f"API {i} leaks {leak}")
         _phase(state, faults, halves[1], count - count // 2, rng)
         ledger.report("all callers have ended")
