@@ -48,16 +48,17 @@ def load(
     bundle: Bundle = TINY,
     bad: Annotated[int, typer.Option(help="Connections that are idle, slow, or not read.", min=1)] = 950,
     ordinary: Annotated[int, typer.Option(help="Connections that make the measured calls, in turn.", min=1)] = 50,
-    calls: Annotated[int, typer.Option(help="Calls of each method per measurement.", min=1)] = 100,
-    rounds: Annotated[int, typer.Option(help="Measurements with and without the bad connections.", min=1)] = 3,
+    calls: Annotated[int, typer.Option(help="Calls of each method to each API.", min=1)] = 200,
 ) -> None:
-    """Measure the latency of an API for ordinary clients, in turn with and without many bad ones."""
+    """Measure the latency of two APIs for ordinary clients, one of which has many bad connections, too."""
     with (
-        TemporaryDirectory(prefix="foley-load-") as folder,
+        TemporaryDirectory(prefix="foley-load-") as loaded,
+        TemporaryDirectory(prefix="foley-load-") as quiet,
         embedded_triton(bundle) as triton,
-        api_server(Path(folder), triton=triton.url) as server,
+        api_server(Path(loaded), triton=triton.url) as first,
+        api_server(Path(quiet), triton=triton.url) as second,
     ):
-        outcome = run_load(server, bad, ordinary, calls, rounds, typer.echo)
+        outcome = run_load(first, second, bad, ordinary, calls)
     typer.echo(outcome.table())
     _conclude(outcome.errors)
 

@@ -1,10 +1,10 @@
-"""Load test of an API: the latency of ordinary clients, with and without many that are idle, slow, or do not read."""
+"""Load test: the latency of two equal APIs, of which one also has many clients that are idle, slow, or do not read."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -33,15 +33,17 @@ class Outcome:
     """Result of a load.
 
     Attributes:
-        seconds: Durations of the calls, by method and by whether there were bad clients.
+        seconds: Durations of the calls, by method and by whether the API had bad clients.
         errors: One sentence for each ordinary call that has failed.
-        resources: What the API used at different times.
+        resources: What the APIs used at different times.
+        memory_bytes: Growth of the memory of the API with the bad clients.
         bad: How often connections of each kind were opened.
     """
 
     seconds: dict[tuple[str, bool], list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     resources: list[str] = field(default_factory=list)
+    memory_bytes: int = 0
     bad: list[str] = field(default_factory=list)
 
     def table(self) -> str:
@@ -54,32 +56,35 @@ class Outcome:
         return "\n".join([*lines, *self.resources, *(f"opened: {one}" for one in self.bad)])
 
 
-def load(server: ApiServer, bad: int, ordinary: int, calls: int, rounds: int, report: Callable[[str], None]) -> Outcome:
-    """Measure the latency of ordinary clients in turn with and without bad ones.
+def load(loaded: ApiServer, quiet: ApiServer, bad: int, ordinary: int, calls: int) -> Outcome:
+    """Measure the latency of ordinary clients of two APIs side by side: calls to one and the other alternate.
 
     Args:
-        server: The API.
+        loaded: An API that has the bad clients, too.
+        quiet: Another API, on the same Triton.
         bad: Number of connections of bad clients.
-        ordinary: Number of connections of ordinary clients, which take turns.
-        calls: Number of calls of each method per measurement.
-        rounds: Number of measurements of each kind.
-        report: Called with progress messages.
+        ordinary: Number of connections of ordinary clients to each API, which take turns.
+        calls: Number of calls of each method to each API.
     """
     outcome = Outcome()
     with ExitStack() as stack:
         separate = [("grpc.use_local_subchannel_pool", 1)]  # or all channels share a connection
-        channels = [stack.enter_context(grpc.insecure_channel(server.grpc, separate)) for _ in range(ordinary)]
-        operation = _create(channels[0])
-        _measure(channels, operation, max(calls, ordinary), Outcome())  # opens the connections
-        outcome.resources.append(_resources(server, "before"))
-        for number in range(rounds):
-            report(f"round {number + 1} of {rounds}")
-            _measure(channels, operation, calls, outcome, False)
-            with bad_clients(server, bad, operation, outcome):
-                _measure(channels, operation, calls, outcome, True)
-                outcome.resources.append(_resources(server, f"with {bad} bad connections"))
-        _measure(channels, operation, calls, outcome, False)
-        outcome.resources.append(_resources(server, "after"))
+        channels = [
+            [stack.enter_context(grpc.insecure_channel(server.grpc, separate)) for _ in range(ordinary)]
+            for server in (quiet, loaded)
+        ]
+        operations = [_create(one[0]) for one in channels]
+        _measure(channels, operations, ordinary, Outcome())  # opens the connections
+        outcome.resources.append(_resources(loaded, "before"))
+        memory = psutil.Process(loaded.process.pid).memory_info
+        before = memory().rss
+        with bad_clients(loaded, bad, operations[1], outcome):
+            _measure(channels, operations, calls, outcome)
+            outcome.memory_bytes = memory().rss - before
+            outcome.resources.append(_resources(loaded, f"with {bad} bad connections"))
+        _measure(channels, operations, ordinary, Outcome())
+        outcome.resources.append(_resources(loaded, "after"))
+        outcome.resources.append(_resources(quiet, "without bad connections, after as many calls"))
     return outcome
 
 
@@ -115,26 +120,28 @@ def _create(channel: grpc.Channel) -> str:
     return str(created.name)
 
 
-def _measure(channels: list[grpc.Channel], operation: str, calls: int, outcome: Outcome, bad: bool = False) -> None:
-    """Make `calls` calls of each method, on the connections in turn."""
+def _measure(channels: list[list[grpc.Channel]], operations: list[str], calls: int, outcome: Outcome) -> None:
+    """Make `calls` calls of each method to the quiet and to the loaded API, on the connections in turn."""
     request = pb.GenerateRequest(options=_message(1))
 
-    def generate(channel: grpc.Channel) -> None:
+    def generate(channel: grpc.Channel, _: str) -> None:
         events = foley_pb2_grpc.FoleyServiceStub(channel).Generate(iter([request]), timeout=CALL_TIMEOUT_S)
         assert list(events)[-1].HasField("finished")
 
-    def get(channel: grpc.Channel) -> None:
+    def get(channel: grpc.Channel, operation: str) -> None:
         stub = operations_pb2_grpc.OperationsStub(channel)
         assert stub.GetOperation(operations_pb2.GetOperationRequest(name=operation), timeout=CALL_TIMEOUT_S).done
 
     def call(number: int) -> None:
         for name, method in (("Generate", generate), ("GetOperation", get)):
-            began = time.monotonic()
-            try:
-                method(channels[number % len(channels)])
-            except grpc.RpcError as error:
-                outcome.errors.append(f"{name} ended {error.code().name}: {error.details()}")
-            outcome.seconds.setdefault((name, bad), []).append(time.monotonic() - began)
+            for loaded in (False, True) if number % 2 else (True, False):
+                one = channels[loaded]
+                began = time.monotonic()
+                try:
+                    method(one[number % len(one)], operations[loaded])
+                except grpc.RpcError as error:
+                    outcome.errors.append(f"{name} ended {error.code().name}: {error.details()}")
+                outcome.seconds.setdefault((name, loaded), []).append(time.monotonic() - began)
 
     with ThreadPoolExecutor(CONCURRENT) as threads:
         list(threads.map(call, range(calls)))

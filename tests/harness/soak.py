@@ -130,11 +130,11 @@ def soak(
         faults = Faults(running, rng, ledger.report)
         warm_up = 2 * CALLERS  # also fills the pools of connections before the snapshot
         _phase(state, faults, (), warm_up, rng)
-        before = [leaks.settled(api.server, tritons=False) for api in running.apis]
+        before = [leaks.settled(api.server, in_cluster=True) for api in running.apis]
         _phase(state, faults, halves[0], count // 2 - warm_up, rng)
         for i, api in enumerate(running.apis):
-            after = leaks.settled(api.server, before[i], tritons=False)
-            for leak in leaks.leaks(before[i], after):
+            after = leaks.settled(api.server, before[i], in_cluster=True)
+            for leak in leaks.leaks(before[i], after, in_cluster=True):
                 ledger.fault(f"API {i} leaks {leak}")
         _phase(state, faults, halves[1], count - count // 2, rng)
         ledger.report("all callers have ended")
@@ -183,7 +183,8 @@ def _phase(state: Soak, faults: Faults, plan: Sequence[Fault], count: int, rng: 
     Faults are tied to the number of generations: with a fixed rate, a slow machine would complete nothing between two.
     """
     moments = sorted(rng.randrange(count) for _ in plan)
-    ended, done, over = threading.Semaphore(0), Counter[str](), threading.Event()
+    ended, done = threading.Semaphore(0), Counter[str]()
+    over, interrupted = threading.Event(), threading.Event()
 
     def disturb() -> None:
         number = 0
@@ -192,6 +193,8 @@ def _phase(state: Soak, faults: Faults, plan: Sequence[Fault], count: int, rng: 
                 while number < moment:
                     ended.acquire()
                     number += 1
+                if interrupted.is_set():
+                    break
                 if rng.random() > RELAPSE_SHARE:
                     faults.recover()
                 time.sleep(rng.uniform(0, 1))
@@ -220,8 +223,9 @@ def _phase(state: Soak, faults: Faults, plan: Sequence[Fault], count: int, rng: 
         with ThreadPoolExecutor(CALLERS) as pool:
             try:
                 list(pool.map(call, seeds))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # interrupted by the user: start no further generations
+            except BaseException:  # interrupted by the user
+                interrupted.set()
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
         over.set()

@@ -119,8 +119,7 @@ class FoleyService(foley_pb2_grpc.FoleyServiceServicer):
         generation = self.jobs.generation(job)
         for i in range(len(generation.takes)):
             async for samples in self.jobs.sound(job, i):
-                chunk = pb.AudioChunk(variation=i, samples=samples)
-                await _send(pb.GenerateEvent(audio=chunk), context)
+                await _send(pb.GenerateEvent(audio={"variation": i, "samples": samples}), context)
         await _send(pb.GenerateEvent(finished=generation), context)
 
     async def _receive(self, messages: AsyncIterator[Any], upload: Upload) -> str:

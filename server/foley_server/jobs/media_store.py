@@ -32,7 +32,7 @@ TIMEOUT_S = 600.0  # of one file
 STALL_S = 60.0  # of small ones, and between two parts of a file
 TIMEOUTS: "ClientConfig" = {"timeout": timedelta(seconds=600), "connect_timeout": timedelta(seconds=5)}
 RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 64 * 1024  # a response that is not read holds several copies of one
 
 
 class MediaStore:
