@@ -1,5 +1,6 @@
 """The API server and its embedded Triton: shutdown, crashes and hangs."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -277,3 +278,19 @@ def test_startup_error_is_one_sentence_with_exit_code_2(tmp_path: Path) -> None:
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: no bundle at ")
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_sigterm_while_the_database_does_not_respond(tmp_path: Path) -> None:
+    """A start that waits for something can be ended, too."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        store = f"postgresql://foley@127.0.0.1:{silent.getsockname()[1]}/foley"
+        command = [Path(sys.executable).with_name("foley-server"), "api", f"--data={tmp_path / 'data'}"]
+        ports = ["--port=0", "--metrics-port=0", "--triton=127.0.0.1:1", f"--store={store}"]
+        with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.terminate()
+                output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, b"")
+    assert b"Traceback" not in errors
