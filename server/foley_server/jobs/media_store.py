@@ -94,14 +94,18 @@ class MediaStore:
         return b"".join([chunk async for chunk in self.read(id, name)])
 
     async def read(self, id: str, name: str) -> AsyncIterator[bytes]:
-        """Yield the content of a file in chunks of at most `CHUNK_BYTES`."""
+        """Yield the content of a file in chunks of `CHUNK_BYTES`; the last can be smaller."""
         with self._translate_errors():
             getting = obstore.get_async(self._store, f"{_checked(id)}/{name}")
             pieces = aiter((await asyncio.wait_for(getting, STALL_S)).stream(min_chunk_size=CHUNK_BYTES))
+            content = bytearray()
             while piece := await asyncio.wait_for(anext(pieces, b""), STALL_S):
-                content = memoryview(piece)
-                for start in range(0, len(content), CHUNK_BYTES):
-                    yield bytes(content[start : start + CHUNK_BYTES])
+                content += memoryview(piece)
+                while len(content) >= CHUNK_BYTES:  # pieces of a bucket have any size, and would divide samples
+                    yield bytes(content[:CHUNK_BYTES])
+                    del content[:CHUNK_BYTES]
+            if content:
+                yield bytes(content)
 
     async def fetch(self, id: str, name: str, path: Path) -> None:
         """Write a copy of a file to `path`; a hard link, if the storage is a folder on the same file system."""
