@@ -54,7 +54,7 @@ def look(pid: int, uploads: list[Path], tritons: bool = True) -> Snapshot:
     """Return a snapshot of any process, with the given files of requests."""
     process = psutil.Process(pid)
     with process.oneshot():
-        segments = list(SHARED_MEMORY.glob("foley-triton-*")) if tritons else []
+        segments = _segments() if tritons else []
         return Snapshot(
             process.memory_info().rss,
             process.num_fds(),
@@ -64,6 +64,14 @@ def look(pid: int, uploads: list[Path], tritons: bool = True) -> Snapshot:
             sum(_size(segment) for segment in segments),
             len(uploads),
         )
+
+
+def _segments() -> list[Path]:
+    """Return the shared memory of the Tritons that this process has started; other tests run beside it."""
+    family = psutil.Process().children(recursive=True)
+    words = [word for one in family if one.name() == "tritonserver" for word in one.cmdline()]
+    prefixes = {word.rpartition("=")[2] for word in words if "shm-region-prefix-name" in word}
+    return [segment for prefix in prefixes for segment in SHARED_MEMORY.glob(f"{prefix}*")]
 
 
 def leaks(before: Snapshot, after: Snapshot, in_cluster: bool = False) -> list[str]:

@@ -22,7 +22,9 @@ def estimate(request: GenerationRequest, defaults: SamplingDefaults, max_steps: 
     Raises:
         SettingError: The request has more than `max_steps` steps, or options that conflict.
     """
-    steps = resolve_sampling(request.options, defaults).steps
+    sampling = resolve_sampling(request.options, defaults)
+    request.prompt.check(sampling.guidance)
+    steps = sampling.steps
     if steps > max_steps:
         error = SettingError(f"{steps} steps are more than {max_steps}, the limit; request fewer")
         error.field = "sampling.steps"
