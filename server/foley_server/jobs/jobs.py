@@ -351,7 +351,7 @@ class Jobs:
 
     def _check_calls(self) -> None:
         if len(self._called) >= self.max_calls:
-            error = Overloaded(f"the server is at its limit of {self.max_calls} calls; try again later")
+            error = Overloaded(f"the server is at its request limit of {self.max_calls}; try again later")
             error.retry_after_s = 10.0
             raise error
 
