@@ -67,11 +67,15 @@ def look(pid: int, uploads: list[Path], tritons: bool = True) -> Snapshot:
 
 
 def _segments() -> list[Path]:
-    """Return the shared memory of the Tritons that this process has started; other tests run beside it."""
-    family = psutil.Process().children(recursive=True)
-    words = [word for one in family if one.name() == "tritonserver" for word in one.cmdline()]
-    prefixes = {word.rpartition("=")[2] for word in words if "shm-region-prefix-name" in word}
-    return [segment for prefix in prefixes for segment in SHARED_MEMORY.glob(f"{prefix}*")]
+    """Return the shared memory of Tritons, but not of those that other processes run: tests run beside each other."""
+    family = {one.pid for one in psutil.Process().children(recursive=True)}
+    others = []
+    for one in psutil.process_iter(["name", "cmdline"]):
+        if one.info["name"] == "tritonserver" and one.pid not in family:
+            words = one.info["cmdline"] or []
+            others += [word.rpartition("=")[2] for word in words if "shm-region-prefix-name" in word]
+    found = SHARED_MEMORY.glob("foley-triton-*")
+    return [segment for segment in found if not segment.name.startswith(tuple(others))]
 
 
 def leaks(before: Snapshot, after: Snapshot, in_cluster: bool = False) -> list[str]:
