@@ -54,6 +54,14 @@ def postgres_server() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty store of jobs, on SQLite and on Postgres."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite"
+    return str(request.getfixturevalue("postgres_server").database())
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle() -> Path:
     """The bundle `tiny`: small, random weights, up-to-date graphs."""

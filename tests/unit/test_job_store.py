@@ -40,20 +40,13 @@ DAY_S = 86_400.0
 Make = Callable[[], Store]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/jobs.sqlite"
-    return request.getfixturevalue("postgres_server").database()
-
-
 @pytest.fixture
-def make(url) -> Iterator[Make]:
+def make(store_url) -> Iterator[Make]:
     """`make()`: the store, as opened by one more process."""
     made: list[Store] = []
 
     def build() -> Store:
-        made.append(Store(url))
+        made.append(Store(store_url))
         return made[-1]
 
     yield build
@@ -493,11 +486,11 @@ while True:
 """
 
 
-def test_sigkill_loses_no_acknowledged_change(url, make):
+def test_sigkill_loses_no_acknowledged_change(store_url, make):
     added, ended = set(), set()
     rng = random.Random(0)
     for _ in range(4):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", KILLED, store_url], stdout=subprocess.PIPE, text=True)
         first = process.stdout.readline()
         timer = threading.Timer(rng.uniform(0.1, 0.4), process.kill)
         timer.start()
@@ -526,16 +519,16 @@ def test_unusable_databases_are_refused(tmp_path):
     with pytest.raises(OutputError) as error:
         Store("postgresql://foley:geheim@127.0.0.1:1/foley")
     assert "geheim" not in str(error.value)
-    for url in ("mysql://localhost/foley", "foley.sqlite", "sqlite://", "", "postgresql://host:port/foley"):
+    for store_url in ("mysql://localhost/foley", "foley.sqlite", "sqlite://", "", "postgresql://host:port/foley"):
         with pytest.raises(SettingError):
-            Store(url)
+            Store(store_url)
 
 
-def test_store_of_a_newer_version_is_refused(make, url):
+def test_store_of_a_newer_version_is_refused(make, store_url):
     with make().engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(OutputError, match="9999"):
-        Store(url)
+        Store(store_url)
 
 
 def test_sqlite_on_a_network_file_system_is_refused(tmp_path, monkeypatch):

@@ -120,13 +120,6 @@ class Process:
         return np.frombuffer(b"".join([chunk async for chunk in self.jobs.sound(job, 0)]), "<f4")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/jobs.sqlite"
-    return request.getfixturevalue("postgres_server").database()
-
-
 @pytest.fixture
 def sqlite(tmp_path) -> str:
     return f"sqlite:///{tmp_path}/jobs.sqlite"
@@ -201,11 +194,11 @@ def state(process: Process, job: Job) -> str | None:
     return found[job.id].state if found else None
 
 
-def test_job_is_watched_from_another_process(start, url):
+def test_job_is_watched_from_another_process(start, store_url):
     """Position, stages, envelope and sound reach a process that does not run the job."""
 
     async def scenario() -> None:
-        async with start(url) as runs, start(url, works=False) as watches:
+        async with start(store_url) as runs, start(store_url, works=False) as watches:
             job = await watches.create()
             kinds = []
 
@@ -260,9 +253,9 @@ def test_watchers_see_the_end_whenever_they_come(start, sqlite, watchers):
     run(scenario())
 
 
-def test_cancel_from_another_process_stops_work(start, url):
+def test_cancel_from_another_process_stops_work(start, store_url):
     async def scenario() -> None:
-        async with start(url) as runs, start(url, works=False) as other:
+        async with start(store_url) as runs, start(store_url, works=False) as other:
             job = await other.create()
             await until(lambda: runs.networks.started == 1)
             await other.jobs.cancel(await other.jobs.find("alice", f"operations/{job.id}"))
