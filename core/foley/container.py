@@ -115,8 +115,8 @@ class MediaFile:
             raise MediaError(f"{self.name} uses an audio codec that cannot be decoded; convert it to WAV")
         return stream
 
-    def packets(self, stream: Any) -> Iterator[Any]:
-        """Read the packets of one stream in file order; the checks cover all streams.
+    def packets(self, *streams: Any) -> Iterator[Any]:
+        """Read the packets of some streams in file order; the checks cover all streams.
 
         Yields:
             The packets, including the empty packet that flushes the decoder at the end of the stream.
@@ -136,7 +136,7 @@ class MediaFile:
                 if time_s is not None:
                     start_s = min(start_s, time_s)
                     end_s = max(end_s, time_s + float((packet.duration or 0) * packet.time_base))
-                if packet.stream is stream:
+                if packet.stream in streams:
                     yield packet
         except (av.FFmpegError, OSError) as error:
             raise self.damaged("its structure is invalid, or it cannot be read from the disk") from error

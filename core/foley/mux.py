@@ -1,13 +1,11 @@
-"""Writes results: a sound as WAV, or muxed with its video.
+"""Writes a video with a new sound: the source's streams and tags are copied, and only encoded again where they must be.
 
-The video stream is copied without re-encoding if the output format supports its codec. For an atomic write, pass the
-temporary path from `foley.output.replacing`.
+For an atomic write, pass the temporary path from `foley.output.replacing`.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
 from heapq import merge
 from io import BytesIO
 from pathlib import Path
@@ -16,65 +14,36 @@ from typing import Any, get_args
 import av
 import numpy as np
 import soundfile
-from av.container import OutputContainer
 from av.stream import Disposition
-from numpy.typing import NDArray
 
-from foley.audio import DecodedAudio, Samples, fit, layout_of, read_sound, resample
+from foley.audio import Samples, resample
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
 from foley.errors import OutputError, SettingError
-from foley.media import Frames, VideoInfo, read_frames, to_rgb
+from foley.hidden_packets import Hidden, hidden_packets
+from foley.matroska import set_aspect
+from foley.media import read_frames
 from foley.options import SourceAudio
 from foley.output import check_destination
+from foley.output_format import FORMATS, VIDEO_EXTENSIONS, OutputFormat
+from foley.sound_format import DEFAULT_SOUND, SoundFormat
+from foley.sound_track import EncodedSound, SourceSound, blocks_of, mixed
+from foley.track_copy import Convert, add_copy, add_cover, add_subtitle, aspect_of, copier, is_chapter_track, tags
+from foley.video_encoding import EncodedVideo
 
-_SECONDARY = Disposition(0)  # of a track that players do not select by default
-_CLOCK_HZ = 90_000  # 1 / time base of encoded frames; a multiple of the usual frame rates
+__all__ = ["SOUND_EXTENSIONS", "VIDEO_EXTENSIONS", "Muxed", "write_video", "write_wav"]
 
-
-@dataclass(frozen=True)
-class _Format:
-    """One output format.
-
-    Attributes:
-        muxer: FFmpeg's name of the muxer.
-        video_encoder: FFmpeg's name of the video encoder.
-        audio_encoder: FFmpeg's name of the audio encoder.
-        video_codecs: Video codecs that are copied, those that players support in this format; None: all that FFmpeg's
-            muxer supports.
-        audio_codecs: Audio codecs that are copied, likewise.
-    """
-
-    muxer: str
-    video_encoder: str
-    audio_encoder: str
-    video_codecs: frozenset[str] | None
-    audio_codecs: frozenset[str] | None
-
-
-_MP4 = _Format(
-    "mp4",
-    "libx264",
-    "aac",
-    frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"}),
-    frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}),
-)
-_MOV = _Format(
-    "mov",
-    "libx264",
-    "aac",
-    frozenset({"h264", "hevc", "mpeg4", "mjpeg", "prores", "dnxhd", "qtrle"}),
-    frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_f32le"}),
-)
-_WEBM = _Format("webm", "libvpx-vp9", "libopus", frozenset({"vp8", "vp9", "av1"}), frozenset({"opus", "vorbis"}))
-_MKV = _Format("matroska", "libx264", "flac", None, None)
-_FORMATS = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MOV, ".mkv": _MKV, ".webm": _WEBM}
-
-VIDEO_EXTENSIONS = tuple(_FORMATS)
 SOUND_EXTENSIONS = (".wav",)
-
-_ENCODER_OPTIONS = {
-    "libx264": {"crf": "18"},
-    "libvpx-vp9": {"crf": "30", "b": "0", "cpu-used": "4", "row-mt": "1"},
+RECIPE_TAG = "foley_recipe"
+_SOUND_TITLE = "Foley"  # of the new sound beside other tracks
+_NAMES = {
+    "h264": "H.264",
+    "hevc": "HEVC",
+    "av1": "AV1",
+    "vp9": "VP9",
+    "prores": "ProRes",
+    "aac": "AAC",
+    "opus": "Opus",
+    "flac": "FLAC",
 }
 
 
@@ -84,11 +53,13 @@ class Muxed:
 
     Attributes:
         video_codec: FFmpeg's name of the video codec in the output.
-        video_copied: Whether the video stream was copied; False: it was re-encoded.
+        video_copied: Whether the video stream was copied; False: it was encoded again.
+        notes: What is not as in the source, and why; one sentence each.
     """
 
     video_codec: str
     video_copied: bool
+    notes: tuple[str, ...] = ()
 
 
 def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> None:
@@ -119,25 +90,27 @@ def write_video(
     rate: int,
     destination: Path,
     source_audio: SourceAudio = "replace",
-    comment: str = "",
+    recipe: str = "",
     limits: Limits = DEFAULT_LIMITS,
+    sound: SoundFormat = DEFAULT_SOUND,
 ) -> Muxed:
     """Write the video of `source` with a new sound that starts at its first frame.
 
-    The sound is encoded as AAC in .mp4, .m4v and .mov, as FLAC in .mkv, and as Opus in .webm. The video stream is
-    re-encoded, upright, as H.264 (VP9 in WebM) if the output format does not support its codec (GIF, or H.264 in WebM)
-    or if the source has no PTS (AVI, MPEG-PS).
+    All streams, tags and chapters of the source are copied if the output format can hold them; docs/formats.md lists
+    what each format holds. The new sound is the first sound track and the default one: AAC in .mp4, .m4v and .mov,
+    FLAC in .mkv, Opus in .webm; with a bit depth of 24 or 32f, PCM in .mov.
 
     Args:
         source: The video.
         waveform: The new sound, float32 [n] in [-1, 1].
         rate: Sample rate of `waveform` in Hz.
         destination: The output file; its extension selects the format.
-        source_audio: What happens to the source's audio track, if it has one. "replace": it is dropped. "mix": it is
-            added to the new sound, at the source's sample rate and with the length of the new sound; the sum is
-            scaled down if it would clip. "keep": it becomes a second track.
-        comment: Comment in the file's metadata.
+        source_audio: What happens to the sound of the source, if it has any. "replace": it is left out. "mix": its
+            first track is added to the new sound, with the track's sample rate and channels and the length of the new
+            sound; the sum is scaled down if it would clip; the other tracks are kept. "keep": all tracks are kept.
+        recipe: How the sound was made, for the tag `foley_recipe`.
         limits: Limits on the source.
+        sound: Sample format of the new sound's track. A mix has the sample rate of the source.
 
     Raises:
         MediaError: The source cannot be read.
@@ -148,41 +121,189 @@ def write_video(
         raise SettingError(f"source_audio is {source_audio!r}: use one of {', '.join(get_args(SourceAudio))}")
     check_destination(destination, VIDEO_EXTENSIONS, source)
     _check_waveform(waveform)
-    video = read_frames(source, limits)
-    info = video.info
-    samples = waveform[None]
-    if source_audio == "mix" and info.has_audio:
-        own = read_sound(source, limits)
-        samples, rate = _mixed(own, samples, rate, info.start_s), own.rate
-
-    kind = _FORMATS[destination.suffix.lower()]
+    kind = FORMATS[destination.suffix.lower()]
     with ExitStack() as stack:
         file = stack.enter_context(open_media(source, limits))
-        # `file:` prevents a colon in the name from being parsed as a protocol. The index goes first, so that browsers
-        # can start playback before the download is complete.
-        options = {"movflags": "+faststart"} if kind in (_MP4, _MOV) else {}
-        output = stack.enter_context(av.open(f"file:{destination}", "w", format=kind.muxer, options=options))
-        output.metadata["comment"] = comment
-        # The output starts at 0 (broadcast recordings do not): all tracks are shifted by the same time.
-        shift_s = max(0.0, min((file.container.start_time or 0) / av.time_base, info.start_s))
-
-        stream = file.video_stream()
-        copied = file.has_pts and _supports(output, kind.video_codecs, info.codec)
-        if copied:
-            target = output.add_stream_from_template(stream)
-            tracks = [_copied(file, stream, target, shift_s)]
-        else:
-            target = _video_encoder(output, kind.video_encoder, info)
-            tracks = [_encoded_video(target, video, shift_s)]
-        tracks.append(
-            _encoded_audio(output, kind.audio_encoder, samples, rate, info.start_s - shift_s, Disposition.default)
+        # `file:` prevents a colon in the name from being parsed as a protocol.
+        output = stack.enter_context(
+            av.open(f"file:{destination}", "w", format=kind.muxer, container_options=kind.options)
         )
-        if source_audio == "keep" and info.has_audio:
-            again = stack.enter_context(open_media(source, limits))  # the tracks are read at different positions
-            tracks.append(_source_audio(output, kind, again, shift_s))
-        for packet in merge(*tracks, key=_decoding_time_s):  # interleaved, or the muxer buffers a whole track
+        delivery = _Delivery(file, output, kind, destination.suffix.lower())
+        delivery.add_video()
+        delivery.add_sound(waveform, rate, sound, mix=source_audio == "mix")
+        if source_audio != "replace":
+            delivery.add_sound_tracks(skip_first=source_audio == "mix")
+        delivery.add_other_tracks()
+        delivery.add_tags(recipe)
+        for packet in merge(delivery.copied_packets(), *delivery.encoded, key=_decoding_time_s):
             output.mux(packet)
-    return Muxed(target.codec_context.codec.canonical_name, copied)
+    if delivery.aspect and kind.family == "matroska" and not set_aspect(destination, delivery.aspect):
+        delivery.notes.append(f"the shape of the pixels, {delivery.aspect}, is lost")
+    return Muxed(delivery.video_codec, delivery.video_copied, tuple(delivery.notes))
+
+
+class _Delivery:
+    """The streams of an output file that is being written.
+
+    Args:
+        file: The source.
+        output: The output, without a header yet.
+        kind: Its format.
+        extension: Its extension, for messages.
+
+    Attributes:
+        encoded: Packets of each stream that is encoded.
+        notes: What is not as in the source, and why; one sentence each.
+        aspect: Sample aspect ratio of the video; None: square.
+        video_codec: FFmpeg's name of the video codec.
+        video_copied: Whether the video is copied.
+    """
+
+    def __init__(self, file: MediaFile, output: Any, kind: OutputFormat, extension: str) -> None:
+        self._file, self._output, self._kind, self._extension = file, output, kind, extension
+        self._video = read_frames(file.path, file.limits)
+        # The output starts at 0 (broadcast recordings do not): all tracks are shifted by the same time.
+        start_s = (file.container.start_time or 0) / av.time_base
+        self._shift_s = max(0.0, min(start_s, self._video.info.start_s))
+        self._convert: dict[int, Convert] = {}  # by the index of the stream in the source
+        self.encoded: list[Iterator[Any]] = []
+        self.notes: list[str] = []
+
+    def add_video(self) -> None:
+        """Add the first video stream: copied if possible, else encoded again."""
+        stream = self._file.video_stream()
+        hidden = hidden_packets(self._file)
+        self.aspect = aspect_of(stream)
+        reason, copy = self._why_not_copied(stream, hidden), None
+        if reason is None:
+            copy = add_copy(self._output, self._kind, stream)
+            reason = None if copy else self._cannot_hold(stream)
+        self.video_copied = copy is not None
+        if copy:
+            self._copy_timecode(copy)
+            self._convert[stream.index] = copier(self._file, copy, self._shift_s, hidden)
+        else:
+            encoded = EncodedVideo(self._output, self._kind, self._video, self.aspect, self._shift_s)
+            copy, self.aspect = encoded.stream, encoded.aspect
+            copy.metadata.update({k: v for k, v in tags(stream.metadata).items() if k != "alpha_mode"})
+            self._copy_timecode(copy)
+            self.encoded.append(encoded.packets())
+            changes = ", ".join(["", *encoded.changes])
+            codec = copy.codec_context.codec.canonical_name
+            self.notes.append(f"the picture is encoded again as {_named(codec)}{changes}: {reason}")
+        self.video_codec = copy.codec_context.codec.canonical_name
+
+    def _why_not_copied(self, stream: Any, hidden: Hidden) -> str | None:
+        codec = stream.codec_context.codec.canonical_name
+        if not self._kind.plays("video", codec, self._file.container):
+            return self._cannot_hold(stream)
+        if not self._file.has_pts and stream.codec_context.has_b_frames:
+            return "its frames have no presentation times"
+        if hidden.needs_encoding or (hidden.needs_edit_list and not self._kind.is_quicktime):
+            return f"it shows a part of the recording, and {self._extension} has no edit list for that"
+        return None
+
+    def _cannot_hold(self, stream: Any) -> str:
+        return f"{self._extension} does not hold {_named(stream.codec_context.codec.canonical_name)}"
+
+    def _copy_timecode(self, copy: Any) -> None:
+        """Set the start timecode, from which MOV and MP4 get a timecode track."""
+        for stream in self._file.container.streams:
+            if timecode := stream.metadata.get("timecode"):
+                copy.metadata.setdefault("timecode", timecode)
+
+    def add_sound(self, waveform: Samples, rate: int, form: SoundFormat, mix: bool) -> None:
+        """Add the new sound, mixed with the first track of the source if `mix`."""
+        own = next(iter(self._file.container.streams.audio), None)
+        start_s = self._video.info.start_s
+        if mix and own is not None:
+            source = SourceSound(self._file.path, self._file.limits, own.index)
+            track = EncodedSound(self._output, self._kind, source.rate, source.layout, form.bit_depth)
+            track.stream.metadata.update(tags(own.metadata))
+            blocks = mixed(source, resample(waveform[None], rate, track.rate), track.rate, start_s)
+        else:
+            track = EncodedSound(self._output, self._kind, form.rate or rate, "mono", form.bit_depth)
+            blocks = blocks_of(resample(waveform[None], rate, track.rate), track.rate)
+        if form.bit_depth != "16" and track.is_lossy:
+            codec = _named(track.stream.codec_context.codec.canonical_name)
+            self.notes.append(
+                f"the sound is {codec}, which has no bit depth; use .mov or .mkv for {form.bit_depth} bits"
+            )
+        track.stream.disposition = Disposition.default
+        self.encoded.append(track.packets(blocks, start_s - self._shift_s))
+        self._sound = track
+
+    def add_sound_tracks(self, skip_first: bool) -> None:
+        """Add the sound tracks of the source: copied if possible, else encoded again."""
+        streams = self._file.container.streams.audio[1 if skip_first else 0 :]
+        if streams:
+            self._sound.stream.metadata.setdefault("title", _SOUND_TITLE)
+        for stream in streams:
+            context = stream.codec_context
+            if context is None:
+                self._leave_out(stream)
+                continue
+            codec = context.codec.canonical_name
+            plays = self._kind.plays("audio", codec, self._file.container)
+            copy = add_copy(self._output, self._kind, stream) if plays else None
+            if copy:
+                self._convert[stream.index] = copier(self._file, copy, self._shift_s)
+            else:
+                own = SourceSound(self._file.path, self._file.limits, stream.index)
+                track = EncodedSound(self._output, self._kind, own.rate, own.layout)
+                copy = track.stream
+                copy.metadata.update(tags(stream.metadata))
+                self.encoded.append(track.packets(own.blocks(track.rate), own.start_s - self._shift_s))
+                name = _named(copy.codec_context.codec.canonical_name)
+                self.notes.append(f"{_described(stream)} is encoded again as {name}: {self._cannot_hold(stream)}")
+            copy.disposition = stream.disposition & ~Disposition.default
+
+    def add_other_tracks(self) -> None:
+        """Add further video streams, subtitles, cover art, data and attachments."""
+        first = self._file.video_stream()
+        for stream in self._file.container.streams:
+            if stream is first or stream.type == "audio":
+                continue
+            if stream.type == "data" and ("timecode" in stream.metadata or self._is_chapters(stream)):
+                continue  # the muxer writes them from the tag and from the list
+            if convert := self._other(stream):
+                self._convert[stream.index] = convert
+            else:
+                self._leave_out(stream)
+
+    def _is_chapters(self, stream: Any) -> bool:
+        return is_chapter_track(self._file.container, stream)
+
+    def _other(self, stream: Any) -> Convert | None:
+        if stream.type == "video" and stream.disposition & Disposition.attached_pic:
+            return add_cover(self._output, self._kind, self._file, stream)
+        if stream.type == "subtitle":
+            return add_subtitle(self._output, self._kind, self._file, stream, self._shift_s)
+        if stream.type == "attachment":
+            if self._kind.muxer != "matroska":
+                return None
+            self._output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+            return lambda packet: []
+        copy = add_copy(self._output, self._kind, stream)
+        return copier(self._file, copy, self._shift_s) if copy else None
+
+    def _leave_out(self, stream: Any) -> None:
+        self.notes.append(f"{_described(stream)} is left out: {self._extension} does not hold it")
+
+    def add_tags(self, recipe: str) -> None:
+        """Add the tags and chapters of the source, and the recipe."""
+        container = self._file.container
+        self._output.metadata.update(tags(container.metadata))
+        if recipe:
+            self._output.metadata[RECIPE_TAG] = recipe
+        self._output.set_chapters([_shifted(chapter, self._shift_s) for chapter in container.chapters()])
+
+    def copied_packets(self) -> Iterator[Any]:
+        """Yield the packets of all streams that are copied, in the order of the source."""
+        streams = [self._file.container.streams[index] for index in self._convert]
+        if streams:
+            for packet in self._file.packets(*streams):
+                yield from self._convert[packet.stream.index](packet)
 
 
 def _check_waveform(waveform: Samples) -> None:
@@ -194,89 +315,24 @@ def _check_waveform(waveform: Samples) -> None:
         raise OutputError("the sound has values that are not finite, so it was not written; generate it again")
 
 
-def _supports(output: OutputContainer, codecs: frozenset[str] | None, codec: str) -> bool:
-    return codec in (output.supported_codecs if codecs is None else codecs)
+def _named(codec: str) -> str:
+    return _NAMES.get(codec, codec)
 
 
-def _mixed(own: DecodedAudio, samples: Samples, rate: int, video_start_s: float) -> Samples:
-    """Mix the source's audio and the new sound, aligned at the first video frame.
-
-    Returns:
-        The mix, float32 [channels of the source, n], at the sample rate of the source.
-    """
-    new = resample(samples, rate, own.rate)
-    mix = fit(own.from_time(video_start_s), new.shape[1]) + new
-    return mix / max(1.0, float(np.abs(mix).max()))
-
-
-def _copied(file: MediaFile, stream: Any, target: Any, shift_s: float) -> Iterator[Any]:
-    """Yield the packets of one stream unchanged, except that their time stamps are `shift_s` earlier."""
-    shift = round(shift_s / stream.time_base)
-    for packet in file.packets(stream):
-        if packet.size > 0:
-            packet.pts = None if packet.pts is None else packet.pts - shift
-            packet.dts = None if packet.dts is None else packet.dts - shift
-            packet.stream = target
-            yield packet
+def _described(stream: Any) -> str:
+    """Return a few words for a stream, for messages."""
+    kind = {"video": "video", "audio": "sound", "subtitle": "subtitle", "data": "data"}.get(stream.type)
+    if stream.disposition & Disposition.attached_pic:
+        return "the cover"
+    if kind is None:
+        return f"the attachment {stream.metadata.get('filename', '')}".strip()
+    details = (stream.metadata.get(name) for name in ("title", "name", "handler_name", "language"))
+    return " ".join([f"the {kind} track", *[f'"{detail}"' for detail in details if detail][:1]])
 
 
-def _video_encoder(output: OutputContainer, name: str, info: VideoInfo) -> Any:
-    stream: Any = output.add_stream(
-        name, rate=Fraction(info.fps).limit_denominator(1001), options=_ENCODER_OPTIONS[name]
-    )
-    # 4:2:0 requires even sizes: an odd row or column is cut off, or duplicated if it is the only one.
-    stream.width, stream.height = max(2, info.width // 2 * 2), max(2, info.height // 2 * 2)
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
-    return stream
-
-
-def _encoded_video(stream: Any, video: Frames, shift_s: float) -> Iterator[Any]:
-    """Decode the source's video and re-encode it upright, keeping the time of each frame."""
-    for frame, from_s, until_s in video.source_frames():
-        if from_s == until_s:
-            continue  # never shown, and encoders refuse duplicate PTS
-        image = to_rgb(frame, video.info.rotation)[: stream.height, : stream.width]
-        doubled = [(0, stream.height - image.shape[0]), (0, stream.width - image.shape[1]), (0, 0)]
-        encoded = av.VideoFrame.from_ndarray(np.pad(image, doubled, mode="edge"), format="rgb24")
-        encoded.time_base = Fraction(1, _CLOCK_HZ)
-        encoded.pts = round((from_s + video.info.start_s - shift_s) * _CLOCK_HZ)
-        encoded.duration = round((until_s - from_s) * _CLOCK_HZ)
-        yield from stream.encode(encoded)
-    yield from stream.encode(None)
-
-
-def _source_audio(output: OutputContainer, kind: _Format, file: MediaFile, shift_s: float) -> Iterator[Any]:
-    """Yield the packets of the source's audio track: copied if the output format supports the codec, else encoded."""
-    stream = file.audio_stream()
-    if not _supports(output, kind.audio_codecs, stream.codec_context.codec.canonical_name):
-        own = read_sound(file.path, file.limits)
-        return _encoded_audio(output, kind.audio_encoder, own.samples, own.rate, own.start_s - shift_s, _SECONDARY)
-    target: Any = output.add_stream_from_template(stream)
-    target.disposition = _SECONDARY
-    return _copied(file, stream, target, shift_s)
-
-
-def _encoded_audio(
-    output: OutputContainer, encoder: str, samples: Samples, rate: int, start_s: float, disposition: Disposition
-) -> Iterator[Any]:
-    """Add a track for float32 [channels, n] that starts at `start_s`; its packets are encoded lazily."""
-    allowed = av.codec.Codec(encoder, "w").audio_rates
-    if allowed and rate not in allowed:
-        new_rate = min((r for r in allowed if r > rate), default=max(allowed))
-        samples, rate = resample(samples, rate, new_rate), new_rate
-    stream: Any = output.add_stream(encoder, rate=rate, layout=layout_of(samples))
-    stream.disposition = disposition
-    return _audio_packets(stream, np.clip(samples, -1, 1), rate, round(start_s * rate))
-
-
-def _audio_packets(stream: Any, samples: Samples, rate: int, start: int) -> Iterator[Any]:
-    for offset in range(0, samples.shape[1], rate):
-        block: NDArray[np.float32] = np.ascontiguousarray(samples[:, offset : offset + rate])
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout_of(samples))
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), start + offset
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+def _shifted(chapter: Any, shift_s: float) -> Any:
+    shift = round(shift_s / chapter["time_base"])
+    return {**chapter, "start": max(0, chapter["start"] - shift), "end": max(0, chapter["end"] - shift)}
 
 
 def _decoding_time_s(packet: Any) -> float:

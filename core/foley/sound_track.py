@@ -1,0 +1,188 @@
+"""Sound tracks that are encoded: the new sound, a mix with the source's track, and tracks that cannot be copied."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.container import OutputContainer
+
+from foley.audio import Samples
+from foley.container import Limits, open_media
+from foley.errors import MediaError
+from foley.output_format import OutputFormat
+from foley.sound_format import BitDepth
+
+_LOSSLESS = {  # encoder and sample format, by muxer and bit depth; other sound is encoded with the format's own encoder
+    ("matroska", "16"): ("flac", "s16"),
+    ("matroska", "24"): ("flac", "s32"),
+    ("matroska", "32f"): ("pcm_f32le", "flt"),
+    ("mov", "24"): ("pcm_s24le", "s32"),
+    ("mov", "32f"): ("pcm_f32le", "flt"),
+}
+_BITS_PER_SAMPLE, _MAX_BIT_RATE = 4, 160_000  # of lossy encoders, for each channel: 64 kbit/s at 16 kHz
+_CENTRE = "FC"
+
+
+class EncodedSound:
+    """A sound track that is encoded while its packets are read.
+
+    Args:
+        output: The output, without a header yet.
+        kind: The format of the output.
+        rate: Sample rate in Hz. An encoder that does not support it uses the next higher one that it supports.
+        layout: FFmpeg's name of the channel layout.
+        bit_depth: Bit depth, if the format has an encoder with that depth.
+
+    Attributes:
+        stream: The stream in the output.
+        is_lossy: Whether the encoder has no bit depth.
+    """
+
+    def __init__(
+        self, output: OutputContainer, kind: OutputFormat, rate: int, layout: str, bit_depth: BitDepth = "16"
+    ) -> None:
+        name, sample_format = _LOSSLESS.get((kind.muxer, bit_depth), (kind.audio_encoder, "fltp"))
+        allowed = av.codec.Codec(name, "w").audio_rates
+        if allowed and rate not in allowed:
+            rate = min((r for r in allowed if r > rate), default=max(allowed))
+        self.rate, self.is_lossy = rate, sample_format == "fltp"
+        stream: Any = output.add_stream(name, rate=rate, layout=layout)
+        if self.is_lossy:
+            channels = len(stream.codec_context.layout.channels)
+            stream.bit_rate = channels * min(_BITS_PER_SAMPLE * rate, _MAX_BIT_RATE)
+        else:
+            stream.format = sample_format
+        self._clips = bit_depth != "32f" or self.is_lossy
+        self.stream = stream
+
+    def packets(self, blocks: Iterator[Samples], start_s: float) -> Iterator[Any]:
+        """Encode a sound.
+
+        Args:
+            blocks: The sound, float32 [channels, n] each, at `self.rate`.
+            start_s: PTS of its first sample, in seconds.
+
+        Yields:
+            The packets of the stream.
+        """
+        pts = round(start_s * self.rate)
+        for block in blocks:
+            samples = np.clip(block, -1, 1) if self._clips else block
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", self.stream.layout.name)
+            frame.sample_rate, frame.time_base, frame.pts = self.rate, Fraction(1, self.rate), pts
+            pts += block.shape[1]
+            yield from self.stream.encode(frame)
+        yield from self.stream.encode(None)
+
+
+def blocks_of(samples: Samples, rate: int) -> Iterator[Samples]:
+    """Yield float32 [channels, n] in blocks of one second."""
+    for offset in range(0, samples.shape[1], rate):
+        yield samples[:, offset : offset + rate]
+
+
+class SourceSound:
+    """A sound track of the source.
+
+    Each iteration decodes it from the start, in blocks, at a constant rate and with a constant layout.
+
+    Args:
+        path: The file.
+        limits: Limits on the file.
+        index: Index of the stream in the file.
+
+    Attributes:
+        rate: Sample rate in Hz.
+        layout: FFmpeg's name of the channel layout.
+        channels: FFmpeg's names of the channels.
+        start_s: PTS of the first sample, in seconds.
+
+    Raises:
+        MediaError: The track cannot be decoded.
+    """
+
+    def __init__(self, path: Any, limits: Limits, index: int) -> None:
+        self._path, self._limits, self._index = path, limits, index
+        first = next(self._frames(), None)
+        if first is None:
+            raise MediaError(f"{path.name} has an empty audio track; record or export it again")
+        self.rate, self.layout = int(first.sample_rate), first.layout.name
+        self.channels = [channel.name for channel in first.layout.channels]
+        self.start_s = first.time or 0.0
+
+    def blocks(self, rate: int) -> Iterator[Samples]:
+        """Decode the track.
+
+        Yields:
+            float32 [channels, n] at `rate` Hz.
+
+        Raises:
+            MediaError: The track is damaged.
+        """
+        resampler = AudioResampler("fltp", self.layout, rate)
+        for frame in self._frames():
+            for block in resampler.resample(frame):
+                yield self._checked(block)
+        for block in resampler.resample(None):
+            yield self._checked(block)
+
+    def _checked(self, block: Any) -> Samples:
+        samples = np.asarray(block.to_ndarray(), np.float32)
+        if not np.isfinite(samples).all():
+            raise MediaError(f"{self._path.name} is damaged: its audio has values that are not finite; export it again")
+        return samples
+
+    def _frames(self) -> Iterator[Any]:
+        with open_media(self._path, self._limits) as file:
+            for packet in file.packets(file.container.streams[self._index]):
+                yield from file.decode(packet)
+
+
+def mixed(own: SourceSound, new: Samples, rate: int, start_s: float) -> Iterator[Samples]:
+    """Mix a new sound with a track of the source.
+
+    The new sound is added to the centre channel if there is one, else to all channels. The sum is scaled down if it
+    would clip.
+
+    Args:
+        own: The source's track.
+        new: The new sound, float32 [1, n].
+        rate: Sample rate of `new` and of the mix, in Hz.
+        start_s: PTS of the first sample of `new`, in seconds.
+
+    Yields:
+        Blocks of the mix, float32 [channels, m]; n samples in all.
+    """
+    gains = np.ones((len(own.channels), 1), np.float32)
+    if _CENTRE in own.channels and len(own.channels) > 1:
+        gains[:] = 0
+        gains[own.channels.index(_CENTRE)] = 1
+    peak = max((float(np.abs(block).max()) for block in _sums(own, new, rate, start_s, gains)), default=0.0)
+    for block in _sums(own, new, rate, start_s, gains):
+        yield block / max(1.0, peak)
+
+
+def _sums(own: SourceSound, new: Samples, rate: int, start_s: float, gains: Samples) -> Iterator[Samples]:
+    length, done = new.shape[1], 0
+    late = round((own.start_s - start_s) * rate)
+    silence = np.zeros((len(own.channels), max(0, min(late, length))), np.float32)
+    skip = max(0, -late)
+    for block in _then(silence, own.blocks(rate)):
+        dropped = min(skip, block.shape[1])
+        skip -= dropped
+        block = block[:, dropped : dropped + length - done]
+        if block.shape[1]:
+            yield block + gains * new[:, done : done + block.shape[1]]
+            done += block.shape[1]
+        if done == length:
+            return
+    for block in blocks_of(new[:, done:], rate):
+        yield gains * block
+
+
+def _then(first: Samples, rest: Iterator[Samples]) -> Iterator[Samples]:
+    yield first
+    yield from rest

@@ -1,0 +1,209 @@
+"""Copies streams into another container without encoding them again."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+
+from foley.container import MediaFile, open_media
+from foley.hidden_packets import Hidden
+from foley.output_format import OutputFormat
+
+_PRORES_TAGS = {0: "apco", 1: "apcs", 2: "apcn", 3: "apch", 4: "ap4h", 5: "ap4x"}  # by profile
+_NO_TAG = "\0\0\0\0"
+
+# Tags that describe the container they come from. Muxers write their own.
+_STRUCTURE = frozenset(
+    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id", "software"}
+)
+_DEFAULT_NAMES = re.compile("(Video|Sound|Subtitle|TimeCode|Data|Apple .*|Core Media .*)Handler|Core Media .*", re.I)
+# FFmpeg's names of tags. Matroska stores them in capitals.
+_USUAL_TAGS = frozenset(
+    {"title", "artist", "album", "album_artist", "comment", "composer", "copyright", "creation_time", "date"}
+    | {"description", "encoded_by", "genre", "keywords", "language", "location", "make", "model", "performer"}
+    | {"publisher", "show", "synopsis", "timecode", "track"}
+)
+
+Convert = Callable[[Any], list[Any]]
+"""Turns a packet of the source into packets of the output."""
+
+
+def tags(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a file or stream that are the user's, with FFmpeg's names for the usual ones."""
+    kept = {name.lower() if name.lower() in _USUAL_TAGS else name: value for name, value in metadata.items()}
+    if "name" in kept:  # of a track in MP4 and MOV, which FFmpeg writes from the tag `title`
+        kept.setdefault("title", kept.pop("name"))
+    if _DEFAULT_NAMES.fullmatch(kept.get("handler_name", "")):
+        del kept["handler_name"]
+    if kept.get("language") == "und":
+        del kept["language"]
+    return {name: value for name, value in kept.items() if name.lower() not in _STRUCTURE}
+
+
+def add_copy(output: OutputContainer, kind: OutputFormat, stream: Any) -> Any | None:
+    """Add a copy of a stream to the output.
+
+    Returns:
+        The stream in the output; None: the format cannot hold it.
+    """
+    for tag in _codec_tags(kind, stream):
+
+        def add(container: OutputContainer, tag: str = tag) -> Any:
+            return _add(container, stream, tag)
+
+        if kind.holds(add):
+            return add(output)
+    return None
+
+
+def _codec_tags(kind: OutputFormat, stream: Any) -> list[str]:
+    """Return the codec tags to try: the source's own first, last the muxer's choice."""
+    if not kind.is_quicktime or stream.codec_context is None:
+        return [_NO_TAG]
+    tags = [stream.codec_context.codec_tag]
+    codec = stream.codec_context.codec.canonical_name
+    if codec == "hevc":
+        tags.append("hvc1")  # QuickTime refuses hev1, which FFmpeg writes by default
+    if codec == "prores":
+        tags.append(_PRORES_TAGS.get(_profile_number(stream), "apch"))
+    return [*(tag for tag in tags if tag != _NO_TAG), _NO_TAG]
+
+
+def _profile_number(stream: Any) -> int:
+    names = list(stream.codec_context.profiles)
+    return names.index(stream.profile) if stream.profile in names else 3
+
+
+def _add(output: OutputContainer, stream: Any, tag: str) -> Any:
+    copy: Any = output.add_stream_from_template(stream, opaque=True)
+    copy.disposition = stream.disposition
+    copy.metadata.clear()
+    copy.metadata.update(tags(stream.metadata))
+    if stream.type == "video":
+        copy.codec_context.codec_tag = tag
+        if stream.guessed_rate:
+            copy.codec_context.framerate = stream.guessed_rate  # Matroska's default duration; MOV's timecode needs it
+        if aspect_of(stream):
+            copy.codec_context.sample_aspect_ratio = aspect_of(stream)
+    elif stream.codec_context is not None:
+        copy.codec_context.codec_tag = tag
+    return copy
+
+
+def aspect_of(stream: Any) -> Any:
+    """Return the sample aspect ratio of a video stream, a Fraction; None if it is unknown or square."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect and aspect != 1 else None
+
+
+def copier(file: MediaFile, copy: Any, shift_s: float, hidden: Hidden | None = None) -> Convert:
+    """Return a function that moves packets to a stream of the output.
+
+    Args:
+        file: The source.
+        copy: The stream in the output.
+        shift_s: Seconds by which time stamps become earlier.
+        hidden: Which packets of the stream are not shown; None: those that are not are left out.
+    """
+    position, last_dts = -1, None
+
+    def convert(packet: Any) -> list[Any]:
+        nonlocal position, last_dts
+        if packet.size == 0:
+            return []
+        position += 1
+        if packet.is_discard and (hidden is None or hidden.is_dropped(position)):
+            return []
+        if packet.pts is None or not file.has_pts:
+            packet.pts = packet.dts
+        if packet.pts is None:
+            raise file.damaged("a frame has no time stamp")
+        shift = round(shift_s / packet.time_base)
+        packet.pts -= shift
+        if packet.dts is not None:
+            packet.dts -= shift
+            if last_dts is not None and packet.dts <= last_dts:  # muxers refuse time stamps that do not increase
+                packet.dts = last_dts + 1
+                packet.pts = max(packet.pts, packet.dts)
+            last_dts = packet.dts
+        packet.stream = copy
+        return [packet]
+
+    return convert
+
+
+def add_cover(output: OutputContainer, kind: OutputFormat, file: MediaFile, stream: Any) -> Convert | None:
+    """Add cover art to the output.
+
+    Returns:
+        A function for its packet; None: the format cannot hold it.
+    """
+    if kind.muxer == "matroska":  # cover art is an attachment, written with the header
+        picture = _cover(file, stream)
+        mimetype = {"mjpeg": "image/jpeg", "png": "image/png"}.get(stream.codec_context.codec.canonical_name)
+        if picture is None or mimetype is None:
+            return None
+        name = stream.metadata.get("filename", f"cover.{'jpg' if mimetype == 'image/jpeg' else 'png'}")
+        output.add_attachment(name, mimetype, picture)
+        return lambda packet: []
+    if kind.muxer != "mp4":
+        return None
+    copy = add_copy(output, kind, stream)
+    return copier(file, copy, 0.0) if copy else None
+
+
+def _cover(file: MediaFile, stream: Any) -> bytes | None:
+    """Read the picture of a cover stream, in another container: a picture comes at the start of the packets."""
+    with open_media(file.path, file.limits) as again:
+        for packet in again.packets(again.container.streams[stream.index]):
+            return bytes(packet) or None
+    return None
+
+
+def add_subtitle(
+    output: OutputContainer, kind: OutputFormat, file: MediaFile, stream: Any, shift_s: float
+) -> Convert | None:
+    """Add a subtitle stream to the output: copied, or as text in the format's own codec.
+
+    Returns:
+        A function for its packets; None: the format cannot hold it.
+    """
+    if copy := add_copy(output, kind, stream):
+        return copier(file, copy, shift_s)
+    source = stream.codec_context
+    if source is None or not hasattr(source, "encode_subtitle"):
+        return None
+    is_text = source.codec.canonical_name in ("subrip", "mov_text", "webvtt", "ass", "text")
+    if not is_text:
+        return None
+    source.open(strict=False)
+    text: Any = output.add_stream(kind.subtitle_encoder)
+    text.codec_context.subtitle_header = source.subtitle_header  # of ASS, the common form of all text subtitles
+    text.metadata.update(tags(stream.metadata))
+    text.disposition = stream.disposition
+
+    def convert(packet: Any) -> list[Any]:
+        if packet.size == 0 or packet.pts is None:
+            return []
+        try:
+            subtitle = source.decode2(packet)
+        except av.FFmpegError as error:
+            raise file.damaged("a subtitle cannot be decoded") from error
+        if subtitle is None:
+            return []
+        encoded = text.codec_context.encode_subtitle(subtitle)
+        encoded.time_base = packet.time_base
+        encoded.pts = encoded.dts = packet.pts - round(shift_s / packet.time_base)
+        encoded.duration = packet.duration
+        encoded.stream = text
+        return [encoded]
+
+    return convert
+
+
+def is_chapter_track(container: InputContainer, stream: Any) -> bool:
+    """Whether a data stream of a MOV or MP4 file is that of its chapters, which muxers write from the list."""
+    starts = [chapter["start"] * (chapter["time_base"] or 0) for chapter in container.chapters()]
+    return bool(starts) and starts == [e.timestamp * stream.time_base for e in stream.index_entries]
