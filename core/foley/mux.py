@@ -20,6 +20,7 @@ from foley.audio import Samples, resample
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
 from foley.errors import OutputError, SettingError
 from foley.hidden_packets import Hidden, hidden_packets
+from foley.lost_tags import Tags, lost_tags
 from foley.matroska import set_aspect
 from foley.media import read_frames
 from foley.options import SourceAudio
@@ -27,7 +28,17 @@ from foley.output import check_destination
 from foley.output_format import FORMATS, VIDEO_EXTENSIONS, OutputFormat
 from foley.sound_format import DEFAULT_SOUND, SoundFormat
 from foley.sound_track import EncodedSound, SourceSound, blocks_of, mixed
-from foley.track_copy import Convert, add_copy, add_cover, add_subtitle, aspect_of, copier, is_chapter_track, tags
+from foley.track_copy import (
+    Convert,
+    add_copy,
+    add_cover,
+    add_subtitle,
+    aspect_of,
+    copier,
+    is_chapter_track,
+    set_tags,
+    tags,
+)
 from foley.video_encoding import EncodedVideo
 
 __all__ = ["SOUND_EXTENSIONS", "VIDEO_EXTENSIONS", "Muxed", "write_video", "write_wav"]
@@ -137,9 +148,10 @@ def write_video(
         delivery.add_tags(recipe)
         for packet in merge(delivery.copied_packets(), *delivery.encoded, key=_decoding_time_s):
             output.mux(packet)
+        meant = Tags.of(output)
     if delivery.aspect and kind.family == "matroska" and not set_aspect(destination, delivery.aspect):
         delivery.notes.append(f"the shape of the pixels, {delivery.aspect}, is lost")
-    return Muxed(delivery.video_codec, delivery.video_copied, tuple(delivery.notes))
+    return Muxed(delivery.video_codec, delivery.video_copied, (*delivery.notes, *lost_tags(meant, destination)))
 
 
 class _Delivery:
@@ -183,14 +195,17 @@ class _Delivery:
             self._copy_timecode(copy)
             self._convert[stream.index] = copier(self._file, copy, self._shift_s, hidden)
         else:
-            encoded = EncodedVideo(self._output, self._kind, self._video, self.aspect, self._shift_s)
+            encoded = EncodedVideo(self._output, self._kind, self._video, stream, self._shift_s)
             copy, self.aspect = encoded.stream, encoded.aspect
-            copy.metadata.update({k: v for k, v in tags(stream.metadata).items() if k != "alpha_mode"})
+            set_tags(copy, self._kind, {k: v for k, v in stream.metadata.items() if k.lower() != "alpha_mode"})
             self._copy_timecode(copy)
             self.encoded.append(encoded.packets())
             changes = ", ".join(["", *encoded.changes])
             codec = copy.codec_context.codec.canonical_name
             self.notes.append(f"the picture is encoded again as {_named(codec)}{changes}: {reason}")
+        had_alpha = stream.metadata.get("alpha_mode") == "1"
+        if had_alpha and (self._kind.family != "matroska" or not self.video_copied):
+            self.notes.append("the transparency of the picture is lost")
         self.video_codec = copy.codec_context.codec.canonical_name
 
     def _why_not_copied(self, stream: Any, hidden: Hidden) -> str | None:
@@ -219,7 +234,7 @@ class _Delivery:
         if mix and own is not None:
             source = SourceSound(self._file.path, self._file.limits, own.index)
             track = EncodedSound(self._output, self._kind, source.rate, source.layout, form.bit_depth)
-            track.stream.metadata.update(tags(own.metadata))
+            set_tags(track.stream, self._kind, own.metadata)
             blocks = mixed(source, resample(waveform[None], rate, track.rate), track.rate, start_s)
         else:
             track = EncodedSound(self._output, self._kind, form.rate or rate, "mono", form.bit_depth)
@@ -236,8 +251,8 @@ class _Delivery:
     def add_sound_tracks(self, skip_first: bool) -> None:
         """Add the sound tracks of the source: copied if possible, else encoded again."""
         streams = self._file.container.streams.audio[1 if skip_first else 0 :]
-        if streams:
-            self._sound.stream.metadata.setdefault("title", _SOUND_TITLE)
+        if streams and not skip_first:
+            self._sound.stream.metadata["title"] = _SOUND_TITLE
         for stream in streams:
             context = stream.codec_context
             if context is None:
@@ -252,7 +267,7 @@ class _Delivery:
                 own = SourceSound(self._file.path, self._file.limits, stream.index)
                 track = EncodedSound(self._output, self._kind, own.rate, own.layout)
                 copy = track.stream
-                copy.metadata.update(tags(stream.metadata))
+                set_tags(copy, self._kind, stream.metadata)
                 self.encoded.append(track.packets(own.blocks(track.rate), own.start_s - self._shift_s))
                 name = _named(copy.codec_context.codec.canonical_name)
                 self.notes.append(f"{_described(stream)} is encoded again as {name}: {self._cannot_hold(stream)}")
@@ -326,7 +341,8 @@ def _described(stream: Any) -> str:
         return "the cover"
     if kind is None:
         return f"the attachment {stream.metadata.get('filename', '')}".strip()
-    details = (stream.metadata.get(name) for name in ("title", "name", "handler_name", "language"))
+    words = tags(stream.metadata)
+    details = (words.get(name) for name in ("title", "handler_name", "language"))
     return " ".join([f"the {kind} track", *[f'"{detail}"' for detail in details if detail][:1]])
 
 

@@ -91,7 +91,8 @@ _MOV = OutputFormat(
     "aac",
     "mov_text",
     frozenset(
-        {"h264", "hevc", "mpeg4", "mjpeg", "prores", "dnxhd", "qtrle", "png", "cfhd", "mpeg2video", "dvvideo", "hap"}
+        {"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mjpeg", "jpeg2000", "h263", "svq3", "cinepak"}
+        | {"prores", "dnxhd", "cfhd", "dvvideo", "hap", "dxv", "qtrle", "png", "rawvideo", "v210", "v410", "r210"}
     ),
     frozenset(
         {"aac", "mp3", "ac3", "eac3", "alac"}

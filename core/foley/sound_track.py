@@ -26,6 +26,10 @@ _BITS_PER_SAMPLE, _MAX_BIT_RATE = 4, 160_000  # of lossy encoders, for each chan
 _CENTRE = "FC"
 
 
+# Layouts that AAC and Opus have another form of, with the same loudspeakers.
+_USUAL_LAYOUTS = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": "quad"}
+
+
 class EncodedSound:
     """A sound track that is encoded while its packets are read.
 
@@ -33,11 +37,12 @@ class EncodedSound:
         output: The output, without a header yet.
         kind: The format of the output.
         rate: Sample rate in Hz. An encoder that does not support it uses the next higher one that it supports.
-        layout: FFmpeg's name of the channel layout.
+        layout: FFmpeg's name of the channel layout. If the encoder does not support it, the sound is mixed to stereo.
         bit_depth: Bit depth, if the format has an encoder with that depth.
 
     Attributes:
         stream: The stream in the output.
+        layout: Channel layout of the stream.
         is_lossy: Whether the encoder has no bit depth.
     """
 
@@ -49,12 +54,15 @@ class EncodedSound:
         if allowed and rate not in allowed:
             rate = min((r for r in allowed if r > rate), default=max(allowed))
         self.rate, self.is_lossy = rate, sample_format == "fltp"
-        stream: Any = output.add_stream(name, rate=rate, layout=layout)
+        usual = _USUAL_LAYOUTS.get(layout, layout) if self.is_lossy else layout
+        self.layout = next(one for one in (usual, "stereo") if _encodes(kind, name, rate, one))
+        stream: Any = output.add_stream(name, rate=rate, layout=self.layout)
         if self.is_lossy:
             channels = len(stream.codec_context.layout.channels)
             stream.bit_rate = channels * min(_BITS_PER_SAMPLE * rate, _MAX_BIT_RATE)
         else:
             stream.format = sample_format
+        self._source_layout = usual
         self._clips = bit_depth != "32f" or self.is_lossy
         self.stream = stream
 
@@ -71,11 +79,15 @@ class EncodedSound:
         pts = round(start_s * self.rate)
         for block in blocks:
             samples = np.clip(block, -1, 1) if self._clips else block
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", self.stream.layout.name)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", self._source_layout)
             frame.sample_rate, frame.time_base, frame.pts = self.rate, Fraction(1, self.rate), pts
             pts += block.shape[1]
             yield from self.stream.encode(frame)
         yield from self.stream.encode(None)
+
+
+def _encodes(kind: OutputFormat, name: str, rate: int, layout: str) -> bool:
+    return kind.holds(lambda output: output.add_stream(name, rate=rate, layout=layout))
 
 
 def blocks_of(samples: Samples, rate: int) -> Iterator[Samples]:

@@ -9,6 +9,7 @@ from av.container import InputContainer, OutputContainer
 
 from foley.container import MediaFile, open_media
 from foley.hidden_packets import Hidden
+from foley.languages import canonical, quicktime
 from foley.output_format import OutputFormat
 
 _PRORES_TAGS = {0: "apco", 1: "apcs", 2: "apcn", 3: "apch", 4: "ap4h", 5: "ap4x"}  # by profile
@@ -19,26 +20,33 @@ _STRUCTURE = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id", "software"}
 )
 _DEFAULT_NAMES = re.compile("(Video|Sound|Subtitle|TimeCode|Data|Apple .*|Core Media .*)Handler|Core Media .*", re.I)
-# FFmpeg's names of tags. Matroska stores them in capitals.
-_USUAL_TAGS = frozenset(
-    {"title", "artist", "album", "album_artist", "comment", "composer", "copyright", "creation_time", "date"}
-    | {"description", "encoded_by", "genre", "keywords", "language", "location", "make", "model", "performer"}
-    | {"publisher", "show", "synopsis", "timecode", "track"}
-)
 
 Convert = Callable[[Any], list[Any]]
 """Turns a packet of the source into packets of the output."""
 
 
+def set_tags(output: Any, kind: OutputFormat, metadata: Mapping[str, str]) -> None:
+    """Add the user's tags among the metadata of a source's stream to a stream of the output."""
+    kept = tags(metadata)
+    if "language" in kept and kind.muxer == "mov":
+        kept["language"] = quicktime(kept["language"])
+    output.metadata.update(kept)
+
+
 def tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a file or stream that are the user's, with FFmpeg's names for the usual ones."""
-    kept = {name.lower() if name.lower() in _USUAL_TAGS else name: value for name, value in metadata.items()}
+    """Return the tags of a file or stream that are the user's.
+
+    Names in capitals become lower case: FFmpeg writes all names in capitals to Matroska.
+    """
+    kept = {name.lower() if name.isupper() else name: value for name, value in metadata.items()}
     if "name" in kept:  # of a track in MP4 and MOV, which FFmpeg writes from the tag `title`
         kept.setdefault("title", kept.pop("name"))
     if _DEFAULT_NAMES.fullmatch(kept.get("handler_name", "")):
         del kept["handler_name"]
     if kept.get("language") == "und":
         del kept["language"]
+    elif "language" in kept:
+        kept["language"] = canonical(kept["language"])
     return {name: value for name, value in kept.items() if name.lower() not in _STRUCTURE}
 
 
@@ -51,7 +59,7 @@ def add_copy(output: OutputContainer, kind: OutputFormat, stream: Any) -> Any | 
     for tag in _codec_tags(kind, stream):
 
         def add(container: OutputContainer, tag: str = tag) -> Any:
-            return _add(container, stream, tag)
+            return _add(container, kind, stream, tag)
 
         if kind.holds(add):
             return add(output)
@@ -76,11 +84,11 @@ def _profile_number(stream: Any) -> int:
     return names.index(stream.profile) if stream.profile in names else 3
 
 
-def _add(output: OutputContainer, stream: Any, tag: str) -> Any:
+def _add(output: OutputContainer, kind: OutputFormat, stream: Any, tag: str) -> Any:
     copy: Any = output.add_stream_from_template(stream, opaque=True)
     copy.disposition = stream.disposition
     copy.metadata.clear()
-    copy.metadata.update(tags(stream.metadata))
+    set_tags(copy, kind, stream.metadata)
     if stream.type == "video":
         copy.codec_context.codec_tag = tag
         if stream.guessed_rate:
@@ -181,7 +189,7 @@ def add_subtitle(
     source.open(strict=False)
     text: Any = output.add_stream(kind.subtitle_encoder)
     text.codec_context.subtitle_header = source.subtitle_header  # of ASS, the common form of all text subtitles
-    text.metadata.update(tags(stream.metadata))
+    set_tags(text, kind, stream.metadata)
     text.disposition = stream.disposition
 
     def convert(packet: Any) -> list[Any]:

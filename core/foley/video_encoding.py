@@ -4,6 +4,7 @@ The colours, the shape of the pixels, the time of each frame and, where the form
 source. The frames are upright: not all formats and players support a display matrix.
 """
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -17,6 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from foley.media import Frames
 from foley.orientation import orientation_of
 from foley.output_format import OutputFormat
+from foley.track_copy import aspect_of
 
 _CLOCK_HZ = 90_000  # 1 / time base of encoded frames; a multiple of the usual frame rates
 _HDR_TRANSFERS = frozenset({16, 18})  # AVColorTransferCharacteristic: PQ (SMPTE 2084) and HLG (ARIB STD-B67)
@@ -38,7 +40,7 @@ class EncodedVideo:
         output: The output, without a header yet.
         kind: The format of the output.
         video: The source.
-        aspect: The source's sample aspect ratio; None: unknown.
+        source: The source's video stream.
         shift_s: Seconds by which the output starts earlier than the source.
 
     Attributes:
@@ -47,22 +49,23 @@ class EncodedVideo:
         changes: What differs from the source besides the codec, as words for a message.
     """
 
-    def __init__(
-        self, output: OutputContainer, kind: OutputFormat, video: Frames, aspect: Fraction | None, shift_s: float
-    ) -> None:
+    def __init__(self, output: OutputContainer, kind: OutputFormat, video: Frames, source: Any, shift_s: float) -> None:
         self._shift_s = shift_s - video.info.start_s
         frames = video.source_frames()
         first = next(frames)
         self._frames = chain([first], frames)
         picture, info = first[0], video.info
         has_alpha = _has_alpha(picture, info.codec)
-        is_hdr = picture.color_trc in _HDR_TRANSFERS
+        colours = _colours(picture, source.codec_context)
+        is_hdr = colours[2] in _HDR_TRANSFERS
         name, pixels = kind.video_encoder, "yuv420p"
         if has_alpha and kind.alpha_encoder:
             name, pixels = kind.alpha_encoder
         elif is_hdr:
             name, pixels = kind.hdr_encoder, "yuv420p10le"
         self.changes = ["without transparency"] if has_alpha and not kind.alpha_encoder else []
+        if _bits(picture.format) > _bits(av.VideoFormat(pixels)):
+            self.changes.append("with 8 bits per colour")
 
         self._orientation = orientation_of(picture)
         interlaced = bool(picture.interlaced_frame)
@@ -71,6 +74,8 @@ class EncodedVideo:
             self.changes.append("deinterlaced")
         self._steps = [("bwdif", "mode=send_frame:deint=interlaced")] if interlaced and not keeps_fields else []
         self._steps += self._orientation.filters
+        if name == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # else it writes its settings to standard error
         options = dict(_OPTIONS[name]) | ({"flags": "+ildct+ilme"} if keeps_fields else {})
 
         stream: Any = output.add_stream(name, rate=_frame_rate(video), options=options)
@@ -82,14 +87,14 @@ class EncodedVideo:
             self._steps.append(("crop", f"{width}:{height}:0:0"))
         stream.pix_fmt = pixels
         stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
-        if aspect:
-            aspect = 1 / aspect if self._orientation.transposed else aspect
-            stream.codec_context.sample_aspect_ratio = aspect
-        self.aspect = aspect
+        self.aspect = aspect_of(source)
+        if self.aspect:
+            self.aspect = 1 / self.aspect if self._orientation.transposed else self.aspect
+            stream.codec_context.sample_aspect_ratio = self.aspect
         stream.codec_context.color_range = ColorRange.MPEG
         self._is_rgb = picture.format.is_rgb
-        spaces = (_BT709, _BT709, _BT709) if self._is_rgb else _tags(picture)
-        stream.codec_context.colorspace, stream.codec_context.color_primaries, stream.codec_context.color_trc = spaces
+        context = stream.codec_context
+        context.colorspace, context.color_primaries, context.color_trc = colours
         if name == "libx265":
             stream.codec_context.codec_tag = "hvc1" if kind.is_quicktime else "\0\0\0\0"
         if has_alpha and name == "libvpx-vp9":
@@ -150,8 +155,21 @@ def _has_alpha(frame: Any, codec: str) -> bool:
     return has_channel and (codec != "gif" or bool((frame.to_ndarray(format="rgba")[..., 3] < 255).any()))
 
 
-def _tags(frame: Any) -> tuple[int, int, int]:
-    return int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
+def _bits(pixels: av.VideoFormat) -> int:
+    return max(component.bits for component in pixels.components)
+
+
+def _colours(frame: Any, context: Any) -> tuple[int, int, int]:
+    """Return the colour space, primaries and transfer: those of a frame, else those of its container."""
+    if frame.format.is_rgb:
+        return _BT709, _BT709, _BT709
+    names = ("colorspace", "color_primaries", "color_trc")
+    values = (int(getattr(frame, name)) for name in names)
+    space, primaries, transfer = (
+        int(getattr(context, name)) if value == _UNSPECIFIED else value
+        for name, value in zip(names, values, strict=True)
+    )
+    return space, primaries, transfer
 
 
 def _frame_rate(video: Frames) -> Fraction:
