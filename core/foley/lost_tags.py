@@ -27,11 +27,11 @@ class Tags:
     chapters: int
 
     @staticmethod
-    def of(container: Container) -> "Tags":
-        """Return the tags of an open file."""
+    def of(container: Container, metadata: Mapping[str, str] | None = None) -> "Tags":
+        """Return the tags of an open file; `metadata` replaces those of the file itself."""
         streams = [_folded(stream.metadata) for stream in container.streams if stream.type in ("video", "audio")]
         of_streams = tuple({name: tags[name] for name in _OF_STREAMS if name in tags} for tags in streams)
-        return Tags(_folded(container.metadata), of_streams, len(container.chapters()))
+        return Tags(_folded(metadata or container.metadata), of_streams, len(container.chapters()))
 
 
 def lost_tags(meant: Tags, path: Path) -> list[str]:

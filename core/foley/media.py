@@ -243,4 +243,5 @@ def _exact_duration(measured_s: float, frames: int, stream: Any) -> float:
     if not stream.guessed_rate:
         return measured_s
     constant_s = float(frames / stream.guessed_rate)
-    return constant_s if abs(constant_s - measured_s) <= 1.5 * stream.time_base else measured_s
+    # A tick of a coarse time base is a whole frame, which may be missing.
+    return constant_s if abs(constant_s - measured_s) <= 1.5 * min(stream.time_base, 1e-3) else measured_s

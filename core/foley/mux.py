@@ -23,6 +23,7 @@ from foley.hidden_packets import Hidden, hidden_packets
 from foley.lost_tags import Tags, lost_tags
 from foley.matroska import set_aspect
 from foley.media import read_frames
+from foley.mp4_tags import ExtraTags
 from foley.options import SourceAudio
 from foley.output import check_destination
 from foley.output_format import FORMATS, VIDEO_EXTENSIONS, OutputFormat
@@ -148,10 +149,8 @@ def write_video(
         delivery.add_tags(recipe)
         for packet in merge(delivery.copied_packets(), *delivery.encoded, key=_decoding_time_s):
             output.mux(packet)
-        meant = Tags.of(output)
-    if delivery.aspect and kind.family == "matroska" and not set_aspect(destination, delivery.aspect):
-        delivery.notes.append(f"the shape of the pixels, {delivery.aspect}, is lost")
-    return Muxed(delivery.video_codec, delivery.video_copied, (*delivery.notes, *lost_tags(meant, destination)))
+    delivery.finish(destination)
+    return Muxed(delivery.video_codec, delivery.video_copied, tuple(delivery.notes))
 
 
 class _Delivery:
@@ -279,15 +278,14 @@ class _Delivery:
         for stream in self._file.container.streams:
             if stream is first or stream.type == "audio":
                 continue
-            if stream.type == "data" and ("timecode" in stream.metadata or self._is_chapters(stream)):
-                continue  # the muxer writes them from the tag and from the list
+            if "timecode" in stream.metadata and stream.type == "data":
+                continue  # written from the tag
+            if is_chapter_track(self._file.container, stream):
+                continue  # written from the list of chapters
             if convert := self._other(stream):
                 self._convert[stream.index] = convert
             else:
                 self._leave_out(stream)
-
-    def _is_chapters(self, stream: Any) -> bool:
-        return is_chapter_track(self._file.container, stream)
 
     def _other(self, stream: Any) -> Convert | None:
         if stream.type == "video" and stream.disposition & Disposition.attached_pic:
@@ -308,10 +306,21 @@ class _Delivery:
     def add_tags(self, recipe: str) -> None:
         """Add the tags and chapters of the source, and the recipe."""
         container = self._file.container
-        self._output.metadata.update(tags(container.metadata))
+        meant = {k: v for k, v in tags(container.metadata).items() if k != RECIPE_TAG}
         if recipe:
-            self._output.metadata[RECIPE_TAG] = recipe
+            meant[RECIPE_TAG] = recipe
+        self._extra_tags = ExtraTags(meant if self._kind.muxer == "mp4" else {})
+        self._output.metadata.update(self._extra_tags.known or meant)
         self._output.set_chapters([_shifted(chapter, self._shift_s) for chapter in container.chapters()])
+
+        self._meant = Tags.of(self._output, meant)
+
+    def finish(self, destination: Path) -> None:
+        """Add to the written file what FFmpeg's muxers do not write, and note the tags that are missing in it."""
+        self._extra_tags.write(destination)
+        if self.aspect and self._kind.family == "matroska" and not set_aspect(destination, self.aspect):
+            self.notes.append(f"the shape of the pixels, {self.aspect}, is lost: {self._extension} has no room for it")
+        self.notes += lost_tags(self._meant, destination)
 
     def copied_packets(self) -> Iterator[Any]:
         """Yield the packets of all streams that are copied, in the order of the source."""

@@ -65,13 +65,13 @@ class OutputFormat:
             return True
 
 
-# The index goes first, so that browsers can start playback before the download is complete. Tags are written as
-# `mdta` keys: the other kind of tags in these formats has no place for names such as `workflow`.
-_QUICKTIME = {"movflags": "+faststart+use_metadata_tags"}
+# The index goes first, so that browsers can start playback before the download is complete.
+_FASTSTART = {"movflags": "+faststart"}
+_FASTSTART_AND_TAGS = {"movflags": "+faststart+use_metadata_tags"}  # tags of any name; for MP4 see `foley.mp4_tags`
 
 _MP4 = OutputFormat(
     "mp4",
-    _QUICKTIME,
+    _FASTSTART,
     "mov",
     "libx264",
     "libx265",
@@ -83,7 +83,7 @@ _MP4 = OutputFormat(
 )
 _MOV = OutputFormat(
     "mov",
-    _QUICKTIME,
+    _FASTSTART_AND_TAGS,
     "mov",
     "libx264",
     "libx265",

@@ -68,10 +68,12 @@ def add_copy(output: OutputContainer, kind: OutputFormat, stream: Any) -> Any | 
 
 def _codec_tags(kind: OutputFormat, stream: Any) -> list[str]:
     """Return the codec tags to try: the source's own first, last the muxer's choice."""
-    if not kind.is_quicktime or stream.codec_context is None:
+    if stream.codec_context is None:
+        return [_NO_TAG]
+    codec = stream.codec_context.codec.canonical_name
+    if not kind.is_quicktime and codec != "prores":  # whose tag is a part of Matroska's codec data
         return [_NO_TAG]
     tags = [stream.codec_context.codec_tag]
-    codec = stream.codec_context.codec.canonical_name
     if codec == "hevc":
         tags.append("hvc1")  # QuickTime refuses hev1, which FFmpeg writes by default
     if codec == "prores":
@@ -159,7 +161,13 @@ def add_cover(output: OutputContainer, kind: OutputFormat, file: MediaFile, stre
     if kind.muxer != "mp4":
         return None
     copy = add_copy(output, kind, stream)
-    return copier(file, copy, 0.0) if copy else None
+
+    def convert(packet: Any) -> list[Any]:
+        packet.pts = packet.dts = 0
+        packet.stream = copy
+        return [packet] if packet.size else []
+
+    return convert if copy else None
 
 
 def _cover(file: MediaFile, stream: Any) -> bytes | None:
@@ -212,6 +220,8 @@ def add_subtitle(
 
 
 def is_chapter_track(container: InputContainer, stream: Any) -> bool:
-    """Whether a data stream of a MOV or MP4 file is that of its chapters, which muxers write from the list."""
+    """Whether a stream is the text track of the chapters of a MOV or MP4 file."""
+    if stream.type not in ("data", "subtitle") or "mov" not in container.format.name:
+        return False
     starts = [chapter["start"] * (chapter["time_base"] or 0) for chapter in container.chapters()]
     return bool(starts) and starts == [e.timestamp * stream.time_base for e in stream.index_entries]
