@@ -261,6 +261,7 @@ class Jobs:
     async def cancel(self, job: Job) -> None:
         """Cancel a job; has no effect if it has ended."""
         if await self.database.run(self.store.cancel, job.id, self.keep_s):
+            self.leases.end_runs_of(job.id)
             self.watches.changed(job.id)
             with suppress(FoleyError):  # else the files go with the job
                 await self.media.remove(job.id)

@@ -57,6 +57,12 @@ class Leases:
         finally:
             del self._runs[job.id, job.starts]
 
+    def end_runs_of(self, id: str) -> None:
+        """End the runs of a cancelled job in this process at once; other processes learn of it from the store."""
+        for (job, _), lost in self._runs.items():
+            if job == id:
+                lost.set()
+
     async def run(self) -> None:
         """Extend the leases until cancelled."""
         while True:
