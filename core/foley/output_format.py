@@ -91,7 +91,7 @@ _MOV = OutputFormat(
     "aac",
     "mov_text",
     frozenset(
-        {"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mjpeg", "jpeg2000", "h263", "svq3", "cinepak"}
+        {"h264", "hevc", "mpeg4", "mpeg2video", "mjpeg", "jpeg2000", "h263", "svq3", "cinepak"}
         | {"prores", "dnxhd", "cfhd", "dvvideo", "hap", "dxv", "qtrle", "png", "rawvideo", "v210", "v410", "r210"}
     ),
     frozenset(

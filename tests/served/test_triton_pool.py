@@ -434,7 +434,9 @@ def test_dns_name_stands_for_its_addresses(
             wait_until(lambda: pool.available() == [first])
             found = ["127.0.0.1", "127.0.0.2"]
             wait_until(lambda: pool.available() == [first, second])
-            wait_until(lambda: "the Tritons serve different bundles" in caplog.text)  # both work, as in a rolling update
+            wait_until(
+                lambda: "the Tritons serve different bundles" in caplog.text
+            )  # both work, as in a rolling update
             assert pool.client(first).versions["bundle"] != pool.client(second).versions["bundle"]
             found = ["127.0.0.2"]
             wait_until(lambda: pool.available() == [second])
