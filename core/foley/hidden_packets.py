@@ -1,5 +1,7 @@
 """Packets that a file decodes but does not show, because of its edit list."""
 
+import sys
+from array import array
 from dataclasses import dataclass
 
 from foley.container import MediaFile, open_media
@@ -27,22 +29,28 @@ class Hidden:
         return position > self.last_shown or (position < self.first_shown and not self.needs_edit_list)
 
 
+_NONE = Hidden(0, sys.maxsize, False, False)
+
+
 def hidden_packets(file: MediaFile) -> Hidden:
     """Find the hidden packets of the first video stream.
 
     Raises:
         MediaError: The file is damaged.
     """
-    stamps: list[tuple[bool, bool, int]] = []
+    if "mov" not in file.container.format.name:  # of MOV and MP4; other formats have no edit list
+        return _NONE
+    times, hidden, keyframes = array("q"), bytearray(), bytearray()
     with open_media(file.path, file.limits) as again:
         for packet in again.packets(again.video_stream()):
             if packet.size > 0:
-                stamps.append((packet.is_discard, packet.is_keyframe, packet.pts or 0))
-    shown = [position for position, (hidden, _, _) in enumerate(stamps) if not hidden]
-    if len(shown) == len(stamps):
-        return Hidden(0, len(stamps), False, False)
-    first, last = shown[0], shown[-1]
-    start = min(stamps[position][2] for position in shown)
-    between = [pts for hidden, _, pts in stamps[first : last + 1] if hidden]
-    is_independent = stamps[first][1] and not between
-    return Hidden(first, last, not is_independent, any(pts > start for pts in between))
+                times.append(packet.pts or 0)
+                hidden.append(packet.is_discard)
+                keyframes.append(packet.is_keyframe)
+    if not any(hidden):
+        return _NONE
+    first, last = hidden.index(False), hidden.rindex(False)
+    start = min(time for time, is_hidden in zip(times, hidden, strict=True) if not is_hidden)
+    between = [times[position] for position in range(first, last + 1) if hidden[position]]
+    is_independent = keyframes[first] and not between
+    return Hidden(first, last, not is_independent, any(time > start for time in between))

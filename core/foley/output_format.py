@@ -56,7 +56,8 @@ class OutputFormat:
 
     def holds(self, add: Callable[[OutputContainer], object]) -> bool:
         """Return whether the muxer accepts a stream: whether it writes a header after `add` has added the stream."""
-        with BytesIO() as file, av.open(file, "w", format=self.muxer) as output:
+        options = {name: value for name, value in self.options.items() if name != "movflags"}  # which need a file
+        with BytesIO() as file, av.open(file, "w", format=self.muxer, container_options=options) as output:
             try:
                 add(output)
                 output.start_encoding()
@@ -65,13 +66,14 @@ class OutputFormat:
             return True
 
 
-# The index goes first, so that browsers can start playback before the download is complete.
-_FASTSTART = {"movflags": "+faststart"}
-_FASTSTART_AND_TAGS = {"movflags": "+faststart+use_metadata_tags"}  # tags of any name; for MP4 see `foley.mp4_tags`
+# The index goes first, so that browsers can start playback before the download is complete. FFmpeg counts Dolby Vision
+# and the projection of 360-degree video as unofficial.
+_MP4_OPTIONS = {"movflags": "+faststart", "strict": "unofficial"}
+_MOV_OPTIONS = {**_MP4_OPTIONS, "movflags": "+faststart+use_metadata_tags"}  # for tags in MP4 see `foley.mp4_tags`
 
 _MP4 = OutputFormat(
     "mp4",
-    _FASTSTART,
+    _MP4_OPTIONS,
     "mov",
     "libx264",
     "libx265",
@@ -83,7 +85,7 @@ _MP4 = OutputFormat(
 )
 _MOV = OutputFormat(
     "mov",
-    _FASTSTART_AND_TAGS,
+    _MOV_OPTIONS,
     "mov",
     "libx264",
     "libx265",
