@@ -73,7 +73,8 @@ def _codec_tags(kind: OutputFormat, stream: Any) -> list[str]:
     codec = stream.codec_context.codec.canonical_name
     if not kind.is_quicktime and codec != "prores":  # whose tag is a part of Matroska's codec data
         return [_NO_TAG]
-    tags = [stream.codec_context.codec_tag]
+    is_same_kind = "mov" in stream.container.format.name  # other formats have tags of their own
+    tags = [stream.codec_context.codec_tag] if is_same_kind or codec == "prores" else []
     if codec == "hevc":
         tags.append("hvc1")  # QuickTime refuses hev1, which FFmpeg writes by default
     if codec == "prores":
