@@ -1,4 +1,4 @@
-"""Writes results: a sound as WAV, or muxed with its video.
+"""Writes results: a video with its sound.
 
 The video stream is copied without re-encoding if the output format supports its codec. For an atomic write, pass the
 temporary path from `foley.output.replacing`.
@@ -9,23 +9,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import merge
-from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
 
 import av
 import numpy as np
-import soundfile
 from av.container import OutputContainer
 from av.stream import Disposition
 from numpy.typing import NDArray
 
 from foley.audio import DecodedAudio, Samples, fit, layout_of, read_sound, resample
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
-from foley.errors import OutputError, SettingError
+from foley.errors import SettingError
 from foley.media import Frames, VideoInfo, read_frames, to_rgb
 from foley.options import SourceAudio
 from foley.output import check_destination
+from foley.sound_file import check_waveform
+from foley.sound_format import DEFAULT_SOUND, SoundFormat
 
 _SECONDARY = Disposition(0)  # of a track that players do not select by default
 _CLOCK_HZ = 90_000  # 1 / time base of encoded frames; a multiple of the usual frame rates
@@ -70,7 +70,6 @@ _MKV = _Format("matroska", "libx264", "flac", None, None)
 _FORMATS = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MOV, ".mkv": _MKV, ".webm": _WEBM}
 
 VIDEO_EXTENSIONS = tuple(_FORMATS)
-SOUND_EXTENSIONS = (".wav",)
 
 _ENCODER_OPTIONS = {
     "libx264": {"crf": "18"},
@@ -91,28 +90,6 @@ class Muxed:
     video_copied: bool
 
 
-def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> None:
-    """Write a sound as 16-bit PCM.
-
-    Args:
-        path: The destination, .wav.
-        waveform: float32 [n]; clipped to [-1, 1].
-        rate: Sample rate in Hz.
-        comment: Comment in the file's metadata.
-
-    Raises:
-        OutputError: The destination or the waveform is invalid.
-    """
-    check_destination(path, SOUND_EXTENSIONS)
-    _check_waveform(waveform)
-    wav = BytesIO()  # libsndfile does not report why a write to disk fails
-    with soundfile.SoundFile(wav, "w", rate, channels=1, subtype="PCM_16", format="WAV") as file:
-        if comment:
-            file.comment = comment
-        file.write(np.clip(waveform, -1, 1))
-    path.write_bytes(wav.getvalue())
-
-
 def write_video(
     source: Path,
     waveform: Samples,
@@ -121,6 +98,7 @@ def write_video(
     source_audio: SourceAudio = "replace",
     comment: str = "",
     limits: Limits = DEFAULT_LIMITS,
+    sound: SoundFormat = DEFAULT_SOUND,
 ) -> Muxed:
     """Write the video of `source` with a new sound that starts at its first frame.
 
@@ -138,6 +116,7 @@ def write_video(
             scaled down if it would clip. "keep": it becomes a second track.
         comment: Comment in the file's metadata.
         limits: Limits on the source.
+        sound: Sample format of the new sound; its rate is used unless it is mixed.
 
     Raises:
         MediaError: The source cannot be read.
@@ -147,13 +126,15 @@ def write_video(
     if source_audio not in get_args(SourceAudio):
         raise SettingError(f"source_audio is {source_audio!r}: use one of {', '.join(get_args(SourceAudio))}")
     check_destination(destination, VIDEO_EXTENSIONS, source)
-    _check_waveform(waveform)
+    check_waveform(waveform)
     video = read_frames(source, limits)
     info = video.info
     samples = waveform[None]
     if source_audio == "mix" and info.has_audio:
         own = read_sound(source, limits)
         samples, rate = _mixed(own, samples, rate, info.start_s), own.rate
+    elif sound.rate:
+        samples, rate = resample(samples, rate, sound.rate), sound.rate
 
     kind = _FORMATS[destination.suffix.lower()]
     with ExitStack() as stack:
@@ -183,15 +164,6 @@ def write_video(
         for packet in merge(*tracks, key=_decoding_time_s):  # interleaved, or the muxer buffers a whole track
             output.mux(packet)
     return Muxed(target.codec_context.codec.canonical_name, copied)
-
-
-def _check_waveform(waveform: Samples) -> None:
-    if waveform.ndim != 1 or waveform.size == 0:
-        raise OutputError(
-            f"a sound of shape {waveform.shape} cannot be written; give one channel with at least one sample"
-        )
-    if not np.isfinite(waveform).all():
-        raise OutputError("the sound has values that are not finite, so it was not written; generate it again")
 
 
 def _supports(output: OutputContainer, codecs: frozenset[str] | None, codec: str) -> bool:
