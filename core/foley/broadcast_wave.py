@@ -42,7 +42,9 @@ def header(samples: int, rate: int, bit_depth: BitDepth, tags: SoundTags) -> byt
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack("<4sI", name, len(content)) + content + b"\0" * (len(content) % 2)
+    """Return a chunk; what is added to an odd size is counted, because libsndfile does not expect padding in RF64."""
+    content += (b"\n" if name == b"iXML" else b"\0") * (len(content) % 2)
+    return struct.pack("<4sI", name, len(content)) + content
 
 
 def _bext(rate: int, width: int, tags: SoundTags) -> bytes:

@@ -6,7 +6,7 @@ For an atomic write, pass the temporary path from `foley.output.replacing`.
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -52,10 +52,10 @@ def write_sound(
     check_waveform(waveform)
     new_rate = sound.rate or rate
     blocks = resampled(waveform, rate, new_rate)
-    with path.open("wb") as file:
-        if path.suffix.lower() == ".flac":
-            _write_flac(file, blocks, new_rate, sound.bit_depth, tags)
-        else:
+    if path.suffix.lower() == ".flac":
+        _write_flac(path, blocks, new_rate, sound.bit_depth, tags)
+    else:
+        with path.open("wb") as file:
             count = round(len(waveform) * new_rate / rate)
             file.write(broadcast_wave.header(count, new_rate, sound.bit_depth, tags))
             for block in blocks:
@@ -100,8 +100,8 @@ def _integers(block: Samples, bit_depth: BitDepth) -> NDArray[np.int32]:
     return np.asarray(np.clip(np.rint(block.astype(np.float64) * full), -full, full - 1), np.int32)
 
 
-def _write_flac(file: BinaryIO, blocks: Iterable[Samples], rate: int, bit_depth: BitDepth, tags: SoundTags) -> None:
-    with av.open(file, "w", format="flac") as output:
+def _write_flac(path: Path, blocks: Iterable[Samples], rate: int, bit_depth: BitDepth, tags: SoundTags) -> None:
+    with av.open(f"file:{path}", "w", format="flac") as output:
         described = {
             "description": tags.line,
             "date": tags.recorded.date,
