@@ -138,7 +138,6 @@ def resampled(samples: Samples, rate: int, new_rate: int) -> Iterator[Samples]:
 def _filtered(blocks: Iterable[Samples], rate: int, new_rate: int) -> Iterator[Samples]:
     """Resample with libswresample, whose default filter is not good enough: 0.4 dB and -27 dB at 0.9 of Nyquist."""
     graph = Graph()
-    graph.threads = 1
     options = f"filter_size={_TAPS}:filter_type=kaiser:kaiser_beta=12:phase_shift={_HIGHEST_RATE_HZ.bit_length()}"
     source = graph.add_abuffer(sample_rate=rate, format="flt", layout="mono", time_base=Fraction(1, rate))
     sink = graph.add("abuffersink")

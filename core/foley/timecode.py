@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
-from foley.media import probe
 
 _TIMECODE = re.compile(r"(\d\d):(\d\d):(\d\d)([:;.,])(\d{2,3})", re.ASCII)
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)", re.ASCII)
@@ -94,8 +94,8 @@ def read_recorded(video: Path, limits: Limits = DEFAULT_LIMITS) -> Recorded:
         timecode = _timecode(file, _values(tags, "timecode"), Fraction(stream.guessed_rate or 0))
     start_s = Fraction(0)
     if timecode:
-        late_s = Fraction(max(0.0, probe(video, limits).start_s - origin_s))
-        start_s = (timecode.seconds + late_s) % DAY_S
+        late_s = max(0.0, _first_frame_s(video, limits) - origin_s)
+        start_s = (timecode.seconds + Fraction(late_s)) % DAY_S
     # Apple's key has the local time, the usual one UTC.
     dates = [*_values(tags, "com.apple.quicktime.creationdate"), *_values(tags, "creation_time")]
     date = next(filter(None, map(_DATE.match, dates)), None)
@@ -121,6 +121,14 @@ def _first_number(file: MediaFile) -> int | None:
             packet = next(file.packets(stream), None)
             return int.from_bytes(bytes(packet), "big") if packet is not None and packet.size == 4 else None
     return None
+
+
+def _first_frame_s(video: Path, limits: Limits) -> float:
+    """Return the PTS of the first frame; in decoding order, it is among the first packets."""
+    with open_media(video, limits) as file:
+        shown = (packet for packet in file.packets(file.video_stream()) if packet.size > 0 and not packet.is_discard)
+        times = [file.packet_time_s(packet) for packet in islice(shown, 64)]
+    return min((time_s for time_s in times if time_s is not None), default=0.0)
 
 
 def _exact(rate: Fraction) -> Fraction:

@@ -113,7 +113,8 @@ class GenerationResult:
         if suffix in envelope_file.EXTENSIONS:
             path.write_text(envelope_file.dumps(self.envelope, suffix))
         elif suffix in SOUND_EXTENSIONS:
-            recorded = read_recorded(video) if video else Recorded()
+            # A video that was removed after the generation is no reason to lose the sound.
+            recorded = read_recorded(video) if video and video.exists() else Recorded()
             tags = SoundTags(_description(take.recipe), json.dumps(dict(take.recipe)), recorded)
             write_sound(path, take.waveform, clip.SAMPLE_RATE_HZ, sound, tags)
         elif video is None:

@@ -252,8 +252,9 @@ def test_variations_line_up_with_their_video(tmp_path: Path, extension: str, as_
     assert found == [(at, "steel (Video-Foley, seed 3)"), (at, "steel (Video-Foley, seed 4)")]
 
 
-def test_result_without_video_is_saved_from_midnight(tmp_path: Path) -> None:
-    result = GenerationResult(np.zeros(100, np.float32), [Take(noise(RATE), {"seed": 1})])
+@pytest.mark.parametrize("video", [None, Path("removed.mp4")])
+def test_result_without_video_is_saved_from_midnight(tmp_path: Path, video: Path | None) -> None:
+    result = GenerationResult(np.zeros(100, np.float32), [Take(noise(RATE), {"seed": 1})], {}, video)
     result.save(tmp_path / "take.wav")
     assert riff.recipe(tmp_path / "take.wav") == {"seed": 1}
     assert soundfile.info(tmp_path / "take.wav").samplerate == RATE
