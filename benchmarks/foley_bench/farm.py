@@ -99,7 +99,7 @@ def _loop(backend: TritonBackend, rows: Sequence[Row], folder: Path) -> None:
         result = backend.generate(request)
         if row.video not in envelopes:
             envelopes[row.video] = EnvelopeInput(result.envelope, samples(probe(video).duration_s))
-        result.save(folder / row.output, source_audio=row.source_audio)
+        result.save(folder / row.output, source_audio=row.source_audio, sound=row.sound)
 
 
 def _nodes(bundle: Bundle, folder: Path, rows: Sequence[Row], log: Callable[[str], None]) -> dict[str, Any]:

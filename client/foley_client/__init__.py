@@ -10,6 +10,7 @@
 from foley import __version__, errors
 from foley.errors import FoleyError
 from foley.options import GenerateOptions
+from foley.sound_format import SoundFormat
 from foley_client._async.client import AsyncFoleyClient, AsyncGenerationJob
 from foley_client._sync.client import FoleyClient, GenerationJob
 from foley_client._wire import AudioChunk, Event, JobStatus
@@ -33,6 +34,7 @@ __all__ = [
     "JobStatus",
     "OnProgress",
     "Progress",
+    "SoundFormat",
     "Stage",
     "Take",
     "__version__",

@@ -74,7 +74,7 @@ def generate(
             "-o",
             "--output",
             help="Output file; repeat the option for several. The extension selects the content: .mp4 .mov .mkv .webm: "
-            "the video with sound; .wav: the sound; .png: a plot of the envelopes; .json .csv: the envelope.",
+            "the video with sound; .wav .flac: the sound; .png: a plot of the envelopes; .json .csv: the envelope.",
             show_default="VIDEO-foley.mp4",
         ),
     ] = None,
@@ -110,6 +110,7 @@ def generate(
         [path for group in numbered for path in group],
         outputs.TAKE_EXTENSIONS,
         [path for path in (video, audio, envelope_file) if path],
+        chosen.sound,
     )
     if audio:
         read_audio(audio)
@@ -124,7 +125,7 @@ def generate(
             for i, group in enumerate(numbered):
                 for path in group:
                     with files.replacing(path) as partial:
-                        outputs.write(partial, result, video, i, chosen.source_audio)
+                        outputs.write(partial, result, video, i, chosen.source_audio, chosen.sound)
                 stage.advance()
     print_timings(display.timer)
     for group in numbered:

@@ -6,9 +6,11 @@ from pathlib import Path
 from foley import envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from foley.mux import VIDEO_EXTENSIONS
 from foley.options import SourceAudio
 from foley.output import check_destination
+from foley.sound_file import SOUND_EXTENSIONS, check_sound
+from foley.sound_format import DEFAULT_SOUND, SoundFormat
 from foley_client.extras import require
 from foley_pipeline.result import GenerationResult
 
@@ -17,21 +19,26 @@ ENVELOPE_EXTENSIONS = (*envelope_file.EXTENSIONS, *PLOT_EXTENSIONS)
 TAKE_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *ENVELOPE_EXTENSIONS)
 
 
-def check(paths: Sequence[Path], extensions: Sequence[str], sources: Sequence[Path]) -> None:
+def check(
+    paths: Sequence[Path], extensions: Sequence[str], sources: Sequence[Path], sound: SoundFormat = DEFAULT_SOUND
+) -> None:
     """Check, before any work is done, that all `paths` can be written.
 
     Args:
         paths: Output files.
         extensions: Allowed file extensions.
         sources: Input files, which must not be overwritten.
+        sound: Sample format of the sound in the files.
 
     Raises:
         OutputError: A folder does not exist or is not writable, an extension is not allowed, or a path is a source.
-        SettingError: A path is given twice, or a .png is requested and matplotlib is not installed.
+        SettingError: A path is given twice, a .png is requested and matplotlib is not installed, or a format does not
+            support `sound`.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise SettingError("an output is named twice; use different names")
     for path in paths:
+        check_sound(path, sound)
         for source in sources:
             check_destination(path, extensions, source)
     if any(path.suffix.lower() in PLOT_EXTENSIONS for path in paths):
@@ -39,7 +46,12 @@ def check(paths: Sequence[Path], extensions: Sequence[str], sources: Sequence[Pa
 
 
 def write(
-    path: Path, result: GenerationResult, video: Path, variation: int = 0, source_audio: SourceAudio = "replace"
+    path: Path,
+    result: GenerationResult,
+    video: Path,
+    variation: int = 0,
+    source_audio: SourceAudio = "replace",
+    sound: SoundFormat = DEFAULT_SOUND,
 ) -> None:
     """Write a variation in the format of the extension of `path`; see `GenerationResult.write`.
 
@@ -50,7 +62,7 @@ def write(
 
         draw(path, result.envelope, result.takes[variation].waveform)
     else:
-        result.write(path, video, variation, source_audio)
+        result.write(path, video, variation, source_audio, sound)
 
 
 def write_envelope(path: Path, envelope: Floats) -> None:

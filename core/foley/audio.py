@@ -1,13 +1,18 @@
 """Reads the audio of media files: prompts, recordings, and the audio track of the source video."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from math import ceil, gcd
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.filter import Graph
 from numpy.typing import NDArray
 
 from foley.clip import SAMPLE_RATE_HZ
@@ -18,6 +23,7 @@ Samples: TypeAlias = NDArray[np.float32]
 
 # A sample rate outside this range is a corrupt header; the resampler's filter would be extremely long.
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000
+_TAPS = 256  # of the resampling filter, at the lower rate
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,60 @@ def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = N
 
 
 def resample(samples: Samples, rate: int, new_rate: int) -> Samples:
-    """Resample float32 [channels, n], mono or stereo, to [channels, round(n * new_rate / rate)]."""
+    """Resample float32 [channels, n] to [channels, round(n * new_rate / rate)]; see `resampled`."""
+    nothing = np.empty(0, np.float32)
+    return np.stack([np.concatenate([nothing, *resampled(channel, rate, new_rate)]) for channel in samples])
+
+
+def resampled(samples: Samples, rate: int, new_rate: int) -> Iterator[Samples]:
+    """Resample one channel without delay; it is silent before its first and after its last sample.
+
+    Up to 0.95 of the source's Nyquist frequency (7.6 kHz at 16 kHz), a higher rate keeps the level within 0.001 dB,
+    with images and noise below -110 dB.
+
+    Args:
+        samples: float32 [n].
+        rate: Sample rate of `samples` in Hz.
+        new_rate: Sample rate of the result in Hz.
+
+    Yields:
+        Blocks of about a second or less, float32 [m], none of them empty; together round(n * new_rate / rate) samples.
+    """
+    blocks = (samples[offset : offset + rate] for offset in range(0, len(samples), rate))
     if rate == new_rate:
-        return samples
-    length = round(samples.shape[1] * new_rate / rate)
-    resampler = AudioResampler("fltp", layout_of(samples), new_rate)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", layout_of(samples))
-    frame.sample_rate = rate
-    blocks = [_to_array(block) for part in (frame, None) for block in resampler.resample(part)]
-    return fit(np.concatenate(blocks, axis=1), length)
+        yield from blocks
+        return
+    # libswresample mirrors the input at both ends, so zeros are added there and cut off afterwards. Their length is a
+    # whole number of samples at both rates.
+    step = rate // gcd(rate, new_rate)
+    taps = _TAPS * max(1, ceil(rate / new_rate))
+    zeros = np.zeros(ceil(taps / step) * step, np.float32)
+    skip, left = len(zeros) * new_rate // rate, round(len(samples) * new_rate / rate)
+    for block in _filtered(chain([zeros], blocks, [zeros]), rate, new_rate):
+        wanted = block[skip : skip + left]
+        skip -= min(skip, len(block))
+        left -= len(wanted)
+        if len(wanted):
+            yield wanted
+
+
+def _filtered(blocks: Iterable[Samples], rate: int, new_rate: int) -> Iterator[Samples]:
+    """Resample with libswresample, whose default filter is not good enough: 0.4 dB and -27 dB at 0.9 of Nyquist."""
+    graph = Graph()
+    options = f"filter_size={_TAPS}:filter_type=kaiser:kaiser_beta=12:phase_shift={_HIGHEST_RATE_HZ.bit_length()}"
+    source = graph.add_abuffer(sample_rate=rate, format="flt", layout="mono", time_base=Fraction(1, rate))
+    sink = graph.add("abuffersink")
+    graph.link_nodes(source, graph.add("aresample", f"osr={new_rate}:{options}"), sink).configure()
+    for block in chain(blocks, [None]):
+        if block is None:
+            source.push(None)
+        else:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block[None]), "flt", "mono")
+            frame.sample_rate = rate
+            source.push(frame)
+        with suppress(av.BlockingIOError, av.EOFError):  # no more output for now, or at all
+            while True:
+                yield _to_array(sink.pull())[0]
 
 
 def fit(samples: Samples, length: int) -> Samples:

@@ -7,18 +7,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from heapq import merge
-from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
 
 import av
-import numpy as np
-import soundfile
 from av.stream import Disposition
 
-from foley.audio import Samples, resample
+from foley.audio import Samples, resample, resampled
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
-from foley.errors import OutputError, SettingError
+from foley.errors import SettingError
 from foley.hidden_packets import Hidden, hidden_packets
 from foley.lost_tags import Tags, lost_tags
 from foley.matroska import set_aspect
@@ -27,8 +24,9 @@ from foley.mp4_tags import ExtraTags
 from foley.options import SourceAudio
 from foley.output import check_destination
 from foley.output_format import FORMATS, VIDEO_EXTENSIONS, OutputFormat
+from foley.sound_file import check_waveform
 from foley.sound_format import DEFAULT_SOUND, SoundFormat
-from foley.sound_track import EncodedSound, SourceSound, blocks_of, mixed
+from foley.sound_track import EncodedSound, SourceSound, mixed
 from foley.track_copy import (
     Convert,
     add_copy,
@@ -42,9 +40,8 @@ from foley.track_copy import (
 )
 from foley.video_encoding import EncodedVideo
 
-__all__ = ["SOUND_EXTENSIONS", "VIDEO_EXTENSIONS", "Muxed", "write_video", "write_wav"]
+__all__ = ["VIDEO_EXTENSIONS", "Muxed", "write_video"]
 
-SOUND_EXTENSIONS = (".wav",)
 RECIPE_TAG = "foley_recipe"
 _SOUND_TITLE = "Foley"  # of the new sound beside other tracks
 _NAMES = {
@@ -72,28 +69,6 @@ class Muxed:
     video_codec: str
     video_copied: bool
     notes: tuple[str, ...] = ()
-
-
-def write_wav(path: Path, waveform: Samples, rate: int, comment: str = "") -> None:
-    """Write a sound as 16-bit PCM.
-
-    Args:
-        path: The destination, .wav.
-        waveform: float32 [n]; clipped to [-1, 1].
-        rate: Sample rate in Hz.
-        comment: Comment in the file's metadata.
-
-    Raises:
-        OutputError: The destination or the waveform is invalid.
-    """
-    check_destination(path, SOUND_EXTENSIONS)
-    _check_waveform(waveform)
-    wav = BytesIO()  # libsndfile does not report why a write to disk fails
-    with soundfile.SoundFile(wav, "w", rate, channels=1, subtype="PCM_16", format="WAV") as file:
-        if comment:
-            file.comment = comment
-        file.write(np.clip(waveform, -1, 1))
-    path.write_bytes(wav.getvalue())
 
 
 def write_video(
@@ -132,7 +107,7 @@ def write_video(
     if source_audio not in get_args(SourceAudio):
         raise SettingError(f"source_audio is {source_audio!r}: use one of {', '.join(get_args(SourceAudio))}")
     check_destination(destination, VIDEO_EXTENSIONS, source)
-    _check_waveform(waveform)
+    check_waveform(waveform)
     kind = FORMATS[destination.suffix.lower()]
     with ExitStack() as stack:
         file = stack.enter_context(open_media(source, limits))
@@ -237,7 +212,7 @@ class _Delivery:
             blocks = mixed(source, resample(waveform[None], rate, track.rate), track.rate, start_s)
         else:
             track = EncodedSound(self._output, self._kind, form.rate or rate, "mono", form.bit_depth)
-            blocks = blocks_of(resample(waveform[None], rate, track.rate), track.rate)
+            blocks = (block[None] for block in resampled(waveform, rate, track.rate))
         if form.bit_depth != "16" and track.is_lossy:
             codec = _named(track.stream.codec_context.codec.canonical_name)
             self.notes.append(
@@ -328,15 +303,6 @@ class _Delivery:
         if streams:
             for packet in self._file.packets(*streams):
                 yield from self._convert[packet.stream.index](packet)
-
-
-def _check_waveform(waveform: Samples) -> None:
-    if waveform.ndim != 1 or waveform.size == 0:
-        raise OutputError(
-            f"a sound of shape {waveform.shape} cannot be written; give one channel with at least one sample"
-        )
-    if not np.isfinite(waveform).all():
-        raise OutputError("the sound has values that are not finite, so it was not written; generate it again")
 
 
 def _named(codec: str) -> str:

@@ -10,10 +10,20 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
+from foley.clip import SAMPLE_RATE_HZ
 from foley.errors import SettingError
+from foley.sound_format import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, BitDepth, SoundFormat
 
 Profile = Literal["quality", "balanced", "fast"]
 OpticalFlow = Literal["default", "warm", "dis"]
@@ -157,6 +167,29 @@ class FileOptions(GenerateOptions):
         description="Low-pass filter for an envelope that is measured on a recording. official: the zero-phase filter "
         "of the official RMS2Sound; requires SciPy.",
     )
+    sample_rate: int = Field(
+        default=SAMPLE_RATE_HZ,
+        ge=LOWEST_RATE_HZ,
+        le=HIGHEST_RATE_HZ,
+        description="Sample rate of the sound in the file, in Hz. Post-production uses 48000. The sound is made at "
+        "16000 Hz, so it has no frequencies above 8 kHz at any rate.",
+    )
+    bit_depth: BitDepth = Field(
+        default="16",
+        description="Sample format of the sound in a .wav or .flac file, or in a track that is not compressed with "
+        "losses. 16, 24: bits of an integer. 32f: floating point, not in .flac.",
+    )
+
+    @field_validator("bit_depth", mode="before")
+    @classmethod
+    def _to_text(cls, value: Any) -> Any:
+        """Accept the number 16 or 24, as in JSON."""
+        return str(value) if isinstance(value, int) else value
+
+    @property
+    def sound(self) -> SoundFormat:
+        """The sample format of the sound in a file."""
+        return SoundFormat(self.sample_rate, self.bit_depth)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,13 @@ from typing import Any
 from foley import clip, envelope_file
 from foley.envelope import Floats
 from foley.errors import SettingError
-from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, write_video, write_wav
+from foley.mux import VIDEO_EXTENSIONS, write_video
 from foley.options import SourceAudio
 from foley.output import check_destination, replacing
+from foley.sound_file import SOUND_EXTENSIONS, check_sound, write_sound
+from foley.sound_format import DEFAULT_SOUND, SoundFormat
+from foley.sound_tags import SoundTags
+from foley.timecode import Recorded, read_recorded
 from foley_pipeline.hashing import content_sha256
 from foley_pipeline.request import GenerationRequest
 
@@ -62,42 +66,68 @@ class GenerationResult:
         """The recipe of the first variation."""
         return self.takes[0].recipe
 
-    def save(self, path: str | os.PathLike[str], *, variation: int = 0, source_audio: SourceAudio = "replace") -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        variation: int = 0,
+        source_audio: SourceAudio = "replace",
+        sound: SoundFormat = DEFAULT_SOUND,
+    ) -> None:
         """Write a sound or the envelope to a file, atomically.
 
         Args:
-            path: The file; its extension selects the content. .mp4, .mov, .mkv, .webm: the video with the sound; .wav:
-                the sound; .json, .csv: the envelope.
+            path: The file; its extension selects the content. .mp4, .mov, .mkv, .webm: the video with the sound; .wav,
+                .flac: the sound; .json, .csv: the envelope.
             variation: Index of the variation, from 0.
             source_audio: What happens to the video's own audio; see `foley.mux.write_video`.
+            sound: Sample rate and bit depth of the sound in the file.
 
         Raises:
             OutputError: The file cannot be written, or its extension is unknown.
-            SettingError: The video is needed and not known: the generation was given an envelope only.
+            SettingError: The video is needed and not known: the generation was given an envelope only. Or the format
+                does not support `sound`.
         """
         destination = Path(path)
         source = self.video if isinstance(self.video, Path) else None
         check_destination(destination, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *envelope_file.EXTENSIONS), source)
+        check_sound(destination, sound)
         with ExitStack() as files:
             if isinstance(self.video, bytes):
                 copy = files.enter_context(tempfile.NamedTemporaryFile(prefix="foley-"))
                 copy.write(self.video)
                 copy.flush()
                 source = Path(copy.name)
-            self.write(files.enter_context(replacing(destination)), source, variation, source_audio)
+            self.write(files.enter_context(replacing(destination)), source, variation, source_audio, sound)
 
-    def write(self, path: Path, video: Path | None, variation: int = 0, source_audio: SourceAudio = "replace") -> None:
+    def write(
+        self,
+        path: Path,
+        video: Path | None,
+        variation: int = 0,
+        source_audio: SourceAudio = "replace",
+        sound: SoundFormat = DEFAULT_SOUND,
+    ) -> None:
         """Write to `path` as `save` does, but with this `video`, without checks, and not atomically."""
         suffix, take = path.suffix.lower(), self.takes[variation]
         if suffix in envelope_file.EXTENSIONS:
             path.write_text(envelope_file.dumps(self.envelope, suffix))
         elif suffix in SOUND_EXTENSIONS:
-            write_wav(path, take.waveform, clip.SAMPLE_RATE_HZ, json.dumps(dict(take.recipe)))
+            # A video that was removed after the generation is no reason to lose the sound.
+            recorded = read_recorded(video) if video and video.exists() else Recorded()
+            tags = SoundTags(_description(take.recipe), json.dumps(dict(take.recipe)), recorded)
+            write_sound(path, take.waveform, clip.SAMPLE_RATE_HZ, sound, tags)
         elif video is None:
             raise SettingError(f"a {suffix} file needs the video, which was not given; save a .wav file")
         else:
             recipe = json.dumps(dict(take.recipe))
-            write_video(video, take.waveform, clip.SAMPLE_RATE_HZ, path, source_audio, recipe)
+            write_video(video, take.waveform, clip.SAMPLE_RATE_HZ, path, source_audio, recipe, sound=sound)
+
+
+def _description(recipe: Mapping[str, Any]) -> str:
+    """Return the prompt and the seed of a sound, for people who look for it in a library of sounds."""
+    prompt = recipe.get("text") or recipe.get("audio") or ""
+    return f"{prompt} (Video-Foley, seed {recipe.get('seed', 0)})".strip()
 
 
 def describe_inputs(request: GenerationRequest) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from foley.envelope import frames, measure, samples
 from foley.media import probe
 from foley_client.curves import read_envelope
 from foley_pipeline.triton import TritonClient
+from harness import riff
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -119,8 +120,7 @@ def options(recipe: dict[str, object]) -> list[str]:
 def test_recipe_reproduces_sound(foley, repository: Path, tmp_path: Path, chosen: list[str], flow: str) -> None:
     video = repository / "examples" / "drumstick.mp4"
     foley("generate", video, "--text=wood", "--steps=3", *chosen, "-o", "first.wav").check_returncode()
-    with soundfile.SoundFile(tmp_path / "first.wav") as file:
-        recipe = json.loads(file.comment)
+    recipe = riff.recipe(tmp_path / "first.wav")
     assert recipe["flow"] == flow
     foley("generate", video, *options(recipe), "-o", "again.wav").check_returncode()
     first, repeated = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("first.wav", "again.wav"))
@@ -132,8 +132,7 @@ def test_recipe_has_no_optical_flow_for_given_envelope(foley, media: Path, tmp_p
     foley("envelope", video, "-o", "curve.csv").check_returncode()
     on_curve = ("--flow=dis", "--envelope=curve.csv", "--steps=1")
     foley("generate", video, *on_curve, "-o", "sound.wav").check_returncode()
-    with soundfile.SoundFile(tmp_path / "sound.wav") as file:
-        assert json.loads(file.comment)["flow"] is None
+    assert riff.recipe(tmp_path / "sound.wav")["flow"] is None
 
 
 @pytest.mark.parametrize("ending", [".json", ".csv"])
@@ -191,10 +190,27 @@ def test_variations_are_saved_with_numbers(foley, media: Path, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hit-1.wav", "hit-2.wav"]
 
 
+def test_sound_for_post_production(foley, media: Path, tmp_path: Path) -> None:
+    video = media / "real_world" / "tmcd.mov"
+    options = ("--sample-rate", 48_000, "--bit-depth", 24, "--variations", 2, "--steps", 1)
+    foley("generate", video, *options, "-o", "take.wav", "-o", "take.flac").check_returncode()
+    for i in (1, 2):
+        sounds = [soundfile.read(tmp_path / f"take-{i}{extension}", dtype="int32") for extension in (".wav", ".flac")]
+        assert [rate for _, rate in sounds] == [48_000, 48_000]
+        assert len(sounds[0][0]) == samples(probe(video).duration_s, 48_000)
+        np.testing.assert_array_equal(sounds[0][0], sounds[1][0])
+        assert soundfile.info(tmp_path / f"take-{i}.wav").subtype == "PCM_24"
+        with av.open(str(tmp_path / f"take-{i}.wav")) as container:  # 01:02:03:04 at 30 fps
+            assert container.metadata["time_reference"] == str(3723 * 48_000 + 4 * 1_600)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--steps", "0"], "steps is 0"),
+        (["--sample-rate", "48"], "sample_rate is 48: use 16,000 to 192,000"),
+        (["--bit-depth", "8"], "32f"),
+        (["--bit-depth", "32f", "-o", "take.flac"], "use a bit depth of 16 or 24, or .wav"),
         (["--sampler", "euler"], "ddim"),
         (["--text", "wood", "--audio", "wood.wav"], "give one of them"),
         (["--guidance", "0.5"], "guidance"),

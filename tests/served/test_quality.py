@@ -19,6 +19,7 @@ from foley_pipeline.progress import StageTimer
 from foley_pipeline.request import GenerationRequest
 from foley_pipeline.result import GenerationResult
 from foley_pipeline.triton_backend import TritonBackend
+from harness import riff
 
 BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
 
@@ -97,8 +98,7 @@ def test_figures_are_images_and_sounds(backend: TritonBackend, tmp_path: Path, m
         waveform, rate = soundfile.read(path)
         assert (len(waveform), rate) == (80_000, 16_000)
         assert np.abs(waveform).max() > 0
-        with soundfile.SoundFile(path) as file:
-            assert json.loads(file.comment)["seed"] == 0
+        assert riff.recipe(path)["seed"] == 0
     assert {path.name for path in tmp_path.glob("*.png")} == {"figure11.png", "figure12.png"}
 
 

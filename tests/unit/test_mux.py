@@ -12,13 +12,12 @@ from types import ModuleType
 import av
 import numpy as np
 import pytest
-import soundfile
 
-from foley.audio import read_audio
 from foley.errors import FoleyError, MediaError, OutputError, SettingError
 from foley.media import probe, read_frames
-from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, Muxed, write_video, write_wav
+from foley.mux import VIDEO_EXTENSIONS, Muxed, write_video
 from foley.output import OutputFiles, check_destination, replacing
+from foley.sound_file import SOUND_EXTENSIONS, write_sound
 from foley_client.curves import read_envelope
 
 ROOT = Path(__file__).parents[2]
@@ -271,19 +270,6 @@ def test_source_with_start_offset(folder: Path) -> None:
     assert (probe(folder / "result.mp4").start_s, start_s, delay(decoded, sound)) == (0, 0, 0)
 
 
-# --- WAV
-
-
-def test_wav_is_16_bit_and_clipped(folder: Path) -> None:
-    sound = np.array([0, 0.5, -1, 1, 1.5, -7], np.float32)
-    write_wav(folder / "sound.wav", sound, RATE, "seed 7")
-    data, rate = soundfile.read(folder / "sound.wav", dtype="int16")
-    assert (rate, soundfile.info(folder / "sound.wav").subtype) == (RATE, "PCM_16")
-    assert np.allclose(data / 32767, np.clip(sound, -1, 1), atol=1e-4)
-    write_wav(folder / "sound.wav", chirp(RATE), RATE)  # replaces the file
-    assert np.allclose(read_audio(folder / "sound.wav"), chirp(RATE), atol=1e-4)
-
-
 # --- failures
 
 
@@ -296,8 +282,6 @@ def test_rejects_invalid_destination(folder: Path, name: str) -> None:
         check_destination(folder / name, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS))
     with pytest.raises(OutputError):
         write_video(source, chirp(32_000), RATE, folder / name)
-    with pytest.raises(OutputError):
-        write_wav(folder / name, chirp(10), RATE)
     source.unlink()
     assert sorted(folder.rglob("*")) == before
 
@@ -314,7 +298,7 @@ def test_output_files_are_written_all_or_none(folder: Path) -> None:
         with OutputFiles() as files:
             for name, sound in zip(("a.wav", "b.wav"), sounds, strict=True):
                 with files.replacing(folder / name) as temporary:
-                    write_wav(temporary, sound, RATE)
+                    write_sound(temporary, sound, RATE)
 
     with pytest.raises(OutputError):
         write(chirp(10), np.full(10, np.nan, np.float32))
@@ -367,24 +351,6 @@ def test_damaged_source_keeps_previous_result(folder: Path) -> None:
         write_video(MEDIA / "bit_flips.mkv", chirp(24_000), RATE, temporary)
     assert result.read_bytes() == b"the result of yesterday"
     assert list(folder.iterdir()) == [result]
-
-
-def test_full_disk_is_an_output_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match=r"sound\.wav.*No space left"), replacing(folder / "sound.wav") as temporary:
-        write_wav(temporary, chirp(10), RATE)
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("bad", [np.full(10, np.nan), np.zeros(0), np.zeros((2, 10))], ids=["nan", "empty", "stereo"])
-def test_rejects_invalid_sound(folder: Path, bad: np.ndarray) -> None:
-    with pytest.raises(OutputError):
-        write_wav(folder / "sound.wav", bad.astype(np.float32), RATE)
-    assert list(folder.iterdir()) == []
 
 
 def test_unknown_mode_is_a_setting_error(folder: Path) -> None:

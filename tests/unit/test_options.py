@@ -13,6 +13,7 @@ from foley.manifest import SamplingDefaults
 from foley.options import FileOptions, GenerateOptions, SamplingOptions, describe, markdown
 from foley.profiles import PROFILES, resolve_flow, resolve_sampling
 from foley.sampler import Sampling
+from foley.sound_format import SoundFormat
 from foley_client import cli
 from foley_client.render import manifest
 from foley_client.render.row import Row
@@ -86,6 +87,9 @@ def test_documentation_lists_every_option(repository: Path):
         ({"guidance": float("nan")}, "guidance", "guidance is nan: use 1 to 100"),
         ({"text": "x" * 2001}, "text", "text has 2001 characters: use at most 2000"),
         ({"text": "\udc80"}, "text", "text is not valid UTF-8"),
+        ({"sample_rate": 8_000}, "sample_rate", "sample_rate is 8000: use 16,000 to 192,000"),
+        ({"sample_rate": "48k"}, "sample_rate", "sample_rate is '48k': use 16,000 to 192,000"),
+        ({"bit_depth": 8}, "bit_depth", "bit_depth is '8': use 16, 24, 32f"),
         ({"step": 3}, "step", "there is no option 'step'; the options are text, "),
         ({"guidance_interval": (3, 1)}, "guidance_interval", "the lower one first"),
         ({"guidance_interval": "0.3"}, "guidance_interval", "guidance_interval"),
@@ -108,6 +112,12 @@ def test_all_invalid_options_are_reported_together():
 
 def test_pair_is_parsed_from_text():
     assert GenerateOptions.model_validate({"guidance_interval": "0.3 100"}).guidance_interval == (0.3, 100.0)
+
+
+def test_format_of_the_sound_is_read_from_tables_and_json():
+    chosen = [FileOptions(sample_rate=rate, bit_depth=depth).sound for rate, depth in (("48000", "24"), (48_000, 24))]
+    assert chosen == [SoundFormat(48_000, "24")] * 2
+    assert FileOptions().sound == SoundFormat(16_000, "16")
 
 
 def test_option_overrides_profile_and_profile_overrides_bundle():

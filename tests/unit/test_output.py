@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from foley.errors import OutputError
-from foley.mux import SOUND_EXTENSIONS, write_wav
 from foley.output import OutputFiles, check_destination, replacing
+from foley.sound_file import SOUND_EXTENSIONS, write_sound
 from foley_client.render.storage import Output
 from foley_pipeline.cache import Cache
 
@@ -23,12 +23,12 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files
 def write(path: Path) -> None:
     check_destination(path, SOUND_EXTENSIONS)
     with replacing(path) as temporary:
-        write_wav(temporary, SOUND, 16_000)
+        write_sound(temporary, SOUND, 16_000)
 
 
 def render(path: Path) -> None:
     with Output(str(path.parent), path.parent).writing(path.name) as temporary:
-        write_wav(temporary, SOUND, 16_000)
+        write_sound(temporary, SOUND, 16_000)
 
 
 def mode(path: Path) -> int:
@@ -133,7 +133,7 @@ def test_temporary_file_has_permissions_of_the_target(path: Path) -> None:
     path.touch()
     path.chmod(0o600)
     with replacing(path) as temporary:
-        write_wav(temporary, SOUND, 16_000)
+        write_sound(temporary, SOUND, 16_000)
         assert mode(temporary) == 0o600
 
 
@@ -175,7 +175,7 @@ def test_replaced_files_are_restored_after_failure(tmp_path: Path) -> None:
         with OutputFiles() as files:
             for path in (old, new, last):
                 with files.replacing(path) as temporary:
-                    write_wav(temporary, SOUND, 16_000)
+                    write_sound(temporary, SOUND, 16_000)
             last.mkdir()
 
     with pytest.raises(OutputError, match=r"last\.wav"):

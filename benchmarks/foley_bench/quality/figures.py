@@ -47,7 +47,7 @@ def hits() -> Floats:
 def make(backend: TritonBackend, folder: Path, progress: OnProgress = ignore_progress) -> None:
     """Write `figure11.png`, `figure12.png` and a WAV of 5 s for each of their columns into `folder`, which exists.
 
-    All use the bundle's default sampling, the default loudness and seed 0; the comment tag records the settings.
+    All use the bundle's default sampling, the default loudness and seed 0; the recipe in a file records the settings.
     """
     four = {name: (envelope, TEXT) for name, envelope in shapes().items()}
     _figure(backend, four, f'Figure 11: "{TEXT}" with four envelopes', folder / "figure11", progress)

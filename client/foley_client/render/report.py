@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from foley import clip
-from foley.mux import SOUND_EXTENSIONS
+from foley.sound_file import SOUND_EXTENSIONS
 from foley_client.render.progress import RenderStats, clock
 from foley_client.render.row import Row
 from foley_client.render.storage import REPORT, Output

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from foley.errors import SettingError
-from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from foley.mux import VIDEO_EXTENSIONS
 from foley.options import FileOptions, GenerateOptions
+from foley.sound_file import SOUND_EXTENSIONS, check_sound
 from foley_client.curves import check_filter
 from foley_client.render.storage import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.request import GenerationRequest
@@ -70,6 +71,7 @@ class Row(FileOptions):
         Raises:
             SettingError: Options exclude each other, or there is more than one variation.
         """
+        check_sound(Path(self.output), self.sound)
         check_filter(PurePosixPath(self.envelope) if self.envelope else None, self.envelope_filter)
         if self.variations != 1:
             raise SettingError(

@@ -158,7 +158,7 @@ def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, ca
             with output.writing(row.output + SIDECAR) as path:
                 path.write_text("{}\n")
         with timer.stage(Stage.WRITE), output.writing(row.output) as path:
-            outputs.write(path, result, video, source_audio=row.source_audio)
+            outputs.write(path, result, video, source_audio=row.source_audio, sound=row.sound)
             size = path.stat().st_size
         about = {
             "key": key,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
-import soundfile
 from google.protobuf.message import Message
 from pydantic import Field
 from starlette.applications import Starlette
@@ -30,6 +29,8 @@ from foley.errors import MediaError, MediaTooLarge, NotFound, SettingError, Time
 from foley.options import GenerateOptions, SourceAudio, describe
 from foley.profiles import PROFILES, resolve_sampling
 from foley.sampler import Sampling
+from foley.sound_file import write_sound
+from foley.sound_tags import SoundTags
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import request_to_proto
 from foley_pipeline.progress import label
@@ -256,7 +257,7 @@ class Studio:
             content = b"".join([chunk async for chunk in self.jobs.sound(job, i)])
             waveform = np.frombuffer(content, "<f4").astype(np.float32)
             name, folder = self.files.takes.allocate()
-            soundfile.write(folder / "take.wav", waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
+            write_sound(folder / "take.wav", waveform, clip.SAMPLE_RATE_HZ, tags=SoundTags(recipe=take.recipe_json))
             self.files.takes.add(name, Take(folder / "take.wav"), job.owner)
             about = {
                 "recipe": json.loads(take.recipe_json),
