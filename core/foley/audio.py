@@ -11,8 +11,8 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from foley.clip import SAMPLE_RATE_HZ
-from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
-from foley.errors import MediaError, MediaTooLarge
+from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media, too_large
+from foley.errors import MediaError
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -123,11 +123,14 @@ def _audio_frames(file: MediaFile) -> Iterator[Any]:
             seconds += frame.samples / frame.sample_rate
             samples += frame.samples * len(frame.layout.channels)
             if seconds > file.limits.duration_s:
-                raise MediaTooLarge(
-                    f"the audio of {file.name} is longer than the limit of {file.limits.duration_s:g} s; cut it"
+                raise too_large(
+                    "duration_s",
+                    f"the audio of {file.name} is longer than the limit of {file.limits.duration_s:g} s; cut it",
                 )
             if samples > file.limits.samples:
-                raise MediaTooLarge(f"{file.name} has more than {file.limits.samples} samples; lower its sample rate")
+                raise too_large(
+                    "samples", f"{file.name} has more than {file.limits.samples} samples; lower its sample rate"
+                )
             yield frame
 
 

@@ -10,6 +10,8 @@ Input files may be damaged or malicious, so they are checked at every stage:
 The time to decode a single frame is not bounded. Services run this code in a child process with resource limits.
 """
 
+import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from av.stream import Disposition
 from foley import formats
 from foley.errors import MediaError, MediaTooLarge
 
+_INT_MAX = 2**31 - 1
 _NO_TIMESTAMPS = 0x80  # FFmpeg's flag for formats of elementary streams, AVFMT_NOTIMESTAMPS
 
 # Formats without a duration in the header; FFmpeg estimates it from the bit rate.
@@ -34,8 +37,10 @@ _ESTIMATED = ("aac", "mp3", "ac3", "eac3", "dts", "dtshd", "loas")
 class Limits:
     """Upper limits for input files; a file that exceeds one raises `MediaTooLarge`.
 
+    They protect from files that take unexpectedly long, and services from hostile ones. See also `limits_for`.
+
     Attributes:
-        bytes: Size of the file.
+        bytes: Size of the file. The default is unlimited: files are read in pieces.
         duration_s: Duration of the video or of the audio, in seconds.
         pixels: Pixels per frame. The default is the maximum of H.264 level 5.1: it accepts 4K in portrait and landscape
             orientation, and refuses 4096 x 4096.
@@ -45,7 +50,7 @@ class Limits:
         streams: Streams in the file.
     """
 
-    bytes: int = 4 * 2**30
+    bytes: int = sys.maxsize
     duration_s: float = 600.0
     pixels: int = 4096 * 2304
     frames: int = 240 * 600
@@ -55,6 +60,27 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+# None at all. Frames are then as large as FFmpeg's types permit, and a damaged header can take any memory.
+NO_LIMITS = Limits(sys.maxsize, math.inf, _INT_MAX, sys.maxsize, sys.maxsize, sys.maxsize, _INT_MAX)
+
+
+def limits_for(duration_s: float = DEFAULT_LIMITS.duration_s, pixels: int = DEFAULT_LIMITS.pixels) -> Limits:
+    """Return limits that permit `duration_s`: those of frames, samples and packets are raised in proportion."""
+    factor = max(1.0, duration_s / DEFAULT_LIMITS.duration_s)
+    counts = {name: round(factor * getattr(DEFAULT_LIMITS, name)) for name in ("frames", "samples", "packets")}
+    return Limits(duration_s=duration_s, pixels=pixels, **counts)
+
+
+def too_large(limit: str, message: str) -> MediaTooLarge:
+    """Return the error for a file that exceeds a limit.
+
+    Args:
+        limit: Name of the limit, an attribute of `Limits`.
+        message: What is too large, and what to do about the file.
+    """
+    error = MediaTooLarge(message)
+    error.limit = limit
+    return error
 
 
 class _Unnamed(BufferedReader):
@@ -111,8 +137,8 @@ class MediaFile:
         pixels = context.width * context.height
         if not 0 < pixels <= self.limits.pixels:  # 0: the decoder already refused a frame when the file was opened
             size = f"{context.width} x {context.height}" if pixels else "unknown or excessive size"
-            raise MediaTooLarge(
-                f"{self.name} has frames of {size}, the limit is {self.limits.pixels} pixels; scale it down"
+            raise too_large(
+                "pixels", f"{self.name} has frames of {size}, the limit is {self.limits.pixels} pixels; scale it down"
             )
         # The size in the header may be wrong, so the decoder checks too. It ignores the options of the container.
         context.options = {"max_pixels": str(self.limits.pixels)}
@@ -148,7 +174,7 @@ class MediaFile:
         try:
             for count, packet in enumerate(self.container.demux()):
                 if count > self.limits.packets:
-                    raise MediaTooLarge(f"{self.name} has more than {self.limits.packets} packets; split it")
+                    raise too_large("packets", f"{self.name} has more than {self.limits.packets} packets; split it")
                 if packet.is_corrupt:
                     raise self.damaged("a part of it is missing")
                 is_wanted = packet.stream is stream
@@ -229,7 +255,7 @@ def open_media(path: Path, limits: Limits) -> Iterator[MediaFile]:
         if size == 0:
             raise MediaError(f"{path.name} is empty; export or download it again")
         if size > limits.bytes:
-            raise MediaTooLarge(f"{path.name} has {size} bytes, the limit is {limits.bytes}; compress or cut it")
+            raise too_large("bytes", f"{path.name} has {size} bytes, the limit is {limits.bytes}; compress or cut it")
         head = file.read(formats.HEAD)
         known = formats.unreadable(head)
         if known and head[4:8] == b"ftyp":  # FFmpeg opens images in MP4, but not correctly
@@ -260,7 +286,9 @@ def open_media(path: Path, limits: Limits) -> Iterator[MediaFile]:
             ) from error
         with container:
             if len(container.streams) > limits.streams:
-                raise MediaTooLarge(f"{path.name} has more than {limits.streams} streams; export only one video track")
+                raise too_large(
+                    "streams", f"{path.name} has more than {limits.streams} streams; export only one video track"
+                )
             yield MediaFile(container, path, limits, (formats.segment_end(head) or size + 1) <= size)
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from foley import envelope
 from foley.clip import FRAME_HEIGHT, FRAME_RATE_HZ, FRAME_WIDTH
-from foley.container import DEFAULT_LIMITS, Limits, MediaFile, ends_early, open_media
-from foley.errors import MediaError, MediaTooLarge
+from foley.container import DEFAULT_LIMITS, Limits, MediaFile, ends_early, open_media, too_large
+from foley.errors import MediaError
 
 __all__ = ["DEFAULT_LIMITS", "Frames", "Limits", "VideoInfo", "probe", "read_frames"]
 
@@ -235,9 +235,9 @@ def _timed_frames(file: MediaFile) -> Iterator[tuple[Any, float]]:
 def _check_length(duration_s: float, frames: int, file: MediaFile) -> None:
     limits = file.limits
     if duration_s > limits.duration_s:
-        raise MediaTooLarge(f"{file.name} is longer than the limit of {limits.duration_s:g} s; split it")
+        raise too_large("duration_s", f"{file.name} is longer than the limit of {limits.duration_s:g} s; split it")
     if frames > limits.frames:
-        raise MediaTooLarge(f"{file.name} has more than {limits.frames} frames, the limit; split it")
+        raise too_large("frames", f"{file.name} has more than {limits.frames} frames, the limit; split it")
 
 
 def _packet_duration(packet: Any, stream: Any) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foley import clip, envelope_file
+from foley.container import NO_LIMITS
 from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, write_video, write_wav
@@ -97,7 +98,8 @@ class GenerationResult:
             raise SettingError(f"a {suffix} file needs the video, which was not given; save a .wav file")
         else:
             recipe = json.dumps(dict(take.recipe))
-            write_video(video, take.waveform, clip.SAMPLE_RATE_HZ, path, source_audio, recipe)
+            # the video has been read within the limits of the generation
+            write_video(video, take.waveform, clip.SAMPLE_RATE_HZ, path, source_audio, recipe, NO_LIMITS)
 
 
 def describe_inputs(request: GenerationRequest) -> dict[str, Any]:
