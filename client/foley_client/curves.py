@@ -73,9 +73,9 @@ def read_envelope(
 
 def _read_recording(path: Path, limits: Limits) -> Floats:
     """Read a recording as mono, float32 [samples at 16 kHz]; that of a video from its first frame on."""
-    audio = read_sound(path, limits, clip.SAMPLE_RATE_HZ)
+    audio = read_sound(path, limits, clip.SAMPLE_RATE_HZ, mono=True)
     try:
         start_s = probe(path, limits).start_s
     except MediaError:  # it is not a video
         start_s = audio.start_s
-    return np.asarray(audio.from_time(start_s).mean(axis=0), np.float32)
+    return np.asarray(audio.from_time(start_s)[0])
