@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 
 from foley import clip
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.envelope import validate
 from foley.media import probe
 from foley.options import GenerateOptions
@@ -31,6 +32,7 @@ def generation_request(
     audio: MediaSource | None,
     options: GenerateOptions | None,
     settings: dict[str, Any],
+    limits: Limits = DEFAULT_LIMITS,
 ) -> GenerationRequest:
     """Build a request. Bytes are written to temporary files, which are removed with the request.
 
@@ -40,6 +42,7 @@ def generation_request(
         audio: Recording that is the timbre prompt.
         options: Options.
         settings: Options by name, which override `options`.
+        limits: Limits on a video with an envelope, and on the recording of an envelope.
 
     Raises:
         SettingError: An option is unknown or out of range, or there is neither a video nor an envelope.
@@ -50,7 +53,7 @@ def generation_request(
     with ExitStack() as files:
         video_path = files.enter_context(media_file(video, "video")) if video is not None else None
         audio_path = files.enter_context(media_file(audio, "audio")) if audio is not None else None
-        given = _envelope(envelope, video_path) if envelope is not None else None
+        given = _envelope(envelope, video_path, limits) if envelope is not None else None
         request = GenerationRequest(video_path, given, audio_path, GenerateOptions(**{**chosen, **settings}))
         weakref.finalize(request, files.pop_all().close)
     return request
@@ -76,12 +79,12 @@ def media_file(source: MediaSource, name: str) -> Iterator[Path]:
         yield path
 
 
-def _envelope(envelope: EnvelopeSource, video: Path | None) -> EnvelopeInput:
+def _envelope(envelope: EnvelopeSource, video: Path | None, limits: Limits) -> EnvelopeInput:
     if isinstance(envelope, EnvelopeInput):
         return envelope
-    duration_s = probe(video).duration_s if video else None
+    duration_s = probe(video, limits).duration_s if video else None
     if isinstance(envelope, str | os.PathLike):
-        return read_envelope(Path(envelope), duration_s)
+        return read_envelope(Path(envelope), duration_s, limits=limits)
     rms = validate(envelope)
     samples = len(rms) * clip.HOP if duration_s is None else round(duration_s * clip.SAMPLE_RATE_HZ)
     return EnvelopeInput(rms, samples)

@@ -15,6 +15,7 @@ from foley_client import outputs
 from foley_client.connection import ConnectionOptions, connect
 from foley_client.console import ProgressDisplay, print_timings
 from foley_client.curves import check_filter, read_envelope
+from foley_client.limits import MaxDuration, MaxPixels, NoLimits, advising, limits_of
 from foley_client.option_parameters import with_options
 from foley_client.render.command import render
 from foley_pipeline import cache
@@ -66,6 +67,7 @@ NoCache = Annotated[
 
 @app.command()
 @with_options(FileOptions)
+@advising()
 def generate(
     video: Video,
     output: Annotated[
@@ -92,6 +94,9 @@ def generate(
     key: Key = None,
     bundle: BundleFolder = None,
     no_cache: NoCache = False,
+    max_duration: MaxDuration = None,
+    max_pixels: MaxPixels = None,
+    no_limits: NoLimits = False,
     **options: Any,
 ) -> None:
     """Generate synchronised sound for a video.
@@ -99,6 +104,7 @@ def generate(
     foley generate hits.mp4 --text "a stick hits metal" -o hits-with-sound.mp4 -o hits.wav
     """
     # validate all inputs before starting a server
+    limits = limits_of(max_duration, max_pixels, no_limits)
     chosen = FileOptions(**options)
     check_filter(envelope_file, chosen.envelope_filter)
     wanted = GenerateOptions(**chosen.model_dump(include=set(GenerateOptions.model_fields)))
@@ -113,11 +119,12 @@ def generate(
         chosen.sound,
     )
     if audio:
-        read_audio(audio)
-    info = probe(video)
+        read_audio(audio, limits)
+    info = probe(video, limits)
     if envelope_file:
-        request = replace(request, envelope=read_envelope(envelope_file, info.duration_s, chosen.envelope_filter))
-    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, loop)
+        envelope = read_envelope(envelope_file, info.duration_s, chosen.envelope_filter, limits=limits)
+        request = replace(request, envelope=envelope)
+    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, loop, limits)
     with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
         result = backend.generate(request, progress=display.on_progress)
         display.timer.timings_s.update(result.timings_s)
@@ -134,6 +141,7 @@ def generate(
 
 
 @app.command("envelope")
+@advising()
 def predict_envelope(
     video: Video,
     output: Annotated[
@@ -147,6 +155,9 @@ def predict_envelope(
     key: Key = None,
     bundle: BundleFolder = None,
     no_cache: NoCache = False,
+    max_duration: MaxDuration = None,
+    max_pixels: MaxPixels = None,
+    no_limits: NoLimits = False,
 ) -> None:
     """Predict the envelope (loudness curve) of a video, without generating sound.
 
@@ -155,8 +166,9 @@ def predict_envelope(
     The .json or .csv file can be edited and passed to `foley generate --envelope`.
     """
     outputs.check(output, outputs.ENVELOPE_EXTENSIONS, [video])
-    probe(video)
-    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache)
+    limits = limits_of(max_duration, max_pixels, no_limits)
+    probe(video, limits)
+    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, limits=limits)
     with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
         envelope = backend.predict_envelope(video, flow=flow, progress=display.on_progress)
         for path in output:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import grpc
 
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.errors import ServerUnavailable, SettingError
 from foley_client._sync.backend import ApiBackend
 from foley_client.channel import Channel
 from foley_client.embedded import embedded_triton
 from foley_pipeline.backend import Backend
 from foley_pipeline.cache import Cache, default_folder
+from foley_pipeline.media_loader import in_process
 from foley_pipeline.progress import Stage, StageTimer
 from foley_pipeline.rms2sound import Loop
 from foley_pipeline.triton import TritonClient
@@ -33,6 +35,7 @@ class ConnectionOptions:
         bundle: Bundle of a started Triton; None for the default.
         no_cache: Whether to bypass the cache of envelopes and embeddings, with a Triton.
         loop: Where the diffusion loop runs, with a Triton.
+        limits: Limits on files that are decoded on this machine.
 
     Raises:
         SettingError: Options exclude each other.
@@ -45,6 +48,7 @@ class ConnectionOptions:
     bundle: Path | None
     no_cache: bool
     loop: Loop = "client"
+    limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         if self.server is not None and self.bundle is not None:
@@ -85,7 +89,7 @@ def _triton(options: ConnectionOptions, stack: ExitStack) -> TritonBackend:
     server = TritonClient(options.server) if options.server else embedded_triton(options.bundle)
     folder = None if options.no_cache else default_folder()
     cache = Cache(folder) if folder else None
-    return TritonBackend(stack.enter_context(server), cache=cache, loop=options.loop)
+    return TritonBackend(stack.enter_context(server), cache=cache, loader=in_process(options.limits), loop=options.loop)
 
 
 def _is_api(server: str) -> bool:

@@ -18,6 +18,8 @@ console = Console(stderr=True)  # standard output is reserved for results
 class ProgressDisplay:
     """Shows the progress of a call on standard error: a bar per running stage on a terminal, else a line now and then.
 
+    Both tell the time that is left in the stage, if it goes on at the same speed.
+
     Use it as a context manager.
 
     Attributes:
@@ -37,6 +39,7 @@ class ProgressDisplay:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._started_s: dict[str, float] = {}
         self._printed_s: dict[str, float] = {}
 
     def __enter__(self) -> "ProgressDisplay":
@@ -66,13 +69,25 @@ class ProgressDisplay:
 
     def _print_line(self, progress: Progress) -> None:
         now, stage = time.monotonic(), progress.stage
+        started_s = self._started_s.setdefault(stage, now)
         since_s = self._printed_s.setdefault(stage, now)
         if progress.seconds is None and now - since_s >= LINE_INTERVAL_S and progress.total:
             self._printed_s[stage] = now
             done = f"{progress.total} ahead" if stage == Stage.QUEUE else f"{progress.done} of {progress.total}"
+            if progress.done:
+                left_s = (now - started_s) / progress.done * (progress.total - progress.done)
+                done += f", about {_about(left_s)} left"
             console.print(f"{label(stage)}: {done}", highlight=False)
         if progress.seconds is not None:
-            del self._printed_s[stage]
+            del self._printed_s[stage], self._started_s[stage]
+
+
+def _about(seconds: float) -> str:
+    """Return a duration for people: `40 s`, `12 min` or `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def print_timings(timer: StageTimer) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from foley import clip, envelope_file
 from foley.audio import read_sound
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.envelope import Floats, frames, measure, samples, validate
 from foley.envelope_filter import low_pass
 from foley.errors import MediaError, SettingError
@@ -28,7 +29,11 @@ def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None
 
 
 def read_envelope(
-    path: Path, duration_s: float | None, envelope_filter: EnvelopeFilter = "none", name: str | None = None
+    path: Path,
+    duration_s: float | None,
+    envelope_filter: EnvelopeFilter = "none",
+    name: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> EnvelopeInput:
     """Read an envelope from a curve file or a recording.
 
@@ -42,6 +47,7 @@ def read_envelope(
         envelope_filter: "official" applies `foley.envelope_filter.low_pass` to the RMS of a recording, and sets
             negative values to 0.
         name: Name for the recipe; None: that of the file.
+        limits: Limits on the recording.
 
     Raises:
         EnvelopeError: The curve is not valid, or the video is too short for the filter.
@@ -54,7 +60,7 @@ def read_envelope(
         curve = validate(envelope_file.read(path), None if duration_s is None else frames(duration_s))
         length = len(curve) * clip.HOP if duration_s is None else samples(duration_s)
         return EnvelopeInput(curve, length, source)
-    recording = _read_recording(path)
+    recording = _read_recording(path, limits)
     length = len(recording) if duration_s is None else samples(duration_s)
     recording = recording[:length]
     rms = measure(np.pad(recording, (0, length - len(recording))))
@@ -65,11 +71,11 @@ def read_envelope(
     return EnvelopeInput(rms, length, source, envelope_filter)
 
 
-def _read_recording(path: Path) -> Floats:
+def _read_recording(path: Path, limits: Limits) -> Floats:
     """Read a recording as mono, float32 [samples at 16 kHz]; that of a video from its first frame on."""
-    audio = read_sound(path, rate=clip.SAMPLE_RATE_HZ)
+    audio = read_sound(path, limits, clip.SAMPLE_RATE_HZ, mono=True)
     try:
-        start_s = probe(path).start_s
+        start_s = probe(path, limits).start_s
     except MediaError:  # it is not a video
         start_s = audio.start_s
-    return np.asarray(audio.from_time(start_s).mean(axis=0), np.float32)
+    return np.asarray(audio.from_time(start_s)[0])

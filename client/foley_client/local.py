@@ -9,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.errors import Cancelled, FoleyError, InvalidInput, NotFinished, NotFound, ServerFailure
 from foley_client._sync.client import Client
 from foley_client._wire import AudioChunk, Event, JobStatus, State, new_request_id
 from foley_client.embedded import embedded_triton
 from foley_pipeline.cache import Cache
 from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.media_loader import in_process
 from foley_pipeline.progress import OnProgress, Progress, ignore_progress
 from foley_pipeline.request import GenerationRequest
 from foley_pipeline.result import GenerationResult
@@ -39,6 +41,7 @@ class Foley(Client):
         bundle: Bundle that a started server serves; None: the default of `foley-server`.
         cache: Folder for a cache of envelopes and embeddings; None: no cache.
         loop: Whether the diffusion loop runs on the client or on the server.
+        limits: Limits on videos and recordings, such as `foley.container.limits_for(7200)`, or `NO_LIMITS`.
 
     Raises:
         ServerUnavailable: The server cannot be reached or started.
@@ -52,12 +55,15 @@ class Foley(Client):
         bundle: str | os.PathLike[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
         loop: Loop = "client",
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         with ExitStack() as stack:
             started = embedded_triton(Path(bundle) if bundle else None) if server is None else TritonClient(server)
             triton = stack.enter_context(started)
-            backend = TritonBackend(triton, cache=Cache(Path(cache)) if cache else None, loop=loop)
-            super().__init__(LocalBackend(backend))  # type: ignore[arg-type]  # it has the methods of `ApiBackend`
+            folder = Cache(Path(cache)) if cache else None
+            backend = TritonBackend(triton, cache=folder, loader=in_process(limits), loop=loop)
+            local = LocalBackend(backend)
+            super().__init__(local, limits)  # type: ignore[arg-type]  # it has the methods of `ApiBackend`
             self._stack = stack.pop_all()
         self.triton = triton
 

@@ -11,6 +11,7 @@ from foley.envelope import Floats, measure
 
 _REQUESTED, _PRODUCED = "#ff9f1c", "#2ec4b6"
 _WINDOW = 1024  # samples in each FFT window of the spectrogram
+_COLUMNS = 6_000  # most FFT windows, more than the plot has pixels; all of a long sound would take gigabytes
 
 
 def draw(destination: Path, requested: Floats, waveform: Floats | None = None) -> None:
@@ -27,9 +28,12 @@ def draw(destination: Path, requested: Floats, waveform: Floats | None = None) -
     else:
         curves, spectrogram = figure.subplots(2, sharex=True, height_ratios=(2, 3))
         sound = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
-        floor = np.float32(1e-5)  # avoids the logarithm of zero for silence
-        sound = sound + floor * np.sin(np.arange(len(sound)))
-        spectrogram.specgram(sound, _WINDOW, clip.SAMPLE_RATE_HZ, noverlap=_WINDOW - clip.HOP)
+        sound += np.float32(1e-5) * np.sin(np.arange(len(sound), dtype=np.float32))  # the logarithm of zero is infinite
+        hop = max(clip.HOP, len(sound) // _COLUMNS)
+        windows = np.lib.stride_tricks.sliding_window_view(sound, _WINDOW)[::hop]
+        edges = (_WINDOW - hop) / 2 + np.array([0, len(windows) * hop])
+        extent = tuple(edges / clip.SAMPLE_RATE_HZ)
+        spectrogram.specgram(windows.ravel(), _WINDOW, clip.SAMPLE_RATE_HZ, noverlap=0, xextent=extent)
         spectrogram.set(xlabel="time (s)", ylabel="frequency (Hz)")
         _curves(curves, {"requested": (requested, _REQUESTED), "produced": (measure(waveform), _PRODUCED)})
     figure.savefig(destination, dpi=120, format="png")

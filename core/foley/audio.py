@@ -16,8 +16,8 @@ from av.filter import Graph
 from numpy.typing import NDArray
 
 from foley.clip import SAMPLE_RATE_HZ
-from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
-from foley.errors import MediaError, MediaTooLarge
+from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media, too_large
+from foley.errors import MediaError
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -61,16 +61,19 @@ def read_audio(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int = SAMPLE_R
         MediaError: The file is missing or damaged, or has no audio.
         MediaTooLarge: The file exceeds `limits`.
     """
-    return np.asarray(read_sound(path, limits, rate).samples.mean(axis=0), dtype=np.float32)
+    return np.asarray(read_sound(path, limits, rate, mono=True).samples[0])
 
 
-def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = None) -> DecodedAudio:
+def read_sound(
+    path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = None, mono: bool = False
+) -> DecodedAudio:
     """Read the first audio track of a file.
 
     Args:
         path: Any media file with audio.
         limits: Limits on the file.
         rate: Sample rate of the result in Hz; None: the track's sample rate.
+        mono: Whether to return the mean of the channels.
 
     Raises:
         MediaError: The file is missing or damaged, or has no audio.
@@ -86,10 +89,12 @@ def read_sound(path: Path, limits: Limits = DEFAULT_LIMITS, rate: int | None = N
         start_s = first.time or 0.0
         resampler = AudioResampler("fltp", "mono" if channels == 1 else "stereo", rate)
         try:
-            blocks = [_to_array(block) for frame in _chain(first, frames) for block in resampler.resample(frame)]
+            resampled = (_to_array(block) for frame in _chain(first, frames) for block in resampler.resample(frame))
+            blocks = [block.mean(axis=0, keepdims=True) if mono else block for block in resampled]
         except ValueError as error:  # raised for frames whose format changes; FFmpegError is a ValueError too
             raise file.damaged("the format of its audio changes") from error
     samples = np.concatenate(blocks, axis=1) if blocks else np.empty((channels, 0), np.float32)
+    del blocks
     if samples.shape[1] == 0:
         raise MediaError(f"{file.name} has an empty audio track; record or export it again")
     if not np.isfinite(samples).all():
@@ -174,11 +179,14 @@ def _audio_frames(file: MediaFile) -> Iterator[Any]:
             seconds += frame.samples / frame.sample_rate
             samples += frame.samples * len(frame.layout.channels)
             if seconds > file.limits.duration_s:
-                raise MediaTooLarge(
-                    f"the audio of {file.name} is longer than the limit of {file.limits.duration_s:g} s; cut it"
+                raise too_large(
+                    "duration_s",
+                    f"the audio of {file.name} is longer than the limit of {file.limits.duration_s:g} s; cut it",
                 )
             if samples > file.limits.samples:
-                raise MediaTooLarge(f"{file.name} has more than {file.limits.samples} samples; lower its sample rate")
+                raise too_large(
+                    "samples", f"{file.name} has more than {file.limits.samples} samples; lower its sample rate"
+                )
             yield frame
 
 

@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.float32]
 MU = 63.0  # mu-law parameter of Video2RMS' loudness classes (paper, section III-A)
 QUIETEST = 0.01  # upper bound of the RMS of class 0, silence
 
+_FRAMES_AT_ONCE = 4096
+
 
 def frames(duration_s: float) -> int:
     """Return the number of envelope frames that cover `duration_s` seconds of sound."""
@@ -51,7 +53,10 @@ def measure(waveform: Floats, frame_length: int = 1024, hop: int = clip.HOP) -> 
     # np.pad repeats the reflection if the sound is shorter than the margin
     wave = np.pad(wave, margin, mode="reflect" if wave.size > 1 else "edge")
     windows = np.lib.stride_tricks.sliding_window_view(wave, frame_length)[::hop]
-    power: Floats = np.mean(np.square(windows), axis=1, dtype=np.float32)
+    power = np.empty(len(windows), np.float32)
+    for start in range(0, len(windows), _FRAMES_AT_ONCE):  # squares of all windows would be 6 times the sound
+        block = windows[start : start + _FRAMES_AT_ONCE]
+        power[start : start + len(block)] = np.mean(np.square(block), axis=1, dtype=np.float32)
     return np.sqrt(power)
 
 

@@ -59,7 +59,13 @@ class MediaError(InvalidInput):
 
 
 class MediaTooLarge(MediaError):
-    """The media file exceeds one of the limits of `foley.media.Limits`."""
+    """The media file exceeds one of the limits of `foley.media.Limits`.
+
+    Attributes:
+        limit: Name of the limit, an attribute of `Limits`; None: it is not known, as in an error of a server.
+    """
+
+    limit: str | None = None
 
 
 class EnvelopeError(InvalidInput):

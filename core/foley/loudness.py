@@ -10,6 +10,7 @@ OFFICIAL_PEAK = 0.8
 _FLOOR = 1e-4  # frames with a lower RMS are silent; bounds the gain, so that silence is not amplified to noise
 _MAX_MAKEUP_GAIN = 2.0  # maximum make-up gain after the limiter; more would lose the dynamics
 _MAX_ITERATIONS = 8  # maximum iterations of the search for the make-up gain
+_BLOCK = 10_000 * clip.HOP  # samples that are processed at once; temporary arrays are larger than the sound
 
 
 def apply(waveform: Floats, envelope: Floats, loudness: Loudness) -> Floats:
@@ -32,12 +33,17 @@ def apply(waveform: Floats, envelope: Floats, loudness: Loudness) -> Floats:
     produced = measure(waveform)
     wanted = envelope[: len(produced)]
     if loudness == "follow":
-        return limit(waveform * _per_sample(wanted / np.maximum(produced, _FLOOR), len(waveform)))
+        followed = waveform.copy()
+        _scale(followed, wanted / np.maximum(produced, _FLOOR))
+        limit(followed)
+        return followed
     level = _power_mean(wanted)
     gain = level / max(_power_mean(produced), _FLOOR)
     most = gain * _MAX_MAKEUP_GAIN
+    louder = np.empty_like(waveform)
     for _ in range(_MAX_ITERATIONS):
-        louder = limit(waveform * np.float32(gain))
+        np.multiply(waveform, np.float32(gain), out=louder)
+        limit(louder)
         reached = _power_mean(measure(louder))
         if not 0 < reached < 0.999 * level:
             break
@@ -45,19 +51,27 @@ def apply(waveform: Floats, envelope: Floats, loudness: Loudness) -> Floats:
     return louder
 
 
-def limit(waveform: Floats) -> Floats:
-    """Attenuate the frames whose peaks exceed full scale, with gain ramps across the neighbouring frames."""
-    frames = np.pad(np.abs(waveform), (0, -len(waveform) % clip.HOP)).reshape(-1, clip.HOP)
-    gain = 1 / np.maximum(frames.max(1), 1)
+def limit(waveform: Floats) -> None:
+    """Attenuate the frames whose peaks exceed full scale, with gain ramps across the neighbouring frames, in place."""
+    peaks = np.concatenate([_peaks(waveform[start : start + _BLOCK]) for start in range(0, len(waveform), _BLOCK)])
+    gain = 1 / np.maximum(peaks, 1)
     # Between two frame centres the gain is interpolated; the minimum over three frames is low enough everywhere.
     padded = np.pad(gain, 1, mode="edge")
-    return waveform * _per_sample(np.minimum.reduce([padded[:-2], gain, padded[2:]]), len(waveform))
+    _scale(waveform, np.minimum.reduce([padded[:-2], gain, padded[2:]]))
 
 
-def _per_sample(frames: Floats, samples: int) -> Floats:
-    """Interpolate one value per 10 ms frame linearly between frame centres to one value per sample."""
-    centres = (np.arange(len(frames)) + 0.5) * clip.HOP
-    return np.interp(np.arange(samples), centres, frames).astype(np.float32)
+def _scale(waveform: Floats, gains: Floats) -> None:
+    """Multiply in place by one gain per 10 ms frame, interpolated linearly between frame centres."""
+    centres = (np.arange(len(gains)) + 0.5) * clip.HOP
+    for start in range(0, len(waveform), _BLOCK):
+        block = waveform[start : start + _BLOCK]
+        block *= np.interp(np.arange(start, start + len(block)), centres, gains).astype(np.float32)
+
+
+def _peaks(waveform: Floats) -> Floats:
+    """Return the peak of each 10 ms frame."""
+    frames = np.pad(np.abs(waveform), (0, -len(waveform) % clip.HOP)).reshape(-1, clip.HOP)
+    return np.asarray(frames.max(1))
 
 
 def _power_mean(envelope: Floats) -> float:
@@ -65,4 +79,4 @@ def _power_mean(envelope: Floats) -> float:
 
 
 def _peak(waveform: Floats) -> float:
-    return float(np.abs(waveform).max(initial=0.0))
+    return float(max(waveform.max(initial=0.0), -waveform.min(initial=0.0)))

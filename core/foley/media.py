@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from foley import envelope
 from foley.clip import FRAME_HEIGHT, FRAME_RATE_HZ, FRAME_WIDTH
-from foley.container import DEFAULT_LIMITS, Limits, MediaFile, ends_early, open_media
-from foley.errors import MediaError, MediaTooLarge
+from foley.container import DEFAULT_LIMITS, Limits, MediaFile, ends_early, open_media, too_large
+from foley.errors import MediaError
 
 __all__ = ["DEFAULT_LIMITS", "Frames", "Limits", "VideoInfo", "probe", "read_frames"]
 
@@ -30,6 +30,7 @@ class VideoInfo:
     Attributes:
         duration_s: Seconds from the start of the first frame to the end of the last one, regardless of the audio.
         start_s: PTS of the first frame, in seconds.
+        last_s: PTS of the last frame, in seconds.
         clock_s: Time base of the video stream, in seconds; time stamps are multiples of it.
         width: Width in pixels, after rotation.
         height: Height in pixels, after rotation.
@@ -41,6 +42,7 @@ class VideoInfo:
 
     duration_s: float
     start_s: float
+    last_s: float
     clock_s: float
     width: int
     height: int
@@ -119,7 +121,7 @@ class Frames:
                 if shown is not None:
                     yield shown, shown_s, time_s - self.info.start_s
                 shown, shown_s = frame, time_s - self.info.start_s
-            if shown is None or ends_early(shown_s + 1 / self.info.fps, self.info.duration_s):
+            if shown is None or ends_early(shown_s, self.info.last_s - self.info.start_s):
                 raise file.damaged("its video ends early")
             yield shown, shown_s, self.info.duration_s
 
@@ -157,18 +159,19 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
             start_s = min(start_s, time_s)
             if time_s > last_s:
                 last_s, end_s = time_s, time_s + _packet_duration(packet, stream)
-            if end_s - start_s > limits.duration_s:
-                raise MediaTooLarge(f"{path.name} is longer than the limit of {limits.duration_s:g} s; split it")
-            if count > limits.frames:
-                raise MediaTooLarge(f"{path.name} has more than {limits.frames} frames, the limit; split it")
+            _check_length(end_s - start_s, count, file)
         if first is None or count == 0:
             raise MediaError(f"{path.name} has no video frame that can be decoded; export it again")
-        duration_s = _exact_duration(end_s - start_s, count, stream)
+        if file.is_whole and ends_early(file.end_s, file.declared_s):
+            end_s = file.declared_s  # Matroska can lack the duration of the last frame
+            _check_length(end_s - start_s, count, file)
+        duration_s = _exact_duration(end_s - start_s, count, stream, file.counts_frames)
         rotation = round(first.rotation / 90) % 4 * 90
         width, height = first.width, first.height
         info = VideoInfo(
             duration_s=duration_s,
             start_s=start_s,
+            last_s=last_s,
             clock_s=float(stream.time_base),
             width=height if rotation % 180 else width,
             height=width if rotation % 180 else height,
@@ -217,8 +220,9 @@ def _timed_frames(file: MediaFile) -> Iterator[tuple[Any, float]]:
     decoding_times: deque[float] = deque()
     last_s = float("-inf")
     for packet in file.packets(file.video_stream()):
-        if not file.has_pts and packet.size > 0:
-            decoding_times.append(file.packet_time_s(packet) or 0.0)
+        packet_s = file.packet_time_s(packet)
+        if not file.has_pts and packet_s is not None:
+            decoding_times.append(packet_s)
         for frame in file.decode(packet):
             # Without PTS, the n-th frame in display order gets the n-th DTS.
             time_s = decoding_times.popleft() if decoding_times else frame.time
@@ -228,6 +232,14 @@ def _timed_frames(file: MediaFile) -> Iterator[tuple[Any, float]]:
             yield frame, last_s
 
 
+def _check_length(duration_s: float, frames: int, file: MediaFile) -> None:
+    limits = file.limits
+    if duration_s > limits.duration_s:
+        raise too_large("duration_s", f"{file.name} is longer than the limit of {limits.duration_s:g} s; split it")
+    if frames > limits.frames:
+        raise too_large("frames", f"{file.name} has more than {limits.frames} frames, the limit; split it")
+
+
 def _packet_duration(packet: Any, stream: Any) -> float:
     """Return the duration of a packet's frame in seconds, from the frame rate if the container does not store it."""
     if packet.duration:
@@ -235,7 +247,7 @@ def _packet_duration(packet: Any, stream: Any) -> float:
     return float(1 / stream.guessed_rate) if stream.guessed_rate else 1 / FRAME_RATE_HZ
 
 
-def _exact_duration(measured_s: float, frames: int, stream: Any) -> float:
+def _exact_duration(measured_s: float, frames: int, stream: Any, is_counted: bool) -> float:
     """Return the duration without the rounding of the container's time base, if the frame rate is constant.
 
     For example, 90 frames at 60 fps are 1.5 s, but 1.499 s in Matroska, whose time base is 1 ms.
@@ -244,4 +256,5 @@ def _exact_duration(measured_s: float, frames: int, stream: Any) -> float:
         return measured_s
     constant_s = float(frames / stream.guessed_rate)
     # A tick of a coarse time base is a whole frame, which may be missing.
-    return constant_s if abs(constant_s - measured_s) <= 1.5 * min(stream.time_base, 1e-3) else measured_s
+    tick_s = stream.time_base if is_counted else min(stream.time_base, 1e-3)
+    return constant_s if abs(constant_s - measured_s) <= 1.5 * tick_s else measured_s

@@ -1,6 +1,6 @@
 """Windows of long videos: clips of 10 s that overlap by one second and are cross-faded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -27,12 +27,15 @@ def cut(values: Floats, start: int, length: int) -> Floats:
     return np.pad(piece, padding)
 
 
-def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal["linear", "equal_power"]) -> Floats:
+def crossfade(
+    pieces: Iterable[Floats], count: int, rate_hz: int, length: int, law: Literal["linear", "equal_power"]
+) -> Floats:
     """Join the windows' signals by cross-fading.
 
     Args:
         pieces: One signal per window, [10 s * rate_hz] or longer each. The last one is used to the end of the result;
-            its last value is held if it ends before.
+            its last value is held if it ends before. They are not kept, so that long sounds fit into memory.
+        count: Number of pieces.
         rate_hz: Values per second.
         length: Number of values of the result.
         law: "linear": the weights add up to one, for signals that agree in the overlap. "equal_power": the squares of
@@ -46,10 +49,10 @@ def crossfade(pieces: Sequence[Floats], rate_hz: int, length: int, law: Literal[
     ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / overlap
     if law == "equal_power":
         ramp = np.sin(ramp * (np.pi / 2))
-    end = max(length, (len(pieces) - 1) * hop + hop + overlap)
+    end = max(length, (count - 1) * hop + hop + overlap)
     joined = np.zeros(end, np.float32)
     for i, piece in enumerate(pieces):
-        is_last = i == len(pieces) - 1
+        is_last = i == count - 1
         size = end - i * hop if is_last else hop + overlap
         weights = np.ones(size, np.float32)
         if i > 0:

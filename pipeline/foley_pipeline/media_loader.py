@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foley.audio import read_audio
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.envelope import Floats
 from foley.media import VideoInfo, read_frames
 
@@ -44,4 +45,6 @@ class MediaLoader:
     audio: Callable[[Path], Floats]
 
 
-IN_PROCESS = MediaLoader(read_frames, read_audio)
+def in_process(limits: Limits = DEFAULT_LIMITS) -> MediaLoader:
+    """Return the loader that opens files in this process."""
+    return MediaLoader(lambda path: read_frames(path, limits), lambda path: read_audio(path, limits))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foley import clip, envelope_file
+from foley.container import NO_LIMITS
 from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.mux import VIDEO_EXTENSIONS, write_video
@@ -73,7 +74,7 @@ class GenerationResult:
         variation: int = 0,
         source_audio: SourceAudio = "replace",
         sound: SoundFormat = DEFAULT_SOUND,
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Write a sound or the envelope to a file, atomically.
 
         Args:
@@ -82,6 +83,9 @@ class GenerationResult:
             variation: Index of the variation, from 0.
             source_audio: What happens to the video's own audio; see `foley.mux.write_video`.
             sound: Sample rate and bit depth of the sound in the file.
+
+        Returns:
+            What is not as in the video, and why; one sentence each.
 
         Raises:
             OutputError: The file cannot be written, or its extension is unknown.
@@ -98,7 +102,7 @@ class GenerationResult:
                 copy.write(self.video)
                 copy.flush()
                 source = Path(copy.name)
-            self.write(files.enter_context(replacing(destination)), source, variation, source_audio, sound)
+            return self.write(files.enter_context(replacing(destination)), source, variation, source_audio, sound)
 
     def write(
         self,
@@ -107,21 +111,25 @@ class GenerationResult:
         variation: int = 0,
         source_audio: SourceAudio = "replace",
         sound: SoundFormat = DEFAULT_SOUND,
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Write to `path` as `save` does, but with this `video`, without checks, and not atomically."""
         suffix, take = path.suffix.lower(), self.takes[variation]
         if suffix in envelope_file.EXTENSIONS:
             path.write_text(envelope_file.dumps(self.envelope, suffix))
         elif suffix in SOUND_EXTENSIONS:
             # A video that was removed after the generation is no reason to lose the sound.
-            recorded = read_recorded(video) if video and video.exists() else Recorded()
+            recorded = read_recorded(video, NO_LIMITS) if video and video.exists() else Recorded()
             tags = SoundTags(_description(take.recipe), json.dumps(dict(take.recipe)), recorded)
             write_sound(path, take.waveform, clip.SAMPLE_RATE_HZ, sound, tags)
         elif video is None:
             raise SettingError(f"a {suffix} file needs the video, which was not given; save a .wav file")
         else:
             recipe = json.dumps(dict(take.recipe))
-            write_video(video, take.waveform, clip.SAMPLE_RATE_HZ, path, source_audio, recipe, sound=sound)
+            # the video has been read within the limits of the generation
+            return write_video(
+                video, take.waveform, clip.SAMPLE_RATE_HZ, path, source_audio, recipe, NO_LIMITS, sound
+            ).notes
+        return ()
 
 
 def _description(recipe: Mapping[str, Any]) -> str:

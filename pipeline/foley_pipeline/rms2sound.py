@@ -1,10 +1,12 @@
 """The second stage, RMS2Sound: envelope and embeddings -> sound, in windows of 10 s."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -79,18 +81,30 @@ def synthesize(
         jobs = [pool.submit(run, server, condition.window(starts[i]), s, i, stage.advance) for s, i in windows]
         wait(jobs, return_when=FIRST_EXCEPTION)
         failed = [job for job in jobs if job.done() and job.exception()]
-        results = [job.result() for job in failed or jobs]
-    if loop == "client":
-        batch = triton.stages["latents_to_waveform"].max_batch
-        with timer.stage(Stage.DECODE, len(results)) as stage:
-            for start in range(0, len(results), batch):
-                latents = np.stack(results[start : start + batch])
-                results[start : start + batch] = triton.infer("latents_to_waveform", latents=latents)["waveform"]
-                stage.advance(len(latents))
-    return [
-        crossfade(results[first : first + len(starts)], clip.SAMPLE_RATE_HZ, samples, "equal_power")
-        for first in range(0, len(results), len(starts))
-    ]
+        results = deque(job.result() for job in failed or jobs)
+        del jobs, failed  # they hold the results, too
+    with closing(_decoded(triton, results, timer) if loop == "client" else _drained(results)) as waveforms:
+        return [
+            crossfade(islice(waveforms, len(starts)), len(starts), clip.SAMPLE_RATE_HZ, samples, "equal_power")
+            for _ in samplings
+        ]
+
+
+def _drained(results: deque[Floats]) -> Generator[Floats, None, None]:
+    """Yield the items and remove them, so that a long sound is in memory once: as it is joined."""
+    while results:
+        yield results.popleft()
+
+
+def _decoded(triton: TritonClient, results: deque[Floats], timer: StageTimer) -> Generator[Floats, None, None]:
+    """Yield the waveform of each window's latents, and remove these."""
+    batch = triton.stages["latents_to_waveform"].max_batch
+    with timer.stage(Stage.DECODE, len(results)) as stage:
+        while results:
+            latents = np.stack([results.popleft() for _ in range(min(batch, len(results)))])
+            waveforms = triton.infer("latents_to_waveform", latents=latents)["waveform"]
+            stage.advance(len(latents))
+            yield from waveforms
 
 
 def _in_client(

@@ -21,7 +21,7 @@ from foley_pipeline.backend import Embeddings
 from foley_pipeline.cache import Cache
 from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.hashing import content_sha256
-from foley_pipeline.media_loader import IN_PROCESS, MediaLoader, Video
+from foley_pipeline.media_loader import MediaLoader, Video, in_process
 from foley_pipeline.progress import OnProgress, Progress, Stage, StageTimer, ignore_progress
 from foley_pipeline.prompt import Prompt, embed_audio, embed_text
 from foley_pipeline.request import GenerationRequest
@@ -36,7 +36,7 @@ class TritonBackend:
     Args:
         triton: The connected server.
         cache: Cache of envelopes and embeddings; it does not change the results.
-        loader: Opens videos and recordings.
+        loader: Opens videos and recordings; None: in this process, within the default limits.
         loop: Whether the diffusion loop runs on the client, one call of `denoiser` per step, or on the server.
         max_sound_s: Limit on the duration of the sound of one request, over all variations, in seconds.
     """
@@ -46,13 +46,13 @@ class TritonBackend:
         triton: TritonClient,
         *,
         cache: Cache | None = None,
-        loader: MediaLoader = IN_PROCESS,
+        loader: MediaLoader | None = None,
         loop: Loop = "client",
         max_sound_s: float = float("inf"),
     ) -> None:
         self.triton = triton
         self.cache = cache
-        self.loader = loader
+        self.loader = loader or in_process()
         self.loop: Loop = loop
         self.max_sound_s = max_sound_s
 

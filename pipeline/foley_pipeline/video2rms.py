@@ -1,19 +1,21 @@
 """The first stage, Video2RMS: video frames -> features -> envelope."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
 
 from foley import clip
 from foley.envelope import Floats, frames
-from foley.windows import crossfade, cut, window_starts_s
+from foley.windows import OVERLAP_S, crossfade, cut, window_starts_s
 from foley_pipeline.media_loader import FrameStream, Image
 from foley_pipeline.progress import Stage, StageTimer
 from foley_pipeline.triton import TritonClient
 
+_HOP_FRAMES = round((clip.CLIP_SECONDS - OVERLAP_S) * clip.FRAME_RATE_HZ)  # between the starts of windows
 CHUNKS_ON_SERVER = 2  # the optical flow of one chunk overlaps with the feature networks of the other
 
 
@@ -32,17 +34,29 @@ def predict_envelope(
     Returns:
         Linear RMS, float32 [frames(duration_s)].
     """
-    rows = extract_features(triton, video, timer, features)
-    static_features, motion = rows[-1], rows[:-1]
-    pieces = []
     starts = window_starts_s(duration_s)
+    pieces: list[Floats] = []
+    rows = np.empty((0, 0), np.float32)  # the features from the start of the next window on
+
+    def predict() -> None:
+        window = clip_features(rows[:-1][: clip.CLIP_FRAMES - 1], rows[-1])
+        pieces.append(triton.infer("video2rms", features=window[None])["envelope"][0, : clip.CLIP_ENVELOPE])
+
+    with closing(_features(triton, video, timer, features)) as chunks:
+        for chunk in chunks:
+            rows = np.concatenate([rows, chunk]) if rows.size else chunk
+            # the features of a long video take more memory than its sound: those of finished windows are dropped
+            while len(rows) >= clip.CLIP_FRAMES and len(pieces) < len(starts) - 1:
+                predict()
+                rows = rows[_HOP_FRAMES:]
     with timer.stage(Stage.VIDEO2RMS, len(starts)) as stage:
-        for start_s in starts:
-            start = round(start_s * clip.FRAME_RATE_HZ)
-            window = clip_features(motion[start : start + clip.CLIP_FRAMES - 1], static_features)
-            pieces.append(triton.infer("video2rms", features=window[None])["envelope"][0, : clip.CLIP_ENVELOPE])
+        if pieces:
+            stage.advance(len(pieces))
+        while len(pieces) < len(starts):
+            predict()
+            rows = rows[_HOP_FRAMES:]
             stage.advance()
-    return crossfade(pieces, clip.ENVELOPE_RATE_HZ, frames(duration_s), "linear")
+    return crossfade(pieces, len(pieces), clip.ENVELOPE_RATE_HZ, frames(duration_s), "linear")
 
 
 def clip_features(rows: Floats, static_features: Floats) -> Floats:
@@ -66,9 +80,6 @@ def extract_features(
 ) -> Floats:
     """Compute the features of every pair of consecutive frames, and of the last frame paired with itself.
 
-    While `CHUNKS_ON_SERVER` (2) chunks are processed on the server, the next one is decoded. Memory for frames does not
-    grow with the length of the video: three chunks of 256 * 344 * 3 bytes per frame, 4.5 MB each, plus gRPC's copies.
-
     Args:
         triton: The server.
         video: Frames at 30 fps.
@@ -78,12 +89,23 @@ def extract_features(
     Returns:
         Features, float32 [frames, width]: RGB features, then flow features.
     """
-    rows: list[Floats] = []
+    return np.concatenate(list(_features(triton, video, timer, features)))
+
+
+def _features(
+    triton: TritonClient, video: FrameStream, timer: StageTimer, features: str
+) -> Generator[Floats, None, None]:
+    """Yield the rows of `extract_features` in pieces.
+
+    While `CHUNKS_ON_SERVER` (2) chunks are processed on the server, the next one is decoded. Memory for frames does not
+    grow with the length of the video: three chunks of 256 * 344 * 3 bytes per frame, 4.5 MB each, plus gRPC's copies.
+    """
     pending = deque[Future[Floats]]()
 
-    def collect() -> None:
-        rows.append(pending.popleft().result())
-        stage.advance(len(rows[-1]))
+    def collect() -> Floats:
+        rows = pending.popleft().result()
+        stage.advance(len(rows))
+        return rows
 
     def call(chunk: npt.NDArray[np.uint8]) -> Floats:
         outputs = server.infer(features, frames=chunk)
@@ -98,10 +120,9 @@ def extract_features(
         for chunk in _chunks(video):
             pending.append(pool.submit(call, chunk))
             if len(pending) > CHUNKS_ON_SERVER:
-                collect()
+                yield collect()
         while pending:
-            collect()
-    return np.concatenate(rows)
+            yield collect()
 
 
 def _chunks(video: Iterable[Image]) -> Iterator[npt.NDArray[np.uint8]]:

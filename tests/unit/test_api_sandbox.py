@@ -151,7 +151,7 @@ def test_playlists_read_no_other_file(tmp_path):
         "url": f"file:{secret}",
     }.items():
         (tmp_path / name).write_text(content)
-        with pytest.raises(MediaError, match="known format"):
+        with pytest.raises(MediaError, match="not a video"):
             SANDBOX.loader.video(tmp_path / name)
 
 

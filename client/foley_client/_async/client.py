@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.envelope import Floats
 from foley.options import GenerateOptions, OpticalFlow
 from foley_client._async.backend import AsyncApiBackend
@@ -42,8 +43,9 @@ class AsyncClient:
     Errors are those of `foley_client.errors`.
     """
 
-    def __init__(self, backend: AsyncApiBackend) -> None:
+    def __init__(self, backend: AsyncApiBackend, limits: Limits = DEFAULT_LIMITS) -> None:
         self.backend = backend
+        self._limits = limits
 
     async def __aenter__(self: Own) -> Own:
         return self
@@ -103,7 +105,7 @@ class AsyncClient:
             TimedOut: The call took longer than `timeout`.
             FoleyError: Any other error of the server.
         """
-        request = generation_request(video, envelope, audio, options, settings)
+        request = generation_request(video, envelope, audio, options, settings, self._limits)
         with (cancel or CancelToken()).child(timeout) as token:
             result = await self.backend.generate(request, progress=on_progress, cancel=token)
         return replace(result, video=source_of_result(video))
@@ -125,7 +127,7 @@ class AsyncClient:
             `Progress`, with the envelope as soon as it is known; `AudioChunk`, the parts of the sounds; and last the
             `GenerationResult`.
         """
-        request = generation_request(video, envelope, audio, options, settings)
+        request = generation_request(video, envelope, audio, options, settings, self._limits)
         with (cancel or CancelToken()).child(timeout) as token:
             async with aclosing(self.backend.stream(request, cancel=token)) as events:
                 async for event in events:
@@ -207,7 +209,7 @@ class AsyncClient:
             MediaError: A file cannot be read, or the server cannot decode it.
             AlreadyExists: `request_id` belongs to a different request.
         """
-        request = generation_request(video, envelope, audio, options, settings)
+        request = generation_request(video, envelope, audio, options, settings, self._limits)
         with (cancel or CancelToken()).child(timeout) as token:
             name = await self.backend.create(request, request_id=request_id, progress=on_progress, cancel=token)
         return AsyncGenerationJob(self.backend, name, source_of_result(video), describe_inputs(request))

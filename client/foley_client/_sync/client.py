@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.envelope import Floats
 from foley.options import GenerateOptions, OpticalFlow
 from foley_client._inputs import (
@@ -42,8 +43,9 @@ class Client:
     Errors are those of `foley_client.errors`.
     """
 
-    def __init__(self, backend: ApiBackend) -> None:
+    def __init__(self, backend: ApiBackend, limits: Limits = DEFAULT_LIMITS) -> None:
         self.backend = backend
+        self._limits = limits
 
     def __enter__(self: Own) -> Own:
         return self
@@ -101,7 +103,7 @@ class Client:
             TimedOut: The call took longer than `timeout`.
             FoleyError: Any other error of the server.
         """
-        request = generation_request(video, envelope, audio, options, settings)
+        request = generation_request(video, envelope, audio, options, settings, self._limits)
         with (cancel or CancelToken()).child(timeout) as token:
             result = self.backend.generate(request, progress=on_progress, cancel=token)
         return replace(result, video=source_of_result(video))
@@ -123,7 +125,7 @@ class Client:
             `Progress`, with the envelope as soon as it is known; `AudioChunk`, the parts of the sounds; and last the
             `GenerationResult`.
         """
-        request = generation_request(video, envelope, audio, options, settings)
+        request = generation_request(video, envelope, audio, options, settings, self._limits)
         with (cancel or CancelToken()).child(timeout) as token:
             with closing(self.backend.stream(request, cancel=token)) as events:
                 for event in events:
@@ -205,7 +207,7 @@ class Client:
             MediaError: A file cannot be read, or the server cannot decode it.
             AlreadyExists: `request_id` belongs to a different request.
         """
-        request = generation_request(video, envelope, audio, options, settings)
+        request = generation_request(video, envelope, audio, options, settings, self._limits)
         with (cancel or CancelToken()).child(timeout) as token:
             name = self.backend.create(request, request_id=request_id, progress=on_progress, cancel=token)
         return GenerationJob(self.backend, name, source_of_result(video), describe_inputs(request))

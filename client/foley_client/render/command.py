@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from foley.container import Limits
 from foley.errors import MediaError, SettingError
 from foley.scratch import scratch_folder
 from foley_client.console import console
 from foley_client.extras import require
+from foley_client.limits import MaxDuration, MaxPixels, NoLimits, limits_of
 from foley_client.render import manifest, report, storage
 from foley_client.render.engine import Engine, Threads
 from foley_client.render.farm import render_all
@@ -69,6 +71,9 @@ def render(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not use cached envelopes and embeddings.")] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Print progress as JSON lines.")] = False,
+    max_duration: MaxDuration = None,
+    max_pixels: MaxPixels = None,
+    no_limits: NoLimits = False,
 ) -> None:
     """Render many videos; run the same command again to resume.
 
@@ -83,6 +88,7 @@ def render(
         require("--ray", "ray", "ray")
     if bundle and server:
         raise SettingError("--bundle applies only to servers that are started; omit --bundle or --server")
+    limits = limits_of(max_duration, max_pixels, no_limits)
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder("foley-render-"))
         results = Output(output, scratch)
@@ -96,7 +102,7 @@ def render(
         cache_folder = None if no_cache else cache.default_folder()
         with console.status("starting"):
             engine = stack.enter_context(
-                _engine(server or [], ray, bundle, cache_folder, output, results, scratch, workers)
+                _engine(server or [], ray, bundle, cache_folder, output, results, scratch, workers, limits)
             )
         failures = _Failures(results)
         stack.callback(_conclude, results, rows, stats, failures)
@@ -182,10 +188,12 @@ def _engine(
     results: Output,
     scratch: Path,
     capacity: int,
+    limits: Limits,
 ) -> Iterator[Engine]:
     if address is None:
-        named = {url: Server(url, bundle, cache_folder, results, scratch) for url in servers}
-        threads = Threads(named or {"this machine": Server(None, bundle, cache_folder, results, scratch)}, capacity)
+        urls: dict[str, str | None] = {url: url for url in servers} or {"this machine": None}
+        named = {name: Server(url, bundle, cache_folder, results, scratch, limits) for name, url in urls.items()}
+        threads = Threads(named, capacity)
         with closing(threads):
             yield threads
         return
@@ -193,5 +201,6 @@ def _engine(
 
     if not storage.is_url(output):
         output = str(Path(output).absolute())
-    with cluster(address, servers, bundle.absolute() if bundle else None, cache_folder, output, capacity) as joined:
+    bundle = bundle.absolute() if bundle else None
+    with cluster(address, servers, bundle, cache_folder, output, capacity, limits) as joined:
         yield joined

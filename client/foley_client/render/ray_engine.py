@@ -21,6 +21,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.errors import FoleyError, ServerUnavailable
 from foley.scratch import scratch_folder
 from foley_client.render.server import Server
@@ -37,10 +38,10 @@ NO_WORKER_WARNING_S = 15.0  # time without a ready worker after which a warning 
 class Worker:
     """Ray actor that holds a `Server`."""
 
-    def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: str) -> None:
+    def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: str, limits: Limits) -> None:
         self._open = ExitStack()
         scratch = self._open.enter_context(scratch_folder("foley-render-"))
-        self._server = Server(url, bundle, cache, Output(output, scratch), scratch)
+        self._server = Server(url, bundle, cache, Output(output, scratch), scratch, limits)
 
     def versions(self) -> dict[str, str]:
         """See `Server`."""
@@ -71,10 +72,16 @@ class Cluster:
     """`foley_client.render.engine.Engine` on a Ray cluster; created by `cluster`."""
 
     def __init__(
-        self, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, capacity: int
+        self,
+        servers: Sequence[str],
+        bundle: Path | None,
+        cache: Path | None,
+        output: str,
+        capacity: int,
+        limits: Limits,
     ) -> None:
         self._servers, self._capacity = servers, capacity
-        self._arguments = bundle, cache, output
+        self._arguments = bundle, cache, output, limits
         self._handles: dict[str, _Handle] = {}
         self._versions: dict[str, str] | None = None
         self._reason = ""  # error of the last worker that failed to start
@@ -195,7 +202,13 @@ def _last_line(error: BaseException) -> str:
 
 @contextmanager
 def cluster(
-    address: str, servers: Sequence[str], bundle: Path | None, cache: Path | None, output: str, capacity: int
+    address: str,
+    servers: Sequence[str],
+    bundle: Path | None,
+    cache: Path | None,
+    output: str,
+    capacity: int,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Cluster]:
     """Join the cluster at `address`, or start one on this machine for "local", and leave it on exit.
 
@@ -206,6 +219,7 @@ def cluster(
         cache: Folder of cached envelopes and embeddings on each node; None for no cache.
         output: Output folder or URL, accessible from every node.
         capacity: Number of concurrent rows on each server.
+        limits: Limits on the inputs.
 
     Yields:
         The engine.
@@ -223,7 +237,7 @@ def cluster(
                 f"cannot join a Ray cluster at {address} ({_last_line(error)}); check the address with `ray status`"
             ) from error
         try:
-            joined = Cluster(servers, bundle, cache, output, capacity)
+            joined = Cluster(servers, bundle, cache, output, capacity, limits)
             try:
                 yield joined
             finally:

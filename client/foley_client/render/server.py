@@ -4,12 +4,14 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.errors import ServerUnavailable
 from foley_client.embedded import embedded_triton
 from foley_client.render.storage import Output
 from foley_client.render.task import Done, Failed, Task, try_render
 from foley_pipeline.cache import Cache
 from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.media_loader import in_process
 from foley_pipeline.triton import TritonClient
 from foley_pipeline.triton_backend import TritonBackend
 
@@ -23,10 +25,19 @@ class Server:
         cache: Folder of cached embeddings and envelopes; None for no cache.
         output: Destination of the results.
         scratch: Local folder for copies of inputs.
+        limits: Limits on videos and recordings.
     """
 
-    def __init__(self, url: str | None, bundle: Path | None, cache: Path | None, output: Output, scratch: Path) -> None:
-        self._url, self._bundle, self._output, self._scratch = url, bundle, output, scratch
+    def __init__(
+        self,
+        url: str | None,
+        bundle: Path | None,
+        cache: Path | None,
+        output: Output,
+        scratch: Path,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._url, self._bundle, self._output, self._scratch, self._limits = url, bundle, output, scratch, limits
         self._cache = Cache(cache) if cache else None
         self._lock = threading.Lock()
         self._running = ExitStack()
@@ -53,7 +64,7 @@ class Server:
             if self._stopped:
                 cancel.cancel()
             backend = self._connected()
-            outcome = try_render(task, backend, self._output, self._scratch, cancel)
+            outcome = try_render(task, backend, self._output, self._scratch, cancel, self._limits)
         except Exception as error:
             outcome = Failed(type(error).__name__, str(error), worker_lost=True)
         finally:
@@ -84,7 +95,7 @@ class Server:
                 if triton.versions != self._versions:
                     self._running.close()
                     raise ServerUnavailable(f"{triton.url} serves another bundle than before; run the command again")
-                self._backend = TritonBackend(triton, cache=self._cache)
+                self._backend = TritonBackend(triton, cache=self._cache, loader=in_process(self._limits))
             return self._backend
 
     def _forget(self, backend: TritonBackend | None) -> None:

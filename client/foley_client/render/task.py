@@ -15,12 +15,14 @@ import av
 import numpy as np
 
 from foley import __version__, envelope
+from foley.container import DEFAULT_LIMITS, Limits
 from foley.envelope import Floats
-from foley.errors import FoleyError, InvalidInput, ServerUnavailable
+from foley.errors import FoleyError, InvalidInput, MediaTooLarge, ServerUnavailable
 from foley.media import probe
 from foley.profiles import resolve_flow
 from foley_client import outputs
 from foley_client.curves import read_envelope
+from foley_client.limits import advised
 from foley_client.render.row import MAX_NAME, Row
 from foley_client.render.storage import SIDECAR, Output, fetched
 from foley_pipeline.cancellation import CancelToken
@@ -92,21 +94,36 @@ class Failed:
     permanent: bool = False
 
 
-def try_render(task: Task, backend: TritonBackend, output: Output, scratch: Path, cancel: CancelToken) -> Done | Failed:
+def try_render(
+    task: Task,
+    backend: TritonBackend,
+    output: Output,
+    scratch: Path,
+    cancel: CancelToken,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Done | Failed:
     """Call `render`, and return every error as `Failed`."""
     try:
-        return render(task, backend, output, scratch, cancel)
+        return render(task, backend, output, scratch, cancel, limits)
     except FoleyError as error:
         # an input that cannot be read may be readable again later, or on another worker
         is_transient = error.retry_after_s is not None or isinstance(error.__cause__, OSError)
         permanent = isinstance(error, InvalidInput) and not is_transient
-        return Failed(type(error).__name__, str(error), isinstance(error, ServerUnavailable), permanent)
+        reason = str(advised(error) if isinstance(error, MediaTooLarge) else error)
+        return Failed(type(error).__name__, reason, isinstance(error, ServerUnavailable), permanent)
     except Exception as error:  # an unexpected error in one row must not stop the others
         log.exception("a row failed")
         return Failed(type(error).__name__, f"internal error ({error}); please report it")
 
 
-def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, cancel: CancelToken) -> Done:
+def render(
+    task: Task,
+    backend: TritonBackend,
+    output: Output,
+    scratch: Path,
+    cancel: CancelToken,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Done:
     """Render a row, unless a result with the same key exists.
 
     The sidecar, `NAME.foley.json`, is emptied before the result is written and filled afterwards, so a sidecar with
@@ -118,6 +135,7 @@ def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, ca
         output: Destination of the result.
         scratch: Local folder for copies of inputs.
         cancel: Cancels the work.
+        limits: Limits on the inputs.
 
     Raises:
         FoleyError: The row is not valid, the output is not writable, or the server failed.
@@ -135,7 +153,7 @@ def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, ca
         files = {kind: local(kind, getattr(row, kind)) for kind in ("video", "audio", "envelope")}
         video, audio, curve = files.values()
         assert video is not None
-        request, info = row.request(video, audio), probe(video)
+        request, info = row.request(video, audio), probe(video, limits)
         inputs = {kind: content_sha256(path) if path else None for kind, path in files.items()}
         key = row_key(row, inputs, backend.triton.versions)
         flow = resolve_flow(row, backend.triton.stages)
@@ -145,7 +163,7 @@ def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, ca
 
         given = None
         if curve:
-            given = read_envelope(curve, info.duration_s, row.envelope_filter)
+            given = read_envelope(curve, info.duration_s, row.envelope_filter, limits=limits)
         elif task.predicted and task.predicted.key == envelope_key:
             given = EnvelopeInput(task.predicted.envelope, envelope.samples(info.duration_s), "predicted")
         result = backend.generate(replace(request, envelope=given), cancel=cancel)
