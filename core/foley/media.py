@@ -17,6 +17,7 @@ from foley import envelope
 from foley.clip import FRAME_HEIGHT, FRAME_RATE_HZ, FRAME_WIDTH
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, ends_early, open_media, too_large
 from foley.errors import MediaError
+from foley.orientation import Orientation, orientation_of
 
 __all__ = ["DEFAULT_LIMITS", "Frames", "Limits", "VideoInfo", "probe", "read_frames"]
 
@@ -32,10 +33,10 @@ class VideoInfo:
         start_s: PTS of the first frame, in seconds.
         last_s: PTS of the last frame, in seconds.
         clock_s: Time base of the video stream, in seconds; time stamps are multiples of it.
-        width: Width in pixels, after rotation.
-        height: Height in pixels, after rotation.
+        width: Width in pixels, as displayed.
+        height: Height in pixels, as displayed.
         source_frames: Number of frames in the file.
-        rotation: Counter-clockwise rotation of the stored frames for display, in degrees: 0, 90, 180 or 270.
+        orientation: How the stored frames are turned and mirrored for display.
         codec: FFmpeg's name of the video codec, such as `h264`.
         has_audio: Whether the file has an audio track.
     """
@@ -47,7 +48,7 @@ class VideoInfo:
     width: int
     height: int
     source_frames: int
-    rotation: int
+    orientation: Orientation
     codec: str
     has_audio: bool
 
@@ -102,7 +103,7 @@ class Frames:
             image = None
             while count < len(self) and count / FRAME_RATE_HZ + late_s < until_s:
                 if image is None:  # convert only frames that are used: half of the frames at 60 fps are not
-                    image = resize(to_rgb(frame, self.info.rotation))
+                    image = resize(to_rgb(frame, self.info.orientation))
                 yield image
                 count += 1
 
@@ -166,17 +167,17 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
             end_s = file.declared_s  # Matroska can lack the duration of the last frame
             _check_length(end_s - start_s, count, file)
         duration_s = _exact_duration(end_s - start_s, count, stream, file.counts_frames)
-        rotation = round(first.rotation / 90) % 4 * 90
+        orientation = orientation_of(first)
         width, height = first.width, first.height
         info = VideoInfo(
             duration_s=duration_s,
             start_s=start_s,
             last_s=last_s,
             clock_s=float(stream.time_base),
-            width=height if rotation % 180 else width,
-            height=width if rotation % 180 else height,
+            width=height if orientation.transposed else width,
+            height=width if orientation.transposed else height,
             source_frames=count,
-            rotation=rotation,
+            orientation=orientation,
             codec=stream.codec_context.codec.canonical_name,
             has_audio=has_audio,
         )
@@ -185,9 +186,9 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     return info
 
 
-def to_rgb(frame: Any, rotation: int) -> Image:
-    """Convert a decoded frame to RGB, uint8 [height, width, 3], rotated counter-clockwise by `rotation` degrees."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90)
+def to_rgb(frame: Any, orientation: Orientation) -> Image:
+    """Convert a decoded frame to RGB, uint8 [height, width, 3], in its orientation for display."""
+    return orientation.upright(frame.to_ndarray(format="rgb24"))
 
 
 def resize(image: Image, height: int = FRAME_HEIGHT, width: int = FRAME_WIDTH) -> Image:

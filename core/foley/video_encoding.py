@@ -16,7 +16,6 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace
 
 from foley.media import Frames
-from foley.orientation import orientation_of
 from foley.output_format import OutputFormat
 from foley.track_copy import aspect_of
 
@@ -67,13 +66,12 @@ class EncodedVideo:
         if _bits(picture.format) > _bits(av.VideoFormat(pixels)):
             self.changes.append("with 8 bits per colour")
 
-        self._orientation = orientation_of(picture)
         interlaced = bool(picture.interlaced_frame)
-        keeps_fields = interlaced and name == "libx264" and not self._orientation.transposed
+        keeps_fields = interlaced and name == "libx264" and not info.orientation.transposed
         if interlaced and not keeps_fields:
             self.changes.append("deinterlaced")
         self._steps = [("bwdif", "mode=send_frame:deint=interlaced")] if interlaced and not keeps_fields else []
-        self._steps += self._orientation.filters
+        self._steps += info.orientation.filters
         if name == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # else it writes its settings to standard error
         options = dict(_OPTIONS[name]) | ({"flags": "+ildct+ilme"} if keeps_fields else {})
@@ -89,7 +87,7 @@ class EncodedVideo:
         stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
         self.aspect = aspect_of(source)
         if self.aspect:
-            self.aspect = 1 / self.aspect if self._orientation.transposed else self.aspect
+            self.aspect = 1 / self.aspect if info.orientation.transposed else self.aspect
             stream.codec_context.sample_aspect_ratio = self.aspect
         stream.codec_context.color_range = ColorRange.MPEG
         self._is_rgb = picture.format.is_rgb

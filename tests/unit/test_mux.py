@@ -16,6 +16,7 @@ import pytest
 from foley.errors import FoleyError, MediaError, OutputError, SettingError
 from foley.media import probe, read_frames
 from foley.mux import VIDEO_EXTENSIONS, Muxed, write_video
+from foley.orientation import Orientation
 from foley.output import OutputFiles, check_destination, replacing
 from foley.sound_file import SOUND_EXTENSIONS, write_sound
 from foley_client.curves import read_envelope
@@ -158,7 +159,7 @@ def test_rotation_is_preserved(folder: Path, extension: str) -> None:
     copied = write_video(source, chirp(32_000), RATE, result).video_copied
     info = probe(result)
     assert (info.width, info.height) == (120, 160)
-    assert info.rotation == (270 if copied else 0)
+    assert info.orientation == (Orientation(transposed=True, mirrored=True) if copied else Orientation())
     before, after = next(iter(read_frames(source))), next(iter(read_frames(result)))
     assert np.abs(before.astype(int) - after).mean() < 6
 
