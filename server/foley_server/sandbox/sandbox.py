@@ -168,7 +168,9 @@ class Sandbox:
 
     def _write(self, command: str, video: Path, to: Path, **options: str) -> None:
         with replacing(to) as temporary:
-            for _ in self.run(command, video, 0, to=str(temporary), file_bytes=4 * self.limits.bytes, **options):
+            for _ in self.run(
+                command, video, 0, to=str(temporary), file_bytes=min(4 * self.limits.bytes, sys.maxsize), **options
+            ):
                 pass
 
     def run(
