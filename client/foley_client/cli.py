@@ -9,11 +9,11 @@ import typer
 from foley.application import application
 from foley.audio import read_audio
 from foley.media import probe
-from foley.options import FileOptions, GenerateOptions, OpticalFlow
+from foley.options import RANDOM_SEED, FileOptions, GenerateOptions, OpticalFlow
 from foley.output import OutputFiles
 from foley_client import outputs
 from foley_client.connection import ConnectionOptions, connect
-from foley_client.console import ProgressDisplay, print_timings
+from foley_client.console import ProgressDisplay, console, print_timings
 from foley_client.curves import check_filter, read_envelope
 from foley_client.option_parameters import with_options
 from foley_client.render.command import render
@@ -117,6 +117,8 @@ def generate(
     if envelope_file:
         request = replace(request, envelope=read_envelope(envelope_file, info.duration_s, chosen.envelope_filter))
     connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, loop)
+    if chosen.seed == RANDOM_SEED:
+        console.print(f"seed: {request.options.seed}", highlight=False)
     with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
         result = backend.generate(request, progress=display.on_progress)
         display.timer.timings_s.update(result.timings_s)

@@ -5,6 +5,7 @@ form and docs/options.md are derived from these models; tests/unit/test_options.
 option, add a field here, use it where it takes effect, and add it to proto/foley/v1/foley.proto.
 """
 
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
@@ -26,6 +27,9 @@ EnvelopeFilter = Literal["none", "official"]
 MAX_SIGMA = 100.0
 """Upper limit for sigmas in options; the sigmas of the schedule are between 0.04 and 14."""
 ALL_SIGMAS = (0.0, MAX_SIGMA)
+MAX_SEED = 2**64 - 1
+RANDOM_SEED = -1
+"""The seed in options that stands for a random one, which `GenerateOptions.with_drawn_seed` draws."""
 
 _Model = TypeVar("_Model", bound="Options")
 
@@ -62,7 +66,10 @@ class SamplingOptions(Options):
     """Options of the sampling. None selects the profile's value, else the bundle's."""
 
     seed: int = Field(
-        default=0, ge=0, le=2**63 - 1, description="Seed of the noise. The same seed gives the same sound."
+        default=0,
+        ge=RANDOM_SEED,
+        le=MAX_SEED,
+        description="Seed of the noise. The same seed gives the same sound. -1: a random seed, which the recipe names.",
     )
     profile: Profile = Field(
         default="balanced",
@@ -134,14 +141,21 @@ class GenerateOptions(SamplingOptions, PromptOptions):
 
     @model_validator(mode="after")
     def _check_seeds(self) -> "GenerateOptions":
-        if self.seed + self.variations > 2**63:
+        if self.seed + self.variations - 1 > MAX_SEED:
             raise _blame(
                 "seed",
                 SettingError(
-                    f"seed is {self.seed}: with {self.variations} variations, use at most 2^63 - {self.variations}"
+                    f"seed is {self.seed}: with {self.variations} variations, use at most 2^64 - {self.variations}"
                 ),
             )
         return self
+
+    def with_drawn_seed(self) -> "GenerateOptions":
+        """Return these options with a seed from 0, drawn if it is `RANDOM_SEED`.
+
+        Drawn seeds have at most 32 bits: people retype them, and spreadsheets and JavaScript round larger numbers.
+        """
+        return self.model_copy(update={"seed": secrets.randbits(32)}) if self.seed == RANDOM_SEED else self
 
 
 class FileOptions(GenerateOptions):
@@ -249,4 +263,4 @@ def _blame(name: str | None, error: SettingError) -> SettingError:
 
 
 def _number(value: float | None) -> str:
-    return "2^63 - 1" if value == 2**63 - 1 else f"{value:,g}" if value is not None else ""
+    return "2^64 - 1" if value == MAX_SEED else f"{value:,g}" if value is not None else ""

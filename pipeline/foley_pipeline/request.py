@@ -41,7 +41,8 @@ class GenerationRequest:
         video: The video. Its envelope is predicted, unless there is an `envelope`.
         envelope: The envelope, in place of a predicted one.
         audio: Recording that is the timbre prompt, in place of `options.text`.
-        options: Options; those that are not set come from the profile, else from the bundle.
+        options: Options; those that are not set come from the profile, else from the bundle. A random seed is drawn
+            here, so that retries of the request, and all parts of the recipe, have the same one.
 
     Raises:
         SettingError: There is neither a video nor an envelope, or there are both a text and a recording.
@@ -55,6 +56,7 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if self.video is None and self.envelope is None:
             raise SettingError("there is neither a video nor an envelope; give one of them")
+        object.__setattr__(self, "options", self.options.with_drawn_seed())
         _ = self.prompt
 
     @property

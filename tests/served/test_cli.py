@@ -203,7 +203,7 @@ def test_variations_are_saved_with_numbers(foley, media: Path, tmp_path: Path) -
         (["--variations", "0"], "variations"),
         (["--variations", "17"], "variations"),
         (["--variations", "1000000000"], "variations"),
-        (["--variations", "2", "--seed", str(2**63 - 1)], "seed"),
+        (["--variations", "2", "--seed", str(2**64 - 1)], "seed"),
         (["--text", "\udcff"], "UTF-8"),
         (["--negative-text", "a" * 3000], "characters"),
         (["--server", "127.0.0.1:9", "--bundle", "mine"], "--bundle"),

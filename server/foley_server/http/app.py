@@ -259,7 +259,7 @@ class Studio:
             soundfile.write(folder / "take.wav", waveform, clip.SAMPLE_RATE_HZ, subtype="PCM_16")
             self.files.takes.add(name, Take(folder / "take.wav"), job.owner)
             about = {
-                "recipe": json.loads(take.recipe_json),
+                "recipe": _without_large_seed(json.loads(take.recipe_json)),
                 "produced": _rounded(measure(waveform)),
                 "seconds": seconds,
             }
@@ -352,3 +352,8 @@ def _progress_event(progress: Progress) -> dict[str, Any]:
 
 def _rounded(envelope: Floats) -> list[float]:
     return [round(float(value), 6) for value in envelope]
+
+
+def _without_large_seed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe for JavaScript, whose numbers have 53 bits: a seed beyond is a text."""
+    return {**recipe, "seed": str(recipe["seed"])} if recipe["seed"] >= 2**53 else recipe
