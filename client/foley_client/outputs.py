@@ -1,7 +1,8 @@
 """Output files of the command line. The file extension selects the format."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from foley import envelope_file
 from foley.envelope import Floats
@@ -11,6 +12,8 @@ from foley.options import SourceAudio
 from foley.output import check_destination
 from foley_client.extras import require
 from foley_pipeline.result import GenerationResult
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 PLOT_EXTENSIONS = (".png",)
 ENVELOPE_EXTENSIONS = (*envelope_file.EXTENSIONS, *PLOT_EXTENSIONS)
@@ -63,6 +66,6 @@ def write_envelope(path: Path, envelope: Floats) -> None:
         path.write_text(envelope_file.dumps(envelope, path.suffix.lower()))
 
 
-def numbered(path: Path, variation: int, variations: int) -> Path:
+def numbered(path: AnyPath, variation: int, variations: int) -> AnyPath:
     """Return the path of one of several variations: `hits.wav` becomes `hits-1.wav`, `hits-2.wav`, ..."""
     return path if variations == 1 else path.with_stem(f"{path.stem}-{variation + 1}")

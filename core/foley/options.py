@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -26,6 +26,7 @@ EnvelopeFilter = Literal["none", "official"]
 
 MAX_SIGMA = 100.0
 """Upper limit for sigmas in options; the sigmas of the schedule are between 0.04 and 14."""
+MAX_SHOWN = 60  # characters of a wrong value in a message
 ALL_SIGMAS = (0.0, MAX_SIGMA)
 MAX_SEED = 2**64 - 1
 RANDOM_SEED = -1
@@ -184,6 +185,7 @@ class Option:
         choices: Accepted values; empty for numbers and texts.
         low: Lower limit of a number, or None.
         high: Upper limit of a number or of the length of a text, or None.
+        is_pair: Whether the value is two numbers.
     """
 
     name: str
@@ -192,6 +194,7 @@ class Option:
     choices: tuple[str, ...]
     low: float | None
     high: float | None
+    is_pair: bool
 
     @property
     def values(self) -> str:
@@ -200,7 +203,9 @@ class Option:
             return ", ".join(self.choices)
         if self.low is not None:
             return f"{_number(self.low)} to {_number(self.high)}"
-        return f"at most {_number(self.high)} characters" if self.high is not None else "two numbers"
+        if self.high is not None:
+            return f"at most {_number(self.high)} characters"
+        return "two numbers" if self.is_pair else "text"
 
 
 def describe(model: type[Options]) -> Iterator[Option]:
@@ -218,6 +223,7 @@ def describe(model: type[Options]) -> Iterator[Option]:
             tuple(choice for choice in choices if isinstance(choice, str)),
             limits.get("ge"),
             limits.get("le", limits.get("max_length")),
+            any(get_origin(kind) is tuple for kind in kinds),
         )
 
 
@@ -232,11 +238,10 @@ def markdown() -> str:
 
 def setting_error(error: ValidationError, model: type[BaseModel]) -> SettingError:
     """Convert a pydantic error to one `SettingError` with a user-facing message that covers all of its faults."""
-    faults = error.errors(include_url=False)
-    return _blame(
-        str(faults[0]["loc"][0]) if faults[0]["loc"] else None,
-        SettingError("; ".join(_sentence(fault, model) for fault in faults)),
-    )
+    faults: dict[str | None, str] = {}
+    for fault in error.errors(include_url=False):
+        faults.setdefault(str(fault["loc"][0]) if fault["loc"] else None, _sentence(fault, model))
+    return _blame(next(iter(faults)), SettingError("; ".join(faults.values())))
 
 
 def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
@@ -245,15 +250,18 @@ def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
     known = {option.name: option for option in describe(model)} if issubclass(model, Options) else {}
     if fault["type"] == "extra_forbidden":
         return f"there is no option {name!r}; the options are {', '.join(model.model_fields)}"
-    if fault["type"] == "missing" and len(fault["loc"]) == 1:
+    if fault["type"] == "string_too_short" or (fault["type"] == "missing" and len(fault["loc"]) == 1):
         return f"{name} is required"
     if fault["type"] == "string_unicode":  # bytes from the shell that are not UTF-8
         return f"{name} is not valid UTF-8; use a UTF-8 locale"
     if fault["type"] == "string_too_long":
         return f"{name} has {len(str(value))} characters: use at most {known[name].high}"
-    if name in known and fault["type"] != "value_error" and not isinstance(value, Mapping):
-        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
-        return f"{name} is {shown}: use {known[name].values}"
+    if name in known and fault["type"] != "value_error":
+        shown = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+        shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+        kind = {"string_type": "text of ", "int_from_float": "a whole number, ", "int_parsing": "a whole number, "}
+        values = known[name].values
+        return f"{name} is {shown}: use {kind.get(fault['type'], '') if values != 'text' else ''}{values}"
     return f"{name}: {fault['msg'].removeprefix('Value error, ')}" if name else fault["msg"]
 
 
