@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from foley.errors import SettingError
 from foley.mux import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, write_video, write_wav
 from foley.options import SourceAudio
 from foley.output import check_destination, replacing
+from foley.scratch import temporary_file
 from foley_pipeline.hashing import content_sha256
+from foley_pipeline.paths import file_path
 from foley_pipeline.request import GenerationRequest
 
 
@@ -76,14 +77,11 @@ class GenerationResult:
             SettingError: The video is needed and not known: the generation was given an envelope only.
         """
         destination = Path(path)
-        source = self.video if isinstance(self.video, Path) else None
+        source = None if isinstance(self.video, bytes | None) else file_path(self.video, "video")
         check_destination(destination, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *envelope_file.EXTENSIONS), source)
         with ExitStack() as files:
             if isinstance(self.video, bytes):
-                copy = files.enter_context(tempfile.NamedTemporaryFile(prefix="foley-"))
-                copy.write(self.video)
-                copy.flush()
-                source = Path(copy.name)
+                source = files.enter_context(temporary_file(self.video, "video"))
             self.write(files.enter_context(replacing(destination)), source, variation, source_audio)
 
     def write(self, path: Path, video: Path | None, variation: int = 0, source_audio: SourceAudio = "replace") -> None:

@@ -19,6 +19,7 @@ from foley.envelope import Floats
 from foley.errors import FoleyError, InvalidInput, ServerUnavailable
 from foley.media import probe
 from foley.profiles import resolve_flow
+from foley.scratch import explained
 from foley_client import outputs
 from foley_client.curves import read_envelope
 from foley_client.render.row import MAX_NAME, Row
@@ -124,12 +125,14 @@ def render(task: Task, backend: TritonBackend, output: Output, scratch: Path, ca
     """
     row, timer = task.row, StageTimer()
     with ExitStack() as copies:
-        folder = Path(copies.enter_context(TemporaryDirectory(dir=scratch)))
+        with explained():
+            folder = Path(copies.enter_context(TemporaryDirectory(dir=scratch)))
 
         def local(kind: str, url_or_path: str | None) -> Path | None:
             if url_or_path is None:
                 return None
-            (folder / kind).mkdir()
+            with explained():
+                (folder / kind).mkdir()
             return copies.enter_context(fetched(url_or_path, folder / kind, _file_name(url_or_path)))
 
         files = {kind: local(kind, getattr(row, kind)) for kind in ("video", "audio", "envelope")}
