@@ -129,7 +129,7 @@ class Pipes:
 
     def _copy(self, descriptor: int, copy: Path, name: str) -> None:
         left = self._limit
-        with explained(), copy.open("wb", buffering=0) as file:
+        with explained(), copy.open("wb") as file:
             while chunk := _read(descriptor, name):
                 left -= len(chunk)
                 if left < 0:

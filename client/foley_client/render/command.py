@@ -11,7 +11,7 @@ import typer
 
 from foley.errors import MediaError, SettingError
 from foley.scratch import scratch_folder
-from foley_client.console import console
+from foley_client.console import console, working
 from foley_client.extras import require
 from foley_client.render import manifest, report, storage
 from foley_client.render.engine import Engine, Threads
@@ -94,7 +94,7 @@ def render(
         stats = RenderStats(len(rows))
         stack.enter_context(results.claimed([row.output for row in rows]))
         cache_folder = None if no_cache else cache.default_folder()
-        with console.status("starting"):
+        with working("starting the servers"):
             engine = stack.enter_context(
                 _engine(server or [], ray, bundle, cache_folder, output, results, scratch, workers)
             )
@@ -168,7 +168,7 @@ def _check_inputs(rows: Sequence[Row]) -> None:
         except MediaError as error:
             return str(error)
 
-    with console.status(f"checking {len(inputs)} inputs"), ThreadPoolExecutor(_CHECK_THREADS) as pool:
+    with working(f"checking {len(inputs)} inputs"), ThreadPoolExecutor(_CHECK_THREADS) as pool:
         manifest.refuse([found for found in pool.map(fault, inputs) if found], "inputs cannot be read")
 
 

@@ -93,13 +93,14 @@ def _fetch(url_or_path: str, copy: Path) -> None:
     left = MAX_BYTES
     try:
         store, path = _store(url_or_path)
-        with store.open(path, "rb") as source, copy.open("wb", buffering=0) as target:
+        with store.open(path, "rb") as source, copy.open("wb") as target:
             while chunk := source.read(_CHUNK_BYTES):
                 left -= len(chunk)
                 if left < 0:
                     raise MediaError(f"{url_or_path} is larger than {MAX_BYTES >> 30} GiB; split it")
                 with explained():
                     target.write(chunk)
+                    target.flush()
     except (MediaError, OutputError):
         raise
     except Exception as error:
