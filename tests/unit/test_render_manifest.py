@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import unicodedata
@@ -191,7 +192,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_character
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     heading=st.sampled_from(["negative_text", "Negative Text", "NEGATIVE-TEXT", " negative  text "]),
     decimal=st.sampled_from(".,"),
-    end=st.sampled_from(["\n", "\r\n"]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
     says_separator=st.booleans(),
     blank=st.integers(0, 2),
 )
@@ -236,6 +237,14 @@ def test_every_dialect_gives_the_same_rows(
 def test_tables_that_cannot_be_read(tmp_path, content, words):
     (tmp_path / "m.csv").write_bytes(content)
     with pytest.raises(SettingError, match=re.escape(words)):
+        read(tmp_path / "m.csv")
+
+
+def test_files_that_are_no_tables(tmp_path):
+    with pytest.raises(SettingError, match="is a workbook; save it as 'CSV UTF-8'"):
+        read(tmp_path / "m.XLSX")
+    os.mkfifo(tmp_path / "m.csv")
+    with pytest.raises(SettingError, match="is not a manifest"):
         read(tmp_path / "m.csv")
 
 

@@ -164,7 +164,7 @@ def _check_inputs(rows: Sequence[Row]) -> None:
 
     def fault(url_or_path: str) -> str | None:
         try:
-            return None if storage.exists(url_or_path) else f"{url_or_path} does not exist"
+            return None if storage.exists(url_or_path) else f"{url_or_path} does not exist or is not a file"
         except MediaError as error:
             return str(error)
 

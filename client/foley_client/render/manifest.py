@@ -93,7 +93,9 @@ def _values(manifest: Path, results: Path | None, say: Callable[[str], None]) ->
         yield from folder.read(manifest, results, say)
         return
     read_all = _READERS.get(manifest.suffix.lower())
-    if read_all is None:
+    if manifest.suffix.lower() in table.WORKBOOKS:
+        raise SettingError(table.not_a_workbook(manifest))
+    if read_all is None or (manifest.exists() and not manifest.is_file()):  # opening a pipe would block
         raise SettingError(f"{manifest} is not a manifest; give a .csv file, a .jsonl file or a folder")
     with manifest.open("rb") as file:
         content = file.read(MAX_BYTES + 1)

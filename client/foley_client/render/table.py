@@ -16,8 +16,9 @@ Values = dict[str, str]
 COLUMNS = tuple(sorted(Row.model_fields, key=FileOptions.model_fields.__contains__))  # files first
 SEPARATORS = ",;\t"
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods; .xls
-_SEP_LINE = re.compile(r"\"?sep=(.)\"?\r?\n")
+WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_SIGNATURES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of workbooks: zip archives, and .xls
+_SEP_LINE = re.compile(r"\"?sep=(.)\"?(\r\n?|\n)")
 _ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
 _GROUPED = re.compile(r"\d{1,3}([.,]\d{3})+")
 _FLOATS = {name for name, field in Row.model_fields.items() if "float" in str(field.annotation)}
@@ -32,8 +33,8 @@ def decode(path: Path, content: bytes) -> str:
     Raises:
         SettingError: The file is in another encoding, or it is a workbook.
     """
-    if content.startswith(_WORKBOOKS):
-        raise SettingError(f"{path} is a workbook; save it as 'CSV UTF-8' and give the .csv file")
+    if content.startswith(_SIGNATURES):
+        raise SettingError(not_a_workbook(path))
     encoding = next((name for bom, name in _BOMS.items() if content.startswith(bom)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -42,6 +43,11 @@ def decode(path: Path, content: bytes) -> str:
     except UnicodeDecodeError:
         pass
     raise SettingError(f"{path} is not UTF-8 text; in Excel, choose 'CSV UTF-8' when you save it")
+
+
+def not_a_workbook(path: Path) -> str:
+    """Return the error message for a workbook."""
+    return f"{path} is a workbook; save it as 'CSV UTF-8' and give the .csv file"
 
 
 def read(text: str) -> Iterator[tuple[str, Values | str]]:
@@ -98,7 +104,7 @@ def _with_guess(name: str) -> str:
 
 def _separator(text: str) -> str:
     """Return the separator with which the first line has the most known columns."""
-    heading = next((line for line in StringIO(text) if line.strip(f'{SEPARATORS}" \r\n')), "")
+    heading = next((line for line in StringIO(text, newline="") if line.strip(f'{SEPARATORS}" \r\n')), "")
     known = {one: sum(column(cell.strip('" \r\n')) in COLUMNS for cell in heading.split(one)) for one in SEPARATORS}
     return max(SEPARATORS, key=known.__getitem__)  # the first of equals: a comma
 
