@@ -369,3 +369,17 @@ def test_arbitrary_text_gives_rows_or_setting_error(tmp_path_factory, text):
             assert read(path)
         except SettingError as error:
             assert str(error)  # noqa: PT017
+
+
+def test_messages_on_hostile_tables_are_short(tmp_path):
+    wide, long = ",".join(f"x{i}" for i in range(100_000)), "y" * 100_000
+    for text in (
+        f"video,{wide}\na.mp4\n",
+        f"video,{long}\na.mp4,1\n",
+        f"video\na.mp4,{long}\n",
+        f"video,seed\na,{long}\n",
+    ):
+        (tmp_path / "m.csv").write_text(text)
+        with pytest.raises(SettingError) as refused:
+            read(tmp_path / "m.csv")
+        assert len(str(refused.value)) < 1_000

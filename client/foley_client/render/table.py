@@ -9,12 +9,13 @@ from io import StringIO
 from pathlib import Path
 
 from foley.errors import SettingError
-from foley.options import FileOptions
+from foley.options import MAX_SHOWN, FileOptions
 from foley_client.render.row import Row
 
 Values = dict[str, str]
 COLUMNS = tuple(sorted(Row.model_fields, key=FileOptions.model_fields.__contains__))  # files first
 SEPARATORS = ",;\t"
+SHOWN = 5  # unknown columns in a message
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _SIGNATURES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of workbooks: zip archives, and .xls
@@ -93,13 +94,18 @@ def column(heading: str) -> str:
 
 def unknown(names: Iterable[str]) -> str:
     """Return one sentence on columns that do not exist, or "" if there are none."""
-    found = [_with_guess(name) for name in names if column(name) not in COLUMNS]
-    return f"there is no column {' or '.join(found)}; the columns are {', '.join(COLUMNS)}" if found else ""
+    found = [name for name in names if column(name) not in COLUMNS]
+    named = " or ".join(map(_with_guess, found[:SHOWN])) + (" and others" if len(found) > SHOWN else "")
+    return f"there is no column {named}; the columns are {', '.join(COLUMNS)}" if found else ""
 
 
 def _with_guess(name: str) -> str:
-    guess = difflib.get_close_matches(column(name), COLUMNS, 1, 0.7)
-    return f"{name!r} (did you mean {guess[0]!r}?)" if guess else repr(name)
+    guess = difflib.get_close_matches(column(name[:MAX_SHOWN]), COLUMNS, 1, 0.7)
+    return _shown(name) + (f" (did you mean {guess[0]!r}?)" if guess else "")
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= MAX_SHOWN else f"{cell[:MAX_SHOWN]}...")
 
 
 def _separator(text: str) -> str:
@@ -113,8 +119,8 @@ def _fault_of_headings(cells: list[str], names: list[str]) -> str:
     faults = [unknown(filter(None, cells))]
     if "video" not in names:
         faults.insert(0, "there is no column 'video'")
-    if twice := [name for i, name in enumerate(names) if name and name in names[:i]]:
-        faults.append(f"the column {twice[0]!r} is there twice; remove one")
+    if twice := next((name for name in COLUMNS if names.count(name) > 1), ""):
+        faults.append(f"the column {twice!r} is there twice; remove one")
     return "; ".join(filter(None, faults))
 
 
@@ -124,11 +130,11 @@ def _values(names: list[str], cells: list[str]) -> Values | str:
     for i, cell in enumerate(cells):
         name = names[i] if i < len(names) else ""
         if cell and not name:
-            return f"the cell {cell!r} has no heading; name its column in the first line, or empty it"
+            return f"the cell {_shown(cell)} has no heading; name its column in the first line, or empty it"
         if name in _INTEGERS and _GROUPED.fullmatch(cell):
-            return f"{name} is {cell!r}; write the number without separators of thousands"
+            return f"{name} is {_shown(cell)}; write the number without separators of thousands"
         if name in _INTEGERS and _ROUNDED.fullmatch(cell):
-            return f"{name} is {cell!r}, which a spreadsheet rounded; format the column as text and enter it again"
+            return f"{name} is {_shown(cell)}, which a spreadsheet rounded; enter it again in a cell of the format text"
         if cell and name in COLUMNS:
             values[name] = _with_decimal_points(cell) if name in _FLOATS else cell
     return values
