@@ -1,7 +1,6 @@
 """Builds requests from the arguments of the SDK's methods: files as paths or bytes, options by name."""
 
 import os
-import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,9 @@ from foley.container import DEFAULT_LIMITS, Limits
 from foley.envelope import validate
 from foley.media import probe
 from foley.options import GenerateOptions
+from foley.scratch import temporary_file
 from foley_client.curves import read_envelope
+from foley_pipeline.paths import file_path
 from foley_pipeline.prompt import Prompt
 from foley_pipeline.request import EnvelopeInput, GenerationRequest
 
@@ -71,11 +72,9 @@ def prompt_request(text: str, audio: MediaSource | None, negative_text: str) -> 
 def media_file(source: MediaSource, name: str) -> Iterator[Path]:
     """Provide a media file as a path; bytes are written to a temporary file called `name`."""
     if not isinstance(source, bytes):
-        yield Path(source)
+        yield file_path(source, name)
         return
-    with tempfile.TemporaryDirectory(prefix="foley-") as folder:
-        path = Path(folder) / name
-        path.write_bytes(source)
+    with temporary_file(source, name) as path:
         yield path
 
 
@@ -84,7 +83,7 @@ def _envelope(envelope: EnvelopeSource, video: Path | None, limits: Limits) -> E
         return envelope
     duration_s = probe(video, limits).duration_s if video else None
     if isinstance(envelope, str | os.PathLike):
-        return read_envelope(Path(envelope), duration_s, limits=limits)
+        return read_envelope(file_path(envelope, "envelope"), duration_s, limits=limits)
     rms = validate(envelope)
     samples = len(rms) * clip.HOP if duration_s is None else round(duration_s * clip.SAMPLE_RATE_HZ)
     return EnvelopeInput(rms, samples)
@@ -92,4 +91,4 @@ def _envelope(envelope: EnvelopeSource, video: Path | None, limits: Limits) -> E
 
 def source_of_result(video: MediaSource | None) -> Path | bytes | None:
     """Return the video that a result is saved with."""
-    return video if isinstance(video, bytes | None) else Path(video)
+    return video if isinstance(video, bytes | None) else file_path(video, "video")

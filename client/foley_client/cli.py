@@ -8,15 +8,17 @@ import typer
 
 from foley.application import application
 from foley.audio import read_audio
+from foley.errors import SettingError
 from foley.media import probe
-from foley.options import FileOptions, GenerateOptions, OpticalFlow
+from foley.options import RANDOM_SEED, FileOptions, GenerateOptions, OpticalFlow
 from foley.output import OutputFiles
 from foley_client import outputs
 from foley_client.connection import ConnectionOptions, connect
-from foley_client.console import ProgressDisplay, print_timings
+from foley_client.console import ProgressDisplay, console, print_timings
 from foley_client.curves import check_filter, read_envelope
 from foley_client.limits import MaxDuration, MaxPixels, NoLimits, advising, limits_of
 from foley_client.option_parameters import with_options
+from foley_client.pipes import STANDARD, Pipes, file_argument
 from foley_client.render.command import render
 from foley_pipeline import cache
 from foley_pipeline.progress import Stage
@@ -26,7 +28,18 @@ from foley_pipeline.rms2sound import Loop
 app = application("Generate synchronised sound for silent video with Video-Foley.")
 
 
-Video = Annotated[Path, typer.Argument(help="The video, in any format; it is not modified.", show_default=False)]
+Video = Annotated[
+    Path,
+    typer.Argument(
+        metavar="VIDEO",
+        help="The video, in any format; it is not modified. `-`: standard input.",
+        parser=file_argument,
+        show_default=False,
+    ),
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="Format of standard output, `-o -`: an extension, such as wav.")
+]
 Server = Annotated[
     str | None,
     typer.Option(
@@ -75,17 +88,31 @@ def generate(
         typer.Option(
             "-o",
             "--output",
+            metavar="FILE",
             help="Output file; repeat the option for several. The extension selects the content: .mp4 .mov .mkv .webm: "
-            "the video with sound; .wav .flac: the sound; .png: a plot of the envelopes; .json .csv: the envelope.",
+            "the video with sound; .wav .flac: the sound; .png: a plot of the envelopes; .json .csv: the envelope. "
+            "`-`: standard output, with --format.",
+            parser=file_argument,
             show_default="VIDEO-foley.mp4",
         ),
     ] = None,
+    format: Format = None,
     audio: Annotated[
-        Path | None, typer.Option(help="Audio prompt: a recording with the timbre of the sound, in place of --text.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Audio prompt: a recording with the timbre of the sound, in place of --text.",
+            parser=file_argument,
+        ),
     ] = None,
     envelope_file: Annotated[
         Path | None,
-        typer.Option("--envelope", help="Envelope to use in place of the predicted one: .json, .csv, or a recording."),
+        typer.Option(
+            "--envelope",
+            metavar="FILE",
+            help="Envelope to use in place of the predicted one: .json, .csv, or a recording.",
+            parser=file_argument,
+        ),
     ] = None,
     loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs, if the server is a Triton.")] = "client",
     server: Server = None,
@@ -107,37 +134,44 @@ def generate(
     limits = limits_of(max_duration, max_pixels, no_limits)
     chosen = FileOptions(**options)
     check_filter(envelope_file, chosen.envelope_filter)
-    wanted = GenerateOptions(**chosen.model_dump(include=set(GenerateOptions.model_fields)))
-    request = GenerationRequest(video, None, audio, wanted)
     variations = chosen.variations
-    paths = output or [Path(f"{video.stem}-foley.mp4")]
-    numbered = [[outputs.numbered(path, i, variations) for path in paths] for i in range(variations)]
-    outputs.check(
-        [path for group in numbered for path in group],
-        outputs.TAKE_EXTENSIONS,
-        [path for path in (video, audio, envelope_file) if path],
-        chosen.sound,
-    )
-    if audio:
-        read_audio(audio, limits)
-    info = probe(video, limits)
-    if envelope_file:
-        envelope = read_envelope(envelope_file, info.duration_s, chosen.envelope_filter, limits=limits)
-        request = replace(request, envelope=envelope)
-    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, loop, limits)
-    with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
-        result = backend.generate(request, progress=display.on_progress)
-        display.timer.timings_s.update(result.timings_s)
-        with display.timer.stage(Stage.WRITE, variations) as stage:
-            for i, group in enumerate(numbered):
-                for path in group:
-                    with files.replacing(path) as partial:
-                        outputs.write(partial, result, video, i, chosen.source_audio, chosen.sound)
-                stage.advance()
-    print_timings(display.timer)
-    for group in numbered:
-        for path in group:
-            typer.echo(path)
+    with Pipes() as pipes:
+        wanted = pipes.destinations(output or [Path(f"{_stem(video)}-foley.mp4")], format)
+        if pipes.takes_output and variations > 1:
+            raise SettingError("standard output takes one sound; use one variation, or files")
+        numbered = [[outputs.numbered(path, i, variations) for path in wanted] for i in range(variations)]
+        paths = [path for group in numbered for path in group]
+        inputs = [path for path in (video, audio, envelope_file) if path]
+        outputs.check(paths, outputs.TAKE_EXTENSIONS, inputs, chosen.sound)
+        video = pipes.source(video)
+        audio = pipes.source(audio) if audio else None
+        envelope_file = pipes.source(envelope_file) if envelope_file else None
+        shared = GenerateOptions(**chosen.model_dump(include=set(GenerateOptions.model_fields)))
+        request = GenerationRequest(video, None, audio, shared)
+        if audio:
+            read_audio(audio, limits)
+        info = probe(video, limits)
+        if envelope_file:
+            envelope = read_envelope(envelope_file, info.duration_s, chosen.envelope_filter, limits=limits)
+            request = replace(request, envelope=envelope)
+        if chosen.seed == RANDOM_SEED:
+            console.print(f"seed: {request.options.seed}", highlight=False)
+        connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, loop, limits)
+        notes: dict[str, None] = {}  # an ordered set: variations have the same notes
+        with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
+            result = backend.generate(request, progress=display.on_progress)
+            display.timer.timings_s.update(result.timings_s)
+            with display.timer.stage(Stage.WRITE, variations) as stage:
+                for i, group in enumerate(numbered):
+                    for path in group:
+                        with files.replacing(path) as partial:
+                            written = outputs.write(partial, result, video, i, chosen.source_audio, chosen.sound)
+                        notes.update(dict.fromkeys(written))
+                    stage.advance()
+        print_timings(display.timer)
+        for note in notes:
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
+        _finish(pipes, paths)
 
 
 @app.command("envelope")
@@ -146,8 +180,15 @@ def predict_envelope(
     video: Video,
     output: Annotated[
         list[Path],
-        typer.Option("-o", "--output", help="Output file: .json, .csv or .png; repeat the option for several."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Output file: .json, .csv or .png; can be repeated. `-`: standard output, with --format.",
+            parser=file_argument,
+        ),
     ],
+    format: Format = None,
     flow: Flow = None,
     server: Server = None,
     ca: CA = None,
@@ -165,16 +206,31 @@ def predict_envelope(
 
     The .json or .csv file can be edited and passed to `foley generate --envelope`.
     """
-    outputs.check(output, outputs.ENVELOPE_EXTENSIONS, [video])
     limits = limits_of(max_duration, max_pixels, no_limits)
-    probe(video, limits)
-    connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, limits=limits)
-    with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
-        envelope = backend.predict_envelope(video, flow=flow, progress=display.on_progress)
-        for path in output:
-            with files.replacing(path) as partial:
-                outputs.write_envelope(partial, envelope)
-    for path in output:
+    with Pipes() as pipes:
+        paths = pipes.destinations(output, format)
+        outputs.check(paths, outputs.ENVELOPE_EXTENSIONS, [video])
+        video = pipes.source(video)
+        probe(video, limits)
+        connection = ConnectionOptions(server, ca, certificate, key, bundle, no_cache, limits=limits)
+        with OutputFiles() as files, ProgressDisplay() as display, connect(connection, display.timer) as backend:
+            envelope = backend.predict_envelope(video, flow=flow, progress=display.on_progress)
+            for path in paths:
+                with files.replacing(path) as partial:
+                    outputs.write_envelope(partial, envelope)
+        _finish(pipes, paths)
+
+
+def _stem(video: Path) -> str:
+    return "stdin" if video == STANDARD else video.stem
+
+
+def _finish(pipes: Pipes, paths: list[Path]) -> None:
+    """Write what is for standard output, or else the names of the files."""
+    if pipes.takes_output:
+        pipes.finish()
+        return
+    for path in paths:
         typer.echo(path)
 
 

@@ -1,6 +1,8 @@
 """Terminal output of the command line: progress and a table of timings."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -8,11 +10,21 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
+from foley.bars import LINE_INTERVAL_S
 from foley_pipeline.progress import Progress, Stage, StageTimer, label
 
-LINE_INTERVAL_S = 10.0  # between lines of a stage where there is no terminal
-
 console = Console(stderr=True)  # standard output is reserved for results
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show what is done in the block: a spinner on a terminal, else a line."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        console.print(what, highlight=False)
+        yield
 
 
 class ProgressDisplay:
@@ -80,6 +92,8 @@ class ProgressDisplay:
             console.print(f"{label(stage)}: {done}", highlight=False)
         if progress.seconds is not None:
             del self._printed_s[stage], self._started_s[stage]
+            if progress.seconds >= LINE_INTERVAL_S:
+                console.print(f"{label(stage)}: {progress.seconds:.0f} s", highlight=False)
 
 
 def _about(seconds: float) -> str:

@@ -12,6 +12,7 @@ from foley.envelope_filter import low_pass
 from foley.errors import MediaError, SettingError
 from foley.media import probe
 from foley.options import EnvelopeFilter
+from foley_pipeline.paths import file_path
 from foley_pipeline.request import EnvelopeInput
 
 
@@ -29,7 +30,7 @@ def check_filter(path: PurePath | None, envelope_filter: EnvelopeFilter) -> None
 
 
 def read_envelope(
-    path: Path,
+    path: Path | str,
     duration_s: float | None,
     envelope_filter: EnvelopeFilter = "none",
     name: str | None = None,
@@ -54,6 +55,7 @@ def read_envelope(
         MediaError: The recording cannot be read.
         SettingError: There is a filter, but `path` is a curve, or SciPy, which the filter needs, is not installed.
     """
+    path = file_path(path, "envelope")
     check_filter(path, envelope_filter)
     source = name or path.name
     if path.suffix.lower() in envelope_file.EXTENSIONS:

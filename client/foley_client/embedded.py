@@ -5,10 +5,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from foley.errors import ServerUnavailable
+from foley.scratch import explained
 from foley_pipeline.triton import TritonClient
 
 STOP_TIMEOUT_S = 60.0
@@ -27,13 +28,16 @@ def embedded_triton(bundle: Path | None = None) -> Iterator[TritonClient]:
         A connected client.
 
     Raises:
+        OutputError: No temporary file can be written.
         ServerUnavailable: `foley-server` is not installed, or did not start; the message gives the reason.
     """
     command = [_foley_server(), "run", "--grpc-port=0", "--metrics-port=0", "--until-stdin-closes"]
     if bundle is not None:
         command.append(f"--bundle={bundle}")
     # A file, not a pipe: the server would block as soon as an unread pipe is full.
-    with tempfile.TemporaryFile("w+") as errors:
+    with ExitStack() as files:
+        with explained():
+            errors = files.enter_context(tempfile.TemporaryFile("w+"))
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

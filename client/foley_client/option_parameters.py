@@ -2,8 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -33,17 +32,10 @@ def _parameter(option: Option, model: type[Options]) -> inspect.Parameter:
     help = option.help if option.choices else f"{option.help} {option.values[0].upper()}{option.values[1:]}."
     shown = "the profile's" if option.default is None else option.default != ""
     typed = model.model_fields[option.name].annotation
-    is_pair = get_origin(_without_none(typed)) is tuple
-    declared = typer.Option(flag, help=help, show_default=shown, metavar="LOW HIGH" if is_pair else None)
+    declared = typer.Option(flag, help=help, show_default=shown, metavar="LOW HIGH" if option.is_pair else None)
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=option.default,
         annotation=Annotated[typed, declared],
     )
-
-
-def _without_none(typed: Any) -> Any:
-    if get_origin(typed) in (Union, UnionType):
-        (typed,) = (one for one in get_args(typed) if one is not NoneType)
-    return typed

@@ -1,7 +1,8 @@
 """Output files of the command line. The file extension selects the format."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from foley import envelope_file
 from foley.envelope import Floats
@@ -13,6 +14,8 @@ from foley.sound_file import SOUND_EXTENSIONS, check_sound
 from foley.sound_format import DEFAULT_SOUND, SoundFormat
 from foley_client.extras import require
 from foley_pipeline.result import GenerationResult
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 PLOT_EXTENSIONS = (".png",)
 ENVELOPE_EXTENSIONS = (*envelope_file.EXTENSIONS, *PLOT_EXTENSIONS)
@@ -52,7 +55,7 @@ def write(
     variation: int = 0,
     source_audio: SourceAudio = "replace",
     sound: SoundFormat = DEFAULT_SOUND,
-) -> None:
+) -> tuple[str, ...]:
     """Write a variation in the format of the extension of `path`; see `GenerationResult.write`.
 
     For atomic writes, use `foley.output.replacing`.
@@ -61,8 +64,8 @@ def write(
         from foley_client.plot import draw  # needs matplotlib (extra `cli`)
 
         draw(path, result.envelope, result.takes[variation].waveform)
-    else:
-        result.write(path, video, variation, source_audio, sound)
+        return ()
+    return result.write(path, video, variation, source_audio, sound)
 
 
 def write_envelope(path: Path, envelope: Floats) -> None:
@@ -75,6 +78,6 @@ def write_envelope(path: Path, envelope: Floats) -> None:
         path.write_text(envelope_file.dumps(envelope, path.suffix.lower()))
 
 
-def numbered(path: Path, variation: int, variations: int) -> Path:
+def numbered(path: AnyPath, variation: int, variations: int) -> AnyPath:
     """Return the path of one of several variations: `hits.wav` becomes `hits-1.wav`, `hits-2.wav`, ..."""
     return path if variations == 1 else path.with_stem(f"{path.stem}-{variation + 1}")

@@ -1,11 +1,12 @@
 """Runs a command line: an error becomes one sentence on standard error and an exit code."""
 
+import errno
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from foley.errors import Cancelled, FoleyError
+from foley.errors import Cancelled, FoleyError, OutputError
 
 
 class Terminated(BaseException):
@@ -30,6 +31,12 @@ def run(program: Callable[[], None]) -> None:
     except FoleyError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:  # writes of any kind: each of them can find the disk full
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror}; free space, or set TMPDIR for temporary files\n")
+        sys.exit(OutputError.exit_code)
     except Terminated:
         sys.stderr.write("stopped\n")
         sys.exit(Cancelled.exit_code)

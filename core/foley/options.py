@@ -5,10 +5,11 @@ form and docs/options.md are derived from these models; tests/unit/test_options.
 option, add a field here, use it where it takes effect, and add it to proto/foley/v1/foley.proto.
 """
 
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -35,7 +36,11 @@ EnvelopeFilter = Literal["none", "official"]
 
 MAX_SIGMA = 100.0
 """Upper limit for sigmas in options; the sigmas of the schedule are between 0.04 and 14."""
+MAX_SHOWN = 60  # characters of a wrong value in a message
 ALL_SIGMAS = (0.0, MAX_SIGMA)
+MAX_SEED = 2**64 - 1
+RANDOM_SEED = -1
+"""The seed in options that stands for a random one, which `GenerateOptions.with_drawn_seed` draws."""
 
 _Model = TypeVar("_Model", bound="Options")
 
@@ -72,7 +77,10 @@ class SamplingOptions(Options):
     """Options of the sampling. None selects the profile's value, else the bundle's."""
 
     seed: int = Field(
-        default=0, ge=0, le=2**63 - 1, description="Seed of the noise. The same seed gives the same sound."
+        default=0,
+        ge=RANDOM_SEED,
+        le=MAX_SEED,
+        description="Seed of the noise. The same seed gives the same sound. -1: a random seed, which the recipe names.",
     )
     profile: Profile = Field(
         default="balanced",
@@ -144,14 +152,21 @@ class GenerateOptions(SamplingOptions, PromptOptions):
 
     @model_validator(mode="after")
     def _check_seeds(self) -> "GenerateOptions":
-        if self.seed + self.variations > 2**63:
+        if self.seed + self.variations - 1 > MAX_SEED:
             raise _blame(
                 "seed",
                 SettingError(
-                    f"seed is {self.seed}: with {self.variations} variations, use at most 2^63 - {self.variations}"
+                    f"seed is {self.seed}: with {self.variations} variations, use at most 2^64 - {self.variations}"
                 ),
             )
         return self
+
+    def with_drawn_seed(self) -> "GenerateOptions":
+        """Return these options with a seed from 0, drawn if it is `RANDOM_SEED`.
+
+        Drawn seeds have at most 32 bits: people retype them, and spreadsheets and JavaScript round larger numbers.
+        """
+        return self.model_copy(update={"seed": secrets.randbits(32)}) if self.seed == RANDOM_SEED else self
 
 
 class FileOptions(GenerateOptions):
@@ -203,6 +218,7 @@ class Option:
         choices: Accepted values; empty for numbers and texts.
         low: Lower limit of a number, or None.
         high: Upper limit of a number or of the length of a text, or None.
+        is_pair: Whether the value is two numbers.
     """
 
     name: str
@@ -211,6 +227,7 @@ class Option:
     choices: tuple[str, ...]
     low: float | None
     high: float | None
+    is_pair: bool
 
     @property
     def values(self) -> str:
@@ -219,7 +236,9 @@ class Option:
             return ", ".join(self.choices)
         if self.low is not None:
             return f"{_number(self.low)} to {_number(self.high)}"
-        return f"at most {_number(self.high)} characters" if self.high is not None else "two numbers"
+        if self.high is not None:
+            return f"at most {_number(self.high)} characters"
+        return "two numbers" if self.is_pair else "text"
 
 
 def describe(model: type[Options]) -> Iterator[Option]:
@@ -237,6 +256,7 @@ def describe(model: type[Options]) -> Iterator[Option]:
             tuple(choice for choice in choices if isinstance(choice, str)),
             limits.get("ge"),
             limits.get("le", limits.get("max_length")),
+            any(get_origin(kind) is tuple for kind in kinds),
         )
 
 
@@ -251,11 +271,10 @@ def markdown() -> str:
 
 def setting_error(error: ValidationError, model: type[BaseModel]) -> SettingError:
     """Convert a pydantic error to one `SettingError` with a user-facing message that covers all of its faults."""
-    faults = error.errors(include_url=False)
-    return _blame(
-        str(faults[0]["loc"][0]) if faults[0]["loc"] else None,
-        SettingError("; ".join(_sentence(fault, model) for fault in faults)),
-    )
+    faults: dict[str | None, str] = {}
+    for fault in error.errors(include_url=False):
+        faults.setdefault(str(fault["loc"][0]) if fault["loc"] else None, _sentence(fault, model))
+    return _blame(next(iter(faults)), SettingError("; ".join(faults.values())))
 
 
 def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
@@ -264,15 +283,18 @@ def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
     known = {option.name: option for option in describe(model)} if issubclass(model, Options) else {}
     if fault["type"] == "extra_forbidden":
         return f"there is no option {name!r}; the options are {', '.join(model.model_fields)}"
-    if fault["type"] == "missing" and len(fault["loc"]) == 1:
+    if fault["type"] == "string_too_short" or (fault["type"] == "missing" and len(fault["loc"]) == 1):
         return f"{name} is required"
     if fault["type"] == "string_unicode":  # bytes from the shell that are not UTF-8
         return f"{name} is not valid UTF-8; use a UTF-8 locale"
     if fault["type"] == "string_too_long":
         return f"{name} has {len(str(value))} characters: use at most {known[name].high}"
-    if name in known and fault["type"] != "value_error" and not isinstance(value, Mapping):
-        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
-        return f"{name} is {shown}: use {known[name].values}"
+    if name in known and fault["type"] != "value_error":
+        shown = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+        shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+        kind = {"string_type": "text of ", "int_from_float": "a whole number, ", "int_parsing": "a whole number, "}
+        values = known[name].values
+        return f"{name} is {shown}: use {kind.get(fault['type'], '') if values != 'text' else ''}{values}"
     return f"{name}: {fault['msg'].removeprefix('Value error, ')}" if name else fault["msg"]
 
 
@@ -282,4 +304,4 @@ def _blame(name: str | None, error: SettingError) -> SettingError:
 
 
 def _number(value: float | None) -> str:
-    return "2^63 - 1" if value == 2**63 - 1 else f"{value:,g}" if value is not None else ""
+    return "2^64 - 1" if value == MAX_SEED else f"{value:,g}" if value is not None else ""

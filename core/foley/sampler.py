@@ -14,7 +14,7 @@ from foley import clip
 from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.manifest import SamplingDefaults
-from foley.options import ALL_SIGMAS, Sampler, SamplingOptions, TimestepSpacing
+from foley.options import ALL_SIGMAS, RANDOM_SEED, Sampler, SamplingOptions, TimestepSpacing
 from foley.schedule import training_sigmas
 from foley.solvers import ddim, draws, multistep
 
@@ -42,6 +42,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         SamplingOptions.model_validate(asdict(self))
+        if self.seed == RANDOM_SEED:
+            raise SettingError("seed is -1: draw a seed from 0 to 2^64 - 1")
 
     def encode(self, window: int) -> bytes:
         """Return the tensor `options` of the served model `generate`: JSON, which preserves floats exactly.

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -23,6 +21,7 @@ from rich.progress import (
 from foley import bundle as bundles
 from foley import command
 from foley.application import application
+from foley.bars import Bars
 from foley.bundle import Half, Precision, Tuning
 from foley.errors import SettingError
 from foley.manifest import Manifest
@@ -176,8 +175,7 @@ def fetch(
     folder = (cache or cache_folder()).absolute()
     typer.echo(LICENCE_NOTE, err=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with locked(folder), Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    with locked(folder), Bars(*columns, TimeRemainingColumn()) as progress:
         for file in PUBLISHED:
             if not only or file.option in only:
                 typer.echo(fetch_file(file, folder, mirror, _bar(progress, file.path)))
@@ -185,14 +183,14 @@ def fetch(
         typer.echo(f"To create a bundle from these files, run:\n{command_line}", err=True)
 
 
-def _bar(progress: Progress, name: str) -> download.Progress:
+def _bar(progress: Bars, name: str) -> download.Progress:
     task = progress.add_task(name, total=None)
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _show(what: str, manifest: Manifest, stages: Iterable[str]) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Bars(*columns) as progress:
         task = progress.add_task(what, total=len(networks(manifest)))
         for done, stage in enumerate(stages):
             progress.update(task, completed=done, description=f"{what}: {stage}")

@@ -35,7 +35,7 @@ class Backend(Protocol):
 
     def predict_envelope(
         self,
-        video: Path,
+        video: Path | str,
         *,
         flow: OpticalFlow | None = None,
         progress: OnProgress = ignore_progress,
@@ -58,7 +58,7 @@ class Backend(Protocol):
         """
 
     def embed_prompt(
-        self, prompt: Prompt, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
+        self, prompt: Prompt | str, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
     ) -> Embeddings:
         """Compute the embeddings of a prompt and of its negative text, which is empty by default.
 

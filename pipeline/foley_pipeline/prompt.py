@@ -9,12 +9,13 @@ from foley import clip
 from foley.envelope import Floats
 from foley.errors import SettingError
 from foley.options import PromptOptions
+from foley_pipeline.paths import file_path
 from foley_pipeline.triton import TritonClient
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A timbre prompt.
+    """A timbre prompt. The path of the recording may be given as a string.
 
     Attributes:
         text: Description of the sound; empty: no condition.
@@ -30,6 +31,8 @@ class Prompt:
     negative_text: str = ""
 
     def __post_init__(self) -> None:
+        if self.audio is not None:
+            object.__setattr__(self, "audio", file_path(self.audio, "audio"))
         if self.text and self.audio:
             raise SettingError("there are both a text and an audio prompt; give one of them")
         PromptOptions(text=self.text, negative_text=self.negative_text)
@@ -42,6 +45,11 @@ class Prompt:
         """
         if self.negative_text and guidance == 1:
             raise SettingError("negative_text has no effect with guidance 1; set a higher guidance, for example 2")
+
+
+def as_prompt(prompt: Prompt | str) -> Prompt:
+    """Return a prompt; a string is its text."""
+    return Prompt(prompt) if isinstance(prompt, str) else prompt
 
 
 def embed_text(triton: TritonClient, text: str) -> Floats:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,11 +15,13 @@ from foley.errors import SettingError
 from foley.mux import VIDEO_EXTENSIONS, write_video
 from foley.options import SourceAudio
 from foley.output import check_destination, replacing
+from foley.scratch import temporary_file
 from foley.sound_file import SOUND_EXTENSIONS, check_sound, write_sound
 from foley.sound_format import DEFAULT_SOUND, SoundFormat
 from foley.sound_tags import SoundTags
 from foley.timecode import Recorded, read_recorded
 from foley_pipeline.hashing import content_sha256
+from foley_pipeline.paths import file_path
 from foley_pipeline.request import GenerationRequest
 
 
@@ -93,15 +94,12 @@ class GenerationResult:
                 does not support `sound`.
         """
         destination = Path(path)
-        source = self.video if isinstance(self.video, Path) else None
+        source = None if isinstance(self.video, bytes | None) else file_path(self.video, "video")
         check_destination(destination, (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS, *envelope_file.EXTENSIONS), source)
         check_sound(destination, sound)
         with ExitStack() as files:
             if isinstance(self.video, bytes):
-                copy = files.enter_context(tempfile.NamedTemporaryFile(prefix="foley-"))
-                copy.write(self.video)
-                copy.flush()
-                source = Path(copy.name)
+                source = files.enter_context(temporary_file(self.video, "video"))
             return self.write(files.enter_context(replacing(destination)), source, variation, source_audio, sound)
 
     def write(

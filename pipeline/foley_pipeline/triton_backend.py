@@ -22,8 +22,9 @@ from foley_pipeline.cache import Cache
 from foley_pipeline.cancellation import CancelToken
 from foley_pipeline.hashing import content_sha256
 from foley_pipeline.media_loader import MediaLoader, Video, in_process
+from foley_pipeline.paths import file_path
 from foley_pipeline.progress import OnProgress, Progress, Stage, StageTimer, ignore_progress
-from foley_pipeline.prompt import Prompt, embed_audio, embed_text
+from foley_pipeline.prompt import Prompt, as_prompt, embed_audio, embed_text
 from foley_pipeline.request import GenerationRequest
 from foley_pipeline.result import GenerationResult, Take, describe_inputs
 from foley_pipeline.rms2sound import Conditioning, Loop, synthesize
@@ -97,21 +98,21 @@ class TritonBackend:
 
     def predict_envelope(
         self,
-        video: Path | Video,
+        video: Path | str | Video,
         *,
         flow: OpticalFlow | None = None,
         progress: OnProgress = ignore_progress,
         cancel: CancelToken | None = None,
     ) -> Floats:
         """See `Backend.predict_envelope`; the video may also be opened already."""
-        opened = self.loader.video(video) if isinstance(video, Path) else video
+        opened = self.loader.video(file_path(video, "video")) if isinstance(video, Path | str) else video
         return _Call(self, StageTimer(progress), cancel).predict_envelope(opened, flow or "default")
 
     def embed_prompt(
-        self, prompt: Prompt, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
+        self, prompt: Prompt | str, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
     ) -> Embeddings:
         """See `Backend.embed_prompt`."""
-        return _Call(self, StageTimer(progress), cancel).embed_prompt(prompt)
+        return _Call(self, StageTimer(progress), cancel).embed_prompt(as_prompt(prompt))
 
     @property
     def defaults(self) -> Sampling:

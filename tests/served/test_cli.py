@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,21 @@ def _media_is_unchanged(media: Path) -> Iterator[None]:
     before = digests()
     yield
     assert digests() == before
+
+
+def test_standard_input_and_output_are_pipes(foley, triton: TritonClient, media: Path, tmp_path: Path) -> None:
+    name = "fps24_with_audio.mp4"
+    done = foley("generate", media / name, "-o", "sound.wav", "--steps", 1, "--seed", -1)
+    assert done.returncode == 0, done.stderr
+    seed = re.search(r"^seed: (\d+)$", done.stderr, re.M)
+    assert seed
+    options = f"--server {triton.url} --steps 1 --seed {seed[1]} -o - --format wav -o curve.csv"
+    line = f"cat '{media / name}' | '{BIN / 'foley'}' generate - {options} | cat > piped.wav"
+    subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=tmp_path, check=True, timeout=300)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "piped.wav")[0], soundfile.read(tmp_path / "sound.wav")[0])
+    assert (tmp_path / "curve.csv").read_text().startswith("time_s,rms")
+    with soundfile.SoundFile(tmp_path / "sound.wav") as file:
+        assert json.loads(file.comment)["seed"] == int(seed[1])
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -219,7 +235,7 @@ def test_sound_for_post_production(foley, media: Path, tmp_path: Path) -> None:
         (["--variations", "0"], "variations"),
         (["--variations", "17"], "variations"),
         (["--variations", "1000000000"], "variations"),
-        (["--variations", "2", "--seed", str(2**63 - 1)], "seed"),
+        (["--variations", "2", "--seed", str(2**64 - 1)], "seed"),
         (["--text", "\udcff"], "UTF-8"),
         (["--negative-text", "a" * 3000], "characters"),
         (["--server", "127.0.0.1:9", "--bundle", "mine"], "--bundle"),

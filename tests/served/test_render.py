@@ -87,6 +87,26 @@ def test_rendered_row_matches_generate(foley: Command, backend: TritonBackend, t
     assert set(about["inputs"]) == {"video", "audio", "envelope"}
 
 
+def test_variations_are_those_of_generate_and_resume(foley: Command, tmp_path: Path) -> None:
+    write_small_video(tmp_path / "hits.mp4")
+    seed = 2**64 - 2
+    done = foley("generate", "hits.mp4", "--steps", "2", "--variations", "2", "--seed", str(seed), "-o", "take.wav")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "clips.csv").write_text(
+        f"Video;Output;Steps;Variations;Seed\r\nhits.mp4;take.wav;2;2;{seed}\r\nhits.mp4;any.wav;2;;-1\r\n"
+    )
+    command = ("render", "clips.csv", "-o", "out", "--json")
+    names = ("take-1.wav", "take-2.wav", "any.wav")
+    assert ended(foley(*command)) == dict.fromkeys(names, "done")
+    for i, name in enumerate(names[:2]):
+        np.testing.assert_array_equal(read_audio(tmp_path / "out" / name), read_audio(tmp_path / name))
+        assert json.loads((tmp_path / f"out/{name}{SIDECAR}").read_text())["recipe"]["seed"] == seed + i
+    assert 0 <= json.loads((tmp_path / f"out/any.wav{SIDECAR}").read_text())["recipe"]["seed"] < 2**32
+    assert all(name in (tmp_path / "out/report.html").read_text() for name in names)
+    (tmp_path / "out/take-2.wav").unlink()
+    assert ended(foley(*command)) == {**dict.fromkeys(names, "skipped"), "take-2.wav": "done"}
+
+
 def test_renders_only_missing_and_changed_rows(foley: Command, clips: Path) -> None:
     rows: list[dict[str, object]] = [
         {"video": f"{i}.mp4", "output": f"{i}.wav", "seed": i, "steps": 2} for i in range(3)

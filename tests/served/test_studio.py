@@ -49,16 +49,17 @@ def upload(server: ApiServer, video: Path) -> dict[str, Any]:
 def test_envelope_and_take_match_pipeline(server: ApiServer, triton: TritonClient, video: Path) -> None:
     sent = upload(server, video)
     *_, found = lines(requests.post(f"{server.studio}api/videos/{sent['video']}/envelope", stream=True))
-    request = GenerationRequest(video, options=GenerateOptions(steps=3, seed=4))
+    seed = 2**64 - 1  # a number that JavaScript would round is sent as a text
+    request = GenerationRequest(video, options=GenerateOptions(steps=3, seed=seed))
     theirs = TritonBackend(triton).generate(request)
     np.testing.assert_allclose(found["envelope"], theirs.envelope, atol=1e-6)
-    body = {"envelope": found["envelope"], "sample_count": sent["sample_count"], "steps": 3, "seed": 4}
+    body = {"envelope": found["envelope"], "sample_count": sent["sample_count"], "steps": 3, "seed": str(seed)}
     *_, made = lines(requests.post(f"{server.studio}api/takes", json=body, stream=True))
     (take,) = made["takes"]
     wave, rate = soundfile.read(BytesIO(requests.get(f"{server.studio}api/takes/{take['take']}.wav").content))
     assert (rate, len(wave)) == (16_000, sent["sample_count"])
     np.testing.assert_allclose(wave, theirs.waveform, atol=2e-4)  # 16-bit samples; six digits of the envelope
-    assert take["recipe"]["seed"] == 4
+    assert take["recipe"]["seed"] == str(seed)
     assert len(take["produced"]) == len(found["envelope"])
 
 

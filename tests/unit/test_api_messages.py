@@ -37,7 +37,7 @@ def values(option):
     if option.low is None:
         return texts if option.high else st.tuples(st.floats(0, 50), st.floats(50, 100))
     if "int" in str(GenerateOptions.model_fields[option.name].annotation):
-        return st.integers(int(option.low), min(int(option.high), 2**63 - 20))
+        return st.integers(int(option.low), min(int(option.high), 2**64 - 20))
     return st.floats(option.low, option.high)
 
 
@@ -95,7 +95,6 @@ def options(**changes):
         ({"sampling__guidance": float("inf")}, "sampling.guidance"),
         ({"sampling__eta": 2.0}, "sampling.eta"),
         ({"sampling__eta": float("nan")}, "sampling.eta"),
-        ({"sampling__seed": -1}, "sampling.seed"),
         (
             {"sampling__guidance_interval__low": 2.0, "sampling__guidance_interval__high": 1.0},
             "sampling.guidance_interval",
@@ -116,7 +115,7 @@ def options(**changes):
         ({"loudness": 12}, "loudness"),
         ({"variations": 17}, "variations"),
         ({"variations": -1}, "variations"),
-        ({"variations": 2, "sampling__seed": 2**63 - 1}, "sampling.seed"),
+        ({"variations": 2, "sampling__seed": 2**64 - 1}, "sampling.seed"),
         ({"prompt__text": "x" * 2001}, "prompt.text"),
         ({"prompt__negative_text": "x" * 2001}, "prompt.negative_text"),
         ({"envelope__envelope__rms": [0.1, float("nan")]}, "envelope.envelope.rms"),

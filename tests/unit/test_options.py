@@ -1,7 +1,8 @@
 """Every interface has the options of `foley.options`, compared field by field."""
 
 import inspect
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,10 +20,12 @@ from foley_client.render import manifest
 from foley_client.render.row import Row
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.api.messages import GROUPS, enum_name
+from foley_pipeline.request import GenerationRequest
 from foley_server.http.app import TakeRequest
 
 OPTIONS = {option.name: option for option in describe(FileOptions)}
 DEFAULTS = SamplingDefaults()
+VIDEO = Path("hits.mp4")
 
 
 def test_cli_has_every_option_with_help_default_and_choices():
@@ -81,9 +84,12 @@ def test_documentation_lists_every_option(repository: Path):
     ("values", "field", "words"),
     [
         ({"steps": 0}, "steps", "steps is 0: use 1 to 1,000"),
-        ({"steps": "ten"}, "steps", "steps is 'ten': use 1 to 1,000"),
+        ({"steps": "ten"}, "steps", "steps is 'ten': use a whole number, 1 to 1,000"),
+        ({"steps": "9" * 5000}, "steps", f"steps is '{'9' * 59}...: use 1 to 1,000"),
+        ({"steps": {}}, "steps", "steps is {}: use 1 to 1,000"),
+        ({"text": 5}, "text", "text is 5: use text of at most 2,000 characters"),
         ({"sampler": "euler"}, "sampler", "sampler is 'euler': use ddim, dpm++"),
-        ({"seed": -1}, "seed", "seed is -1: use 0 to 2^63 - 1"),
+        ({"seed": -2}, "seed", "seed is -2: use -1 to 2^64 - 1"),
         ({"guidance": float("nan")}, "guidance", "guidance is nan: use 1 to 100"),
         ({"text": "x" * 2001}, "text", "text has 2001 characters: use at most 2000"),
         ({"text": "\udc80"}, "text", "text is not valid UTF-8"),
@@ -92,14 +98,15 @@ def test_documentation_lists_every_option(repository: Path):
         ({"bit_depth": 8}, "bit_depth", "bit_depth is '8': use 16, 24, 32f"),
         ({"step": 3}, "step", "there is no option 'step'; the options are text, "),
         ({"guidance_interval": (3, 1)}, "guidance_interval", "the lower one first"),
-        ({"guidance_interval": "0.3"}, "guidance_interval", "guidance_interval"),
+        ({"guidance_interval": "x"}, "guidance_interval", "guidance_interval is 'x': use two numbers"),
         ({"sampler": "dpm++", "eta": 0.5}, "eta", "eta applies only to the sampler ddim"),
         ({"sampler": "ddim", "timestep_spacing": "karras"}, "timestep_spacing", "applies only to the sampler dpm"),
-        ({"seed": 2**63 - 1, "variations": 2}, "seed", "use at most 2^63 - 2"),
+        ({"seed": 2**64}, "seed", "use -1 to 2^64 - 1"),
+        ({"seed": 2**64 - 1, "variations": 2}, "seed", "use at most 2^64 - 2"),
     ],
 )
 def test_invalid_option_is_reported_in_plain_words(values, field, words):
-    with pytest.raises(SettingError, match=words.replace("+", r"\+").replace("^", r"\^")) as refused:
+    with pytest.raises(SettingError, match=re.escape(words)) as refused:
         FileOptions(**values)
     assert refused.value.field == field
     assert "Input should" not in str(refused.value)
@@ -151,6 +158,18 @@ def test_profile_flow_falls_back_to_default_if_not_served():
     assert (
         resolve_flow(GenerateOptions(flow="dis"), ["frames_to_features"]) == "dis"
     )  # rejected later, by predict_envelope
+
+
+def test_random_seed_is_drawn_once_for_a_request():
+    requests = [GenerationRequest(VIDEO, options=GenerateOptions(seed=-1, variations=16)) for _ in range(2)]
+    seeds = {request.options.seed for request in requests}
+    assert len(seeds) == 2
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert requests[0].options == GenerateOptions(seed=requests[0].options.seed, variations=16)
+    assert replace(requests[0], audio=None).options == requests[0].options
+    assert GenerationRequest(VIDEO, options=GenerateOptions(seed=2**64 - 1)).options.seed == 2**64 - 1
+    with pytest.raises(SettingError, match="draw a seed"):
+        resolve_sampling(GenerateOptions(seed=-1), DEFAULTS)
 
 
 def test_profiles_set_no_seed():

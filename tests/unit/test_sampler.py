@@ -169,7 +169,7 @@ def test_noise_depends_only_on_seed_and_window(sampling):
         assert latents.shape == sampler.LATENTS_SHAPE
         return latents
 
-    pairs = [(0, 0), (0, 1), (1, 0), (2**63 - 1, 0), (2**32, 0), (2**32 + 1, 0), (2**33, 1)]
+    pairs = [(0, 0), (0, 1), (1, 0), (2**63 - 1, 0), (2**64 - 1, 0), (2**32, 0), (2**32 + 1, 0), (2**33, 1)]
     results = [result(*pair) for pair in pairs]
     for pair, first in zip(pairs, results, strict=True):
         np.testing.assert_array_equal(result(*pair), first)
@@ -193,7 +193,7 @@ def test_noise_depends_only_on_seed_and_window(sampling):
         ("eta", 1.1),
         ("eta", float("nan")),
         ("seed", -1),
-        ("seed", 2**63),
+        ("seed", 2**64),
         ("timestep_spacing", "leading"),
         ("timestep_spacing", "karras"),  # not with ddim
         ("guidance_interval", (2.0, 1.0)),
@@ -211,7 +211,7 @@ def test_invalid_setting_is_named(setting, value):
 @given(
     st.builds(
         Sampling,
-        seed=st.integers(0, 2**63 - 1),
+        seed=st.integers(0, 2**64 - 1),
         steps=st.integers(1, 1000),
         guidance=st.floats(1, 100),
         guidance_interval=st.tuples(st.floats(0, 50), st.floats(50, 100)),
@@ -264,4 +264,18 @@ def test_rejects_eta_without_ddim():
 
 def test_limits_are_inclusive():
     Sampling(sampler="ddim", steps=1, guidance=1.0, eta=0.0, seed=0)
-    Sampling(sampler="ddim", steps=1000, guidance=100.0, eta=1.0, seed=2**63 - 1)
+    Sampling(sampler="ddim", steps=1000, guidance=100.0, eta=1.0, seed=2**64 - 1)
+
+
+@pytest.mark.parametrize(
+    ("seed", "window", "first"),
+    [
+        (7, 0, 5765488047046174021),
+        (7, 2, 2563823327860906254),
+        (2**33 + 1, 1, 5978213271893806549),
+        (2**63 - 1, 0, 3456370129385001151),
+    ],
+)
+def test_noise_of_a_seed_never_changes(seed, window, first):
+    """The numbers were drawn by version 0.1.0."""
+    assert sampler._generator(seed, window).integers(2**63) == first

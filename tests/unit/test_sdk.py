@@ -18,8 +18,11 @@ from foley_client import AsyncFoleyClient, Foley, FoleyClient, GenerateOptions, 
 from foley_client._async.backend import AsyncApiBackend
 from foley_client._inputs import generation_request
 from foley_client._sync.backend import ApiBackend
+from foley_client.curves import read_envelope
 from foley_client.local import LocalBackend
 from foley_pipeline.backend import Backend
+from foley_pipeline.prompt import Prompt, as_prompt
+from foley_pipeline.request import EnvelopeInput, GenerationRequest
 from foley_pipeline.triton_backend import TritonBackend
 
 
@@ -85,6 +88,54 @@ def test_files_are_paths_strings_or_bytes(video: Path) -> None:
     del request
     gc.collect()
     assert not any(path.exists() for path in temporary)
+
+
+def test_requests_take_strings_as_paths_and_prompts(video: Path, tmp_path: Path) -> None:
+    request = GenerationRequest(str(video), EnvelopeInput([0.1] * 150, 24_000), f"{tmp_path}/a.wav")
+    assert (request.video, request.audio) == (video, tmp_path / "a.wav")
+    assert Prompt("", f"{tmp_path}/a.wav").audio == tmp_path / "a.wav"
+    assert as_prompt("glass") == Prompt("glass")
+    assert request.envelope
+    assert request.envelope.envelope.dtype == np.float32
+    (tmp_path / "curve.json").write_text(envelope_file.dumps(request.envelope.envelope, ".json"))
+    assert read_envelope(f"{tmp_path}/curve.json", 1.5).samples == 24_000
+    GenerationResult(RESULT.envelope, RESULT.takes, {}, str(video)).save(f"{tmp_path}/out.mp4")
+    assert (tmp_path / "out.mp4").stat().st_size > video.stat().st_size
+
+
+def test_backends_take_strings_as_paths_and_prompts() -> None:
+    offline = TritonBackend(None)  # type: ignore[arg-type]  # it is not called
+    with FoleyClient("grpc://localhost:1") as client:
+        for backend in (offline, LocalBackend(offline), client.backend):
+            with pytest.raises(MediaError, match=r"missing\.mp4"):
+                backend.predict_envelope("missing.mp4")
+            with pytest.raises(MediaError, match=r"missing\.mp4"):
+                backend.embed_prompt(Prompt(audio="missing.mp4"))  # type: ignore[arg-type]
+            with pytest.raises(SettingError, match="text has 2001 characters"):
+                backend.embed_prompt("x" * 2001)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(5, "is int: give the path of a file"), ("s3://bucket/a.mp4", "is the URL s3://bucket/a.mp4: download it first")],
+)
+def test_what_is_no_file_is_refused_in_one_sentence(video: Path, wrong: object, words: str) -> None:
+    with FoleyClient("grpc://localhost:1") as foley:  # it is not called
+        for call in (
+            lambda: foley.generate(wrong),
+            lambda: foley.generate(video, audio=wrong),
+            lambda: foley.create(wrong),
+            lambda: next(foley.stream(wrong)),
+            lambda: foley.predict_envelope(wrong),
+            lambda: foley.embed_prompt(audio=wrong),
+            lambda: foley.job("operations/1", wrong),
+            lambda: GenerationRequest(wrong),
+            lambda: Prompt(audio=wrong),
+            lambda: foley.backend.predict_envelope(wrong),
+            lambda: GenerationResult(RESULT.envelope, RESULT.takes, {}, wrong).save("out.mp4"),
+        ):
+            with pytest.raises(SettingError, match=words):
+                call()  # type: ignore[no-untyped-call]
 
 
 def test_options_as_keywords_or_object() -> None:

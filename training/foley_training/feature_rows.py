@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 
 from foley import clip, envelope
+from foley.bars import track
 from foley.envelope_filter import low_pass
 from foley.manifest import DisFlowConfig
 from foley_export.networks.bn_inception import FlowFeatures, RgbFeatures

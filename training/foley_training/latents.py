@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 
 from foley import clip
+from foley.bars import track
 from foley_export.networks.clap_audio import ClapAudio
 from foley_export.networks.vae_encoder import VaeEncoder
 from foley_training.sounds import Sounds

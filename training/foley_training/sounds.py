@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 
 from foley import clip, envelope
+from foley.bars import track
 from foley_export.mel import log_mel
 from foley_export.networks import clap_frontend
 from foley_training.data.scene import Scene, Split, make_scene

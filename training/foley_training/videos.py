@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.progress import track
 
 from foley import clip, envelope
+from foley.bars import track
 from foley.dis_flow import DisFlow
 from foley.manifest import DisFlowConfig
 from foley_training.data.picture import render

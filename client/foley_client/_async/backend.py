@@ -19,8 +19,9 @@ from foley_client.channel import Channel
 from foley_pipeline.api import foley_pb2 as pb
 from foley_pipeline.backend import Embeddings
 from foley_pipeline.cancellation import CancelToken
+from foley_pipeline.paths import file_path
 from foley_pipeline.progress import OnProgress, Progress, StageTimer, ignore_progress
-from foley_pipeline.prompt import Prompt
+from foley_pipeline.prompt import Prompt, as_prompt
 from foley_pipeline.request import GenerationRequest
 from foley_pipeline.result import GenerationResult, describe_inputs
 
@@ -91,13 +92,14 @@ class AsyncApiBackend:
 
     async def predict_envelope(
         self,
-        video: Path,
+        video: Path | str,
         *,
         flow: OpticalFlow | None = None,
         progress: OnProgress = ignore_progress,
         cancel: CancelToken | None = None,
     ) -> Floats:
         """See `Backend.predict_envelope`."""
+        video = file_path(video, "video")
         _wire.check_file(video)
         token = cancel or CancelToken()
 
@@ -109,9 +111,10 @@ class AsyncApiBackend:
         return _wire.envelope((await self._retried(attempt, token)).envelope)
 
     async def embed_prompt(
-        self, prompt: Prompt, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
+        self, prompt: Prompt | str, *, progress: OnProgress = ignore_progress, cancel: CancelToken | None = None
     ) -> Embeddings:
         """See `Backend.embed_prompt`."""
+        prompt = as_prompt(prompt)
         if prompt.audio:
             _wire.check_file(prompt.audio)
         token = cancel or CancelToken()

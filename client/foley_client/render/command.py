@@ -12,7 +12,7 @@ import typer
 from foley.container import Limits
 from foley.errors import MediaError, SettingError
 from foley.scratch import scratch_folder
-from foley_client.console import console
+from foley_client.console import console, working
 from foley_client.extras import require
 from foley_client.limits import MaxDuration, MaxPixels, NoLimits, limits_of
 from foley_client.render import manifest, report, storage
@@ -34,8 +34,8 @@ def render(
         str,
         typer.Argument(
             metavar="MANIFEST",
-            help="A table (.csv), JSON Lines (.jsonl), or a folder of videos, except results of earlier renders. A row "
-            "has a `video`, an `output` name (default: the name of the video, as .mp4), and any of: "
+            help="A table (.csv, .tsv, .txt), JSON Lines (.jsonl), or a folder of videos, except results of earlier "
+            "renders. A row has a `video`, an `output` name (default: the name of the video, as .mp4), and any of: "
             + ", ".join(manifest.SETTINGS)
             + ".",
             show_default=False,
@@ -92,7 +92,7 @@ def render(
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder("foley-render-"))
         results = Output(output, scratch)
-        rows = manifest.read(Path(rows_of), results)
+        rows = manifest.read(Path(rows_of), results, _say)
         _check_inputs(rows)
         if check:
             typer.echo(f"{len(rows)} rows, no errors")
@@ -100,7 +100,7 @@ def render(
         stats = RenderStats(len(rows))
         stack.enter_context(results.claimed([row.output for row in rows]))
         cache_folder = None if no_cache else cache.default_folder()
-        with console.status("starting"):
+        with working("starting the servers"):
             engine = stack.enter_context(
                 _engine(server or [], ray, bundle, cache_folder, output, results, scratch, workers, limits)
             )
@@ -118,23 +118,23 @@ def render(
         raise typer.Exit(1)
 
 
+def _say(sentence: str) -> None:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
 def _conclude(results: Output, rows: Sequence[Row], stats: RenderStats, failures: "_Failures") -> None:
     """Write the failures and the report, and print a summary. Called when the run ends for any reason."""
     failures.write(stats, last=True)
     report.write(results, rows, stats)
     counts = stats.counts
-    console.print(
-        f"{counts['done']} rendered in {clock(stats.elapsed_s)}, {counts['skipped']} skipped, "
-        f"{counts['failed']} failed",
-        highlight=False,
+    _say(
+        f"{counts['done']} rendered in {clock(stats.elapsed_s)}, {counts['skipped']} skipped, {counts['failed']} failed"
     )
     if stats.left:
-        console.print(f"stopped with {stats.left} rows left; run the same command again to resume", highlight=False)
+        _say(f"stopped with {stats.left} rows left; run the same command again to resume")
     if counts["failed"]:
-        console.print(
-            f"see {results.url}/{FAILURES}; run the same command again to retry them", highlight=False, soft_wrap=True
-        )
-    console.print(f"{results.url}/{REPORT}", highlight=False, soft_wrap=True)
+        _say(f"see {results.url}/{FAILURES}; run the same command again to retry them")
+    _say(f"{results.url}/{REPORT}")
 
 
 class _Failures:
@@ -170,11 +170,11 @@ def _check_inputs(rows: Sequence[Row]) -> None:
 
     def fault(url_or_path: str) -> str | None:
         try:
-            return None if storage.exists(url_or_path) else f"{url_or_path} does not exist"
+            return None if storage.exists(url_or_path) else f"{url_or_path} does not exist or is not a file"
         except MediaError as error:
             return str(error)
 
-    with console.status(f"checking {len(inputs)} inputs"), ThreadPoolExecutor(_CHECK_THREADS) as pool:
+    with working(f"checking {len(inputs)} inputs"), ThreadPoolExecutor(_CHECK_THREADS) as pool:
         manifest.refuse([found for found in pool.map(fault, inputs) if found], "inputs cannot be read")
 
 

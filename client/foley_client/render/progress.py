@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from types import TracebackType
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from foley.bars import LINE_INTERVAL_S
 from foley_client.console import console
 from foley_client.render.farm import Event
 from foley_client.render.task import Done, Failed
@@ -82,41 +84,53 @@ class RenderStats:
 
 
 class Display:
-    """Live display on standard error."""
+    """Live display on standard error; without a terminal, a line every `LINE_INTERVAL_S`."""
 
     def __init__(self, stats: RenderStats) -> None:
         self._stats = stats
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
+        self._ended = threading.Event()
+        self._lines = threading.Thread(target=self._print_lines, name="render-progress", daemon=True)
 
     def __enter__(self) -> "Display":
-        self._live.start()
+        if console.is_terminal:
+            self._live.start()
+        else:
+            self._lines.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._live.stop()
+        self._ended.set()
+        if self._lines.ident is not None:
+            self._lines.join()
 
     def on_event(self, event: Event) -> None:
         """Print a failed attempt permanently; other events only update the live table."""
         if isinstance(event.outcome, Failed):
             verb, style = ("failed", "red") if event.kind == "failed" else ("will be retried", "yellow")
-            console.print(
-                f"{event.row.output} {verb}: {event.outcome.reason}", style=style, markup=False, highlight=False
-            )
+            text = f"{event.row.output} {verb}: {event.outcome.reason}"
+            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
-        stats = self._stats
         table = Table.grid(padding=(0, 2))
-        ended = stats.counts.total()
-        table.add_row(
-            ProgressBar(stats.total, ended, width=30),
-            f"{ended} of {stats.total}",
+        table.add_row(ProgressBar(self._stats.total, self._stats.counts.total(), width=30), *self._state())
+        return table
+
+    def _state(self) -> list[str]:
+        stats = self._stats
+        return [
+            f"{stats.counts.total()} of {stats.total}",
             f"[green]{stats.counts['done']} done[/]",
             *([f"{stats.counts['skipped']} skipped"] if stats.counts["skipped"] else []),
             f"{stats.running} running",
             *([f"[red]{stats.counts['failed']} failed[/]"] if stats.counts["failed"] else []),
             *([f"{60 * stats.rate:.1f}/min", f"{clock(stats.left_s)} left"] if stats.left_s is not None else []),
-        )
-        return table
+        ]
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(LINE_INTERVAL_S):
+            console.print(", ".join(self._state()), highlight=False, soft_wrap=True)
 
 
 class JsonLines:

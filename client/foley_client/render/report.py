@@ -54,11 +54,16 @@ def _result(row: Row, record: dict[str, Any] | None) -> dict[str, Any]:
         "seed": row.seed,
     }
     if record is None:
-        return {**variables, "curves": None}
+        return {**variables, "curves": None, "notes": []}
     curves = [np.asarray(record.get(name) or [0.0], np.float32) for name in ("envelope", "produced")]
     top = max(0.01, *(float(curve.max()) for curve in curves))
     seconds = len(curves[0]) / clip.ENVELOPE_RATE_HZ
-    return {**variables, "curves": [_polyline(curve / top) for curve in curves], "length": f"{seconds:.1f} s"}
+    return {
+        **variables,
+        "curves": [_polyline(curve / top) for curve in curves],
+        "length": f"{seconds:.1f} s",
+        "notes": record.get("notes") or [],
+    }
 
 
 def _polyline(curve: "np.ndarray[Any, Any]") -> str:

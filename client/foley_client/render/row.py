@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from foley.errors import SettingError
 from foley.mux import VIDEO_EXTENSIONS
-from foley.options import FileOptions, GenerateOptions
+from foley.options import RANDOM_SEED, FileOptions, GenerateOptions
 from foley.sound_file import SOUND_EXTENSIONS, check_sound
 from foley_client.curves import check_filter
+from foley_client.outputs import numbered
 from foley_client.render.storage import FAILURES, REPORTS, SIDECAR
 from foley_pipeline.request import GenerationRequest
 
@@ -61,6 +61,21 @@ class Row(FileOptions):
             raise ValueError(f"its extension is unknown; use one of {', '.join(EXTENSIONS)}")
         return output
 
+    def variants(self) -> list["Row"]:
+        """Return one row for each variation, with the names and seeds of `foley generate --variations`."""
+        if self.variations == 1:
+            return [self]
+        return [
+            self.model_copy(
+                update={
+                    "output": str(numbered(PurePosixPath(self.output), i, self.variations)),
+                    "seed": self.seed if self.seed == RANDOM_SEED else self.seed + i,
+                    "variations": 1,
+                }
+            )
+            for i in range(self.variations)
+        ]
+
     def request(self, video: Path, audio: Path | None) -> GenerationRequest:
         """Return the request of this row.
 
@@ -69,13 +84,9 @@ class Row(FileOptions):
             audio: Local path of the audio prompt.
 
         Raises:
-            SettingError: Options exclude each other, or there is more than one variation.
+            SettingError: Options exclude each other.
         """
         check_sound(Path(self.output), self.sound)
         check_filter(PurePosixPath(self.envelope) if self.envelope else None, self.envelope_filter)
-        if self.variations != 1:
-            raise SettingError(
-                f"variations is {self.variations}, but a row generates one sound; use one row for each seed"
-            )
         options = GenerateOptions(**self.model_dump(include=set(GenerateOptions.model_fields)))
         return GenerationRequest(video, None, audio, options)

@@ -14,6 +14,7 @@ from typing import Any
 
 from foley.errors import MediaError, OutputError
 from foley.output import remove_abandoned, replacing
+from foley.scratch import explained
 
 MAX_BYTES = 8 << 30  # of a downloaded file
 
@@ -97,8 +98,10 @@ def _fetch(url_or_path: str, copy: Path) -> None:
                 left -= len(chunk)
                 if left < 0:
                     raise MediaError(f"{url_or_path} is larger than {MAX_BYTES >> 30} GiB; split it")
-                target.write(chunk)
-    except MediaError:
+                with explained():
+                    target.write(chunk)
+                    target.flush()
+    except (MediaError, OutputError):
         raise
     except Exception as error:
         failure = MediaError(f"cannot read {url_or_path} ({_first_line(error)}); check the name and the permissions")
@@ -189,7 +192,8 @@ class Output:
             return
         path = self._scratch / f"{secrets.token_hex(8)}{posixpath.splitext(name)[1]}"
         try:
-            yield path
+            with replacing(path) as partial:
+                yield partial
             with self._translated(name):
                 self._store.put_file(str(path), f"{self._root}/{name}")
         finally:

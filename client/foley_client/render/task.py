@@ -20,6 +20,7 @@ from foley.envelope import Floats
 from foley.errors import FoleyError, InvalidInput, MediaTooLarge, ServerUnavailable
 from foley.media import probe
 from foley.profiles import resolve_flow
+from foley.scratch import explained
 from foley_client import outputs
 from foley_client.curves import read_envelope
 from foley_client.limits import advised
@@ -142,12 +143,14 @@ def render(
     """
     row, timer = task.row, StageTimer()
     with ExitStack() as copies:
-        folder = Path(copies.enter_context(TemporaryDirectory(dir=scratch)))
+        with explained():
+            folder = Path(copies.enter_context(TemporaryDirectory(dir=scratch)))
 
         def local(kind: str, url_or_path: str | None) -> Path | None:
             if url_or_path is None:
                 return None
-            (folder / kind).mkdir()
+            with explained():
+                (folder / kind).mkdir()
             return copies.enter_context(fetched(url_or_path, folder / kind, _file_name(url_or_path)))
 
         files = {kind: local(kind, getattr(row, kind)) for kind in ("video", "audio", "envelope")}
@@ -176,7 +179,7 @@ def render(
             with output.writing(row.output + SIDECAR) as path:
                 path.write_text("{}\n")
         with timer.stage(Stage.WRITE), output.writing(row.output) as path:
-            outputs.write(path, result, video, source_audio=row.source_audio, sound=row.sound)
+            notes = outputs.write(path, result, video, source_audio=row.source_audio, sound=row.sound)
             size = path.stat().st_size
         about = {
             "key": key,
@@ -184,6 +187,7 @@ def render(
             "recipe": take.recipe,
             "row": row.model_dump(mode="json", exclude_defaults=True),
             "inputs": inputs,
+            "notes": notes,
             "seconds": {stage: round(seconds, 3) for stage, seconds in timer.timings_s.items()},
             "envelope_key": None if curve else envelope_key,
             "envelope": [float(str(value)) for value in result.envelope],

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
+from foley.bars import Bars
 from foley.bundle import Half
 from foley.errors import FoleyError
 from foley_export.verification import prompts, report, sound, tables, video
@@ -32,7 +32,7 @@ def verify(reference: Path | None, salt: str, onnx: bool, half: Half | None = No
     vectors = Vectors(reference)
     results: list[Result] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Bars(*columns) as progress:
         task = progress.add_task("verify", total=len(CHECKS))
         for check in CHECKS:
             progress.update(task, description=f"verify: {check.module}")

@@ -260,7 +260,7 @@ class Studio:
             write_sound(folder / "take.wav", waveform, clip.SAMPLE_RATE_HZ, tags=SoundTags(recipe=take.recipe_json))
             self.files.takes.add(name, Take(folder / "take.wav"), job.owner)
             about = {
-                "recipe": json.loads(take.recipe_json),
+                "recipe": _without_large_seed(json.loads(take.recipe_json)),
                 "produced": _rounded(measure(waveform)),
                 "seconds": seconds,
             }
@@ -353,3 +353,8 @@ def _progress_event(progress: Progress) -> dict[str, Any]:
 
 def _rounded(envelope: Floats) -> list[float]:
     return [round(float(value), 6) for value in envelope]
+
+
+def _without_large_seed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe for JavaScript, whose numbers have 53 bits: a seed beyond is a text."""
+    return {**recipe, "seed": str(recipe["seed"])} if recipe["seed"] >= 2**53 else recipe

@@ -10,9 +10,9 @@ export interface About { options: Record<string, Option>; profiles: Record<strin
 export interface Video { video: string; duration_s: number; sample_count: number }
 export interface Recording { recording: string; envelope: number[] }
 export interface Take { take: string; recipe: Record<string, unknown>; produced: number[] }
-export interface TakeRequest {
+export interface TakeRequest { // the seed is a text: a number of JavaScript has only 53 bits
   envelope: number[]; sample_count: number; text: string; audio?: string; negative_text: string;
-  seed: number; steps: number; guidance: number; profile: string; variations: number;
+  seed: string; steps: number; guidance: number; profile: string; variations: number;
 }
 export type Progress =
   | { event: "waiting"; position: number; seconds: number }

@@ -233,7 +233,7 @@ element<HTMLFormElement>("prompt").onsubmit = async (event) => {
   if (!source?.answer || !curve) return;
   const request: api.TakeRequest = {
     envelope: Array.from(curve.values, (value) => Number(value.toFixed(6))), sample_count: source.answer.sample_count,
-    text: sound ? "" : field("text").value, negative_text: field("negative").value, seed: field("seed").valueAsNumber, steps: field("steps").valueAsNumber,
+    text: sound ? "" : field("text").value, negative_text: field("negative").value, seed: field("seed").value, steps: field("steps").valueAsNumber,
     guidance: field("guidance").valueAsNumber, profile: field("profile").value, variations: field("variations").valueAsNumber,
   };
   const made = await work("Making sound", async (signal, onProgress) => {
@@ -309,9 +309,9 @@ function limit(input: HTMLInputElement | HTMLSelectElement, option: api.Option):
   input.title = option.help;
   if (input instanceof HTMLSelectElement) {
     input.replaceChildren(...option.choices.map((name) => new Option(name, name, name === option.default, name === option.default)));
-  } else if (input.type === "number") {
+  } else if (option.low !== null) {
     input.min = String(option.low);
-    input.max = String(Math.min(option.high!, Number.MAX_SAFE_INTEGER));
+    input.max = String(option.high);
     if (option.default !== null && !input.value) input.value = String(option.default);
   } else {
     input.maxLength = option.high!;
