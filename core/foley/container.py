@@ -256,13 +256,16 @@ def open_media(path: Path, limits: Limits) -> Iterator[MediaFile]:
             raise MediaError(f"{path.name} is empty; export or download it again")
         if size > limits.bytes:
             raise too_large("bytes", f"{path.name} has {size} bytes, the limit is {limits.bytes}; compress or cut it")
-        head = file.read(formats.HEAD)
+        try:
+            head, entries = file.read(formats.HEAD), formats.sample_entries(file)
+            file.seek(0)
+        except OSError as error:
+            raise MediaError(f"cannot read {path} ({error.strerror}); check the disk") from error
         known = formats.unreadable(head)
         if known and head[4:8] == b"ftyp":  # FFmpeg opens images in MP4, but not correctly
             raise MediaError(f"{path.name} {known}")
-        if {"encv", "enca"} & formats.sample_entries(file):
+        if entries & {"encv", "enca"}:
             raise MediaError(f"{path.name} is encrypted (DRM); give a file without copy protection")
-        file.seek(0)
         try:
             container = av.open(
                 file,

@@ -48,16 +48,24 @@ def measure(waveform: Floats, frame_length: int = 1024, hop: int = clip.HOP) -> 
     wave = np.asarray(waveform, np.float32)
     if wave.size == 0:
         raise EnvelopeError("the sound has no samples; give a sound with at least one sample")
-    wave = np.pad(wave, (0, -wave.size % hop))
+    power = np.empty(-(-wave.size // hop), np.float32)
     margin = (frame_length - hop) // 2
-    # np.pad repeats the reflection if the sound is shorter than the margin
-    wave = np.pad(wave, margin, mode="reflect" if wave.size > 1 else "edge")
-    windows = np.lib.stride_tricks.sliding_window_view(wave, frame_length)[::hop]
-    power = np.empty(len(windows), np.float32)
-    for start in range(0, len(windows), _FRAMES_AT_ONCE):  # squares of all windows would be 6 times the sound
-        block = windows[start : start + _FRAMES_AT_ONCE]
-        power[start : start + len(block)] = np.mean(np.square(block), axis=1, dtype=np.float32)
+    for first in range(0, len(power), _FRAMES_AT_ONCE):  # all windows at once take several times the memory of a sound
+        last = min(first + _FRAMES_AT_ONCE, len(power)) - 1
+        samples = _padded(wave, len(power) * hop, first * hop - margin, last * hop - margin + frame_length)
+        windows = np.lib.stride_tricks.sliding_window_view(samples, frame_length)[::hop]
+        power[first : last + 1] = np.mean(np.square(windows), axis=1, dtype=np.float32)
     return np.sqrt(power)
+
+
+def _padded(wave: Floats, length: int, start: int, end: int) -> Floats:
+    """Return the samples from `start` to `end` of `wave`, zero-padded to `length` and then reflected at both ends."""
+    if start >= 0 and end <= len(wave):
+        return wave[start:end]
+    period = max(1, 2 * (length - 1))
+    index = np.arange(start, end) % period
+    index = np.minimum(index, period - index)
+    return np.where(index < len(wave), wave[np.minimum(index, len(wave) - 1)], np.float32(0))
 
 
 def mu_law(amplitude: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -91,8 +91,9 @@ class TritonBackend:
             "loudness": options.loudness,
         }
         takes = [
-            Take(loudness.apply(waveform, envelope, options.loudness), {**recipe, **asdict(one)})
-            for waveform, one in zip(waveforms, samplings, strict=True)
+            # each is removed, so that no more than one sound is in memory twice
+            Take(loudness.apply(waveforms.pop(0), envelope, options.loudness), {**recipe, **asdict(one)})
+            for one in samplings
         ]
         return GenerationResult(envelope, takes, call.timer.timings_s, request.video)
 

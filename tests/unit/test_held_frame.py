@@ -15,10 +15,11 @@ CENTISECOND = Fraction(1, 100)
 
 def write_video(path: Path, shown: list[int], encoder: str, start: int = 0) -> Path:
     """Write grey frames, frame i with the brightness 10 i, each shown for `shown[i]` centiseconds."""
-    with av.open(str(path), "w") as output:
+    options = {"final_delay": f"{shown[-1]}/100"} if encoder == "apng" else {}
+    with av.open(str(path), "w", options=options) as output:
         stream = output.add_stream(encoder, rate=100 // shown[0])
         stream.width, stream.height = 64, 48
-        stream.pix_fmt = "gray" if encoder == "gif" else "yuv420p"
+        stream.pix_fmt = "gray" if encoder in ("gif", "apng") else "yuv420p"
         stream.codec_context.time_base, stream.bit_rate = CENTISECOND, 4_000_000
         packets, stamp = [], start
         for number, duration in enumerate(shown):
@@ -53,6 +54,10 @@ def test_held_frames_are_shown_to_their_end(tmp_path: Path, name: str, encoder: 
     expected = [10 * int(np.searchsorted(ends, number / 30 + 1e-9, side="right")) for number in range(len(frames))]
     assert np.allclose([image.mean() for image in frames], expected, atol=4)
     assert len(list(frames)) == round(30 * sum(shown) / 100)
+
+
+def test_held_frame_of_apng(tmp_path: Path) -> None:
+    assert read_frames(write_video(tmp_path / "a.apng", [10] * 10 + [500], "apng")).info.duration_s == 6.0
 
 
 def without_block_groups(mkv: bytes) -> bytes:

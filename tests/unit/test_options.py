@@ -94,7 +94,7 @@ def test_documentation_lists_every_option(repository: Path):
         ({"text": "x" * 2001}, "text", "text has 2001 characters: use at most 2000"),
         ({"text": "\udc80"}, "text", "text is not valid UTF-8"),
         ({"sample_rate": 8_000}, "sample_rate", "sample_rate is 8000: use 16,000 to 192,000"),
-        ({"sample_rate": "48k"}, "sample_rate", "sample_rate is '48k': use 16,000 to 192,000"),
+        ({"sample_rate": "48k"}, "sample_rate", "sample_rate is '48k': use a whole number, 16,000 to 192,000"),
         ({"bit_depth": 8}, "bit_depth", "bit_depth is '8': use 16, 24, 32f"),
         ({"step": 3}, "step", "there is no option 'step'; the options are text, "),
         ({"guidance_interval": (3, 1)}, "guidance_interval", "the lower one first"),

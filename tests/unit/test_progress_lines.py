@@ -34,7 +34,8 @@ def test_stages_of_a_call_print_lines(capsys, monkeypatch):
         display.on_progress(Progress(Stage.DENOISE, 25, 25, seconds=12.3))
     with console.working("checking 3 inputs"):
         pass
-    assert capsys.readouterr().err.splitlines() == ["denoising: 1 of 25", "denoising: 12 s", "checking 3 inputs"]
+    printed = ["denoising: 1 of 25, about 0 s left", "denoising: 12 s", "checking 3 inputs"]
+    assert capsys.readouterr().err.splitlines() == printed
 
 
 def test_render_prints_lines_while_rows_run(capsys, monkeypatch):

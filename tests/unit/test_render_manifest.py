@@ -264,7 +264,8 @@ def test_unknown_columns_are_named_once_for_the_file(tmp_path, name, lines):
     assert fault == (
         "line 1: there is no column 'notes' or 'Sed' (did you mean 'seed'?); the columns are "
         "video, output, audio, envelope, text, negative_text, seed, profile, sampler, steps, timestep_spacing, eta, "
-        "guidance, guidance_interval, flow, variations, loudness, source_audio, envelope_filter"
+        "guidance, guidance_interval, flow, variations, loudness, source_audio, envelope_filter, "
+        "sample_rate, bit_depth"
     )
 
 
@@ -274,6 +275,7 @@ def test_every_option_of_generate_in_a_table(tmp_path):
         **{"negative_text": "music", "seed": str(2**64 - 3), "profile": "fast", "sampler": "dpm++", "steps": "7"},
         **{"timestep_spacing": "karras", "guidance": "2", "guidance_interval": "0,3 100", "flow": "dis"},
         **{"loudness": "follow", "source_audio": "mix", "variations": "3"},
+        **{"sample_rate": "48000", "bit_depth": "24"},
     }
     assert values.keys() == Row.model_fields.keys() - {"audio", "eta"}
     (tmp_path / "m.csv").write_text(";".join(values) + "\n" + ";".join(values.values()) + "\n")
