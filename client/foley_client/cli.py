@@ -136,7 +136,7 @@ def generate(
     check_filter(envelope_file, chosen.envelope_filter)
     variations = chosen.variations
     with Pipes() as pipes:
-        wanted = pipes.destinations(output or [Path(f"{_stem(video)}-foley.mp4")], format)
+        wanted = pipes.destinations(output or [Path(f"{_stem(video)}-foley.mp4")], format, outputs.TAKE_EXTENSIONS)
         if pipes.takes_output and variations > 1:
             raise SettingError("standard output takes one sound; use one variation, or files")
         numbered = [[outputs.numbered(path, i, variations) for path in wanted] for i in range(variations)]
@@ -208,7 +208,7 @@ def predict_envelope(
     """
     limits = limits_of(max_duration, max_pixels, no_limits)
     with Pipes() as pipes:
-        paths = pipes.destinations(output, format)
+        paths = pipes.destinations(output, format, outputs.ENVELOPE_EXTENSIONS)
         outputs.check(paths, outputs.ENVELOPE_EXTENSIONS, [video])
         video = pipes.source(video)
         probe(video, limits)

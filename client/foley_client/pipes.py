@@ -67,7 +67,10 @@ class Pipes:
         if path in self._inputs:
             raise SettingError(f"{name} is given for two inputs; use a file for one of them")
         self._inputs.add(path)
-        copy = self._scratch() / ("stdin" if path == STANDARD else path.name)
+        with explained():
+            folder = self._scratch() / str(len(self._inputs))  # FIFOs in different folders may have one name
+            folder.mkdir()
+        copy = folder / ("stdin" if path == STANDARD else path.name)
         if path != STANDARD:
             with _opened(path) as descriptor:
                 self._copy(descriptor, copy, name)
@@ -79,15 +82,17 @@ class Pipes:
             self._copy(sys.stdin.fileno(), copy, name)
         return copy
 
-    def destinations(self, paths: Sequence[Path], format: str | None) -> list[Path]:
+    def destinations(self, paths: Sequence[Path], format: str | None, extensions: Sequence[str]) -> list[Path]:
         """Return `paths` with a temporary file in place of `-`.
 
         Args:
             paths: Output files.
-            format: The extension for `-`, without the dot.
+            format: The extension for `-`, with or without the dot.
+            extensions: Allowed extensions.
 
         Raises:
-            SettingError: There is no format for `-`, or a format without `-`; or a terminal would get binary data.
+            SettingError: There is no format for `-`, an unknown one, or one without `-`; or a terminal would get binary
+                data.
         """
         if STANDARD not in paths:
             if format:
@@ -96,6 +101,9 @@ class Pipes:
         if not format:
             raise SettingError("standard output needs a format; add one, such as `--format wav`")
         extension = f".{format.lower().removeprefix('.')}"
+        if extension not in extensions:
+            known = ", ".join(one.removeprefix(".") for one in extensions)
+            raise SettingError(f"--format is {format}: use one of {known}")
         if sys.stdout is None:
             raise SettingError("standard output is closed; give the name of a file")
         if sys.stdout.isatty() and extension not in TEXT_EXTENSIONS:

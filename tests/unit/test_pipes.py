@@ -37,6 +37,13 @@ def test_fifo_is_copied_and_the_copy_removed(fifo):
         writer.join()
         assert copy.read_bytes() == content
         assert opened.source(STEEL) == STEEL
+        (fifo.parent / "other").mkdir()
+        os.mkfifo(fifo.parent / "other" / fifo.name)
+        writer = threading.Thread(target=(fifo.parent / "other" / fifo.name).write_bytes, args=[b"x"])
+        writer.start()
+        assert opened.source(fifo.parent / "other" / fifo.name).read_bytes() == b"x"
+        writer.join()
+        assert copy.read_bytes() == content
         with pytest.raises(SettingError, match="is given for two inputs"):
             opened.source(fifo)
     assert not copy.exists()
@@ -70,7 +77,7 @@ def _written_until_closed(fifo: Path) -> None:
         (["generate", STEEL, "--envelope", "http://x.org/a.wav"], "http://x.org/a.wav is a URL"),
         (["generate", STEEL, "-o", "-"], "standard output needs a format; add one, such as `--format wav`"),
         (["generate", STEEL, "-o", "a.wav", "--format", "wav"], "--format applies to standard output"),
-        (["generate", STEEL, "-o", "-", "--format", "exe"], "does not have a supported extension"),
+        (["generate", STEEL, "-o", "-", "--format", "exe"], "--format is exe: use one of mp4, "),
         (["generate", STEEL, "-o", "-", "--format", "wav", "--variations", "2"], "takes one sound"),
         (["generate", STEEL, "-o", "-", "-o", "-", "--format", "wav"], "an output is named twice"),
     ],
@@ -126,7 +133,7 @@ def test_output_that_cannot_be_written(sink, words, monkeypatch):
     os.close(reader)
     with os.fdopen(writer, "w") if sink == "closed" else Path(sink).open("w") as stream, Pipes() as opened:
         monkeypatch.setattr(sys, "stdout", stream)
-        (made,) = opened.destinations([pipes.STANDARD], "WAV")
+        (made,) = opened.destinations([pipes.STANDARD], "WAV", [".wav"])
         assert made.suffix == ".wav"
         made.write_bytes(bytes(1 << 20))
         with pytest.raises(FoleyError, match=f"cannot write standard output .{words}"):
