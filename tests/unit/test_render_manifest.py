@@ -203,7 +203,8 @@ def test_every_dialect_gives_the_same_rows(
     path = tmp_path_factory.mktemp("manifest") / "m.csv"
     with path.open("w", encoding=encoding, newline="") as file:
         file.write(f"sep={separator}{end}" if says_separator else "")
-        table = csv.writer(file, delimiter=separator, lineterminator=end)
+        quoting = csv.QUOTE_ALL if end == "\r" else csv.QUOTE_MINIMAL  # else a line feed in a cell is not quoted
+        table = csv.writer(file, delimiter=separator, lineterminator=end, quoting=quoting)
         empty = [""] * (4 + blank)
         table.writerows([empty] * blank)
         table.writerow(["VIDEO", "Text", heading, "Guidance", *[""] * blank])
