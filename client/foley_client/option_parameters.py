@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from foley.options import Option, Options, describe
+from foley.options import RANDOM_SEED, Option, Options, describe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,10 +32,21 @@ def _parameter(option: Option, model: type[Options]) -> inspect.Parameter:
     help = option.help if option.choices else f"{option.help} {option.values[0].upper()}{option.values[1:]}."
     shown = "the profile's" if option.default is None else option.default != ""
     typed = model.model_fields[option.name].annotation
-    declared = typer.Option(flag, help=help, show_default=shown, metavar="LOW HIGH" if option.is_pair else None)
+    metavar = "LOW HIGH" if option.is_pair else "INTEGER|random" if option.name == "seed" else None
+    parser = _seed if option.name == "seed" else None
+    declared = typer.Option(flag, help=help, show_default=shown, metavar=metavar, parser=parser)
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=option.default,
         annotation=Annotated[typed, declared],
     )
+
+
+def _seed(text: str) -> int:
+    if text.lower() == "random":
+        return RANDOM_SEED
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a seed; use a whole number, or `random`") from error

@@ -80,7 +80,8 @@ class SamplingOptions(Options):
         default=0,
         ge=RANDOM_SEED,
         le=MAX_SEED,
-        description="Seed of the noise. The same seed gives the same sound. -1: a random seed, which the recipe names.",
+        description="Seed of the noise. The same seed gives the same sound. -1 or `random`: a random seed, which the "
+        "recipe names.",
     )
     profile: Profile = Field(
         default="balanced",
@@ -114,10 +115,15 @@ class SamplingOptions(Options):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_pair(cls, values: Any) -> Any:
-        """Accept a string such as `"0.3 100"`, as in a cell of a table."""
-        if isinstance(values, Mapping) and isinstance(pair := values.get("guidance_interval"), str):
-            return {**values, "guidance_interval": pair.split()}
+    def _parse_text(cls, values: Any) -> Any:
+        """Accept what people write in a cell of a table: "0.3 100" for a pair, `random` for a seed."""
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        if isinstance(pair := values.get("guidance_interval"), str):
+            values["guidance_interval"] = pair.split()
+        if str(values.get("seed")).lower() == "random":
+            values["seed"] = RANDOM_SEED
         return values
 
     @model_validator(mode="after")

@@ -72,8 +72,16 @@ def test_standard_input_and_output_are_pipes(foley, triton: TritonClient, media:
     subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=tmp_path, check=True, timeout=300)
     np.testing.assert_array_equal(soundfile.read(tmp_path / "piped.wav")[0], soundfile.read(tmp_path / "sound.wav")[0])
     assert (tmp_path / "curve.csv").read_text().startswith("time_s,rms")
-    with soundfile.SoundFile(tmp_path / "sound.wav") as file:
-        assert json.loads(file.comment)["seed"] == int(seed[1])
+    assert riff.recipe(tmp_path / "sound.wav")["seed"] == int(seed[1])
+
+
+def test_changes_of_the_video_are_printed(foley, media: Path, tmp_path: Path) -> None:
+    done = foley("generate", media / "real_world" / "tags.mp4", "-o", "a.webm", "-o", "a.mp4", "--steps", 1)
+    assert done.returncode == 0, done.stderr
+    assert "the picture is encoded again as VP9: .webm does not hold H.264" in done.stderr.splitlines()
+    assert done.stderr.count("encoded again") == 1
+    with av.open(str(tmp_path / "a.mp4")) as result:
+        assert result.metadata["comment"] == "shot on set"
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -87,7 +95,7 @@ def test_generated_sound_has_exact_length_of_video(foley, media: Path, tmp_path:
     assert np.abs(sound).max() > 0
     with av.open(str(tmp_path / "video.mp4")) as result:
         assert len(result.streams.video) == len(result.streams.audio) == 1
-        recipe = json.loads(result.metadata["comment"])
+        recipe = json.loads(result.metadata["foley_recipe"])
     assert recipe["seed"] == 0
     assert recipe["steps"] == 1
     assert recipe["video_sha256"] == hashlib.sha256((media / name).read_bytes()).hexdigest()

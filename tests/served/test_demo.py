@@ -45,7 +45,7 @@ def test_generate_follows_predicted_envelope(
     assert done.returncode == 0, done.stderr
     with av.open(str(tmp_path / "clip.mp4")) as result:
         assert len(result.streams.video) == len(result.streams.audio) == 1
-        recipe = json.loads(result.metadata["comment"])
+        recipe = json.loads(result.metadata["foley_recipe"])
     assert recipe["bundle_sha256"] == bundles.read(repository / "bundles" / "demo").digest
     assert recipe["steps"] == demo_triton.manifest.sampling.steps
     sound, _ = soundfile.read(tmp_path / "clip.wav", dtype="float32")

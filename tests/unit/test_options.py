@@ -161,6 +161,7 @@ def test_profile_flow_falls_back_to_default_if_not_served():
 
 
 def test_random_seed_is_drawn_once_for_a_request():
+    assert GenerateOptions.model_validate({"seed": "Random"}).seed == -1
     requests = [GenerationRequest(VIDEO, options=GenerateOptions(seed=-1, variations=16)) for _ in range(2)]
     seeds = {request.options.seed for request in requests}
     assert len(seeds) == 2
