@@ -94,7 +94,7 @@ _MOV = OutputFormat(
     "mov_text",
     frozenset(
         {"h264", "hevc", "mpeg4", "mpeg2video", "mjpeg", "jpeg2000", "h263", "svq3", "cinepak"}
-        | {"prores", "dnxhd", "cfhd", "dvvideo", "hap", "dxv", "qtrle", "png", "rawvideo", "v210", "v410", "r210"}
+        | {"prores", "dnxhd", "cfhd", "dvvideo", "hap", "dxv", "qtrle", "png", "v210", "v410", "r210"}
     ),
     frozenset(
         {"aac", "mp3", "ac3", "eac3", "alac"}

@@ -22,7 +22,7 @@ from foley.track_copy import aspect_of
 _CLOCK_HZ = 90_000  # 1 / time base of encoded frames; a multiple of the usual frame rates
 _HDR_TRANSFERS = frozenset({16, 18})  # AVColorTransferCharacteristic: PQ (SMPTE 2084) and HLG (ARIB STD-B67)
 _UNSPECIFIED = 2  # of AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic
-_BT709 = 1
+_RGB, _BT709 = 0, 1
 _OPTIONS = {
     "libx264": {"crf": "18"},
     "libx265": {"crf": "18", "x265-params": "log-level=error"},
@@ -159,7 +159,7 @@ def _bits(pixels: av.VideoFormat) -> int:
 
 def _colours(frame: Any, context: Any) -> tuple[int, int, int]:
     """Return the colour space, primaries and transfer: those of a frame, else those of its container."""
-    if frame.format.is_rgb:
+    if frame.format.is_rgb or frame.colorspace == _RGB:  # grey pictures of PNG
         return _BT709, _BT709, _BT709
     names = ("colorspace", "color_primaries", "color_trc")
     values = (int(getattr(frame, name)) for name in names)

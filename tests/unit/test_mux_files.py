@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from foley.errors import MediaError
 from foley.languages import canonical
 from foley.matroska import set_aspect
-from foley.media import probe
+from foley.media import probe, read_frames
 from foley.mp4_tags import ExtraTags
 from foley.mux import write_video
 from foley.orientation import orientation_of
 from tests.harness.source_video import BT709, FRAMES, RATE, Source, Track, tone
+from tests.unit.test_formats import VIDEOS
+from tests.unit.test_formats import write_video as make_video
 
 MEDIA = Path(__file__).parents[3] / "shared" / "media"
 REAL_WORLD = MEDIA / "real_world"
@@ -181,6 +183,22 @@ def test_mirrored_picture_stays_mirrored(tmp_path: Path, extension: str) -> None
 def test_packets_without_time_stamps_are_a_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="damaged"):
         deliver(MEDIA / "bit_flips.mkv", tmp_path / "a.mkv")
+
+
+# --- all formats
+
+
+@pytest.mark.parametrize("extension", [".mov", ".webm"])
+@pytest.mark.parametrize("name", VIDEOS)
+def test_every_format_is_delivered(tmp_path: Path, name: str, extension: str) -> None:
+    source, target = make_video(tmp_path / name, *VIDEOS[name]), tmp_path / f"a{extension}"
+    deliver(source, target)
+    before, after = read_frames(source), read_frames(target)
+    lost = 1 if name == "a.vob" else 0  # FFmpeg's time stamps of MPEG-PS can be equal
+    assert after.info.source_frames == before.info.source_frames - lost
+    assert after.info.duration_s == pytest.approx(before.info.duration_s, abs=1e-3)
+    shown, expected = (np.array([image.mean() for image in frames]) for frames in (after, before))
+    assert np.abs(shown - expected).max() < 8  # with times in ms, the frame before or after, which differs by 5
 
 
 # --- edit lists
