@@ -80,7 +80,7 @@ def read_sound(
         MediaTooLarge: The file exceeds `limits`.
     """
     with open_media(path, limits) as file:
-        frames = _audio_frames(file)
+        frames = audio_frames(file, file.audio_stream())
         first = next(frames, None)
         if first is None:
             raise MediaError(f"{file.name} has an empty audio track; record or export it again")
@@ -169,10 +169,18 @@ def layout_of(samples: Samples) -> str:
     return "mono" if samples.shape[0] == 1 else "stereo"
 
 
-def _audio_frames(file: MediaFile) -> Iterator[Any]:
-    """Decode the audio within the limits, counting decoded samples so that a forged header has no effect."""
+def audio_frames(file: MediaFile, stream: Any) -> Iterator[Any]:
+    """Decode an audio stream within the limits, counting decoded samples so that a forged header has no effect.
+
+    Yields:
+        The frames.
+
+    Raises:
+        MediaError: The stream is damaged.
+        MediaTooLarge: It exceeds the limits of `file`.
+    """
     seconds, samples = 0.0, 0
-    for packet in file.packets(file.audio_stream()):
+    for packet in file.packets(stream):
         for frame in file.decode(packet):
             if not _LOWEST_RATE_HZ <= frame.sample_rate <= _HIGHEST_RATE_HZ:
                 raise file.damaged(f"its sample rate, {frame.sample_rate} Hz, is not valid")

@@ -7,12 +7,13 @@ _BIBLIOGRAPHIC = {
     **{"ron": "rum", "slk": "slo", "sqi": "alb", "zho": "chi"},
 }
 _TERMINOLOGICAL = {short: code for code, short in _BIBLIOGRAPHIC.items()}
-_QUICKTIME = {"swe": "sve", "nob": "nor", "fra": "fra", "ces": "ces", "slk": "slk", "ron": "ron"}
+_SWEDISH = "sve"  # in QuickTime's list
+_QUICKTIME = {"swe": _SWEDISH, "nob": "nor", "fra": "fra", "ces": "ces", "slk": "slk", "ron": "ron"}
 
 
 def canonical(language: str) -> str:
     """Return the terminological code of ISO 639-2 for a code of any kind."""
-    language = {"sve": "swe"}.get(language, language)
+    language = "swe" if language == _SWEDISH else language
     return _TERMINOLOGICAL.get(language, language)
 
 

@@ -35,7 +35,7 @@ def set_aspect(path: Path, aspect: Fraction) -> bool:
         head = file.read(_HEADER_BYTES)
         segment = next(one for one in _elements(head, 0, len(head)) if one.id == _SEGMENT)
         parts = {}
-        for one in _elements(head, segment.start, len(head)):
+        for one in _elements(head, segment.start, len(head) - 12):
             parts[one.id] = one
             if one.id == _TRACKS:
                 break

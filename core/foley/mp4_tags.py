@@ -6,15 +6,22 @@ writes a placeholder of the same size, which they replace, so that nothing else 
 """
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-_KNOWN = frozenset(
+_TEXTS = frozenset(
     {"title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping"}
-    | {"lyrics", "description", "synopsis", "show", "network", "episode_id", "keywords", "creation_time", "location"}
-    | {"timecode", "track", "disc"}
+    | {"lyrics", "description", "synopsis", "show", "network", "episode_id", "keywords", "timecode"}
 )
+_FORMS = {  # of tags that the muxer does not write as they are
+    **dict.fromkeys(("track", "disc"), r"\d+(/\d+)?"),
+    **dict.fromkeys(("media_type", "season_number", "episode_sort", "hd_video", "compilation"), r"\d+"),
+    "creation_time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*",
+    "location": r"[+-][\d.]+[+-][\d.]+.*",
+    "location-eng": r"[+-][\d.]+[+-][\d.]+.*",
+}
 _PLACEHOLDERS = ("grouping", "network", "episode_id", "keywords", "synopsis")  # tags that videos rarely have
 _OVERHEAD = 24  # bytes of an atom of FFmpeg's list besides its text: two headers, a type and a locale
 _MEAN = b"com.apple.iTunes"
@@ -31,7 +38,7 @@ class ExtraTags:
     """
 
     def __init__(self, tags: Mapping[str, str]) -> None:
-        self.known = {name: value for name, value in tags.items() if name.split("-")[0] in _KNOWN}
+        self.known = {name: value for name, value in tags.items() if _is_known(name, value)}
         extra = {name: value for name, value in tags.items() if name not in self.known}
         key = next((key for key in _PLACEHOLDERS if key not in self.known), None)
         self._atoms = b"".join(_atom(name, value) for name, value in extra.items()) if key else b""
@@ -53,6 +60,10 @@ class ExtraTags:
                         file.seek(offset + text - _OVERHEAD)
                         file.write(self._atoms)
                     return
+
+
+def _is_known(name: str, value: str) -> bool:
+    return name in _TEXTS or (name in _FORMS and re.fullmatch(_FORMS[name], value, re.ASCII) is not None)
 
 
 def _atoms(path: Path) -> Iterator[tuple[bytes, int, int]]:

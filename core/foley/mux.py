@@ -3,6 +3,7 @@
 For an atomic write, pass the temporary path from `foley.output.replacing`.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from av.stream import Disposition
 
 from foley.audio import Samples, resample, resampled
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
-from foley.errors import SettingError
+from foley.errors import MediaError, MediaTooLarge, OutputError, SettingError
 from foley.hidden_packets import Hidden, hidden_packets
 from foley.lost_tags import Tags, lost_tags
 from foley.matroska import set_aspect
@@ -25,16 +26,17 @@ from foley.options import SourceAudio
 from foley.output import check_destination
 from foley.output_format import FORMATS, VIDEO_EXTENSIONS, OutputFormat
 from foley.sound_file import check_waveform
-from foley.sound_format import DEFAULT_SOUND, SoundFormat
+from foley.sound_format import DEFAULT_SOUND, BitDepth, SoundFormat
 from foley.sound_track import EncodedSound, SourceSound, mixed
 from foley.track_copy import (
     Convert,
     add_copy,
     add_cover,
-    add_subtitle,
+    add_text,
     aspect_of,
     copier,
     is_chapter_track,
+    is_text,
     set_tags,
     tags,
 )
@@ -43,6 +45,7 @@ from foley.video_encoding import EncodedVideo
 __all__ = ["VIDEO_EXTENSIONS", "Muxed", "write_video"]
 
 RECIPE_TAG = "foley_recipe"
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT, errno.EROFS})
 _SOUND_TITLE = "Foley"  # of the new sound beside other tracks
 _NAMES = {
     "h264": "H.264",
@@ -122,8 +125,16 @@ def write_video(
             delivery.add_sound_tracks(skip_first=source_audio == "mix")
         delivery.add_other_tracks()
         delivery.add_tags(recipe)
-        for packet in merge(delivery.copied_packets(), *delivery.encoded, key=_decoding_time_s):
-            output.mux(packet)
+        try:
+            for packet in merge(delivery.copied_packets(), *delivery.encoded, key=_decoding_time_s):
+                output.mux(packet)
+        except av.FFmpegError as error:
+            if error.errno in _DISK_ERRORS:
+                raise
+            reason = error.strerror
+            raise OutputError(
+                f"the video cannot be written as {destination.suffix} ({reason}); use another format"
+            ) from error
     delivery.finish(destination)
     return Muxed(delivery.video_codec, delivery.video_copied, tuple(delivery.notes))
 
@@ -150,8 +161,10 @@ class _Delivery:
         self._video = read_frames(file.path, file.limits)
         # The output starts at 0 (broadcast recordings do not): all tracks are shifted by the same time.
         start_s = (file.container.start_time or 0) / av.time_base
-        self._shift_s = max(0.0, min(start_s, self._video.info.start_s))
+        self._shift_s = max(min(0.0, self._video.info.start_s), min(start_s, self._video.info.start_s))
         self._convert: dict[int, Convert] = {}  # by the index of the stream in the source
+        self._sources: list[tuple[str, SourceSound]] = []  # with words for messages
+        self._extra_tags = ExtraTags({})
         self.encoded: list[Iterator[Any]] = []
         self.notes: list[str] = []
 
@@ -167,7 +180,7 @@ class _Delivery:
         self.video_copied = copy is not None
         if copy:
             self._copy_timecode(copy)
-            self._convert[stream.index] = copier(self._file, copy, self._shift_s, hidden)
+            self._convert[stream.index] = copier(self._file, copy, self._shift_s, hidden=hidden)
         else:
             encoded = EncodedVideo(self._output, self._kind, self._video, stream, self._shift_s)
             copy, self.aspect = encoded.stream, encoded.aspect
@@ -175,8 +188,7 @@ class _Delivery:
             self._copy_timecode(copy)
             self.encoded.append(encoded.packets())
             changes = ", ".join(["", *encoded.changes])
-            codec = copy.codec_context.codec.canonical_name
-            self.notes.append(f"the picture is encoded again as {_named(codec)}{changes}: {reason}")
+            self.notes.append(f"the picture is encoded again as {_codec(copy)}{changes}: {reason}")
         had_alpha = stream.metadata.get("alpha_mode") == "1"
         if had_alpha and (self._kind.family != "matroska" or not self.video_copied):
             self.notes.append("the transparency of the picture is lost")
@@ -188,12 +200,13 @@ class _Delivery:
             return self._cannot_hold(stream)
         if not self._file.has_pts and stream.codec_context.has_b_frames:
             return "its frames have no presentation times"
-        if hidden.needs_encoding or (hidden.needs_edit_list and not self._kind.is_quicktime):
+        starts_late = self._video.info.start_s > self._shift_s  # FFmpeg writes edit lists for times before 0 only
+        if hidden.needs_encoding or (hidden.needs_edit_list and (starts_late or not self._kind.is_quicktime)):
             return f"it shows a part of the recording, and {self._extension} has no edit list for that"
         return None
 
     def _cannot_hold(self, stream: Any) -> str:
-        return f"{self._extension} does not hold {_named(stream.codec_context.codec.canonical_name)}"
+        return f"{self._extension} does not hold {_codec(stream)}"
 
     def _copy_timecode(self, copy: Any) -> None:
         """Set the start timecode, from which MOV and MP4 get a timecode track."""
@@ -203,49 +216,61 @@ class _Delivery:
 
     def add_sound(self, waveform: Samples, rate: int, form: SoundFormat, mix: bool) -> None:
         """Add the new sound, mixed with the first track of the source if `mix`."""
-        own = next(iter(self._file.container.streams.audio), None)
-        start_s = self._video.info.start_s
-        if mix and own is not None:
-            source = SourceSound(self._file.path, self._file.limits, own.index)
-            track = EncodedSound(self._output, self._kind, source.rate, source.layout, form.bit_depth)
-            set_tags(track.stream, self._kind, own.metadata)
+        own = next(iter(self._file.container.streams.audio), None) if mix else None
+        source = self._source_sound(own, "is not mixed in") if own else None
+        start_s, bit_depth = self._video.info.start_s, None if form.bit_depth == "16" else form.bit_depth
+        blocks: Iterator[Samples]
+        if source and own:
+            track = self._encoded_sound(own, source, bit_depth)
             blocks = mixed(source, resample(waveform[None], rate, track.rate), track.rate, start_s)
         else:
-            track = EncodedSound(self._output, self._kind, form.rate or rate, "mono", form.bit_depth)
+            track = EncodedSound(self._output, self._kind, form.rate or rate, "mono", bit_depth)
             blocks = (block[None] for block in resampled(waveform, rate, track.rate))
-        if form.bit_depth != "16" and track.is_lossy:
-            codec = _named(track.stream.codec_context.codec.canonical_name)
+            if own is None and self._file.container.streams.audio:
+                track.stream.metadata["title"] = _SOUND_TITLE
+        if bit_depth and track.is_lossy:
             self.notes.append(
-                f"the sound is {codec}, which has no bit depth; use .mov or .mkv for {form.bit_depth} bits"
+                f"the sound is {_codec(track.stream)}, which has no bit depth; use .mov or .mkv for {bit_depth} bits"
             )
         track.stream.disposition = Disposition.default
         self.encoded.append(track.packets(blocks, start_s - self._shift_s))
-        self._sound = track
 
     def add_sound_tracks(self, skip_first: bool) -> None:
         """Add the sound tracks of the source: copied if possible, else encoded again."""
-        streams = self._file.container.streams.audio[1 if skip_first else 0 :]
-        if streams and not skip_first:
-            self._sound.stream.metadata["title"] = _SOUND_TITLE
-        for stream in streams:
-            context = stream.codec_context
-            if context is None:
-                self._leave_out(stream)
-                continue
-            codec = context.codec.canonical_name
-            plays = self._kind.plays("audio", codec, self._file.container)
+        for stream in self._file.container.streams.audio[1 if skip_first else 0 :]:
+            codec = stream.codec_context and stream.codec_context.codec.canonical_name
+            plays = codec and self._kind.plays("audio", codec, self._file.container)
             copy = add_copy(self._output, self._kind, stream) if plays else None
             if copy:
-                self._convert[stream.index] = copier(self._file, copy, self._shift_s)
-            else:
-                own = SourceSound(self._file.path, self._file.limits, stream.index)
-                track = EncodedSound(self._output, self._kind, own.rate, own.layout)
+                keeps_hidden = self._kind.is_quicktime  # the decoder needs them for the first shown ones
+                self._convert[stream.index] = copier(self._file, copy, self._shift_s, keeps_hidden=keeps_hidden)
+            elif source := self._source_sound(stream, "is left out"):
+                track = self._encoded_sound(stream, source, source.bit_depth)
                 copy = track.stream
-                set_tags(copy, self._kind, stream.metadata)
-                self.encoded.append(track.packets(own.blocks(track.rate), own.start_s - self._shift_s))
-                name = _named(copy.codec_context.codec.canonical_name)
-                self.notes.append(f"{_described(stream)} is encoded again as {name}: {self._cannot_hold(stream)}")
-            copy.disposition = stream.disposition & ~Disposition.default
+                self.encoded.append(track.packets(source.blocks(track.rate), source.start_s - self._shift_s))
+                mixed_down = "" if track.layout != "stereo" or len(source.channels) < 3 else ", mixed to stereo"
+                self.notes.append(
+                    f"{_described(stream)} is encoded again as {_codec(copy)}{mixed_down}: {self._cannot_hold(stream)}"
+                )
+            if copy:
+                copy.disposition = stream.disposition & ~Disposition.default
+
+    def _source_sound(self, stream: Any, otherwise: str) -> SourceSound | None:
+        """Return a track of the source to be decoded; None, with a note, if it cannot be."""
+        try:
+            source = SourceSound(self._file.path, self._file.limits, stream.index)
+        except MediaTooLarge:
+            raise
+        except MediaError as error:
+            self.notes.append(f"{_described(stream)} {otherwise}: {error}")
+            return None
+        self._sources.append((_described(stream), source))
+        return source
+
+    def _encoded_sound(self, stream: Any, source: SourceSound, bit_depth: BitDepth | None) -> EncodedSound:
+        track = EncodedSound(self._output, self._kind, source.rate, source.layout, bit_depth)
+        set_tags(track.stream, self._kind, stream.metadata)
+        return track
 
     def add_other_tracks(self) -> None:
         """Add further video streams, subtitles, cover art, data and attachments."""
@@ -266,7 +291,7 @@ class _Delivery:
         if stream.type == "video" and stream.disposition & Disposition.attached_pic:
             return add_cover(self._output, self._kind, self._file, stream)
         if stream.type == "subtitle":
-            return add_subtitle(self._output, self._kind, self._file, stream, self._shift_s)
+            return self._subtitle(stream)
         if stream.type == "attachment":
             if self._kind.muxer != "matroska":
                 return None
@@ -274,6 +299,19 @@ class _Delivery:
             return lambda packet: []
         copy = add_copy(self._output, self._kind, stream)
         return copier(self._file, copy, self._shift_s) if copy else None
+
+    def _subtitle(self, stream: Any) -> Convert | None:
+        if copy := add_copy(self._output, self._kind, stream):
+            return copier(self._file, copy, self._shift_s)
+        if not is_text(stream):
+            return None
+        if stream.codec_context.codec.canonical_name == "ass":
+            self.notes.append(f"the styles of {_described(stream)} are lost: {self._extension} holds plain text")
+
+        def leave_out(text: str) -> None:
+            self.notes.append(f"a text of {len(text)} characters in {_described(stream)} is left out: it is too long")
+
+        return add_text(self._output, self._kind, self._file, stream, self._shift_s, leave_out)
 
     def _leave_out(self, stream: Any) -> None:
         self.notes.append(f"{_described(stream)} is left out: {self._extension} does not hold it")
@@ -286,12 +324,18 @@ class _Delivery:
             meant[RECIPE_TAG] = recipe
         self._extra_tags = ExtraTags(meant if self._kind.muxer == "mp4" else {})
         self._output.metadata.update(self._extra_tags.known or meant)
-        self._output.set_chapters([_shifted(chapter, self._shift_s) for chapter in container.chapters()])
+        chapters = [_shifted(chapter, self._shift_s) for chapter in container.chapters()]
+        if chapters and chapters[0]["start"] > 0 and self._kind.is_quicktime:  # where chapters have no gaps before them
+            chapters.insert(0, {**chapters[0], "start": 0, "end": chapters[0]["start"], "metadata": {"title": ""}})
+        self._output.set_chapters([{**chapter, "id": number} for number, chapter in enumerate(chapters)])
 
         self._meant = Tags.of(self._output, meant)
 
     def finish(self, destination: Path) -> None:
         """Add to the written file what FFmpeg's muxers do not write, and note the tags that are missing in it."""
+        for words, source in self._sources:
+            if source.damaged_s is not None:
+                self.notes.append(f"{words} is damaged, so it ends at {source.damaged_s:.1f} s")
         self._extra_tags.write(destination)
         if self.aspect and self._kind.family == "matroska" and not set_aspect(destination, self.aspect):
             self.notes.append(f"the shape of the pixels, {self.aspect}, is lost: {self._extension} has no room for it")
@@ -305,8 +349,12 @@ class _Delivery:
                 yield from self._convert[packet.stream.index](packet)
 
 
+def _codec(stream: Any) -> str:
+    return _named(stream.codec_context.codec.canonical_name)
+
+
 def _named(codec: str) -> str:
-    return _NAMES.get(codec, codec)
+    return "PCM" if codec.startswith("pcm_") else _NAMES.get(codec, codec)
 
 
 def _described(stream: Any) -> str:
@@ -317,7 +365,7 @@ def _described(stream: Any) -> str:
     if kind is None:
         return f"the attachment {stream.metadata.get('filename', '')}".strip()
     words = tags(stream.metadata)
-    details = (words.get(name) for name in ("title", "handler_name", "language"))
+    details = (words.get(name) for name in ("title", "name", "handler_name", "language"))
     return " ".join([f"the {kind} track", *[f'"{detail}"' for detail in details if detail][:1]])
 
 

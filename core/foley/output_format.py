@@ -68,7 +68,7 @@ class OutputFormat:
 
 # The index goes first, so that browsers can start playback before the download is complete. FFmpeg counts Dolby Vision
 # and the projection of 360-degree video as unofficial.
-_MP4_OPTIONS = {"movflags": "+faststart", "strict": "unofficial"}
+_MP4_OPTIONS = {"movflags": "+faststart", "strict": "unofficial", "movie_timescale": "90000"}
 _MOV_OPTIONS = {**_MP4_OPTIONS, "movflags": "+faststart+use_metadata_tags"}  # for tags in MP4 see `foley.mp4_tags`
 
 _MP4 = OutputFormat(

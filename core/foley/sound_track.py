@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import av
@@ -9,25 +11,27 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.container import OutputContainer
 
-from foley.audio import Samples
+from foley.audio import Samples, audio_frames
 from foley.container import Limits, open_media
-from foley.errors import MediaError
+from foley.errors import MediaError, MediaTooLarge
 from foley.output_format import OutputFormat
 from foley.sound_format import BitDepth
 
-_LOSSLESS = {  # encoder and sample format, by muxer and bit depth; other sound is encoded with the format's own encoder
+_LOSSLESS = {  # encoder and sample format, by muxer and bit depth; None: the usual encoder of the format
+    ("matroska", None): ("flac", "s16"),
     ("matroska", "16"): ("flac", "s16"),
     ("matroska", "24"): ("flac", "s32"),
     ("matroska", "32f"): ("pcm_f32le", "flt"),
+    ("mov", "16"): ("pcm_s16le", "s16"),
     ("mov", "24"): ("pcm_s24le", "s32"),
     ("mov", "32f"): ("pcm_f32le", "flt"),
 }
+_LOSSLESS_CODECS = frozenset({"flac", "alac", "wavpack", "tta", "ape", "truehd", "mlp"})
 _BITS_PER_SAMPLE, _MAX_BIT_RATE = 4, 160_000  # of lossy encoders, for each channel: 64 kbit/s at 16 kHz
-_CENTRE = "FC"
-
-
 # Layouts that AAC and Opus have another form of, with the same loudspeakers.
 _USUAL_LAYOUTS = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": "quad"}
+_CENTRE = "FC"
+_GAP_S = 0.005  # longer than the rounding of time stamps
 
 
 class EncodedSound:
@@ -38,7 +42,7 @@ class EncodedSound:
         kind: The format of the output.
         rate: Sample rate in Hz. An encoder that does not support it uses the next higher one that it supports.
         layout: FFmpeg's name of the channel layout. If the encoder does not support it, the sound is mixed to stereo.
-        bit_depth: Bit depth, if the format has an encoder with that depth.
+        bit_depth: Bit depth, if the format has a lossless encoder; None: the usual encoder of the format.
 
     Attributes:
         stream: The stream in the output.
@@ -47,7 +51,7 @@ class EncodedSound:
     """
 
     def __init__(
-        self, output: OutputContainer, kind: OutputFormat, rate: int, layout: str, bit_depth: BitDepth = "16"
+        self, output: OutputContainer, kind: OutputFormat, rate: int, layout: str, bit_depth: BitDepth | None = None
     ) -> None:
         name, sample_format = _LOSSLESS.get((kind.muxer, bit_depth), (kind.audio_encoder, "fltp"))
         allowed = av.codec.Codec(name, "w").audio_rates
@@ -55,7 +59,7 @@ class EncodedSound:
             rate = min((r for r in allowed if r > rate), default=max(allowed))
         self.rate, self.is_lossy = rate, sample_format == "fltp"
         usual = _USUAL_LAYOUTS.get(layout, layout) if self.is_lossy else layout
-        self.layout = next(one for one in (usual, "stereo") if _encodes(kind, name, rate, one))
+        self.layout = usual if _encodes(kind, name, rate, usual) else "stereo"
         stream: Any = output.add_stream(name, rate=rate, layout=self.layout)
         if self.is_lossy:
             channels = len(stream.codec_context.layout.channels)
@@ -63,7 +67,7 @@ class EncodedSound:
         else:
             stream.format = sample_format
         self._source_layout = usual
-        self._clips = bit_depth != "32f" or self.is_lossy
+        self._clips = sample_format != "flt"
         self.stream = stream
 
     def packets(self, blocks: Iterator[Samples], start_s: float) -> Iterator[Any]:
@@ -77,9 +81,13 @@ class EncodedSound:
             The packets of the stream.
         """
         pts = round(start_s * self.rate)
+        if self.stream.codec_context.name == "libopus":
+            pts -= 1  # its delay is 6.5 ms, which Matroska rounds twice, to 8 ms
         for block in blocks:
             samples = np.clip(block, -1, 1) if self._clips else block
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", self._source_layout)
+            # Interleaved: PyAV reads and writes the planes from the eighth on out of bounds.
+            interleaved = np.ascontiguousarray(samples.T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(interleaved, "flt", self._source_layout)
             frame.sample_rate, frame.time_base, frame.pts = self.rate, Fraction(1, self.rate), pts
             pts += block.shape[1]
             yield from self.stream.encode(frame)
@@ -111,46 +119,84 @@ class SourceSound:
         layout: FFmpeg's name of the channel layout.
         channels: FFmpeg's names of the channels.
         start_s: PTS of the first sample, in seconds.
+        bit_depth: Bit depth that keeps it, if its codec is lossless.
+        damaged_s: Where a damage ended the last iteration, in seconds; None: it was read to its end.
 
     Raises:
-        MediaError: The track cannot be decoded.
+        MediaError: The track is empty, or cannot be decoded.
     """
 
-    def __init__(self, path: Any, limits: Limits, index: int) -> None:
+    def __init__(self, path: Path, limits: Limits, index: int) -> None:
         self._path, self._limits, self._index = path, limits, index
         first = next(self._frames(), None)
         if first is None:
-            raise MediaError(f"{path.name} has an empty audio track; record or export it again")
+            raise MediaError("it is empty")
         self.rate, self.layout = int(first.sample_rate), first.layout.name
         self.channels = [channel.name for channel in first.layout.channels]
         self.start_s = first.time or 0.0
+        self.damaged_s: float | None = None
+        try:
+            AudioResampler("flt", self.layout, self.rate).resample(first)
+        except ValueError as error:  # among them FFmpegError
+            raise MediaError(f"its {len(self.channels)} channels are not those of loudspeakers") from error
 
     def blocks(self, rate: int) -> Iterator[Samples]:
-        """Decode the track.
+        """Decode the track, until its end or its first damage, with silence in its gaps.
 
         Yields:
             float32 [channels, n] at `rate` Hz.
 
         Raises:
-            MediaError: The track is damaged.
+            MediaTooLarge: The track exceeds the limits.
         """
-        resampler = AudioResampler("fltp", self.layout, rate)
-        for frame in self._frames():
-            for block in resampler.resample(frame):
-                yield self._checked(block)
-        for block in resampler.resample(None):
+        resampler, form, done_s, self.damaged_s = None, None, self.start_s, None
+        try:
+            for frame in self._frames():
+                late_s = 0.0 if frame.time is None else frame.time - done_s
+                changed = (frame.format.name, frame.layout.name, frame.sample_rate) != form
+                if resampler and (changed or late_s > _GAP_S):  # broadcasts change from stereo to surround and back
+                    yield from self._resampled(resampler, None)
+                    resampler = None
+                if late_s > _GAP_S:
+                    silence = np.broadcast_to(np.float32(0), (len(self.channels), round(late_s * rate)))
+                    yield from blocks_of(silence, rate)  # a hostile gap can be years long
+                    done_s += late_s
+                if resampler is None:
+                    resampler = AudioResampler("flt", self.layout, rate)
+                    form = frame.format.name, frame.layout.name, frame.sample_rate
+                done_s += frame.samples / frame.sample_rate
+                yield from self._resampled(resampler, frame)
+            if resampler:
+                yield from self._resampled(resampler, None)
+        except MediaTooLarge:
+            raise
+        except (MediaError, ValueError):  # FFmpegError is a ValueError or an OSError
+            self.damaged_s = done_s
+
+    def _resampled(self, resampler: AudioResampler, frame: Any) -> Iterator[Samples]:
+        for block in resampler.resample(frame):
             yield self._checked(block)
 
     def _checked(self, block: Any) -> Samples:
-        samples = np.asarray(block.to_ndarray(), np.float32)
+        samples = np.asarray(block.to_ndarray(), np.float32).reshape(-1, len(self.channels)).T
         if not np.isfinite(samples).all():
             raise MediaError(f"{self._path.name} is damaged: its audio has values that are not finite; export it again")
         return samples
 
     def _frames(self) -> Iterator[Any]:
         with open_media(self._path, self._limits) as file:
-            for packet in file.packets(file.container.streams[self._index]):
-                yield from file.decode(packet)
+            stream = file.container.streams[self._index]
+            if stream.codec_context is None:
+                raise MediaError("its codec cannot be decoded")
+            context: Any = stream.codec_context
+            self.bit_depth = _bit_depth(context.codec.canonical_name, context.format)
+            yield from audio_frames(file, stream)
+
+
+def _bit_depth(codec: str, samples: av.AudioFormat | None) -> BitDepth | None:
+    if samples is None or not (codec in _LOSSLESS_CODECS or codec.startswith("pcm_")):
+        return None
+    return "32f" if samples.name.startswith("flt") else "24" if samples.bits > 16 else "16"
 
 
 def mixed(own: SourceSound, new: Samples, rate: int, start_s: float) -> Iterator[Samples]:
@@ -182,7 +228,7 @@ def _sums(own: SourceSound, new: Samples, rate: int, start_s: float, gains: Samp
     late = round((own.start_s - start_s) * rate)
     silence = np.zeros((len(own.channels), max(0, min(late, length))), np.float32)
     skip = max(0, -late)
-    for block in _then(silence, own.blocks(rate)):
+    for block in chain([silence], own.blocks(rate)):
         dropped = min(skip, block.shape[1])
         skip -= dropped
         block = block[:, dropped : dropped + length - done]
@@ -193,8 +239,3 @@ def _sums(own: SourceSound, new: Samples, rate: int, start_s: float, gains: Samp
             return
     for block in blocks_of(new[:, done:], rate):
         yield gains * block
-
-
-def _then(first: Samples, rest: Iterator[Samples]) -> Iterator[Samples]:
-    yield first
-    yield from rest

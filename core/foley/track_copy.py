@@ -17,7 +17,8 @@ _NO_TAG = "\0\0\0\0"
 
 # Tags that describe the container they come from. Muxers write their own.
 _STRUCTURE = frozenset(
-    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id", "software"}
+    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
+    | {"bps", "number_of_frames", "number_of_bytes"}
 )
 _DEFAULT_NAMES = re.compile("(Video|Sound|Subtitle|TimeCode|Data|Apple .*|Core Media .*)Handler|Core Media .*", re.I)
 
@@ -28,6 +29,8 @@ Convert = Callable[[Any], list[Any]]
 def set_tags(output: Any, kind: OutputFormat, metadata: Mapping[str, str]) -> None:
     """Add the user's tags among the metadata of a source's stream to a stream of the output."""
     kept = tags(metadata)
+    if "name" in kept:  # in MP4 and MOV, where FFmpeg writes it from the tag `title`
+        kept.setdefault("title", kept.pop("name"))
     if "language" in kept and kind.muxer == "mov":
         kept["language"] = quicktime(kept["language"])
     output.metadata.update(kept)
@@ -39,15 +42,16 @@ def tags(metadata: Mapping[str, str]) -> dict[str, str]:
     Names in capitals become lower case: FFmpeg writes all names in capitals to Matroska.
     """
     kept = {name.lower() if name.isupper() else name: value for name, value in metadata.items()}
-    if "name" in kept:  # of a track in MP4 and MOV, which FFmpeg writes from the tag `title`
-        kept.setdefault("title", kept.pop("name"))
     if _DEFAULT_NAMES.fullmatch(kept.get("handler_name", "")):
         del kept["handler_name"]
     if kept.get("language") == "und":
         del kept["language"]
     elif "language" in kept:
         kept["language"] = canonical(kept["language"])
-    return {name: value for name, value in kept.items() if name.lower() not in _STRUCTURE}
+    if kept.get("software", "").startswith("Lavf"):  # FFmpeg, in AVI
+        del kept["software"]
+    is_structure = {name for name in kept if name.lower() in _STRUCTURE or name.lower().startswith("_statistics")}
+    return {name: value for name, value in kept.items() if name not in is_structure}
 
 
 def add_copy(output: OutputContainer, kind: OutputFormat, stream: Any) -> Any | None:
@@ -74,12 +78,12 @@ def _codec_tags(kind: OutputFormat, stream: Any) -> list[str]:
     if not kind.is_quicktime and codec != "prores":  # whose tag is a part of Matroska's codec data
         return [_NO_TAG]
     is_same_kind = "mov" in stream.container.format.name  # other formats have tags of their own
-    tags = [stream.codec_context.codec_tag] if is_same_kind or codec == "prores" else []
+    found = [stream.codec_context.codec_tag] if is_same_kind or codec == "prores" else []
     if codec == "hevc":
-        tags.append("hvc1")  # QuickTime refuses hev1, which FFmpeg writes by default
+        found.append("hvc1")  # QuickTime refuses hev1, which FFmpeg writes by default
     if codec == "prores":
-        tags.append(_PRORES_TAGS.get(_profile_number(stream), "apch"))
-    return [*(tag for tag in tags if tag != _NO_TAG), _NO_TAG]
+        found.append(_PRORES_TAGS.get(_profile_number(stream), "apch"))
+    return [*(tag for tag in found if tag != _NO_TAG), _NO_TAG]
 
 
 def _profile_number(stream: Any) -> int:
@@ -109,23 +113,27 @@ def aspect_of(stream: Any) -> Any:
     return aspect if aspect and aspect != 1 else None
 
 
-def copier(file: MediaFile, copy: Any, shift_s: float, hidden: Hidden | None = None) -> Convert:
+def copier(
+    file: MediaFile, copy: Any, shift_s: float, *, hidden: Hidden | None = None, keeps_hidden: bool = False
+) -> Convert:
     """Return a function that moves packets to a stream of the output.
 
     Args:
         file: The source.
         copy: The stream in the output.
         shift_s: Seconds by which time stamps become earlier.
-        hidden: Which packets of the stream are not shown; None: those that are not are left out.
+        hidden: Which packets of a video stream are not shown.
+        keeps_hidden: For other streams, whether the packets before the first shown one are kept.
     """
-    position, last_dts = -1, None
+    position, last_dts, is_ordered = -1, None, copy.type in ("video", "audio")
 
     def convert(packet: Any) -> list[Any]:
-        nonlocal position, last_dts
+        nonlocal position, last_dts, keeps_hidden
         if packet.size == 0:
             return []
         position += 1
-        if packet.is_discard and (hidden is None or hidden.is_dropped(position)):
+        keeps_hidden = keeps_hidden and packet.is_discard
+        if packet.is_discard and (hidden.is_dropped(position) if hidden else not keeps_hidden):
             return []
         if packet.pts is None or not file.has_pts:
             packet.pts = packet.dts
@@ -135,7 +143,7 @@ def copier(file: MediaFile, copy: Any, shift_s: float, hidden: Hidden | None = N
         packet.pts -= shift
         if packet.dts is not None:
             packet.dts -= shift
-            if last_dts is not None and packet.dts <= last_dts:  # muxers refuse time stamps that do not increase
+            if is_ordered and last_dts is not None and packet.dts <= last_dts:  # which muxers refuse
                 packet.dts = last_dts + 1
                 packet.pts = max(packet.pts, packet.dts)
             last_dts = packet.dts
@@ -153,10 +161,12 @@ def add_cover(output: OutputContainer, kind: OutputFormat, file: MediaFile, stre
     """
     if kind.muxer == "matroska":  # cover art is an attachment, written with the header
         picture = _cover(file, stream)
-        mimetype = {"mjpeg": "image/jpeg", "png": "image/png"}.get(stream.codec_context.codec.canonical_name)
+        mimetype = {"mjpeg": "image/jpeg", "png": "image/png", "gif": "image/gif"}.get(
+            stream.codec_context.codec.canonical_name
+        )
         if picture is None or mimetype is None:
             return None
-        name = stream.metadata.get("filename", f"cover.{'jpg' if mimetype == 'image/jpeg' else 'png'}")
+        name = stream.metadata.get("filename", f"cover.{mimetype[6:].replace('jpeg', 'jpg')}")
         output.add_attachment(name, mimetype, picture)
         return lambda packet: []
     if kind.muxer != "mp4":
@@ -179,24 +189,38 @@ def _cover(file: MediaFile, stream: Any) -> bytes | None:
     return None
 
 
-def add_subtitle(
-    output: OutputContainer, kind: OutputFormat, file: MediaFile, stream: Any, shift_s: float
-) -> Convert | None:
-    """Add a subtitle stream to the output: copied, or as text in the format's own codec.
+def is_text(stream: Any) -> bool:
+    """Whether a subtitle stream has text that PyAV can encode again."""
+    context = stream.codec_context
+    can_encode = context is not None and hasattr(context, "encode_subtitle")
+    return can_encode and context.codec.canonical_name in ("subrip", "mov_text", "webvtt", "ass", "text")
+
+
+def add_text(
+    output: OutputContainer,
+    kind: OutputFormat,
+    file: MediaFile,
+    stream: Any,
+    shift_s: float,
+    leave_out: Callable[[str], None],
+) -> Convert:
+    """Add a text subtitle stream to the output, encoded again.
+
+    Args:
+        output: The output, without a header yet.
+        kind: Its format.
+        file: The source.
+        stream: A stream of the source for which `is_text` is true.
+        shift_s: Seconds by which time stamps become earlier.
+        leave_out: Called with a text that is too long for the format.
 
     Returns:
-        A function for its packets; None: the format cannot hold it.
+        A function for the packets of the stream.
     """
-    if copy := add_copy(output, kind, stream):
-        return copier(file, copy, shift_s)
     source = stream.codec_context
-    if source is None or not hasattr(source, "encode_subtitle"):
-        return None
-    is_text = source.codec.canonical_name in ("subrip", "mov_text", "webvtt", "ass", "text")
-    if not is_text:
-        return None
     source.open(strict=False)
     text: Any = output.add_stream(kind.subtitle_encoder)
+    text.time_base = stream.time_base  # MP4 holds 35 minutes between two subtitles of the default, 1 us
     text.codec_context.subtitle_header = source.subtitle_header  # of ASS, the common form of all text subtitles
     set_tags(text, kind, stream.metadata)
     text.disposition = stream.disposition
@@ -210,7 +234,11 @@ def add_subtitle(
             raise file.damaged("a subtitle cannot be decoded") from error
         if subtitle is None:
             return []
-        encoded = text.codec_context.encode_subtitle(subtitle)
+        try:
+            encoded = text.codec_context.encode_subtitle(subtitle)
+        except av.FFmpegError:
+            leave_out(bytes(packet).decode(errors="replace"))
+            return []
         encoded.time_base = packet.time_base
         encoded.pts = encoded.dts = packet.pts - round(shift_s / packet.time_base)
         encoded.duration = packet.duration

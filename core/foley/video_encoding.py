@@ -15,11 +15,12 @@ from av.container import OutputContainer
 from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace
 
+from foley import hdr
 from foley.media import Frames
 from foley.output_format import OutputFormat
 from foley.track_copy import aspect_of
 
-_CLOCK_HZ = 90_000  # 1 / time base of encoded frames; a multiple of the usual frame rates
+_CLOCK_HZ = 120_000  # 1 / time base of encoded frames; a multiple of the usual frame rates, 24000/1001 among them
 _HDR_TRANSFERS = frozenset({16, 18})  # AVColorTransferCharacteristic: PQ (SMPTE 2084) and HLG (ARIB STD-B67)
 _UNSPECIFIED = 2  # of AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic
 _RGB, _BT709 = 0, 1
@@ -64,7 +65,7 @@ class EncodedVideo:
             name, pixels = kind.hdr_encoder, "yuv420p10le"
         self.changes = ["without transparency"] if has_alpha and not kind.alpha_encoder else []
         if _bits(picture.format) > _bits(av.VideoFormat(pixels)):
-            self.changes.append("with 8 bits per colour")
+            self.changes.append(f"with {_bits(av.VideoFormat(pixels))} bits per colour")
 
         interlaced = bool(picture.interlaced_frame)
         keeps_fields = interlaced and name == "libx264" and not info.orientation.transposed
@@ -74,7 +75,7 @@ class EncodedVideo:
         self._steps += info.orientation.filters
         if name == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # else it writes its settings to standard error
-        options = dict(_OPTIONS[name]) | ({"flags": "+ildct+ilme"} if keeps_fields else {})
+        options = _OPTIONS[name] | hdr.encoder_options(picture, name) | ({"flags": "+ildct+ilme"} if keeps_fields else {})
 
         stream: Any = output.add_stream(name, rate=_frame_rate(video), options=options)
         # 4:2:0 requires even sizes: an odd row or column is cut off, or stretched if it is the only one.
@@ -82,7 +83,7 @@ class EncodedVideo:
         if (stream.width, stream.height) != (info.width, info.height):
             self.changes.append(f"{stream.width} x {stream.height} in place of {info.width} x {info.height}")
             width, height = min(stream.width, info.width), min(stream.height, info.height)
-            self._steps.append(("crop", f"{width}:{height}:0:0"))
+            self._steps.append(("crop", f"min({width},iw):min({height},ih):0:0"))
         stream.pix_fmt = pixels
         stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
         self.aspect = aspect_of(source)
@@ -167,7 +168,7 @@ def _colours(frame: Any, context: Any) -> tuple[int, int, int]:
         int(getattr(context, name)) if value == _UNSPECIFIED else value
         for name, value in zip(names, values, strict=True)
     )
-    return space, primaries, transfer
+    return (_UNSPECIFIED if space == _RGB else space), primaries, transfer  # PNG says RGB of grey pictures
 
 
 def _frame_rate(video: Frames) -> Fraction:

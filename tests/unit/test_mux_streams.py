@@ -182,7 +182,7 @@ def test_everything_is_kept_or_named(sources: Mapping[str, Path], tmp_path: Path
         before.tracks, kept, strict=True
     ):
         assert (kept_title or None, kept_channels) == (title or None, channels)
-        assert kept_language == language or f", {language}, is lost" in notes
+        assert kept_language == language or f"language ({language})" in notes
     assert after.subtitles == before.subtitles
     for attachment in before.attachments:
         is_cover = attachment.startswith("cover")
