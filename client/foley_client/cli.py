@@ -40,9 +40,12 @@ Video = Annotated[
 Format = Annotated[
     str | None, typer.Option("--format", help="Format of standard output, `-o -`: an extension, such as wav.")
 ]
+_SERVER = "Server"  # a panel of --help, after the options of the sound
+
 Server = Annotated[
     str | None,
     typer.Option(
+        rich_help_panel=_SERVER,
         help="Server: grpcs://HOST for a public API, whose token is in $FOLEY_TOKEN or in the file $FOLEY_TOKEN_FILE; "
         "HOST:PORT for a Triton, or for an API without TLS. By default, a Triton is started for this call.",
         envvar="FOLEY_SERVER",
@@ -50,20 +53,34 @@ Server = Annotated[
 ]
 CA = Annotated[
     Path | None,
-    typer.Option("--ca", help="Root certificates (PEM) in place of the system's, with grpcs://. Default: $FOLEY_CA."),
+    typer.Option(
+        "--ca",
+        rich_help_panel=_SERVER,
+        help="Root certificates (PEM) in place of the system's, with grpcs://. Default: $FOLEY_CA.",
+    ),
 ]
 Certificate = Annotated[
     Path | None,
     typer.Option(
-        "--certificate", help="Client certificate (PEM) for mutual TLS, with grpcs://. Default: $FOLEY_CERTIFICATE."
+        "--certificate",
+        rich_help_panel=_SERVER,
+        help="Client certificate (PEM) for mutual TLS, with grpcs://. Default: $FOLEY_CERTIFICATE.",
     ),
 ]
 Key = Annotated[
-    Path | None, typer.Option("--key", help="Private key (PEM) of the client certificate. Default: $FOLEY_KEY.")
+    Path | None,
+    typer.Option(
+        "--key", rich_help_panel=_SERVER, help="Private key (PEM) of the client certificate. Default: $FOLEY_KEY."
+    ),
 ]
 BundleFolder = Annotated[
     Path | None,
-    typer.Option("--bundle", help="Folder of the bundle that a started server serves.", show_default="demo"),
+    typer.Option(
+        "--bundle",
+        rich_help_panel=_SERVER,
+        help="Folder of the bundle that a started server serves.",
+        show_default="demo",
+    ),
 ]
 Flow = Annotated[
     OpticalFlow | None, typer.Option(help=str(GenerateOptions.model_fields["flow"].description), show_default="default")
@@ -72,6 +89,7 @@ NoCache = Annotated[
     bool,
     typer.Option(
         "--no-cache",
+        rich_help_panel=_SERVER,
         help="Do not use the cache of envelopes and embeddings, $FOLEY_CACHE/results "
         f"(default: ~/.cache/foley/results, at most {cache.MAX_BYTES >> 20} MiB).",
     ),
@@ -114,7 +132,9 @@ def generate(
             parser=file_argument,
         ),
     ] = None,
-    loop: Annotated[Loop, typer.Option(help="Where the diffusion loop runs, if the server is a Triton.")] = "client",
+    loop: Annotated[
+        Loop, typer.Option(rich_help_panel=_SERVER, help="Where the diffusion loop runs, if the server is a Triton.")
+    ] = "client",
     server: Server = None,
     ca: CA = None,
     certificate: Certificate = None,

@@ -10,26 +10,38 @@ import typer
 from foley.container import DEFAULT_LIMITS, NO_LIMITS, Limits, limits_for
 from foley.errors import MediaTooLarge, SettingError
 
+_PANEL = "Limits"
+
 MaxDuration = Annotated[
-    float | None,
+    str | None,
     typer.Option(
+        metavar="SECONDS",
+        rich_help_panel=_PANEL,
         help="Longest video or recording in seconds; a server with a public API has its own limit.",
         show_default=f"{DEFAULT_LIMITS.duration_s:g}",
     ),
 ]
 MaxPixels = Annotated[
-    int | None, typer.Option(help="Most pixels per frame of a video.", show_default=f"{DEFAULT_LIMITS.pixels}, 4K")
+    str | None,
+    typer.Option(
+        metavar="NUMBER",
+        rich_help_panel=_PANEL,
+        help="Most pixels per frame of a video.",
+        show_default=f"{DEFAULT_LIMITS.pixels}, 4K",
+    ),
 ]
 NoLimits = Annotated[
     bool,
     typer.Option(
-        "--no-limits", help="Read videos of any length and size. Use it for files that you trust: frames can be huge."
+        "--no-limits",
+        rich_help_panel=_PANEL,
+        help="Read videos of any length and size. Use it for files that you trust: frames can be huge.",
     ),
 ]
 
 
-def limits_of(max_duration: float | None, max_pixels: int | None, no_limits: bool) -> Limits:
-    """Return the limits that the options choose.
+def limits_of(max_duration: str | None, max_pixels: str | None, no_limits: bool) -> Limits:
+    """Return the limits that the options choose, given as the texts of the command line.
 
     Raises:
         SettingError: A limit is not a positive number, or is given with `no_limits`.
@@ -38,13 +50,21 @@ def limits_of(max_duration: float | None, max_pixels: int | None, no_limits: boo
         if max_duration is not None or max_pixels is not None:
             raise SettingError("--no-limits excludes --max-duration and --max-pixels; leave one of them out")
         return NO_LIMITS
-    duration_s = DEFAULT_LIMITS.duration_s if max_duration is None else max_duration
-    pixels = DEFAULT_LIMITS.pixels if max_pixels is None else max_pixels
+    duration_s = DEFAULT_LIMITS.duration_s if max_duration is None else _number(max_duration)
+    pixels = DEFAULT_LIMITS.pixels if max_pixels is None else _number(max_pixels)
     if not 0 < duration_s < math.inf:
-        raise SettingError(f"--max-duration is {duration_s:g}; give seconds, or --no-limits")
-    if not 0 < pixels <= NO_LIMITS.pixels:
-        raise SettingError(f"--max-pixels is {pixels}; give a number from 1 to {NO_LIMITS.pixels}, or --no-limits")
-    return limits_for(duration_s, pixels)
+        raise SettingError(f"--max-duration is {max_duration}; give seconds, or --no-limits")
+    if not 1 <= pixels <= NO_LIMITS.pixels:
+        raise SettingError(f"--max-pixels is {max_pixels}; give a number from 1 to {NO_LIMITS.pixels}, or --no-limits")
+    return limits_for(duration_s, int(pixels))
+
+
+def _number(text: str) -> float:
+    """Return the number in a text; NaN, which no limit allows, if there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def advised(error: MediaTooLarge) -> MediaTooLarge:

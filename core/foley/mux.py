@@ -48,14 +48,19 @@ RECIPE_TAG = "foley_recipe"
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT, errno.EROFS})
 _SOUND_TITLE = "Foley"  # of the new sound beside other tracks
 _NAMES = {
-    "h264": "H.264",
-    "hevc": "HEVC",
-    "av1": "AV1",
-    "vp9": "VP9",
-    "prores": "ProRes",
-    "aac": "AAC",
-    "opus": "Opus",
-    "flac": "FLAC",
+    **{"h263": "H.263", "h264": "H.264", "hevc": "HEVC", "av1": "AV1", "vp8": "VP8", "vp9": "VP9", "gif": "GIF"},
+    **{
+        "mpeg1video": "MPEG-1",
+        "mpeg2video": "MPEG-2",
+        "mpeg4": "MPEG-4",
+        "mjpeg": "MJPEG",
+        "apng": "APNG",
+        "png": "PNG",
+    },
+    **{"prores": "ProRes", "dnxhd": "DNxHD", "cfhd": "CineForm", "dvvideo": "DV", "ffv1": "FFV1", "theora": "Theora"},
+    **{"qtrle": "QuickTime Animation", "rawvideo": "uncompressed video", "aac": "AAC", "mp2": "MP2", "mp3": "MP3"},
+    **{"ac3": "AC-3", "eac3": "E-AC-3", "dts": "DTS", "truehd": "TrueHD", "opus": "Opus", "vorbis": "Vorbis"},
+    **{"flac": "FLAC", "alac": "ALAC", "wavpack": "WavPack"},
 }
 
 
@@ -191,7 +196,8 @@ class _Delivery:
             self.notes.append(f"the picture is encoded again as {_codec(copy)}{changes}: {reason}")
         had_alpha = stream.metadata.get("alpha_mode") == "1"
         if had_alpha and (self._kind.family != "matroska" or not self.video_copied):
-            self.notes.append("the transparency of the picture is lost")
+            why = f"{self._extension} does not hold it" if self.video_copied else "it cannot be decoded"
+            self.notes.append(f"the transparency of the picture is lost: {why}")
         self.video_codec = copy.codec_context.codec.canonical_name
 
     def _why_not_copied(self, stream: Any, hidden: Hidden) -> str | None:
@@ -210,8 +216,8 @@ class _Delivery:
 
     def _copy_timecode(self, copy: Any) -> None:
         """Set the start timecode, from which MOV and MP4 get a timecode track."""
-        for stream in self._file.container.streams:
-            if timecode := stream.metadata.get("timecode"):
+        for tagged in (*self._file.container.streams, self._file.container):
+            if timecode := tags(tagged.metadata).get("timecode"):
                 copy.metadata.setdefault("timecode", timecode)
 
     def add_sound(self, waveform: Samples, rate: int, form: SoundFormat, mix: bool) -> None:
@@ -230,7 +236,7 @@ class _Delivery:
                 track.stream.metadata["title"] = _SOUND_TITLE
         if bit_depth and track.is_lossy:
             self.notes.append(
-                f"the sound is {_codec(track.stream)}, which has no bit depth; use .mov or .mkv for {bit_depth} bits"
+                f"the sound is {_codec(track.stream)}, which has no bit depth; use .mov or .mkv for --bit-depth {bit_depth}"
             )
         track.stream.disposition = Disposition.default
         self.encoded.append(track.packets(blocks, start_s - self._shift_s))
@@ -319,7 +325,7 @@ class _Delivery:
     def add_tags(self, recipe: str) -> None:
         """Add the tags and chapters of the source, and the recipe."""
         container = self._file.container
-        meant = {k: v for k, v in tags(container.metadata).items() if k != RECIPE_TAG}
+        meant = {k: v for k, v in tags(container.metadata).items() if k not in (RECIPE_TAG, "timecode")}
         if recipe:
             meant[RECIPE_TAG] = recipe
         self._extra_tags = ExtraTags(meant if self._kind.muxer == "mp4" else {})

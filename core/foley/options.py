@@ -181,7 +181,7 @@ class FileOptions(GenerateOptions):
     source_audio: SourceAudio = Field(
         default="replace",
         description="What happens to the audio of the video. replace: it is dropped. mix: it is mixed with the new "
-        "sound. keep: it becomes a second track.",
+        "sound. keep: all its tracks follow the new one.",
     )
     envelope_filter: EnvelopeFilter = Field(
         default="none",

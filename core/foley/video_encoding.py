@@ -75,7 +75,9 @@ class EncodedVideo:
         self._steps += info.orientation.filters
         if name == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # else it writes its settings to standard error
-        options = _OPTIONS[name] | hdr.encoder_options(picture, name) | ({"flags": "+ildct+ilme"} if keeps_fields else {})
+        options = (
+            _OPTIONS[name] | hdr.encoder_options(picture, name) | ({"flags": "+ildct+ilme"} if keeps_fields else {})
+        )
 
         stream: Any = output.add_stream(name, rate=_frame_rate(video), options=options)
         # 4:2:0 requires even sizes: an odd row or column is cut off, or stretched if it is the only one.
@@ -109,9 +111,13 @@ class EncodedVideo:
         Raises:
             MediaError: The source is damaged.
         """
-        for frame in self._upright():
-            yield from self.stream.encode(self._converted(frame))
-        yield from self.stream.encode(None)
+        durations: dict[int, int] = {}  # by PTS; encoders return those of the mean frame rate
+        for frame in chain(self._upright(), [None]):
+            if frame is not None:
+                durations[frame.pts] = frame.duration
+            for packet in self.stream.encode(frame and self._converted(frame)):
+                packet.duration = durations.pop(packet.pts, packet.duration)
+                yield packet
 
     def _upright(self) -> Iterator[Any]:
         graph, graph_of = Graph(), None

@@ -1,6 +1,5 @@
 """Limits on the length and the size of inputs: on one's own machine, options raise them."""
 
-import math
 import re
 from dataclasses import astuple
 from fractions import Fraction
@@ -100,15 +99,17 @@ def test_limit_of_a_server_has_no_option() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((60.0, None, True), "--no-limits excludes"),
-        ((None, 100, True), "--no-limits excludes"),
-        ((0.0, None, False), "--max-duration is 0; give seconds, or --no-limits"),
-        ((math.nan, None, False), "--max-duration is nan"),
-        ((math.inf, None, False), "--max-duration is inf"),
-        ((None, 0, False), "--max-pixels is 0"),
-        ((None, 2**31, False), "--max-pixels is 2147483648"),
+        (("60", None, True), "--no-limits excludes"),
+        ((None, "100", True), "--no-limits excludes"),
+        (("0", None, False), "--max-duration is 0; give seconds, or --no-limits"),
+        (("nan", None, False), "--max-duration is nan"),
+        (("inf", None, False), "--max-duration is inf"),
+        ((None, "0", False), "--max-pixels is 0"),
+        ((None, "2147483648", False), "--max-pixels is 2147483648"),
+        (("2h", None, False), "--max-duration is 2h; give seconds, or --no-limits"),
+        ((None, "4K", False), "--max-pixels is 4K; give a number"),
     ],
 )
-def test_options_that_are_not_valid(given: tuple[float | None, int | None, bool], message: str) -> None:
+def test_options_that_are_not_valid(given: tuple[str | None, str | None, bool], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         limits_of(*given)

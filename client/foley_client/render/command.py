@@ -79,9 +79,13 @@ def render(
 
     foley render clips.csv -o rendered/
 
-    Results are written atomically, each with a sidecar NAME.foley.json that records its inputs and settings. Existing
-    results with the same inputs, settings and versions are skipped. Failed rows are retried, then listed in
-    failures.jsonl, and the exit code is 1. report.html shows and plays all results.
+    Results are written atomically, each with a sidecar NAME.foley.json that records its inputs and settings.
+
+    Existing results with the same inputs, settings and versions are skipped.
+
+    Failed rows are retried, then listed in failures.jsonl, and the exit code is 1.
+
+    report.html shows and plays all results.
     """
     require("foley render", "render", "fsspec", "jinja2")
     if ray:
@@ -95,12 +99,12 @@ def render(
         rows = manifest.read(Path(rows_of), results, _say)
         _check_inputs(rows)
         if check:
-            typer.echo(f"{len(rows)} rows, no errors")
+            typer.echo(f"rows: {len(rows)}, errors: 0")
             return
         stats = RenderStats(len(rows))
         stack.enter_context(results.claimed([row.output for row in rows]))
         cache_folder = None if no_cache else cache.default_folder()
-        with working("starting the servers"):
+        with working("connecting to the servers" if server else "starting the servers"):
             engine = stack.enter_context(
                 _engine(server or [], ray, bundle, cache_folder, output, results, scratch, workers, limits)
             )
@@ -131,7 +135,7 @@ def _conclude(results: Output, rows: Sequence[Row], stats: RenderStats, failures
         f"{counts['done']} rendered in {clock(stats.elapsed_s)}, {counts['skipped']} skipped, {counts['failed']} failed"
     )
     if stats.left:
-        _say(f"stopped with {stats.left} rows left; run the same command again to resume")
+        _say(f"stopped, rows left: {stats.left}; run the same command again to resume")
     if counts["failed"]:
         _say(f"see {results.url}/{FAILURES}; run the same command again to retry them")
     _say(f"{results.url}/{REPORT}")
@@ -174,8 +178,8 @@ def _check_inputs(rows: Sequence[Row]) -> None:
         except MediaError as error:
             return str(error)
 
-    with working(f"checking {len(inputs)} inputs"), ThreadPoolExecutor(_CHECK_THREADS) as pool:
-        manifest.refuse([found for found in pool.map(fault, inputs) if found], "inputs cannot be read")
+    with working(f"checking inputs: {len(inputs)}"), ThreadPoolExecutor(_CHECK_THREADS) as pool:
+        manifest.refuse([found for found in pool.map(fault, inputs) if found], "inputs that cannot be read")
 
 
 @contextmanager

@@ -77,14 +77,14 @@ def refuse(faults: Sequence[str], what: str) -> None:
 
     Args:
         faults: One sentence for each fault.
-        what: Heading of the message, which follows the number of faults.
+        what: Heading of the message, which the number of faults follows.
 
     Raises:
         SettingError: There are faults; the message lists them.
     """
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise SettingError("\n".join([f"{len(faults)} {what}:", *faults[:SHOWN], *more]))
+        raise SettingError("\n".join([f"{what} ({len(faults)}):", *faults[:SHOWN], *more]))
 
 
 def _values(manifest: Path, results: Path | None, say: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
