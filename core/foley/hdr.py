@@ -34,7 +34,13 @@ def encoder_options(frame: Any, encoder: str) -> dict[str, str]:
 
 
 def _display(data: bytes, steps: int, nit_steps: int) -> str:
-    """Return AVMasteringDisplayMetadata as text, with colours in units of 1 / steps and light of 1 / nit_steps cd/m2."""
+    """Return AVMasteringDisplayMetadata as text.
+
+    Args:
+        data: The structure: red, green, blue and white as x and y, the least and the most light; each as a fraction.
+        steps: Colours are in units of 1 / steps.
+        nit_steps: Light is in units of 1 / nit_steps cd/m2.
+    """
     numbers = [Fraction(top, bottom or 1) for top, bottom in struct.iter_unpack("=ii", data[:80])]
     (red, green, blue), white = [numbers[i : i + 2] for i in (0, 2, 4)], numbers[6:8]
     lowest, highest = numbers[8:10]

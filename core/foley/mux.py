@@ -60,7 +60,7 @@ _NAMES = {
     **{"prores": "ProRes", "dnxhd": "DNxHD", "cfhd": "CineForm", "dvvideo": "DV", "ffv1": "FFV1", "theora": "Theora"},
     **{"qtrle": "QuickTime Animation", "rawvideo": "uncompressed video", "aac": "AAC", "mp2": "MP2", "mp3": "MP3"},
     **{"ac3": "AC-3", "eac3": "E-AC-3", "dts": "DTS", "truehd": "TrueHD", "opus": "Opus", "vorbis": "Vorbis"},
-    **{"flac": "FLAC", "alac": "ALAC", "wavpack": "WavPack"},
+    **{"png": "PNG", "flac": "FLAC", "alac": "ALAC", "wavpack": "WavPack"},
 }
 
 
@@ -235,8 +235,9 @@ class _Delivery:
             if own is None and self._file.container.streams.audio:
                 track.stream.metadata["title"] = _SOUND_TITLE
         if bit_depth and track.is_lossy:
+            codec = _codec(track.stream)
             self.notes.append(
-                f"the sound is {_codec(track.stream)}, which has no bit depth; use .mov or .mkv for --bit-depth {bit_depth}"
+                f"the sound is {codec}, which has no bit depth; .mov and .mkv have --bit-depth {bit_depth}"
             )
         track.stream.disposition = Disposition.default
         self.encoded.append(track.packets(blocks, start_s - self._shift_s))
