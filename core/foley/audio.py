@@ -102,12 +102,6 @@ def read_sound(
     return DecodedAudio(samples, rate, start_s)
 
 
-def resample(samples: Samples, rate: int, new_rate: int) -> Samples:
-    """Resample float32 [channels, n] to [channels, round(n * new_rate / rate)]; see `resampled`."""
-    nothing = np.empty(0, np.float32)
-    return np.stack([np.concatenate([nothing, *resampled(channel, rate, new_rate)]) for channel in samples])
-
-
 def resampled(samples: Samples, rate: int, new_rate: int) -> Iterator[Samples]:
     """Resample one channel without delay; it is silent before its first and after its last sample.
 
@@ -157,16 +151,6 @@ def _filtered(blocks: Iterable[Samples], rate: int, new_rate: int) -> Iterator[S
         with suppress(av.BlockingIOError, av.EOFError):  # no more output for now, or at all
             while True:
                 yield _to_array(sink.pull())[0]
-
-
-def fit(samples: Samples, length: int) -> Samples:
-    """Truncate or zero-pad float32 [channels, n] to [channels, length]."""
-    return np.pad(samples[:, :length], ((0, 0), (0, max(0, length - samples.shape[1]))))
-
-
-def layout_of(samples: Samples) -> str:
-    """Return FFmpeg's name of the channel layout of float32 [channels, n]."""
-    return "mono" if samples.shape[0] == 1 else "stereo"
 
 
 def audio_frames(file: MediaFile, stream: Any) -> Iterator[Any]:

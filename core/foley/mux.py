@@ -14,7 +14,7 @@ from typing import Any, get_args
 import av
 from av.stream import Disposition
 
-from foley.audio import Samples, resample, resampled
+from foley.audio import Samples, resampled
 from foley.container import DEFAULT_LIMITS, Limits, MediaFile, open_media
 from foley.errors import MediaError, MediaTooLarge, OutputError, SettingError
 from foley.hidden_packets import Hidden, hidden_packets
@@ -228,7 +228,7 @@ class _Delivery:
         blocks: Iterator[Samples]
         if source and own:
             track = self._encoded_sound(own, source, bit_depth)
-            blocks = mixed(source, resample(waveform[None], rate, track.rate), track.rate, start_s)
+            blocks = mixed(source, lambda: resampled(waveform, rate, track.rate), track.rate, start_s)
         else:
             track = EncodedSound(self._output, self._kind, form.rate or rate, "mono", bit_depth)
             blocks = (block[None] for block in resampled(waveform, rate, track.rate))

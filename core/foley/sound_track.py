@@ -1,6 +1,6 @@
 """Sound tracks that are encoded: the new sound, a mix with the source's track, and tracks that cannot be copied."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -199,43 +199,59 @@ def _bit_depth(codec: str, samples: av.AudioFormat | None) -> BitDepth | None:
     return "32f" if samples.name.startswith("flt") else "24" if samples.bits > 16 else "16"
 
 
-def mixed(own: SourceSound, new: Samples, rate: int, start_s: float) -> Iterator[Samples]:
+def mixed(own: SourceSound, new: Callable[[], Iterator[Samples]], rate: int, start_s: float) -> Iterator[Samples]:
     """Mix a new sound with a track of the source.
 
     The new sound is added to the centre channel if there is one, else to all channels. The sum is scaled down if it
-    would clip.
+    would clip, so both are read twice.
 
     Args:
         own: The source's track.
-        new: The new sound, float32 [1, n].
+        new: Returns the blocks of the new sound, float32 [m] each, from the start.
         rate: Sample rate of `new` and of the mix, in Hz.
         start_s: PTS of the first sample of `new`, in seconds.
 
     Yields:
-        Blocks of the mix, float32 [channels, m]; n samples in all.
+        Blocks of the mix, float32 [channels, m], as long as the new sound.
     """
     gains = np.ones((len(own.channels), 1), np.float32)
     if _CENTRE in own.channels and len(own.channels) > 1:
         gains[:] = 0
         gains[own.channels.index(_CENTRE)] = 1
-    peak = max((float(np.abs(block).max()) for block in _sums(own, new, rate, start_s, gains)), default=0.0)
-    for block in _sums(own, new, rate, start_s, gains):
+    peak = max((float(np.abs(block).max()) for block in _sums(own, new(), rate, start_s, gains)), default=0.0)
+    for block in _sums(own, new(), rate, start_s, gains):
         yield block / max(1.0, peak)
 
 
-def _sums(own: SourceSound, new: Samples, rate: int, start_s: float, gains: Samples) -> Iterator[Samples]:
-    length, done = new.shape[1], 0
+def _sums(own: SourceSound, new: Iterator[Samples], rate: int, start_s: float, gains: Samples) -> Iterator[Samples]:
     late = round((own.start_s - start_s) * rate)
-    silence = np.zeros((len(own.channels), max(0, min(late, length))), np.float32)
-    skip = max(0, -late)
-    for block in chain([silence], own.blocks(rate)):
+    silence = np.broadcast_to(np.float32(0), (len(own.channels), max(0, late)))
+    skip, added = max(0, -late), _Reader(new)
+    for block in chain(blocks_of(silence, rate), own.blocks(rate)):
         dropped = min(skip, block.shape[1])
         skip -= dropped
-        block = block[:, dropped : dropped + length - done]
-        if block.shape[1]:
-            yield block + gains * new[:, done : done + block.shape[1]]
-            done += block.shape[1]
-        if done == length:
-            return
-    for block in blocks_of(new[:, done:], rate):
-        yield gains * block
+        addend = added.read(block.shape[1] - dropped)
+        if addend.size:
+            yield block[:, dropped : dropped + addend.size] + gains * addend
+    while (addend := added.read(rate)).size:
+        yield gains * addend
+
+
+class _Reader:
+    """Reads a sound in blocks of other lengths than those in which it is made.
+
+    Args:
+        blocks: The sound, float32 [m] each.
+    """
+
+    def __init__(self, blocks: Iterator[Samples]) -> None:
+        self._blocks, self._left = blocks, np.empty(0, np.float32)
+
+    def read(self, count: int) -> Samples:
+        """Return the next `count` samples, or fewer at the end."""
+        parts = [self._left]
+        while sum(map(len, parts)) < count and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+        joined = np.concatenate(parts)
+        self._left = joined[count:]
+        return joined[:count]

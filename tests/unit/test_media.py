@@ -17,9 +17,10 @@ import pytest
 import soundfile
 import torch
 
-from foley.audio import read_audio, read_sound, resample
+from foley.audio import read_audio, read_sound
 from foley.errors import MediaError, MediaTooLarge
 from foley.media import Limits, VideoInfo, probe, read_frames, resize
+from tests.harness.resampling import resample
 
 MEDIA = Path(__file__).parents[3] / "shared" / "media"
 needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"the collection of media files is not at {MEDIA}")

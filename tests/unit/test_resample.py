@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import firwin, resample_poly
 
-from foley.audio import resample, resampled
+from foley.audio import resampled
+from tests.harness.resampling import resample
 
 RATE = 16_000
 

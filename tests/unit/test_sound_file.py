@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley import broadcast_wave
-from foley.audio import resample
 from foley.errors import OutputError, SettingError
 from foley.output import replacing
 from foley.sound_file import SOUND_EXTENSIONS, write_sound
@@ -27,6 +26,7 @@ from foley.timecode import Recorded, Timecode
 from foley_client import GenerationResult, Take
 from foley_client.render.row import Row
 from harness import riff
+from tests.harness.resampling import resample
 
 REAL_WORLD = Path(__file__).parents[3] / "shared" / "media" / "real_world"
 needs_media = pytest.mark.skipif(
