@@ -29,7 +29,7 @@ install: $(VENV)/.installed ## .venv with every component, those that need torch
 bundle: $(TINY)/manifest.json ## The tests' bundle: tiny, with seeded random weights, exported to ONNX
 
 test: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## The test suite; ARGS="tests/unit -k media" for a part of it
-	$(BIN)/pytest $(PARALLEL) --durations=20 $(ARGS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --durations=20 $(ARGS)
 
 test-long: $(VENV)/.tested $(STUDIO)/node_modules/.package-lock.json bundle ## Tests at the official size too (minutes, 16 GiB)
 	$(BIN)/pytest --durations=20 -m "" $(ARGS)

@@ -257,7 +257,8 @@ def test_cancelled_operation_stops_within_a_step(alice: FoleyClient, triton: Tri
     wait_until(lambda: denoised(job) > 3)
     job.cancel()
     after = steps(triton)
-    assert settled(lambda: steps(triton)) - after <= 1
+    # the step in flight, and one that has ended and that Triton has not counted yet
+    assert settled(lambda: steps(triton)) - after <= 2
 
 
 def test_ended_requests_release_all_resources(

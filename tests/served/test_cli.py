@@ -231,8 +231,8 @@ def test_sound_for_post_production(foley, media: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--steps", "0"], "steps is 0"),
-        (["--sample-rate", "48"], "sample_rate is 48: use 16,000 to 192,000"),
+        (["--steps", "0"], "steps is '0'"),
+        (["--sample-rate", "48"], "sample_rate is '48': use 16,000 to 192,000"),
         (["--bit-depth", "8"], "32f"),
         (["--bit-depth", "32f", "-o", "take.flac"], "use a bit depth of 16 or 24, or .wav"),
         (["--sampler", "euler"], "ddim"),

@@ -197,7 +197,7 @@ def test_invalid_manifest_is_rejected_before_rendering(foley: Command, clips: Pa
     write_manifest(clips, [{"video": "0.mp4"}])
     good = foley("render", "rows.jsonl", "-o", "out", "--check")
     assert good.returncode == 0
-    assert "1 row" in good.stdout
+    assert "rows: 1, errors: 0" in good.stdout
     assert not (clips / "out").exists()
 
 

@@ -1,5 +1,7 @@
 """Progress without a terminal: plain lines on standard error, which here are printed for every event."""
 
+import time
+
 from foley import bars
 from foley_client import console
 from foley_client.render import progress
@@ -39,7 +41,7 @@ def test_stages_of_a_call_print_lines(capsys, monkeypatch):
 
 
 def test_render_prints_lines_while_rows_run(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.05)
     stats, row = progress.RenderStats(3), Row(video="a.mp4")
     events = [Event("started", row, "here", 0)] * 2
     events += [
@@ -50,6 +52,8 @@ def test_render_prints_lines_while_rows_run(capsys, monkeypatch):
         for event in events:
             stats.add(event)
             display.on_event(event)
-        while "1 of 3, 1 done, 0 running" not in (printed := capsys.readouterr().err):
-            pass
+        printed = ""
+        while "1 of 3, 1 done, 0 running" not in printed:
+            time.sleep(0.05)
+            printed += capsys.readouterr().err
     assert printed.count("\n") == len(printed.splitlines())
