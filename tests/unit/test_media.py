@@ -20,10 +20,8 @@ import torch
 from foley.audio import read_audio, read_sound
 from foley.errors import MediaError, MediaTooLarge
 from foley.media import Limits, VideoInfo, probe, read_frames, resize
-from tests.harness.resampling import resample
-
-MEDIA = Path(__file__).parents[3] / "shared" / "media"
-needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"the collection of media files is not at {MEDIA}")
+from harness.media_files import MEDIA, needs_media
+from harness.resampling import resample
 
 GOOD = {  # name: (seconds, frames at 30 fps)
     "fps24_with_audio.mp4": (2.0, 60),

@@ -20,10 +20,9 @@ from foley.orientation import Orientation
 from foley.output import OutputFiles, check_destination, replacing
 from foley.sound_file import SOUND_EXTENSIONS, write_sound
 from foley_client.curves import read_envelope
+from harness.media_files import MEDIA, needs_media
 
 ROOT = Path(__file__).parents[2]
-MEDIA = ROOT.parent / "shared" / "media"
-needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"the collection of media files is not at {MEDIA}")
 
 RATE = 16_000
 AAC_FRAME = 1024

@@ -18,15 +18,11 @@ from foley.media import probe, read_frames
 from foley.mp4_tags import ExtraTags
 from foley.mux import write_video
 from foley.orientation import orientation_of
-from tests.harness.source_video import BT709, FRAMES, RATE, Source, Track, tone
-from tests.unit.test_formats import VIDEOS
-from tests.unit.test_formats import write_video as make_video
+from harness.media_files import MEDIA, REAL_WORLD, needs_media
+from harness.source_video import BT709, FRAMES, RATE, Source, Track, tone
+from harness.video_formats import VIDEOS
+from harness.video_formats import write_video as make_video
 
-MEDIA = Path(__file__).parents[3] / "shared" / "media"
-REAL_WORLD = MEDIA / "real_world"
-needs_media = pytest.mark.skipif(
-    not REAL_WORLD.is_dir(), reason=f"the collection of media files is not at {REAL_WORLD}"
-)
 ALL = (".mp4", ".mov", ".mkv", ".webm")
 
 

@@ -13,7 +13,7 @@ from av.stream import Disposition
 
 from foley.languages import canonical
 from foley.mux import Muxed, write_video
-from tests.harness.source_video import BT709, CHAPTERS, HLG, PQ, TAGS, Source, Track
+from harness.source_video import BT709, CHAPTERS, HLG, PQ, TAGS, Source, Track
 
 TARGETS = (".mp4", ".mov", ".mkv", ".webm")
 TURNED = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)

@@ -14,7 +14,7 @@ from foley.errors import MediaTooLarge
 from foley.matroska import set_aspect
 from foley.media import probe
 from foley.mux import Muxed, write_video
-from tests.harness.source_video import HEIGHT, PQ, RATE, WIDTH, Source, Track, picture
+from harness.source_video import HEIGHT, PQ, RATE, WIDTH, Source, Track, picture
 
 PLAIN = Source(".mkv")
 

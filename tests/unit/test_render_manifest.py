@@ -16,6 +16,7 @@ from foley.errors import SettingError
 from foley_client.render import manifest
 from foley_client.render.row import Row
 from foley_client.render.storage import SIDECAR, Output
+from harness.media_files import REAL_WORLD, needs_media
 
 TWINS = Path(__file__).resolve().parents[3] / "shared" / "media" / "real_world" / "twins"
 
@@ -168,17 +169,13 @@ def test_rejects_outputs_that_overwrite_inputs(tmp_path):
         read(tmp_path / "m.csv", "memory://bucket/in")
 
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "media" / "real_world"
-
-
+@needs_media
 @pytest.mark.parametrize("name", ["excel_blank.csv", "semicolon.csv", "utf16.csv", "variations.csv"])
 def test_tables_of_excel(name):
-    if not REAL.is_dir():
-        pytest.skip(f"there is no {REAL}")
     count = 3 if name == "variations.csv" else 1
-    rows = read(REAL / name)
+    rows = read(REAL_WORLD / name)
     assert [row.output for row in rows] == (["one-1.mp4", "one-2.mp4", "one-3.mp4"] if count > 1 else ["one.mp4"])
-    assert {row.video for row in rows} == {str(REAL / "clips/a.mp4")}
+    assert {row.video for row in rows} == {str(REAL_WORLD / "clips/a.mp4")}
     assert [row.seed for row in rows] == list(range(count))
     assert {row.variations for row in rows} == {1}
 

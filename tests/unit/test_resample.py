@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.signal import firwin, resample_poly
 
 from foley.audio import resampled
-from tests.harness.resampling import resample
+from harness.resampling import resample
 
 RATE = 16_000
 

@@ -26,12 +26,8 @@ from foley.timecode import Recorded, Timecode
 from foley_client import GenerationResult, Take
 from foley_client.render.row import Row
 from harness import riff
-from tests.harness.resampling import resample
-
-REAL_WORLD = Path(__file__).parents[3] / "shared" / "media" / "real_world"
-needs_media = pytest.mark.skipif(
-    not REAL_WORLD.is_dir(), reason=f"the collection of media files is not at {REAL_WORLD}"
-)
+from harness.media_files import REAL_WORLD, needs_media
+from harness.resampling import resample
 
 RATE = 16_000
 HOUR = Recorded(Fraction(3600), Timecode(107_892, Fraction(30_000, 1001), True), "2026-05-04", "10:20:30")

@@ -12,11 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foley.timecode import Recorded, Timecode, parse_timecode, read_recorded
-
-REAL_WORLD = Path(__file__).parents[3] / "shared" / "media" / "real_world"
-needs_media = pytest.mark.skipif(
-    not REAL_WORLD.is_dir(), reason=f"the collection of media files is not at {REAL_WORLD}"
-)
+from harness.media_files import REAL_WORLD, needs_media
 
 NTSC = Fraction(30_000, 1001)
 
